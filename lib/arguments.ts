@@ -1,0 +1,335 @@
+/**
+ * Argument checks, once for every backend: what passes here is copied and normalized, what does not is
+ * `INVALID_ARGUMENT` with the argument's path, before a backend has seen any of it.
+ */
+import { Buffer } from "node:buffer";
+import { StoreError } from "./errors.js";
+import type { CallOptions, NewMember, NewRoom, NewUser, PageRequest, RekeyOptions, RoomChange, UserChange } from "./store.js";
+
+const MAX_ID_BYTES = 256;
+const MAX_NAME_BYTES = 256;
+const MAX_PUBLIC_KEY_BYTES = 1024;
+const MAX_SEALED_BYTES = 64 * 1024;
+const MAX_EPOCH = 2 ** 31 - 1;
+const MAX_OP_TIMEOUT_MS = 60_000;
+const MAX_CALL_TIMEOUT_MS = 600_000;
+export const DEFAULT_OP_TIMEOUT_MS = 2000;
+const DEFAULT_PAGE_LIMIT = 100;
+const MAX_PAGE_LIMIT = 1000;
+const MAX_REVISION_CHARS = 256;
+const MAX_CURSOR_CHARS = 2048;
+
+export function invalid(argument: string, expected: string): StoreError {
+  return new StoreError("INVALID_ARGUMENT", `${argument}: expected ${expected}`, { argument });
+}
+
+/** A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. */
+export function fields(value: unknown, path: string, names: readonly string[]): Readonly<Record<string, unknown>> {
+  if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+    throw invalid(path, "an object");
+  }
+  const found: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
+  for (const name of Object.keys(value)) {
+    if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
+  }
+  // A field that is inherited, as of a class instance, counts too: read each name once, so that a getter cannot answer twice.
+  for (const name of names) {
+    const field: unknown = (value as Record<string, unknown>)[name];
+    if (field !== undefined) found[name] = field;
+  }
+  return found;
+}
+
+/** C0, DEL and C1. */
+function hasControl(text: string): boolean {
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x20 || (unit >= 0x7f && unit < 0xa0)) return true;
+  }
+  return false;
+}
+
+function text(value: unknown, path: string, min: number, max: number): string {
+  if (typeof value !== "string") throw invalid(path, "a string");
+  // The cheap bound comes first: a huge string is refused without being measured.
+  if (value.length > max || Buffer.byteLength(value, "utf8") > max) throw invalid(path, `at most ${String(max)} bytes of UTF-8`);
+  if (value.length < min) throw invalid(path, "a string that is not empty");
+  if (!value.isWellFormed()) throw invalid(path, "well-formed Unicode (no lone surrogates)");
+  if (hasControl(value)) throw invalid(path, "no control characters");
+  return value;
+}
+
+/** A room or endpoint id: case-sensitive, never normalized. */
+export function id(value: unknown, path: string): string {
+  return text(value, path, 1, MAX_ID_BYTES);
+}
+
+export function name(value: unknown, path: string): string {
+  return text(value, path, 0, MAX_NAME_BYTES);
+}
+
+const ASCII_WHITE_SPACE = "\t\n\v\f\r ";
+const PRINTABLE_ASCII = /^[\x21-\x7e]{1,256}$/;
+/** A key that is already in its one form, which is what nearly every check is called with. */
+const FOLDED = /^[\x21-\x40\x5b-\x7e]{1,256}$/;
+
+/** A sign key, folded. ASCII rules only: `toLowerCase` on anything else could make two keys one. */
+export function signKey(value: unknown, path: string): string {
+  if (typeof value !== "string") throw invalid(path, "a string");
+  if (FOLDED.test(value)) return value;
+  let start = 0;
+  let end = value.length;
+  while (start < end && ASCII_WHITE_SPACE.includes(value.charAt(start))) start++;
+  while (end > start && ASCII_WHITE_SPACE.includes(value.charAt(end - 1))) end--;
+  const trimmed = value.slice(start, end);
+  if (!PRINTABLE_ASCII.test(trimmed)) throw invalid(path, "1 to 256 printable ASCII characters without white space");
+  return trimmed.toLowerCase();
+}
+
+function bytes(value: unknown, path: string, max: number): Uint8Array {
+  if (!(value instanceof Uint8Array)) throw invalid(path, "a Uint8Array");
+  if (value.length < 1 || value.length > max) throw invalid(path, `1 to ${String(max)} bytes`);
+  return Uint8Array.prototype.slice.call(value);
+}
+
+export function publicKey(value: unknown, path: string): Uint8Array {
+  return bytes(value, path, MAX_PUBLIC_KEY_BYTES);
+}
+
+export function sealedKey(value: unknown, path: string): Uint8Array {
+  return bytes(value, path, MAX_SEALED_BYTES);
+}
+
+function integer(value: unknown, path: string, min: number, max: number): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
+    throw invalid(path, `an integer from ${String(min)} to ${String(max)}`);
+  }
+  return value;
+}
+
+export function epoch(value: unknown, path: string): number {
+  return integer(value, path, 1, MAX_EPOCH);
+}
+
+function flag(value: unknown, path: string): boolean {
+  if (typeof value !== "boolean") throw invalid(path, "a boolean");
+  return value;
+}
+
+export function oneOf<const T extends string>(value: unknown, path: string, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found === undefined) throw invalid(path, `one of ${choices.map((choice) => `"${choice}"`).join(", ")}`);
+  return found;
+}
+
+function date(value: unknown, path: string): Date {
+  if (!(value instanceof Date)) throw invalid(path, "a Date");
+  const time = value.getTime();
+  if (Number.isNaN(time)) throw invalid(path, "a valid Date");
+  return new Date(time);
+}
+
+function revision(value: unknown, path: string): string {
+  if (typeof value !== "string" || value.length < 1 || value.length > MAX_REVISION_CHARS) throw invalid(path, "a revision");
+  return value;
+}
+
+export function opTimeout(value: unknown, path: string): number {
+  return value === undefined ? DEFAULT_OP_TIMEOUT_MS : integer(value, path, 1, MAX_OP_TIMEOUT_MS);
+}
+
+/** What a call may take in time. */
+export interface Bounds {
+  readonly timeoutMs: number | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+const UNBOUNDED: Bounds = { timeoutMs: undefined, signal: undefined };
+
+function bounds(found: Readonly<Record<string, unknown>>, path: string): Bounds {
+  const { timeoutMs, signal } = found;
+  if (timeoutMs !== undefined) integer(timeoutMs, `${path}.timeoutMs`, 1, MAX_CALL_TIMEOUT_MS);
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid(`${path}.signal`, "an AbortSignal");
+  return { timeoutMs: timeoutMs as number | undefined, signal };
+}
+
+export function callOptions(options: CallOptions | undefined): Bounds {
+  if (options === undefined) return UNBOUNDED;
+  return bounds(fields(options, "options", ["timeoutMs", "signal"]), "options");
+}
+
+export interface Conditional extends Bounds {
+  readonly ifRevision: string | undefined;
+}
+
+export function conditional(options: ({ ifRevision?: string } & CallOptions) | undefined): Conditional {
+  const found = fields(options ?? {}, "options", ["ifRevision", "timeoutMs", "signal"]);
+  const ifRevision = found["ifRevision"];
+  return {
+    ...bounds(found, "options"),
+    ifRevision: ifRevision === undefined ? undefined : revision(ifRevision, "options.ifRevision"),
+  };
+}
+
+export interface RekeyArguments extends Conditional {
+  readonly expectedEpoch: number;
+}
+
+export function rekeyOptions(options: RekeyOptions & CallOptions): RekeyArguments {
+  const found = fields(options, "options", ["expectedEpoch", "ifRevision", "timeoutMs", "signal"]);
+  const ifRevision = found["ifRevision"];
+  return {
+    ...bounds(found, "options"),
+    // 0: the first key of a room that was made without one.
+    expectedEpoch: integer(found["expectedEpoch"], "options.expectedEpoch", 0, MAX_EPOCH),
+    ifRevision: ifRevision === undefined ? undefined : revision(ifRevision, "options.ifRevision"),
+  };
+}
+
+export function sealedKeys(value: unknown): ReadonlyMap<string, Uint8Array> {
+  // Not `instanceof`: a Map of another realm, such as a test runner's vm, is one too.
+  if (Object.prototype.toString.call(value) !== "[object Map]") throw invalid("sealed", "a Map of endpoint to Uint8Array");
+  const copy = new Map<string, Uint8Array>();
+  for (const [endpoint, sealed] of value as ReadonlyMap<unknown, unknown>) {
+    const checked = id(endpoint, "sealed (an endpoint)");
+    copy.set(checked, sealedKey(sealed, `sealed[${JSON.stringify(checked)}]`));
+  }
+  return copy;
+}
+
+export interface RoomInput {
+  readonly id: string | undefined;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly owner: string;
+  readonly ownerPublicKey: Uint8Array | undefined;
+  readonly sealedKey: Uint8Array | undefined;
+}
+
+export function newRoom(room: NewRoom): RoomInput {
+  const found = fields(room, "room", ["id", "name", "encrypted", "owner", "ownerPublicKey", "sealedKey"]);
+  return {
+    id: found["id"] === undefined ? undefined : id(found["id"], "room.id"),
+    name: found["name"] === undefined ? "" : name(found["name"], "room.name"),
+    encrypted: found["encrypted"] === undefined ? false : flag(found["encrypted"], "room.encrypted"),
+    owner: id(found["owner"], "room.owner"),
+    ownerPublicKey: found["ownerPublicKey"] === undefined ? undefined : publicKey(found["ownerPublicKey"], "room.ownerPublicKey"),
+    sealedKey: found["sealedKey"] === undefined ? undefined : sealedKey(found["sealedKey"], "room.sealedKey"),
+  };
+}
+
+export interface RoomChangeInput {
+  readonly name: string | undefined;
+  readonly owner: string | undefined;
+}
+
+export function roomChange(change: RoomChange): RoomChangeInput {
+  const found = fields(change, "change", ["name", "owner"]);
+  return {
+    name: found["name"] === undefined ? undefined : name(found["name"], "change.name"),
+    owner: found["owner"] === undefined ? undefined : id(found["owner"], "change.owner"),
+  };
+}
+
+export interface MemberInput {
+  readonly endpoint: string;
+  readonly state: "invited" | "joined";
+  readonly invitedBy: string | undefined;
+  readonly publicKey: Uint8Array | undefined;
+  readonly sealedKey: { readonly epoch: number; readonly sealed: Uint8Array } | undefined;
+}
+
+export function newMember(member: NewMember): MemberInput {
+  const found = fields(member, "member", ["endpoint", "state", "invitedBy", "publicKey", "sealedKey"]);
+  let sealed: MemberInput["sealedKey"];
+  if (found["sealedKey"] !== undefined) {
+    const key = fields(found["sealedKey"], "member.sealedKey", ["epoch", "sealed"]);
+    sealed = {
+      epoch: epoch(key["epoch"], "member.sealedKey.epoch"),
+      sealed: sealedKey(key["sealed"], "member.sealedKey.sealed"),
+    };
+  }
+  return {
+    endpoint: id(found["endpoint"], "member.endpoint"),
+    state: found["state"] === undefined ? "invited" : oneOf(found["state"], "member.state", ["invited", "joined"]),
+    invitedBy: found["invitedBy"] === undefined ? undefined : id(found["invitedBy"], "member.invitedBy"),
+    publicKey: found["publicKey"] === undefined ? undefined : publicKey(found["publicKey"], "member.publicKey"),
+    sealedKey: sealed,
+  };
+}
+
+export interface UserInput {
+  readonly key: string;
+  readonly role: "admin" | "member";
+  readonly name: string;
+  readonly expiresAt: Date | undefined;
+}
+
+const ROLES = ["admin", "member"] as const;
+
+export function newUser(user: NewUser): UserInput {
+  const found = fields(user, "user", ["key", "role", "name", "expiresAt"]);
+  return {
+    key: signKey(found["key"], "user.key"),
+    role: found["role"] === undefined ? "member" : oneOf(found["role"], "user.role", ROLES),
+    name: found["name"] === undefined ? "" : name(found["name"], "user.name"),
+    expiresAt: found["expiresAt"] === undefined ? undefined : date(found["expiresAt"], "user.expiresAt"),
+  };
+}
+
+export function firstAdmin(user: { key: string; name?: string }): UserInput {
+  const found = fields(user, "user", ["key", "name"]);
+  return {
+    key: signKey(found["key"], "user.key"),
+    role: "admin",
+    name: found["name"] === undefined ? "" : name(found["name"], "user.name"),
+    expiresAt: undefined,
+  };
+}
+
+export interface UserChangeInput {
+  readonly role: "admin" | "member" | undefined;
+  readonly name: string | undefined;
+  /** `undefined` leaves it, `null` takes it away. */
+  readonly expiresAt: Date | null | undefined;
+}
+
+export function userChange(change: UserChange): UserChangeInput {
+  const found = fields(change, "change", ["role", "name", "expiresAt"]);
+  const expiresAt = found["expiresAt"];
+  return {
+    role: found["role"] === undefined ? undefined : oneOf(found["role"], "change.role", ROLES),
+    name: found["name"] === undefined ? undefined : name(found["name"], "change.name"),
+    expiresAt: expiresAt === undefined || expiresAt === null ? expiresAt : date(expiresAt, "change.expiresAt"),
+  };
+}
+
+export interface PageInput {
+  readonly after: string | undefined;
+  readonly limit: number;
+}
+
+export function pageRequest(page: PageRequest | undefined): PageInput {
+  const found = fields(page ?? {}, "page", ["after", "limit"]);
+  const after = found["after"];
+  if (after !== undefined && (typeof after !== "string" || after.length < 1 || after.length > MAX_CURSOR_CHARS)) {
+    throw invalid("page.after", "the `next` of a page");
+  }
+  return {
+    after,
+    limit: found["limit"] === undefined ? DEFAULT_PAGE_LIMIT : integer(found["limit"], "page.limit", 1, MAX_PAGE_LIMIT),
+  };
+}
+
+/** A cursor of ours: a number that only the backend understands. */
+export function cursor(after: string | undefined): number {
+  if (after === undefined) return 0;
+  const match = /^c([0-9a-z]{1,11})$/.exec(after);
+  const position = match?.[1] === undefined ? Number.NaN : Number.parseInt(match[1], 36);
+  if (!Number.isSafeInteger(position)) throw invalid("page.after", "the `next` of a page");
+  return position;
+}
+
+export function toCursor(position: number): string {
+  return `c${position.toString(36)}`;
+}

@@ -1,0 +1,148 @@
+/**
+ * The fail-closed checks. Whatever happens, a check resolves, in time, and to an allow only if an allow was proved in
+ * time. The methods of our stores and the functions over any store end in the same {@link decide} and {@link proved}.
+ */
+import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, signKey } from "./arguments.js";
+import type { Bounds } from "./arguments.js";
+import { Call } from "./call.js";
+import { isStoreError } from "./errors.js";
+import { isActive } from "./rules.js";
+import type { CallOptions, Decision, Store, User } from "./store.js";
+
+/** A store of ours: its methods keep the time and never reject by themselves, so that nothing has to be put around them. */
+export abstract class OwnStore {
+  readonly #own = true;
+
+  static includes(store: object): boolean {
+    return #own in store && store.#own;
+  }
+}
+
+export type Denial = Extract<Decision, { allowed: false }>["reason"];
+
+export function denied(reason: Denial, error?: unknown): Decision {
+  return error === undefined ? { allowed: false, reason } : { allowed: false, reason, error };
+}
+
+/** The decision that a user record proves at `now`, in milliseconds since 1970. */
+export function decide(user: User | undefined, now: number): Decision {
+  if (user === undefined) return denied("unknown");
+  const facts = { role: user.role, status: user.status, expiresAt: user.expiresAt?.getTime() };
+  if (isActive(facts, now)) return { allowed: true, reason: "active", user };
+  return denied(user.status === "active" ? "expired" : "revoked");
+}
+
+/** Why nothing could be proved. What is not known to be harmless is `unavailable`. */
+export function denialOf(error: unknown, aborted: boolean): Decision {
+  if (aborted) return denied("aborted", error);
+  if (!isStoreError(error)) return denied("unavailable", error);
+  switch (error.code) {
+    case "TIMEOUT":
+      return denied("timeout", error);
+    case "CLOSED":
+      return denied("closed", error);
+    case "INVALID_ARGUMENT":
+      return denied("malformed", error);
+    case "NOT_FOUND":
+    case "ALREADY_EXISTS":
+    case "CONFLICT":
+    case "UNAVAILABLE":
+    case "LOCKED":
+    case "CORRUPT":
+    case "INCOMPATIBLE":
+    default:
+      return denied("unavailable", error);
+  }
+}
+
+/** Runs `ask` within the time and answers `fallback` of whatever goes wrong. Never rejects. */
+export async function proved<T>(
+  bounds: Bounds,
+  defaultTimeoutMs: number,
+  ask: (call: Call) => Promise<T>,
+  fallback: (error: unknown, aborted: boolean) => T,
+): Promise<T> {
+  const call = new Call(bounds, defaultTimeoutMs, "read");
+  try {
+    return await call.run(ask);
+  } catch (error) {
+    return fallback(error, call.aborted);
+  }
+}
+
+const deny = (): boolean => false;
+
+/** What a store of anybody says is believed only in the exact form of a proof. */
+function provesActive(decision: unknown, key: string, now: number): decision is Extract<Decision, { allowed: true }> {
+  if (typeof decision !== "object" || decision === null) return false;
+  const { allowed, reason, user } = decision as { allowed?: unknown; reason?: unknown; user?: Partial<User> | null };
+  if (allowed !== true || reason !== "active" || typeof user !== "object" || user === null) return false;
+  if (user.key !== key || user.status !== "active") return false;
+  if (user.expiresAt === undefined) return true;
+  return user.expiresAt instanceof Date && now < user.expiresAt.getTime();
+}
+
+function checked(store: Store, options: CallOptions | undefined, ask: (limits: CallOptions) => Promise<boolean>): Promise<boolean> {
+  let bounds: Bounds;
+  try {
+    if (typeof store !== "object" || (store as unknown) === null) return Promise.resolve(false);
+    bounds = callOptions(options);
+  } catch {
+    return Promise.resolve(false);
+  }
+  const limits: CallOptions = { timeoutMs: bounds.timeoutMs ?? DEFAULT_OP_TIMEOUT_MS };
+  if (bounds.signal !== undefined) limits.signal = bounds.signal;
+  return proved(bounds, DEFAULT_OP_TIMEOUT_MS, () => ask(limits), deny);
+}
+
+const isOwn = (store: unknown): boolean => typeof store === "object" && store !== null && OwnStore.includes(store);
+
+/**
+ * Whether the user may come in: `true` only if the store proved it within the time.
+ *
+ * Works over any {@link Store}, also one written by somebody else: it never rejects and never takes longer than
+ * `timeoutMs` (default: the store's `opTimeoutMs`; 2000 ms for a store that is not ours). `false` proves nothing.
+ *
+ * @example
+ * if (!(await isAuthorized(store, request.signKey))) return refuse();
+ */
+export function isAuthorized(store: Store, key: string, options?: CallOptions): Promise<boolean> {
+  if (isOwn(store)) return store.isAuthorized(key, options);
+  return checked(store, options, async (limits) => {
+    const folded = signKey(key, "key");
+    return provesActive(await store.authorize(folded, limits), folded, Date.now());
+  });
+}
+
+/** Whether the user may come in, and is an admin. Fails closed as {@link isAuthorized} does. */
+export function isAdmin(store: Store, key: string, options?: CallOptions): Promise<boolean> {
+  if (isOwn(store)) return store.isAdmin(key, options);
+  return checked(store, options, async (limits) => {
+    const folded = signKey(key, "key");
+    const decision: unknown = await store.authorize(folded, limits);
+    return provesActive(decision, folded, Date.now()) && decision.user.role === "admin";
+  });
+}
+
+/** Whether the endpoint has joined the room. Users are not consulted. Fails closed as {@link isAuthorized} does. */
+export function isMember(store: Store, roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
+  if (isOwn(store)) return store.isMember(roomId, endpoint, options);
+  return checked(store, options, async (limits) => {
+    const answer: unknown = await store.isMember(id(roomId, "roomId"), id(endpoint, "endpoint"), limits);
+    return answer === true;
+  });
+}
+
+/**
+ * Whether at least one active admin exists. Fails closed as {@link isAuthorized} does.
+ *
+ * `false` is never proof of the opposite: `if (!(await hasAdmin(store))) letAnybodyIn()` is a hole. To set up the first
+ * admin, call `store.users.addFirstAdmin`, which is atomic.
+ */
+export function hasAdmin(store: Store, options?: CallOptions): Promise<boolean> {
+  if (isOwn(store)) return store.hasAdmin(options);
+  return checked(store, options, async (limits) => {
+    const answer: unknown = await store.hasAdmin(limits);
+    return answer === true;
+  });
+}

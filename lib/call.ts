@@ -1,0 +1,117 @@
+/**
+ * One call's time. Every wait of an operation goes through its `Call`, so that whatever a backend does, hang, die or
+ * answer late, the call settles in time and a late answer has nobody left to reach.
+ */
+import { StoreError } from "./errors.js";
+import type { Bounds } from "./arguments.js";
+
+export class Call {
+  readonly #expiresAt: number;
+  readonly #timeoutMs: number;
+  readonly #signal: AbortSignal | undefined;
+  /** What a write would have to admit if it ended now. A backend sets it to `unknown` before it sends what may commit. */
+  outcome: "none" | "unknown" | undefined;
+  #ended: StoreError | undefined;
+  #end: ((error: StoreError) => void) | undefined;
+
+  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write") {
+    this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
+    this.#expiresAt = performance.now() + this.#timeoutMs;
+    this.#signal = bounds.signal;
+    this.outcome = kind === "write" ? "none" : undefined;
+  }
+
+  /** Milliseconds left, never below 0. */
+  remaining(): number {
+    return this.#ended === undefined ? Math.max(0, this.#expiresAt - performance.now()) : 0;
+  }
+
+  get aborted(): boolean {
+    return this.#signal?.aborted === true;
+  }
+
+  get ended(): boolean {
+    return this.#ended !== undefined;
+  }
+
+  /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */
+  check(): void {
+    if (this.#ended !== undefined) throw this.#ended;
+    if (this.aborted) throw this.#stop(this.#abortError());
+    if (this.remaining() <= 0) throw this.#stop(this.#timeoutError());
+  }
+
+  /** Ends the call early, as a closing store does. */
+  end(error: StoreError): void {
+    this.#stop(error);
+  }
+
+  #stop(error: StoreError): StoreError {
+    if (this.#ended === undefined) {
+      this.#ended = error;
+      this.#end?.(error);
+    }
+    return this.#ended;
+  }
+
+  #timeoutError(): StoreError {
+    return new StoreError("TIMEOUT", `No answer within ${String(this.#timeoutMs)} ms`, this.#admit({}));
+  }
+
+  #abortError(): StoreError {
+    return new StoreError("TIMEOUT", "The call was aborted by its signal", this.#admit({ cause: this.#signal?.reason as unknown }));
+  }
+
+  #admit(options: { cause?: unknown }): { cause?: unknown; outcome?: "none" | "unknown" } {
+    return this.outcome === undefined ? options : { ...options, outcome: this.outcome };
+  }
+
+  /** Runs `operation` until it settles, the time is over, the signal aborts or the call is ended, whichever comes first. */
+  run<T>(operation: (call: this) => Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.aborted) {
+        reject(this.#stop(this.#abortError()));
+        return;
+      }
+      const onAbort = (): void => {
+        this.#stop(this.#abortError());
+      };
+      const timer = setTimeout(() => {
+        this.#stop(this.#timeoutError());
+      }, this.#timeoutMs);
+      this.#signal?.addEventListener("abort", onAbort, { once: true });
+      const settle = (): void => {
+        clearTimeout(timer);
+        this.#signal?.removeEventListener("abort", onAbort);
+        this.#end = undefined;
+      };
+      this.#end = (error) => {
+        settle();
+        reject(error);
+      };
+      let running: Promise<T>;
+      try {
+        running = operation(this);
+      } catch (error) {
+        running = Promise.reject(error as Error);
+      }
+      running.then(
+        (value) => {
+          if (this.#ended !== undefined) return;
+          // The timer may be late where the event loop was busy: an answer after the deadline is late all the same.
+          if (this.remaining() <= 0) {
+            this.#stop(this.#timeoutError());
+            return;
+          }
+          settle();
+          resolve(value);
+        },
+        (error: unknown) => {
+          if (this.#ended !== undefined) return;
+          settle();
+          reject(error as Error);
+        },
+      );
+    });
+  }
+}

@@ -1,0 +1,47 @@
+export { openSqlite } from "./sqlite/open.js";
+export type { SqliteOptions } from "./sqlite/open.js";
+export { openJetStream } from "./jetstream/open.js";
+export type { JetStreamOptions, RolloutProgress } from "./jetstream/open.js";
+export type { NatsConnection } from "./jetstream/connection.js";
+export { openStore } from "./config.js";
+export type { NatsConnectOptions, StoreConfig } from "./config.js";
+export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
+export {
+  StoreError,
+  isAlreadyExists,
+  isClosed,
+  isConflict,
+  isCorrupt,
+  isIncompatible,
+  isInvalidArgument,
+  isLocked,
+  isNotFound,
+  isStoreError,
+  isTimeout,
+  isUnavailable,
+} from "./errors.js";
+export type { StoreErrorCode, StoreErrorOptions } from "./errors.js";
+export type {
+  CallOptions,
+  CommonOptions,
+  Decision,
+  Member,
+  Members,
+  NewMember,
+  NewRoom,
+  NewUser,
+  Page,
+  PageRequest,
+  Precondition,
+  RekeyOptions,
+  Replicas,
+  Room,
+  RoomChange,
+  RoomKey,
+  RoomKeys,
+  Rooms,
+  Store,
+  User,
+  UserChange,
+  Users,
+} from "./store.js";

@@ -1,0 +1,333 @@
+/**
+ * The `Store` in front of every backend. Data goes one way: argument check, then operation, then record; here stands
+ * once what would otherwise stand in each backend: closing, time, checks that fail closed.
+ */
+import * as args from "./arguments.js";
+import type { Bounds } from "./arguments.js";
+import { OwnStore, decide, denialOf, denied, proved } from "./authorization.js";
+import { Call } from "./call.js";
+import type { Driver } from "./driver.js";
+import { StoreError, isStoreError } from "./errors.js";
+import { checkCreate } from "./rules.js";
+import type { CallOptions, Decision, Members, RoomKeys, Rooms, Store, User, Users } from "./store.js";
+
+/** Lists and rekey touch many records. */
+const MANY = 10;
+
+type Kind = "read" | "write";
+
+export class MembershipStore extends OwnStore implements Store {
+  readonly backend: string;
+  readonly rooms: Rooms;
+  readonly members: Members;
+  readonly roomKeys: RoomKeys;
+  readonly users: Users;
+  readonly #driver: Driver;
+  readonly #opTimeoutMs: number;
+  readonly #running = new Set<Call>();
+  #closing: Promise<void> | undefined;
+  #idle: (() => void) | undefined;
+
+  constructor(driver: Driver, opTimeoutMs: number) {
+    super();
+    this.#driver = driver;
+    this.#opTimeoutMs = opTimeoutMs;
+    this.backend = driver.backend;
+
+    const one = opTimeoutMs;
+    const many = opTimeoutMs * MANY;
+    const { rooms, members, roomKeys, users } = driver;
+
+    this.rooms = Object.freeze<Rooms>({
+      create: (room, options) =>
+        this.#call("write", one, () => {
+          const bounds = args.callOptions(options);
+          const input = args.newRoom(room);
+          checkCreate(input);
+          return [bounds, (call) => rooms.create(input, call)];
+        }),
+      get: (id, options) =>
+        this.#call("read", one, () => {
+          const roomId = args.id(id, "id");
+          return [args.callOptions(options), (call) => rooms.get(roomId, call)];
+        }),
+      update: (id, change, options) =>
+        this.#call("write", one, () => {
+          const roomId = args.id(id, "id");
+          const input = args.roomChange(change);
+          const bounds = args.conditional(options);
+          return [bounds, (call) => rooms.update(roomId, input, bounds.ifRevision, call)];
+        }),
+      delete: (id, options) =>
+        this.#call("write", one, () => {
+          const roomId = args.id(id, "id");
+          return [args.callOptions(options), (call) => rooms.delete(roomId, call)];
+        }),
+      list: (page, options) =>
+        this.#call("read", many, () => {
+          const input = args.pageRequest(page);
+          return [args.callOptions(options), (call) => rooms.list(input, call)];
+        }),
+      listForEndpoint: (endpoint, options) =>
+        this.#call("read", many, () => {
+          const member = args.id(endpoint, "endpoint");
+          return [args.callOptions(options), (call) => rooms.listForEndpoint(member, call)];
+        }),
+    });
+
+    this.members = Object.freeze<Members>({
+      add: (roomId, member, options) =>
+        this.#call("write", one, () => {
+          const room = args.id(roomId, "roomId");
+          const input = args.newMember(member);
+          return [args.callOptions(options), (call) => members.add(room, input, call)];
+        }),
+      get: (roomId, endpoint, options) => this.#ofMember("read", roomId, endpoint, options, (...a) => members.get(...a)),
+      join: (roomId, endpoint, options) => this.#ofMember("write", roomId, endpoint, options, (...a) => members.join(...a)),
+      remove: (roomId, endpoint, options) => this.#ofMember("write", roomId, endpoint, options, (...a) => members.remove(...a)),
+      list: (roomId, options) =>
+        this.#call("read", many, () => {
+          const room = args.id(roomId, "roomId");
+          return [args.callOptions(options), (call) => members.list(room, call)];
+        }),
+    });
+
+    this.roomKeys = Object.freeze<RoomKeys>({
+      put: (roomId, endpoint, epoch, sealed, options) =>
+        this.#call("write", one, () => {
+          const room = args.id(roomId, "roomId");
+          const member = args.id(endpoint, "endpoint");
+          const number = args.epoch(epoch, "epoch");
+          const key = args.sealedKey(sealed, "sealed");
+          return [args.callOptions(options), (call) => roomKeys.put(room, member, number, key, call)];
+        }),
+      get: (roomId, endpoint, epoch, options) =>
+        this.#call("read", one, () => {
+          const room = args.id(roomId, "roomId");
+          const member = args.id(endpoint, "endpoint");
+          const number = epoch === undefined ? undefined : args.epoch(epoch, "epoch");
+          return [args.callOptions(options), (call) => roomKeys.get(room, member, number, call)];
+        }),
+      list: (roomId, endpoint, options) =>
+        this.#call("read", many, () => {
+          const room = args.id(roomId, "roomId");
+          const member = args.id(endpoint, "endpoint");
+          return [args.callOptions(options), (call) => roomKeys.list(room, member, call)];
+        }),
+      rekey: (roomId, sealed, options) =>
+        this.#call("write", many, () => {
+          const room = args.id(roomId, "roomId");
+          const keys = args.sealedKeys(sealed);
+          const bounds = args.rekeyOptions(options);
+          return [bounds, (call) => roomKeys.rekey(room, keys, bounds, call)];
+        }),
+    });
+
+    this.users = Object.freeze<Users>({
+      add: (user, options) =>
+        this.#call("write", one, () => {
+          const input = args.newUser(user);
+          return [args.callOptions(options), (call) => users.add(input, call)];
+        }),
+      addFirstAdmin: (user, options) =>
+        this.#call("write", one, () => {
+          const input = args.firstAdmin(user);
+          return [args.callOptions(options), (call) => users.addFirstAdmin(input, call)];
+        }),
+      get: (key, options) => this.#ofUser("read", key, options, (...a) => users.get(...a)),
+      update: (key, change, options) =>
+        this.#call("write", one, () => {
+          const folded = args.signKey(key, "key");
+          const input = args.userChange(change);
+          const bounds = args.conditional(options);
+          return [bounds, (call) => users.update(folded, input, bounds.ifRevision, call)];
+        }),
+      revoke: (key, options) => this.#ofUser("write", key, options, (...a) => users.revoke(...a)),
+      reinstate: (key, options) => this.#ofUser("write", key, options, (...a) => users.reinstate(...a)),
+      list: (page, options) =>
+        this.#call("read", many, () => {
+          const input = args.pageRequest(page);
+          return [args.callOptions(options), (call) => users.list(input, call)];
+        }),
+    });
+
+    // The functions over any store rely on these methods being the ones of this class.
+    Object.freeze(this);
+  }
+
+  authorize(key: string, options?: CallOptions): Promise<Decision> {
+    const { proofs } = this.#driver;
+    let bounds: Bounds;
+    let folded: string;
+    try {
+      if (this.#closing !== undefined) return Promise.resolve(denied("closed"));
+      bounds = args.callOptions(options);
+      folded = args.signKey(key, "key");
+    } catch (error) {
+      return Promise.resolve(denied("malformed", error));
+    }
+    if (bounds.signal?.aborted === true) return Promise.resolve(denied("aborted"));
+    if (proofs.synchronous) {
+      try {
+        const user = proofs.user(folded, undefined);
+        if (!(user instanceof Promise)) return Promise.resolve(decide(user, Date.now()));
+      } catch (error) {
+        return Promise.resolve(denialOf(error, false));
+      }
+    }
+    return this.#proved(bounds, async (call) => decide(await proofs.user(folded, call), Date.now()), denialOf);
+  }
+
+  isAuthorized(key: string, options?: CallOptions): Promise<boolean> {
+    return this.authorize(key, options).then(allows);
+  }
+
+  isAdmin(key: string, options?: CallOptions): Promise<boolean> {
+    return this.authorize(key, options).then(allowsAdmin);
+  }
+
+  isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
+    const { proofs } = this.#driver;
+    return this.#check(options, () => {
+      const room = args.id(roomId, "roomId");
+      const member = args.id(endpoint, "endpoint");
+      return (call) => proofs.joined(room, member, call);
+    });
+  }
+
+  hasAdmin(options?: CallOptions): Promise<boolean> {
+    const { proofs } = this.#driver;
+    return this.#check(options, () => (call) => proofs.admin(Date.now, call));
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#running.size > 0) {
+      // Calls in flight keep the time that a call has; what hangs beyond it is ended, so that closing ends too.
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(() => {
+          for (const call of this.#running) {
+            call.end(new StoreError("CLOSED", "The store was closed", call.outcome === undefined ? {} : { outcome: call.outcome }));
+          }
+        }, this.#opTimeoutMs);
+        this.#idle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    await this.#driver.close();
+  }
+
+  /** A boolean check: `true` only on a proof that is exactly `true`. */
+  #check(
+    options: CallOptions | undefined,
+    prepare: () => (call: Call | undefined) => boolean | Promise<boolean>,
+  ): Promise<boolean> {
+    let bounds: Bounds;
+    let ask: ReturnType<typeof prepare>;
+    try {
+      if (this.#closing !== undefined) return Promise.resolve(false);
+      bounds = args.callOptions(options);
+      ask = prepare();
+      if (bounds.signal?.aborted === true) return Promise.resolve(false);
+      if (this.#driver.proofs.synchronous) {
+        const answer = ask(undefined);
+        if (typeof answer === "boolean") return Promise.resolve(answer);
+      }
+    } catch {
+      return Promise.resolve(false);
+    }
+    return this.#proved(bounds, async (call) => ask(call), deny);
+  }
+
+  #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
+    return proved(
+      bounds,
+      this.#opTimeoutMs,
+      async (call) => {
+        this.#running.add(call);
+        try {
+          return await ask(call);
+        } finally {
+          this.#done(call);
+        }
+      },
+      fallback,
+    );
+  }
+
+  #ofMember<T>(
+    kind: Kind,
+    roomId: string,
+    endpoint: string,
+    options: CallOptions | undefined,
+    operation: (roomId: string, endpoint: string, call: Call) => Promise<T>,
+  ): Promise<T> {
+    return this.#call(kind, this.#opTimeoutMs, () => {
+      const room = args.id(roomId, "roomId");
+      const member = args.id(endpoint, "endpoint");
+      return [args.callOptions(options), (call) => operation(room, member, call)];
+    });
+  }
+
+  #ofUser(
+    kind: Kind,
+    key: string,
+    options: CallOptions | undefined,
+    operation: (key: string, call: Call) => Promise<User>,
+  ): Promise<User> {
+    return this.#call(kind, this.#opTimeoutMs, () => {
+      const folded = args.signKey(key, "key");
+      return [args.callOptions(options), (call) => operation(folded, call)];
+    });
+  }
+
+  async #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Promise<T>]): Promise<T> {
+    if (this.#closing !== undefined) throw new StoreError("CLOSED", "The store is closed");
+    const [bounds, operation] = prepare();
+    const call = new Call(bounds, timeoutMs, kind);
+    this.#running.add(call);
+    try {
+      return await call.run(operation);
+    } catch (error) {
+      throw admitted(error, call);
+    } finally {
+      this.#done(call);
+    }
+  }
+
+  #done(call: Call): void {
+    this.#running.delete(call);
+    if (this.#running.size === 0) this.#idle?.();
+  }
+}
+
+const allows = (decision: Decision): boolean => decision.allowed;
+const allowsAdmin = (decision: Decision): boolean => decision.allowed && decision.user.role === "admin";
+const deny = (): boolean => false;
+
+/** No driver's error leaks, and what may have been written is said. */
+function admitted(error: unknown, call: Call): StoreError {
+  if (!isStoreError(error)) {
+    return new StoreError("UNAVAILABLE", "The backend failed", {
+      cause: error,
+      ...(call.outcome === undefined ? {} : { outcome: call.outcome }),
+    });
+  }
+  if (error.code !== "TIMEOUT" && error.code !== "UNAVAILABLE") return error;
+  if (call.outcome === undefined || error.outcome !== undefined) return error;
+  return new StoreError(error.code, error.message, {
+    outcome: call.outcome,
+    ...(error.details === undefined ? {} : { details: error.details }),
+    ...(error.cause === undefined ? {} : { cause: error.cause }),
+  });
+}

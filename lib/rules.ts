@@ -1,0 +1,147 @@
+/**
+ * The rules of the contract that decide whether an operation may go ahead, once for every backend. Each takes the records
+ * as the operation found them, throws what the contract says, and changes nothing.
+ */
+import { StoreError } from "./errors.js";
+import type { MemberInput, RoomInput } from "./arguments.js";
+
+/** What the rules need to know of a room, a member and a user. The backends' own rows have these fields. */
+export interface RoomFacts {
+  readonly encrypted: boolean;
+  readonly owner: string;
+  readonly epoch: number;
+  readonly revision: string;
+}
+
+export interface MemberFacts {
+  readonly state: "invited" | "joined";
+}
+
+export interface UserFacts {
+  readonly role: "admin" | "member";
+  readonly status: "active" | "revoked";
+  /** Milliseconds since 1970. */
+  readonly expiresAt?: number | undefined;
+}
+
+const MAX_EPOCH = 2 ** 31 - 1;
+const NAMED_AT_MOST = 100;
+
+/** An id in a message: quoted, so that a hostile one cannot forge a line of a log. */
+const quoted = (id: string): string => JSON.stringify(id);
+
+export function roomNotFound(id: string): StoreError {
+  return new StoreError("NOT_FOUND", `No room ${quoted(id)}`);
+}
+export function memberNotFound(roomId: string, endpoint: string): StoreError {
+  return new StoreError("NOT_FOUND", `No member ${quoted(endpoint)} of room ${quoted(roomId)}`);
+}
+export function keyNotFound(roomId: string, endpoint: string, epoch: number | undefined): StoreError {
+  const which = epoch === undefined ? "any epoch" : `epoch ${String(epoch)}`;
+  return new StoreError("NOT_FOUND", `No key of ${which} for member ${quoted(endpoint)} of room ${quoted(roomId)}`);
+}
+export function userNotFound(key: string): StoreError {
+  return new StoreError("NOT_FOUND", `No user ${quoted(key)}`);
+}
+export function roomExists(id: string): StoreError {
+  return new StoreError("ALREADY_EXISTS", `A room ${quoted(id)} exists`);
+}
+export function memberExists(roomId: string, endpoint: string): StoreError {
+  return new StoreError("ALREADY_EXISTS", `${quoted(endpoint)} is a member of room ${quoted(roomId)}`);
+}
+export function keyExists(roomId: string, endpoint: string, epoch: number): StoreError {
+  return new StoreError("ALREADY_EXISTS", `Member ${quoted(endpoint)} of room ${quoted(roomId)} has a key of epoch ${String(epoch)}`);
+}
+export function userExists(key: string): StoreError {
+  return new StoreError("ALREADY_EXISTS", `A user ${quoted(key)} exists`);
+}
+function conflict(message: string, details?: Readonly<Record<string, unknown>>): StoreError {
+  return new StoreError("CONFLICT", message, details === undefined ? {} : { details });
+}
+export function lastAdmin(): StoreError {
+  return conflict("The last active admin can be neither revoked nor demoted");
+}
+export function notFirstAdmin(): StoreError {
+  return conflict("A user is, or was, an admin: the first one cannot be added again");
+}
+
+export function checkRevision(revision: string, ifRevision: string | undefined): void {
+  if (ifRevision !== undefined && ifRevision !== revision) {
+    throw conflict("The record is no longer at that revision");
+  }
+}
+
+export function checkCreate(room: RoomInput): void {
+  if (room.sealedKey !== undefined && !room.encrypted) throw conflict("A room that is not encrypted has no keys");
+}
+
+/** A new member of a room where there is none of that name. */
+export function checkAdd(room: RoomFacts, sealedKey: MemberInput["sealedKey"]): void {
+  if (sealedKey === undefined) return;
+  if (!room.encrypted) throw conflict("A room that is not encrypted has no keys");
+  if (sealedKey.epoch !== room.epoch) {
+    throw conflict(`The key is of epoch ${String(sealedKey.epoch)}, the room at epoch ${String(room.epoch)}`);
+  }
+}
+
+export function checkRemove(room: RoomFacts, endpoint: string): void {
+  if (room.owner === endpoint) throw conflict("The owner of a room cannot be removed");
+}
+
+/** Ownership moves to a joined member. */
+export function checkOwner(roomId: string, endpoint: string, member: MemberFacts | undefined): void {
+  if (member === undefined) throw memberNotFound(roomId, endpoint);
+  if (member.state !== "joined") throw conflict("Ownership moves to a joined member only");
+}
+
+/** First what the room says, then whether the member exists, then the epoch: in this order on every backend. */
+export function checkPut(roomId: string, room: RoomFacts, endpoint: string, member: MemberFacts | undefined, epoch: number): void {
+  if (!room.encrypted) throw conflict("A room that is not encrypted has no keys");
+  if (member === undefined) throw memberNotFound(roomId, endpoint);
+  if (epoch > room.epoch) throw conflict(`The key is of epoch ${String(epoch)}, the room at epoch ${String(room.epoch)}`);
+}
+
+export function checkRekey(room: RoomFacts, expectedEpoch: number, ifRevision: string | undefined): void {
+  if (!room.encrypted) throw conflict("A room that is not encrypted has no keys");
+  if (room.epoch !== expectedEpoch) {
+    throw conflict(`The room is at epoch ${String(room.epoch)}, not ${String(expectedEpoch)}`, { epoch: room.epoch });
+  }
+  if (room.epoch >= MAX_EPOCH) throw conflict("The room has no epochs left");
+  checkRevision(room.revision, ifRevision);
+}
+
+/** The keys of a rekey name exactly the current members. */
+export function checkRekeyMembers(sealed: ReadonlyMap<string, unknown>, members: ReadonlySet<string>): void {
+  const missing = [...members].filter((endpoint) => !sealed.has(endpoint)).sort(byCodePoint);
+  const extra = [...sealed.keys()].filter((endpoint) => !members.has(endpoint)).sort(byCodePoint);
+  if (missing.length === 0 && extra.length === 0) return;
+  throw conflict(
+    `The keys do not name exactly the members: ${String(missing.length)} missing, ${String(extra.length)} extra` +
+      (missing.length + extra.length > NAMED_AT_MOST ? ` (all of them are in details)` : ""),
+    { missing, extra },
+  );
+}
+
+/** Whether a check may let the user in at `now`, in milliseconds since 1970. */
+export function isActive(user: UserFacts, now: number): boolean {
+  return user.status === "active" && (user.expiresAt === undefined || now < user.expiresAt);
+}
+
+export function isActiveAdmin(user: UserFacts, now: number): boolean {
+  return user.role === "admin" && isActive(user, now);
+}
+
+/** Order by code point. `<` on strings orders by UTF-16 unit, which puts emoji before some of the plane below them. */
+export function byCodePoint(a: string, b: string): number {
+  const end = Math.min(a.length, b.length);
+  for (let i = 0; i < end; i++) {
+    const x = a.charCodeAt(i);
+    const y = b.charCodeAt(i);
+    if (x !== y) {
+      // Surrogates stand for code points above every other unit.
+      const high = (unit: number): number => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit);
+      return high(x) - high(y);
+    }
+  }
+  return a.length - b.length;
+}

@@ -1,0 +1,280 @@
+/// <reference lib="esnext.disposable" />
+
+/**
+ * The contract: what every backend promises, in one file. It imports nothing.
+ *
+ * The promises hold for every implementation in this package and are proved by one conformance suite:
+ *
+ * - A miss is `NOT_FOUND`, a duplicate `ALREADY_EXISTS` with the first record untouched.
+ * - An operation is visible whole or not at all, whatever dies in between.
+ * - What was acknowledged survives the death of the process.
+ * - Every call settles within its time; a late answer is discarded.
+ * - The checks answer `true` only on proof, and what was taken away stays away from the instant it was acknowledged.
+ */
+/** Replicas of each JetStream bucket: 1 survives no loss, 3 the loss of one server, 5 the loss of two. */
+export type Replicas = 1 | 2 | 3 | 4 | 5;
+
+/** The last parameter of every method. */
+export interface CallOptions {
+  /**
+   * Time for this call in milliseconds, 1 to 600000. Wins over `opTimeoutMs`. By default single-record calls and checks
+   * have `opTimeoutMs`, lists and rekey ten times that.
+   */
+  timeoutMs?: number;
+  /** Aborts the call: a method rejects with `TIMEOUT` (and the signal's reason as `cause`), a check answers `false`. */
+  signal?: AbortSignal;
+}
+
+/** Options of every backend. */
+export interface CommonOptions {
+  /** Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that. */
+  opTimeoutMs?: number;
+}
+
+/**
+ * A store of rooms, members, room keys and the user allowlist.
+ *
+ * @example
+ * await using store = await openSqlite("membership.db");
+ * await store.users.addFirstAdmin({ key: "a1b2" });
+ * await store.isAuthorized("A1B2"); // true: keys are folded to lower case
+ */
+export interface Store extends AsyncDisposable {
+  /** `"sqlite"`, `"jetstream"`, or another implementation's own name. */
+  readonly backend: string;
+  readonly rooms: Rooms;
+  readonly members: Members;
+  readonly roomKeys: RoomKeys;
+  readonly users: Users;
+  /** Whether the user may come in, and why not. Never rejects; see {@link Decision}. */
+  authorize(key: string, options?: CallOptions): Promise<Decision>;
+  /** `true` only if the user was proved active in time. Never rejects. `false` proves nothing. */
+  isAuthorized(key: string, options?: CallOptions): Promise<boolean>;
+  /** `true` only if the user was proved active, and an admin, in time. Never rejects. */
+  isAdmin(key: string, options?: CallOptions): Promise<boolean>;
+  /** `true` only if the endpoint was proved to have joined the room. Users are not consulted. Never rejects. */
+  isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean>;
+  /** `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never rejects. */
+  hasAdmin(options?: CallOptions): Promise<boolean>;
+  /** Settles calls in flight, makes everything acknowledged durable, lets go of every resource. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** What {@link Rooms.create} takes. */
+export interface NewRoom {
+  /** 1 to 256 bytes of UTF-8 without control characters, case-sensitive. Omitted: a random one. */
+  id?: string;
+  /** 0 to 256 bytes of UTF-8 without control characters. Default `""`. */
+  name?: string;
+  /** Whether the room has keys. Default `false`. */
+  encrypted?: boolean;
+  /** The endpoint that owns the room: its first member, joined. */
+  owner: string;
+  /** The owner's public key, 1 to 1024 bytes. */
+  ownerPublicKey?: Uint8Array;
+  /** The room key of epoch 1 sealed to the owner, 1 byte to 64 KiB of ciphertext. Without it the room is at epoch 0. */
+  sealedKey?: Uint8Array;
+}
+
+export interface RoomChange {
+  name?: string;
+  /** A joined member. The owner until now stays as a member. */
+  owner?: string;
+}
+
+/** Any change is refused with `CONFLICT` if the record is no longer at this revision. */
+export interface Precondition {
+  ifRevision?: string;
+}
+
+/** Rooms. Deleting one takes its members, keys and index entries with it. */
+export interface Rooms {
+  /**
+   * Makes a room, its owner's membership and the owner's first key, together.
+   *
+   * Rejects with `ALREADY_EXISTS` for an id in use and with `CONFLICT` for a `sealedKey` of an unencrypted room.
+   *
+   * @example
+   * const room = await store.rooms.create({ name: "ops", encrypted: true, owner: "alice", sealedKey });
+   */
+  create(room: NewRoom, options?: CallOptions): Promise<Room>;
+  /** Rejects with `NOT_FOUND`. */
+  get(id: string, options?: CallOptions): Promise<Room>;
+  /** Rejects with `NOT_FOUND` (the room, or a new owner who is no member) or `CONFLICT` (revision, or an owner only invited). */
+  update(id: string, change: RoomChange, options?: Precondition & CallOptions): Promise<Room>;
+  /** Rejects with `NOT_FOUND`. */
+  delete(id: string, options?: CallOptions): Promise<void>;
+  /** A page, in no promised order. A room that is there throughout a walk appears at least once. */
+  list(page?: PageRequest, options?: CallOptions): Promise<Page<Room>>;
+  /** The rooms that the endpoint is a member of, invited or joined, sorted by id. Exact, room by room. */
+  listForEndpoint(endpoint: string, options?: CallOptions): Promise<Room[]>;
+}
+
+/** What {@link Members.add} takes. */
+export interface NewMember {
+  /** 1 to 256 bytes of UTF-8 without control characters, case-sensitive. */
+  endpoint: string;
+  /** Default `"invited"`. */
+  state?: "invited" | "joined";
+  invitedBy?: string;
+  /** 1 to 1024 bytes. */
+  publicKey?: Uint8Array;
+  /** The key of the room's current epoch, sealed to this member. Any other epoch is `CONFLICT`, and nothing is added. */
+  sealedKey?: { epoch: number; sealed: Uint8Array };
+}
+
+/** Members of rooms. */
+export interface Members {
+  /** Rejects with `NOT_FOUND` (the room), `ALREADY_EXISTS`, or `CONFLICT` (the key's epoch, or an unencrypted room). */
+  add(roomId: string, member: NewMember, options?: CallOptions): Promise<Member>;
+  /** Rejects with `NOT_FOUND`. */
+  get(roomId: string, endpoint: string, options?: CallOptions): Promise<Member>;
+  /** Invited becomes joined. Idempotent. Rejects with `NOT_FOUND`. */
+  join(roomId: string, endpoint: string, options?: CallOptions): Promise<Member>;
+  /**
+   * Ends the membership and its keys; an encrypted room then requires a rekey.
+   * Rejects with `NOT_FOUND`, or with `CONFLICT` for the owner.
+   */
+  remove(roomId: string, endpoint: string, options?: CallOptions): Promise<void>;
+  /** Every member in any state, sorted by endpoint. Whole or an error. Rejects with `NOT_FOUND` for the room. */
+  list(roomId: string, options?: CallOptions): Promise<Member[]>;
+}
+
+export interface RekeyOptions extends Precondition {
+  /** The epoch that the caller wants to end. Another one is `CONFLICT`. */
+  expectedEpoch: number;
+}
+
+/** Room keys: opaque ciphertext, one for each member and epoch. They appear in no log, error, event or metric. */
+export interface RoomKeys {
+  /**
+   * Stores a key that a member lacks, for an epoch up to the room's current one.
+   * Rejects with `NOT_FOUND` (room or member), `CONFLICT` (epoch, or an unencrypted room) or `ALREADY_EXISTS`.
+   */
+  put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, options?: CallOptions): Promise<RoomKey>;
+  /** Without an epoch: the highest that the endpoint holds, which can be lower than the room's. Rejects with `NOT_FOUND`. */
+  get(roomId: string, endpoint: string, epoch?: number, options?: CallOptions): Promise<RoomKey>;
+  /** Every key that the member holds, epochs ascending. Rejects with `NOT_FOUND` for the room or the member. */
+  list(roomId: string, endpoint: string, options?: CallOptions): Promise<RoomKey[]>;
+  /**
+   * Starts the next epoch with one key for each current member, all or nothing, and clears `rekeyRequired`.
+   * Of concurrent rekeys of one epoch exactly one succeeds. Rejects with `NOT_FOUND` or `CONFLICT`; if the map does not
+   * name exactly the current members, `details.missing` and `details.extra` say how.
+   */
+  rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyOptions & CallOptions): Promise<Room>;
+}
+
+/** What {@link Users.add} takes. */
+export interface NewUser {
+  /**
+   * A public sign key: 1 to 256 printable ASCII characters after trimming, without inner white space, folded to lower
+   * case. For hex and base32; base64 keys that differ only in case would be taken for one.
+   */
+  key: string;
+  /** Default `"member"`. */
+  role?: "admin" | "member";
+  /** 0 to 256 bytes of UTF-8 without control characters. Default `""`. */
+  name?: string;
+  /** From this instant on the user is denied, by the clock of the process that checks. */
+  expiresAt?: Date;
+}
+
+export interface UserChange {
+  role?: "admin" | "member";
+  name?: string;
+  /** `null`: never. */
+  expiresAt?: Date | null;
+}
+
+/** The user allowlist. Users are revoked, never deleted. */
+export interface Users {
+  /** Rejects with `ALREADY_EXISTS`, also for a revoked user. */
+  add(user: NewUser, options?: CallOptions): Promise<User>;
+  /** Adds the first admin, once for all time. Rejects with `CONFLICT` once any user is or was an admin, or with `ALREADY_EXISTS`. */
+  addFirstAdmin(user: { key: string; name?: string }, options?: CallOptions): Promise<User>;
+  /** Rejects with `NOT_FOUND`. */
+  get(key: string, options?: CallOptions): Promise<User>;
+  /** Rejects with `NOT_FOUND` or `CONFLICT` (revision, or demoting the last active admin). */
+  update(key: string, change: UserChange, options?: Precondition & CallOptions): Promise<User>;
+  /** Idempotent. Rejects with `NOT_FOUND`, or with `CONFLICT` for the last active admin. */
+  revoke(key: string, options?: CallOptions): Promise<User>;
+  /** Idempotent. Rejects with `NOT_FOUND`. */
+  reinstate(key: string, options?: CallOptions): Promise<User>;
+  /** A page, in no promised order. A user that is there throughout a walk appears at least once. */
+  list(page?: PageRequest, options?: CallOptions): Promise<Page<User>>;
+}
+
+/** Records are fresh copies: changing one changes nothing else. */
+export interface Room {
+  readonly id: string;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly owner: string;
+  /** 0 while there is no key yet, and always 0 if the room is not encrypted. */
+  readonly epoch: number;
+  /** A member was removed since the last rekey. */
+  readonly rekeyRequired: boolean;
+  readonly createdAt: Date;
+  /** Opaque. Changes exactly when a field of the room or its membership changes; never repeats. */
+  readonly revision: string;
+}
+
+export interface Member {
+  readonly roomId: string;
+  readonly endpoint: string;
+  readonly role: "owner" | "member";
+  readonly state: "invited" | "joined";
+  readonly invitedBy?: string;
+  readonly publicKey?: Uint8Array;
+  /** When this membership began, as invited or joined. */
+  readonly since: Date;
+  /** Opaque. Changes exactly when a field of the member changes; never repeats. */
+  readonly revision: string;
+}
+
+export interface RoomKey {
+  readonly roomId: string;
+  readonly endpoint: string;
+  readonly epoch: number;
+  readonly sealed: Uint8Array;
+  readonly createdAt: Date;
+}
+
+export interface User {
+  /** Folded to lower case. */
+  readonly key: string;
+  readonly role: "admin" | "member";
+  readonly status: "active" | "revoked";
+  readonly name: string;
+  readonly createdAt: Date;
+  readonly revokedAt?: Date;
+  readonly expiresAt?: Date;
+  /** Opaque. Changes exactly when a field of the user changes; never repeats. */
+  readonly revision: string;
+}
+
+export interface PageRequest {
+  /** The `next` of the page before. */
+  after?: string;
+  /** 1 to 1000. Default 100. */
+  limit?: number;
+}
+
+export interface Page<T> {
+  readonly items: T[];
+  /** Opaque: pass it as `after`. Absent on the last page. */
+  readonly next?: string;
+}
+
+/**
+ * The answer of {@link Store.authorize}. `"active"` is said only on proof; `"unknown"`, `"revoked"` and `"expired"` only
+ * after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and do not conclude.
+ */
+export type Decision =
+  | { readonly allowed: true; readonly reason: "active"; readonly user: User }
+  | {
+      readonly allowed: false;
+      readonly reason: "unknown" | "revoked" | "expired" | "malformed" | "aborted" | "timeout" | "unavailable" | "closed";
+      /** What the backend said, where it said something. Usually a `StoreError`. */
+      readonly error?: unknown;
+    };
