@@ -1,0 +1,10 @@
+export { findNatsServer, type FindNatsServerOptions, type FoundNatsServer } from "./find-nats-server.js";
+export {
+  startNatsCluster,
+  startNatsServer,
+  type NatsCluster,
+  type NatsClusterOptions,
+  type NatsServerOptions,
+} from "./nats-server.js";
+export type { NatsServer, NatsServerConfig } from "./nats-node.js";
+export type { CutMode } from "./route-proxy.js";
