@@ -35,7 +35,8 @@ export interface NatsCluster extends AsyncDisposable {
   node(index: number): NatsServer;
   /** The index of the node that this one (default: any that has an opinion) holds to be the meta leader. */
   metaLeader(asSeenBy?: number): Promise<number | undefined>;
-  /** Resolves when all nodes that run agree on a meta leader, have caught up with it, and say that they are healthy. */
+  /** Resolves when all nodes that run have routes to each other, save those cut, have caught up with one meta leader,
+   *  and say that they are healthy. */
   ready(timeoutMs?: number): Promise<void>;
   /** Cuts the routes between two nodes. For this and what follows `routes` has to be `proxied`. */
   cut(a: number, b: number, mode?: CutMode): void;
@@ -218,6 +219,11 @@ class Cluster implements NatsCluster {
     return meant;
   }
 
+  #isCut(a: string, b: string): boolean {
+    const isEnd = (index: number): boolean => [a, b].includes(this.node(index).name);
+    return this.#proxies.some(({ from, to, proxy }) => proxy.isCut && isEnd(from) && isEnd(to));
+  }
+
   async #whatIsMissing(): Promise<string> {
     const running = this.nodes.filter((node) => node.pid !== undefined);
     const groups = await Promise.all(running.map(metaGroup));
@@ -235,6 +241,9 @@ class Cluster implements NatsCluster {
       if (name !== leader && (peer === undefined || !peer.current || peer.offline === true)) return `${name} lags behind`;
     }
     for (const node of running) {
+      const reached = await routesOf(node);
+      const unreached = running.find(({ name }) => name !== node.name && !reached.has(name) && !this.#isCut(node.name, name));
+      if (unreached !== undefined) return `${node.name} has no route to ${unreached.name}`;
       const refusal = await node.monitor("/healthz").then(() => "", String);
       if (refusal !== "") return refusal;
     }
@@ -246,6 +255,11 @@ async function metaGroup(node: NatsNode): Promise<MetaGroup["meta_cluster"]> {
   if (node.pid === undefined) return undefined;
   const answer = await node.monitor("/jsz").catch(() => undefined);
   return (answer as MetaGroup | undefined)?.meta_cluster;
+}
+
+async function routesOf(node: NatsNode): Promise<Set<string>> {
+  const answer = (await node.monitor("/routez").catch(() => undefined)) as { routes?: { remote_name: string }[] } | undefined;
+  return new Set(answer?.routes?.map((route) => route.remote_name));
 }
 
 /** Between finding ports free and using them somebody else can take one. */

@@ -33,6 +33,10 @@ export class RouteProxy {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  get isCut(): boolean {
+    return this.#cut !== undefined;
+  }
+
   cut(mode: CutMode): void {
     if (this.#cut === mode) return;
     // Whatever the earlier cut kept open has lost bytes, or would be mixed with what this one loses.

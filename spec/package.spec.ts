@@ -1,0 +1,199 @@
+import { expect } from "chai";
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** Runs a program of the repository's own node_modules; its output is in the error when it fails. */
+async function tool(path: string, args: string[], cwd: string): Promise<string> {
+  return await runNode([join(root, "node_modules", path), ...args], cwd);
+}
+
+async function runNode(args: string[], cwd: string): Promise<string> {
+  const { stdout } = await run(process.execPath, args, { cwd, timeout: 120_000 }).catch((error: unknown) => {
+    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
+    throw new Error(`${args.join(" ")} failed:\n${stdout}${stderr}`, { cause: error });
+  });
+  return stdout.trim();
+}
+
+const USE = `
+  await store.users.add({ key: "ABCD", role: "admin" });
+  const answers = [await isAuthorized(store, "abcd"), await isAuthorized(store, "nobody"), await hasAdmin(store)];
+  await store.close();
+  if (answers.join() !== "true,false,true") throw new Error(answers.join());
+  console.log("works");
+`;
+
+const TYPED = `
+import { hasAdmin, isAuthorized, isNotFound, openSqlite, type Store, type StoreConfig } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+
+export const config: StoreConfig = { sqlite: { path: ":memory:" } };
+export const start: () => Promise<NatsServer> = startNatsServer;
+export const missing: (error: unknown) => boolean = isNotFound;
+
+async function main(): Promise<void> {
+  await using store: Store = await openSqlite(":memory:");
+  ${USE}
+}
+void main();
+`;
+
+const STRICT = {
+  target: "ES2022",
+  strict: true,
+  exactOptionalPropertyTypes: true,
+  noUncheckedIndexedAccess: true,
+  // The package's types have to hold by themselves, without Node's.
+  skipLibCheck: false,
+  types: [] as string[],
+};
+
+describe("the packed package", () => {
+  let folder: string;
+  let tarball: string;
+
+  before(async function () {
+    this.timeout(180_000);
+    folder = await realpath(await mkdtemp(join(tmpdir(), "unibus-package-")));
+    // Without scripts: what was built is what the other specs run, and it must not change under them.
+    const packed = await run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], { cwd: root });
+    const [{ filename }] = JSON.parse(packed.stdout) as [{ filename: string }];
+    tarball = join(folder, filename);
+    await write("package.json", { name: "consumer", private: true });
+    await run(
+      "npm",
+      ["install", tarball, "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"],
+      { cwd: folder },
+    );
+  });
+  after(async () => {
+    await rm(folder, { recursive: true });
+  });
+
+  async function write(path: string, content: string | object): Promise<string> {
+    const file = join(folder, path);
+    await mkdir(dirname(file), { recursive: true });
+    await writeFile(file, typeof content === "string" ? content : JSON.stringify(content, null, 2));
+    return file;
+  }
+
+  it("holds only what a user needs, under 150 kB", async () => {
+    const { stdout } = await run("tar", ["-tzf", tarball]);
+    const files = stdout.trim().split("\n").map((path) => path.replace(/^package\//, ""));
+    expect(files).to.include.members(["package.json", "README.md", "LICENSE", "CHANGELOG.md"]);
+    expect(files).to.include.members(
+      ["index", "testing"].flatMap((entry) => [".js", ".cjs", ".d.ts", ".d.cts"].map((end) => `dist/${entry}${end}`)),
+    );
+    const others = files.filter((path) => !/^(dist\/[^/]+\.(js|cjs|d\.ts|d\.cts)|[^/]+)$/.test(path));
+    expect(others).to.deep.equal([]);
+    expect(files.filter((path) => !path.includes("/"))).to.have.length(4);
+    expect((await stat(tarball)).size).to.be.lessThan(150_000);
+  });
+
+  it("is clean by publint", async () => {
+    expect(await tool("publint/src/cli.js", ["run", tarball, "--strict"], folder)).to.contain("All good!");
+  });
+
+  it("resolves to the right types by attw", async () => {
+    // Every Node that can run this package reads `exports`; node10's way of resolving does not.
+    const args = [tarball, "--profile", "node16", "--no-emoji", "--no-color"];
+    const table = await tool("@arethetypeswrong/cli/dist/index.js", args, folder);
+    expect(table).to.match(/from CJS.* OK \(CJS\) .* OK \(CJS\) /).and.to.match(/from ESM.* OK \(ESM\) .* OK \(ESM\) /);
+  });
+
+  it("works from ESM", async () => {
+    const program = `
+      import { hasAdmin, isAuthorized, openSqlite } from "unibus-membership";
+      const store = await openSqlite(":memory:");
+      ${USE}`;
+    expect(await runNode([await write("esm/main.mjs", program)], folder)).to.equal("works");
+  });
+
+  it("works from CommonJS", async () => {
+    const program = `
+      const { hasAdmin, isAuthorized, openSqlite } = require("unibus-membership");
+      async function main() {
+        const store = await openSqlite(":memory:");
+        ${USE}
+      }
+      main();`;
+    expect(await runNode([await write("cjs/main.cjs", program)], folder)).to.equal("works");
+  });
+
+  const resolutions = [
+    { name: "NodeNext, as ESM", type: "module", module: "NodeNext", moduleResolution: "NodeNext" },
+    { name: "NodeNext, as CommonJS", type: "commonjs", module: "NodeNext", moduleResolution: "NodeNext" },
+    { name: "Bundler", type: "module", module: "ESNext", moduleResolution: "Bundler" },
+  ];
+  for (const [index, { name, type, module, moduleResolution }] of resolutions.entries()) {
+    it(`works from strict TypeScript (${name})`, async () => {
+      const project = `ts-${index}`;
+      await write(`${project}/package.json`, { type });
+      await write(`${project}/main.ts`, TYPED);
+      const compilerOptions = { ...STRICT, module, moduleResolution, outDir: "out", rootDir: "." };
+      await write(`${project}/tsconfig.json`, { compilerOptions, files: ["main.ts"] });
+      await tool("typescript/bin/tsc", ["-p", project], folder);
+      expect(await runNode([join(folder, project, "out", "main.js")], folder)).to.equal("works");
+    });
+  }
+
+  it("takes the connections of both NATS clients, by type", async () => {
+    await mkdir(join(folder, "clients", "node_modules"), { recursive: true });
+    await symlink(join(root, "node_modules", "@nats-io"), join(folder, "clients", "node_modules", "@nats-io"));
+    await write("clients/package.json", { type: "module" });
+    await write(
+      "clients/main.ts",
+      `import type { NatsConnection as V3 } from "@nats-io/transport-node";
+       import type { NatsConnection as V2 } from "nats";
+       import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
+
+       export const takeV2 = (nc: V2): NatsConnection => nc;
+       export const takeV3 = (nc: V3): NatsConnection => nc;
+       export const open = (nc: V2 | V3): Promise<Store> => openJetStream(nc, 3);`,
+    );
+    const clients = {
+      ...STRICT,
+      // The clients' own types need Node's.
+      types: ["node"],
+      typeRoots: [join(root, "node_modules", "@types")],
+      module: "NodeNext",
+      noEmit: true,
+    };
+    // Nor do they hold under exactOptionalPropertyTypes: each strictness is asked for without the other.
+    for (const compilerOptions of [
+      { ...clients, exactOptionalPropertyTypes: false },
+      { ...clients, skipLibCheck: true },
+    ]) {
+      await write("clients/tsconfig.json", { compilerOptions, files: ["main.ts"] });
+      await tool("typescript/bin/tsc", ["-p", "clients"], folder);
+    }
+  });
+
+  for (const [kind, load] of [
+    ["ESM", (name: string): string => `await import(${JSON.stringify(name)})`],
+    ["CommonJS", (name: string): string => `require(${JSON.stringify(name)})`],
+  ] as const) {
+    it(`does nothing when imported: no driver is loaded, nothing is left open (${kind})`, async () => {
+      const program = `
+        ${load("unibus-membership")};
+        ${load("unibus-membership/testing")};
+        const { _cache } = ${load("node:module")};
+        const imported = performance.now();
+        process.once("beforeExit", () => {
+          console.log(JSON.stringify({ loaded: Object.keys(_cache), heldForMs: performance.now() - imported }));
+        });`;
+      const file = await write(`import/${kind}.${kind === "ESM" ? "mjs" : "cjs"}`, program);
+      const answer = JSON.parse(await runNode([file], folder)) as { loaded: string[]; heldForMs: number };
+      const others = answer.loaded.filter((path) => /node_modules.(?!unibus-membership)/.test(path));
+      expect(others).to.deep.equal([]);
+      expect(answer.heldForMs).to.be.lessThan(1_000);
+    });
+  }
+});
