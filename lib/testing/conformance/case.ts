@@ -14,9 +14,9 @@ import type { Page, PageRequest, Store } from "../../store.js";
 export interface ConformanceContext {
   readonly store: Store;
   /** Another store over the same data, where the backend allows two at once; else the same one. */
-  other(): Promise<Store>;
+  readonly other: () => Promise<Store>;
   /** The data after the store was closed and opened again, where the backend keeps any; else the same store. */
-  reopened(): Promise<Store>;
+  readonly reopened: () => Promise<Store>;
 }
 
 /** One sentence of the contract, and how to see whether it holds. */
