@@ -1,0 +1,185 @@
+/**
+ * What a transaction changes, and its form in the redo log: a JSON text of positional fields, then the bytes that it
+ * speaks of. Each change is a row as it is afterwards, or a row that goes with everything below it.
+ */
+import { Buffer } from "node:buffer";
+import { toRevision } from "./rows.js";
+import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+
+export type Change =
+  | { readonly kind: "room"; readonly row: RoomRow }
+  | { readonly kind: "roomGone"; readonly id: string; readonly ordinal: number }
+  | { readonly kind: "member"; readonly row: MemberRow }
+  | { readonly kind: "memberGone"; readonly roomId: string; readonly endpoint: string }
+  | { readonly kind: "key"; readonly row: KeyRow }
+  | { readonly kind: "user"; readonly row: UserRow };
+
+export interface EncodedChanges {
+  readonly text: string;
+  readonly bytes: readonly Uint8Array[];
+}
+
+const NO_BYTES: readonly Uint8Array[] = [];
+
+/** The revision is not in it: it is that of the record which carries the change. Neither are bytes, only their length. */
+export function encodeChanges(changes: readonly Change[]): EncodedChanges {
+  let bytes: Uint8Array[] | undefined;
+  const fields: unknown[] = [];
+  for (const change of changes) {
+    switch (change.kind) {
+      case "user": {
+        const { row } = change;
+        fields.push(["u", row.ordinal, row.key, row.role, row.status, row.name, row.createdAt, row.revokedAt, row.expiresAt]);
+        break;
+      }
+      case "room": {
+        const { row } = change;
+        fields.push(["r", row.ordinal, row.id, row.name, row.encrypted, row.owner, row.epoch, row.rekeyRequired, row.createdAt]);
+        break;
+      }
+      case "roomGone":
+        fields.push(["-r", change.id, change.ordinal]);
+        break;
+      case "member": {
+        const { row } = change;
+        if (row.publicKey !== undefined) (bytes ??= []).push(row.publicKey);
+        fields.push(["m", row.roomId, row.endpoint, row.role, row.state, row.invitedBy, row.publicKey?.length, row.since]);
+        break;
+      }
+      case "memberGone":
+        fields.push(["-m", change.roomId, change.endpoint]);
+        break;
+      case "key": {
+        const { row } = change;
+        (bytes ??= []).push(row.sealed);
+        fields.push(["k", row.roomId, row.endpoint, row.epoch, row.sealed.length, row.createdAt]);
+        break;
+      }
+    }
+  }
+  return { text: JSON.stringify(fields), bytes: bytes ?? NO_BYTES };
+}
+
+/** Throws on anything that `encodeChanges` does not write. */
+export function decodeChanges(text: string, bytes: Uint8Array, sequence: number): Change[] {
+  const revision = toRevision(sequence);
+  let used = 0;
+  const take = (length: number): Uint8Array => {
+    if (length > bytes.length - used) throw new Error("bytes are missing");
+    // A copy: a slice would keep the whole log in memory.
+    const part = Uint8Array.prototype.slice.call(bytes, used, used + length);
+    used += length;
+    return part;
+  };
+  const list: unknown = JSON.parse(text);
+  if (!Array.isArray(list)) throw new Error("not a list of changes");
+  const changes = list.map((fields: unknown): Change => {
+    if (!Array.isArray(fields)) throw new Error("not a change");
+    const read = new Fields(fields);
+    const kind = read.string();
+    switch (kind) {
+      case "u":
+        return {
+          kind: "user",
+          row: {
+            ordinal: read.number(), key: read.string(), role: read.oneOf("admin", "member"),
+            status: read.oneOf("active", "revoked"), name: read.string(), createdAt: read.number(),
+            revokedAt: read.optionalNumber(), expiresAt: read.optionalNumber(), revision,
+          },
+        };
+      case "r":
+        return {
+          kind: "room",
+          row: {
+            ordinal: read.number(), id: read.string(), name: read.string(), encrypted: read.flag(), owner: read.string(),
+            epoch: read.number(), rekeyRequired: read.flag(), createdAt: read.number(), revision,
+          },
+        };
+      case "-r":
+        return { kind: "roomGone", id: read.string(), ordinal: read.number() };
+      case "m": {
+        const roomId = read.string();
+        const endpoint = read.string();
+        const role = read.oneOf("owner", "member");
+        const state = read.oneOf("invited", "joined");
+        const invitedBy = read.optionalString();
+        const length = read.optionalNumber();
+        const publicKey = length === undefined ? undefined : take(length);
+        return { kind: "member", row: { roomId, endpoint, role, state, invitedBy, publicKey, since: read.number(), revision } };
+      }
+      case "-m":
+        return { kind: "memberGone", roomId: read.string(), endpoint: read.string() };
+      case "k": {
+        const roomId = read.string();
+        const endpoint = read.string();
+        const epoch = read.number();
+        const sealed = take(read.number());
+        return { kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: read.number() } };
+      }
+      default:
+        throw new Error("a change of no known kind");
+    }
+  });
+  if (used !== bytes.length) throw new Error("bytes are left over");
+  return changes;
+}
+
+/** The positional fields of one change, checked one by one. */
+class Fields {
+  readonly #fields: readonly unknown[];
+  #next = 0;
+
+  constructor(fields: readonly unknown[]) {
+    this.#fields = fields;
+  }
+
+  #take(): unknown {
+    return this.#fields[this.#next++];
+  }
+
+  string(): string {
+    const value = this.#take();
+    if (typeof value !== "string") throw new Error("a string is missing");
+    return value;
+  }
+
+  number(): number {
+    const value = this.#take();
+    if (typeof value !== "number") throw new Error("a number is missing");
+    return value;
+  }
+
+  flag(): boolean {
+    const value = this.#take();
+    if (typeof value !== "boolean") throw new Error("a flag is missing");
+    return value;
+  }
+
+  // JSON has null for what is absent.
+  optionalString(): string | undefined {
+    const value = this.#take();
+    if (value === null) return undefined;
+    if (typeof value !== "string") throw new Error("a string is missing");
+    return value;
+  }
+
+  optionalNumber(): number | undefined {
+    const value = this.#take();
+    if (value === null) return undefined;
+    if (typeof value !== "number") throw new Error("a number is missing");
+    return value;
+  }
+
+  oneOf<const T extends string>(...choices: readonly T[]): T {
+    const value = this.#take();
+    const found = choices.find((choice) => choice === value);
+    if (found === undefined) throw new Error("a value of no known kind");
+    return found;
+  }
+}
+
+export function byteLengthOf(encoded: EncodedChanges): number {
+  let length = Buffer.byteLength(encoded.text, "utf8");
+  for (const part of encoded.bytes) length += part.length;
+  return length;
+}

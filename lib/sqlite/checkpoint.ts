@@ -1,0 +1,185 @@
+/**
+ * Checkpoints: the log goes on in a new segment, the image is brought up to date with the old one, written beside the
+ * file and renamed over it. At every moment the files are an image and the segments that lead from it to now.
+ */
+import { promises as fs } from "node:fs";
+import { crc32 } from "node:zlib";
+import type { SqlJsStatic } from "sql.js";
+import { removeIfThere, syncFolderOf, writeSynced } from "./files.js";
+import { Image } from "./image.js";
+import type { Journal } from "./journal.js";
+import { readRecords } from "./log-format.js";
+import type { LogRecord, Seal } from "./log-format.js";
+import { Pace } from "./pace.js";
+import { Segment } from "./segment.js";
+
+const MIN_LOG_BYTES = 32 * 1024 * 1024;
+
+/** The image, until it has its name. */
+export function temporaryImagePath(path: string): string {
+  return `${path}-checkpoint`;
+}
+
+/** Puts an image on the disk under its temporary name. */
+export async function writeImage(path: string, bytes: Uint8Array): Promise<void> {
+  const temporary = temporaryImagePath(path);
+  try {
+    await writeSynced(temporary, bytes);
+    await keepMode(path, temporary);
+  } catch (error) {
+    await removeIfThere(temporary).catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Makes the image that was written the file. */
+export async function renameImage(path: string): Promise<void> {
+  await fs.rename(temporaryImagePath(path), path);
+}
+
+/** Whoever may read the file may read the next one. */
+async function keepMode(path: string, temporary: string): Promise<void> {
+  const existing = await fs.stat(path).catch(() => undefined);
+  if (existing !== undefined) await fs.chmod(temporary, existing.mode & 0o777);
+}
+
+export function sealOf(bytes: Uint8Array): Seal {
+  return { length: bytes.length, checksum: crc32(bytes) };
+}
+
+interface Unpublished {
+  readonly old: Segment;
+  bytes: Uint8Array | undefined;
+  renamed: boolean;
+}
+
+export class Checkpoints {
+  readonly #sqlJs: SqlJsStatic;
+  readonly #path: string;
+  readonly #database: string;
+  readonly #journal: Journal;
+  #segment: Segment;
+  #imageBytes: number;
+  #unpublished: Unpublished | undefined;
+  #running: Promise<void> | undefined;
+  #stopped = false;
+  /** After a failure, not again before the log has grown to this. */
+  #retryAt = 0;
+
+  constructor(sqlJs: SqlJsStatic, path: string, database: string, journal: Journal, segment: Segment, imageBytes: number) {
+    this.#sqlJs = sqlJs;
+    this.#path = path;
+    this.#database = database;
+    this.#journal = journal;
+    this.#segment = segment;
+    this.#imageBytes = imageBytes;
+  }
+
+  /** Called after each batch: starts a checkpoint once the log has outgrown the image. */
+  consider(): void {
+    if (this.#running !== undefined || this.#stopped || this.#segment.length < this.#retryAt) return;
+    if (this.#unpublished === undefined && this.#segment.length < this.#threshold) return;
+    void this.#start();
+  }
+
+  get #threshold(): number {
+    return Math.max(MIN_LOG_BYTES, this.#imageBytes);
+  }
+
+  /** Never rejects: a checkpoint that fails leaves the image and the logs as they were, and is tried again. */
+  #start(): Promise<void> {
+    this.#running ??= this.#run()
+      .then(
+        () => {
+          this.#retryAt = 0;
+        },
+        () => {
+          this.#retryAt = this.#segment.length + this.#threshold / 4;
+        },
+      )
+      .finally(() => {
+        this.#running = undefined;
+      });
+    return this.#running;
+  }
+
+  async #run(): Promise<void> {
+    if (this.#unpublished === undefined) {
+      const old = this.#segment;
+      const next = await Segment.create(this.#path, { database: this.#database, generation: old.generation + 1, seal: undefined });
+      if (this.#stopped) {
+        await next.close();
+        return;
+      }
+      await this.#journal.switchTo(next);
+      this.#segment = next;
+      this.#unpublished = { old, bytes: undefined, renamed: false };
+    }
+    await this.#publish(this.#unpublished);
+    this.#unpublished = undefined;
+  }
+
+  /** Puts everything into the file, as far as the disk allows, and closes the log. */
+  async close(): Promise<void> {
+    await this.#running;
+    // What an earlier attempt left unfinished, then what came after it.
+    if (!this.#stopped && this.#unpublished !== undefined) await this.#start();
+    if (!this.#stopped && this.#unpublished === undefined && this.#segment.length > 0) await this.#start();
+    await this.#unpublished?.old.close();
+    await this.#segment.close();
+  }
+
+  /** Nothing is published any more. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Whether the files that hold what was acknowledged are where an opening will find them. */
+  isThere(): Promise<boolean> {
+    return this.#segment.isThere();
+  }
+
+  /** Each step can be done again, so that what failed goes on where it was. */
+  async #publish(work: Unpublished): Promise<void> {
+    if (!work.renamed) {
+      work.bytes ??= await this.#make(work.old);
+      await writeImage(this.#path, work.bytes);
+      await this.#segment.seal(sealOf(work.bytes));
+      this.#check();
+      await renameImage(this.#path);
+      work.renamed = true;
+      this.#imageBytes = work.bytes.length;
+      work.bytes = undefined;
+    }
+    await syncFolderOf(this.#path);
+    await work.old.close();
+    await removeIfThere(work.old.path);
+  }
+
+  /** The image of the state at the end of a segment: the image before it, and the segment. */
+  async #make(old: Segment): Promise<Uint8Array> {
+    const pace = new Pace(() => {
+      this.#check();
+    });
+    const image = Image.of(this.#sqlJs, await fs.readFile(this.#path));
+    try {
+      const meta = image.meta();
+      let { sequence, adminEver } = meta;
+      const log = function* (records: Iterable<LogRecord>): Generator<LogRecord, void, undefined> {
+        for (const record of records) {
+          ({ sequence } = record);
+          adminEver ||= record.changes.some((change) => change.kind === "user" && change.row.role === "admin");
+          yield record;
+        }
+      };
+      await image.merge(log(readRecords(await fs.readFile(old.path), sequence + 1)), pace);
+      return image.export({ ...meta, generation: old.generation + 1, sequence, adminEver });
+    } finally {
+      image.close();
+    }
+  }
+
+  #check(): void {
+    if (this.#stopped) throw new Error("The store can no longer write");
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * The state and the one order of its transactions. An operation is a function that looks and decides, without waiting;
+ * what it changes is one record of the log, and its caller hears of it when that is on the disk.
+ */
+import type { Call } from "../call.js";
+import { StoreError, isStoreError } from "../errors.js";
+import type { Change } from "./changes.js";
+import { Journal } from "./journal.js";
+import type { Entry, Log } from "./journal.js";
+import { Pending } from "./pending.js";
+import type { Tables } from "./tables.js";
+
+/** What an operation decided: no changes if there is nothing to change. */
+export interface Step<T> {
+  readonly changes: readonly Change[];
+  /** The caller's copy, made when the changes are durable. */
+  result(): T;
+}
+
+/** A read: it sees what is durable, and has its answer at once. */
+export function answer<T>(read: () => T): Promise<T> {
+  return new Promise((resolve) => resolve(read()));
+}
+
+/** The transaction that an operation would be. */
+export interface Transaction {
+  readonly sequence: number;
+  readonly now: number;
+}
+
+export interface DatabaseEvents {
+  batch(): void;
+  broken(): void;
+}
+
+export class Database {
+  readonly tables: Tables;
+  /** What writes see: the tables, and what was submitted after them. */
+  readonly view: Pending;
+  readonly journal: Journal;
+  readonly #events: DatabaseEvents;
+  #sequence: number;
+  #lastUser: number;
+  #lastRoom: number;
+  #failure: { readonly cause: unknown } | undefined;
+  /** Operations that were acknowledged since opening. */
+  acknowledged = 0;
+
+  constructor(tables: Tables, sequence: number, log: Log, events: DatabaseEvents) {
+    this.tables = tables;
+    this.view = new Pending(tables);
+    this.#events = events;
+    this.#sequence = sequence;
+    this.#lastUser = tables.usersInOrder.last;
+    this.#lastRoom = tables.roomsInOrder.last;
+    this.journal = new Journal(log, {
+      durable: (entries) => this.#durable(entries),
+      failed: (cause, perhaps, surelyNot) => this.#failed(cause, perhaps, surelyNot),
+    });
+  }
+
+  get failure(): { readonly cause: unknown } | undefined {
+    return this.#failure;
+  }
+
+  nextUser(): number {
+    return this.#lastUser + 1;
+  }
+
+  nextRoom(): number {
+    return this.#lastRoom + 1;
+  }
+
+  /** Runs a write operation. What it says, refusals too, is said when everything that it saw is durable. */
+  write<T>(call: Call, operation: (transaction: Transaction) => Step<T>): Promise<T> {
+    if (this.#failure !== undefined) return Promise.reject(this.#readOnly());
+    const sequence = this.#sequence + 1;
+    let step: Step<T>;
+    try {
+      step = operation({ sequence, now: Date.now() });
+      if (step.changes.length > 0) this.journal.encode(sequence, step.changes);
+    } catch (error) {
+      const refuse = (): never => {
+        throw error;
+      };
+      // Only a refusal by the rules rests on what it saw.
+      const ruled = isStoreError(error) && error.code !== "UNAVAILABLE";
+      return ruled ? this.#inTurn(refuse) : answer(refuse);
+    }
+    if (step.changes.length === 0) return this.#inTurn(() => step.result());
+    this.#sequence = sequence;
+    this.#count(step.changes);
+    this.view.add(step.changes, sequence);
+    call.outcome = "unknown";
+    return this.#submit(step, sequence);
+  }
+
+  #submit<T>(step: Step<T>, sequence: number): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.journal.submit({
+        sequence,
+        changes: step.changes,
+        settle: () => resolve(step.result()),
+        fail: (outcome, cause) => reject(unwritten(outcome, cause)),
+      });
+    });
+  }
+
+  /** Behind everything that was submitted until now. */
+  async #inTurn<T>(result: () => T): Promise<T> {
+    if (!this.view.isEmpty) await this.#submit({ changes: [], result: () => undefined }, 0);
+    return result();
+  }
+
+  #count(changes: readonly Change[]): void {
+    for (const change of changes) {
+      if (change.kind === "user") this.#lastUser = Math.max(this.#lastUser, change.row.ordinal);
+      else if (change.kind === "room") this.#lastRoom = Math.max(this.#lastRoom, change.row.ordinal);
+    }
+  }
+
+  #durable(entries: readonly Entry[]): void {
+    for (const { changes, sequence } of entries) {
+      for (const change of changes) this.tables.apply(change);
+      if (changes.length > 0) this.view.settle(changes, sequence);
+    }
+    for (const entry of entries) {
+      if (entry.changes.length > 0) this.acknowledged++;
+      entry.settle();
+    }
+    this.#events.batch();
+  }
+
+  /** Nothing can be acknowledged on top of a hole: from here on the store only reads. */
+  #failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void {
+    this.#failure = { cause };
+    this.view.drop();
+    this.#events.broken();
+    for (const entry of perhaps) entry.fail(entry.changes.length > 0 ? "unknown" : "none", cause);
+    for (const entry of surelyNot) entry.fail("none", cause);
+  }
+
+  #readOnly(): StoreError {
+    return new StoreError("UNAVAILABLE", "The store can only read since a write failed; open it again", {
+      outcome: "none",
+      cause: this.#failure?.cause,
+    });
+  }
+}
+
+function unwritten(outcome: "none" | "unknown", cause: unknown): StoreError {
+  return new StoreError("UNAVAILABLE", "The write to the disk failed", { outcome, cause });
+}

@@ -1,0 +1,298 @@
+/**
+ * The image: the state at a checkpoint as a SQLite database that any tool opens. sql.js reads it when a store is opened
+ * and makes the next one of it and the log; between those there is no database in memory.
+ */
+import { Buffer } from "node:buffer";
+import { crc32 } from "node:zlib";
+import type { Database, SqlJsStatic, SqlValue, Statement } from "sql.js";
+import type { Change } from "./changes.js";
+import type { Pace } from "./pace.js";
+import { toRevision } from "./rows.js";
+import type { MemberRow, RoomRow, UserRow } from "./rows.js";
+import type { Tables } from "./tables.js";
+
+/** "unib": tells the file from every other SQLite database. */
+export const APPLICATION_ID = 0x756e6962;
+export const SCHEMA_VERSION = 1;
+
+export interface Meta {
+  /** 32 hex digits, made with the database: its logs carry it too. */
+  readonly database: string;
+  /** One more with each image. */
+  readonly generation: number;
+  /** The last transaction that is in the image. */
+  readonly sequence: number;
+  readonly adminEver: boolean;
+}
+
+const SCHEMA = `
+  PRAGMA application_id = ${String(APPLICATION_ID)};
+  PRAGMA user_version = ${String(SCHEMA_VERSION)};
+  CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE users (
+    ordinal INTEGER PRIMARY KEY, key TEXT NOT NULL, role TEXT NOT NULL, status TEXT NOT NULL, name TEXT NOT NULL,
+    created_at INTEGER NOT NULL, revoked_at INTEGER, expires_at INTEGER, revision INTEGER NOT NULL);
+  CREATE TABLE rooms (
+    ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, encrypted INTEGER NOT NULL, owner TEXT NOT NULL,
+    epoch INTEGER NOT NULL, rekey_required INTEGER NOT NULL, created_at INTEGER NOT NULL, revision INTEGER NOT NULL);
+  CREATE TABLE members (
+    room_id TEXT NOT NULL, endpoint TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL, invited_by TEXT,
+    public_key BLOB, since INTEGER NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (room_id, endpoint)) WITHOUT ROWID;
+  CREATE TABLE room_keys (
+    room_id TEXT NOT NULL, endpoint TEXT NOT NULL, epoch INTEGER NOT NULL, sealed BLOB NOT NULL,
+    created_at INTEGER NOT NULL, PRIMARY KEY (room_id, endpoint, epoch)) WITHOUT ROWID;
+`;
+
+/** Nothing of the database is on a disk before `export`, and none of it needs a way back. */
+const PRIVATE = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF";
+
+let loading: Promise<SqlJsStatic> | undefined;
+
+/** Loads sql.js, once: not before a store is opened, and again after a failure. */
+export function loadSqlJs(): Promise<SqlJsStatic> {
+  loading ??= import("sql.js").then(
+    (module) => module.default(),
+  ).catch((error: unknown) => {
+    loading = undefined;
+    throw error;
+  });
+  return loading;
+}
+
+/** What a file says of itself in its first bytes, before anything in it is believed. */
+export function kindOf(bytes: Buffer): "ours" | "foreign" | "newer" {
+  if (bytes.length < 100 || bytes.toString("latin1", 0, 16) !== "SQLite format 3\0") return "foreign";
+  if (bytes.readUInt32BE(68) !== APPLICATION_ID) return "foreign";
+  return bytes.readUInt32BE(60) > SCHEMA_VERSION ? "newer" : "ours";
+}
+
+/** The generation decides which logs count: a flipped bit in it must not pass for another one. */
+function metaChecksum(values: readonly string[]): string {
+  return String(crc32(Buffer.from(values.join("\n"), "utf8")));
+}
+
+const META_NAMES = ["database", "generation", "sequence", "admin_ever"] as const;
+
+export class Image {
+  readonly #database: Database;
+
+  private constructor(database: Database) {
+    this.#database = database;
+    database.run(PRIVATE);
+  }
+
+  static empty(sqlJs: SqlJsStatic): Image {
+    const image = new Image(new sqlJs.Database());
+    image.#database.run(SCHEMA);
+    return image;
+  }
+
+  /** Throws what SQLite says of bytes that are no database. */
+  static of(sqlJs: SqlJsStatic, bytes: Uint8Array): Image {
+    const database = new sqlJs.Database(bytes);
+    try {
+      return new Image(database);
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+  }
+
+  /** Throws unless SQLite finds nothing wrong with it. */
+  check(): void {
+    const found = this.#database.exec("PRAGMA integrity_check")[0]?.values[0]?.[0];
+    if (found !== "ok") throw new Error(`integrity_check: ${String(found)}`);
+  }
+
+  meta(): Meta {
+    const values = new Map<SqlValue | undefined, SqlValue | undefined>();
+    for (const row of this.#database.exec("SELECT name, value FROM meta")[0]?.values ?? []) values.set(row[0], row[1]);
+    const [database, generation, sequence, adminEver] = META_NAMES.map((name) => text(values.get(name)));
+    if (database === undefined || generation === undefined || sequence === undefined || adminEver === undefined) {
+      throw new Error("meta is incomplete");
+    }
+    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver])) throw new Error("meta is damaged");
+    return { database, generation: Number(generation), sequence: Number(sequence), adminEver: adminEver === "1" };
+  }
+
+  /** Fills empty tables. Throws on rows that the library does not write. */
+  async load(tables: Tables, pace: Pace): Promise<void> {
+    tables.adminEver = this.meta().adminEver;
+    await this.#each("SELECT * FROM users ORDER BY ordinal", pace, (row) => {
+      const user: UserRow = {
+        ordinal: integer(row[0]),
+        key: text(row[1]),
+        role: oneOf(row[2], "admin", "member"),
+        status: oneOf(row[3], "active", "revoked"),
+        name: text(row[4]),
+        createdAt: integer(row[5]),
+        revokedAt: row[6] === null ? undefined : integer(row[6]),
+        expiresAt: row[7] === null ? undefined : integer(row[7]),
+        revision: toRevision(integer(row[8])),
+      };
+      if (tables.users.has(user.key)) throw new Error("a user is there twice");
+      tables.apply({ kind: "user", row: user });
+    });
+    await this.#each("SELECT * FROM rooms ORDER BY ordinal", pace, (row) => {
+      const room: RoomRow = {
+        ordinal: integer(row[0]),
+        id: text(row[1]),
+        name: text(row[2]),
+        encrypted: flag(row[3]),
+        owner: text(row[4]),
+        epoch: integer(row[5]),
+        rekeyRequired: flag(row[6]),
+        createdAt: integer(row[7]),
+        revision: toRevision(integer(row[8])),
+      };
+      if (tables.rooms.has(room.id)) throw new Error("a room is there twice");
+      tables.apply({ kind: "room", row: room });
+    });
+    await this.#each("SELECT * FROM members", pace, (row) => {
+      const member: MemberRow = {
+        roomId: text(row[0]),
+        endpoint: text(row[1]),
+        role: oneOf(row[2], "owner", "member"),
+        state: oneOf(row[3], "invited", "joined"),
+        invitedBy: row[4] === null ? undefined : text(row[4]),
+        publicKey: row[5] === null ? undefined : blob(row[5]),
+        since: integer(row[6]),
+        revision: toRevision(integer(row[7])),
+      };
+      tables.apply({ kind: "member", row: member });
+    });
+    await this.#each("SELECT * FROM room_keys", pace, (row) => {
+      tables.apply({
+        kind: "key",
+        row: { roomId: text(row[0]), endpoint: text(row[1]), epoch: integer(row[2]), sealed: blob(row[3]), createdAt: integer(row[4]) },
+      });
+    });
+    for (const { row, members } of tables.rooms.values()) {
+      if (members.get(row.owner)?.row.role !== "owner") throw new Error("a room has no owner");
+    }
+  }
+
+  async #each(sql: string, pace: Pace, visit: (row: SqlValue[]) => void): Promise<void> {
+    const statement = this.#database.prepare(sql);
+    try {
+      while (statement.step()) {
+        visit(statement.get());
+        if (pace.due()) await pace.rest();
+      }
+    } finally {
+      statement.free();
+    }
+  }
+
+  /** Brings it up to date with a log. */
+  async merge(log: Iterable<{ readonly changes: readonly Change[] }>, pace: Pace): Promise<void> {
+    this.#database.run("BEGIN");
+    const apply = this.#applier();
+    for (const { changes } of log) {
+      for (const change of changes) {
+        apply(change);
+        if (pace.due()) await pace.rest();
+      }
+    }
+    this.#database.run("COMMIT");
+  }
+
+  /** The statements are freed with the database. */
+  #applier(): (change: Change) => void {
+    const prepared = new Map<string, Statement>();
+    const run = (sql: string, values: SqlValue[]): void => {
+      let statement = prepared.get(sql);
+      if (statement === undefined) {
+        statement = this.#database.prepare(sql);
+        prepared.set(sql, statement);
+      }
+      statement.run(values);
+    };
+    return (change) => {
+      switch (change.kind) {
+        case "user": {
+          const { row } = change;
+          run("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
+            row.ordinal, row.key, row.role, row.status, row.name, row.createdAt, row.revokedAt ?? null, row.expiresAt ?? null,
+            toSequence(row.revision),
+          ]);
+          break;
+        }
+        case "room": {
+          const { row } = change;
+          run("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
+            row.ordinal, row.id, row.name, Number(row.encrypted), row.owner, row.epoch, Number(row.rekeyRequired), row.createdAt,
+            toSequence(row.revision),
+          ]);
+          break;
+        }
+        case "roomGone":
+          run("DELETE FROM rooms WHERE ordinal = ?", [change.ordinal]);
+          run("DELETE FROM members WHERE room_id = ?", [change.id]);
+          run("DELETE FROM room_keys WHERE room_id = ?", [change.id]);
+          break;
+        case "member": {
+          const { row } = change;
+          run("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [
+            row.roomId, row.endpoint, row.role, row.state, row.invitedBy ?? null, row.publicKey ?? null, row.since,
+            toSequence(row.revision),
+          ]);
+          break;
+        }
+        case "memberGone":
+          run("DELETE FROM members WHERE room_id = ? AND endpoint = ?", [change.roomId, change.endpoint]);
+          run("DELETE FROM room_keys WHERE room_id = ? AND endpoint = ?", [change.roomId, change.endpoint]);
+          break;
+        case "key": {
+          const { row } = change;
+          run("INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?)", [
+            row.roomId, row.endpoint, row.epoch, row.sealed, row.createdAt,
+          ]);
+          break;
+        }
+      }
+    };
+  }
+
+  /** The bytes of the file. */
+  export(meta: Meta): Uint8Array {
+    const values = [meta.database, String(meta.generation), String(meta.sequence), meta.adminEver ? "1" : "0"];
+    META_NAMES.forEach((name, i) => this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]));
+    this.#database.run("INSERT OR REPLACE INTO meta VALUES ('checksum', ?)", [metaChecksum(values)]);
+    return this.#database.export();
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+}
+
+function toSequence(revision: string): number {
+  return Number.parseInt(revision, 36);
+}
+
+function text(value: SqlValue | undefined): string {
+  if (typeof value !== "string") throw new Error("a column has a value of another type");
+  return value;
+}
+
+function integer(value: SqlValue | undefined): number {
+  if (typeof value !== "number") throw new Error("a column has a value of another type");
+  return value;
+}
+
+function flag(value: SqlValue | undefined): boolean {
+  if (value !== 0 && value !== 1) throw new Error("a column has a value of another type");
+  return value === 1;
+}
+
+function blob(value: SqlValue | undefined): Uint8Array {
+  if (!(value instanceof Uint8Array)) throw new Error("a column has a value of another type");
+  return value;
+}
+
+function oneOf<const T extends string>(value: SqlValue | undefined, a: T, b: T): T {
+  if (value === a) return a;
+  if (value === b) return b;
+  throw new Error("a column has a value that is none of its own");
+}

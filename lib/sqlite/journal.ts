@@ -1,0 +1,167 @@
+/**
+ * Group commit. One write is under way at a time; what is submitted meanwhile goes with the next. A transaction is
+ * durable when the write that carries it is on the disk, and then everything submitted before it is durable too.
+ */
+import { Buffer } from "node:buffer";
+import { encodeChanges } from "./changes.js";
+import type { Change } from "./changes.js";
+import { MAX_RECORD_BYTES, encodeRecord, recordBound } from "./log-format.js";
+import { StoreError } from "../errors.js";
+
+const BUFFER_BYTES = 64 * 1024;
+/** A buffer that grew beyond this for a big batch is not kept. */
+const KEPT_BYTES = 1024 * 1024;
+/** More than this does not wait for a disk that hangs: memory is not a disk. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+
+/** Where batches go. */
+export interface Log {
+  append(bytes: Uint8Array): Promise<void>;
+}
+
+/** A transaction, or with no changes a place in their order to wait for. */
+export interface Entry {
+  readonly sequence: number;
+  readonly changes: readonly Change[];
+  settle(): void;
+  fail(outcome: "none" | "unknown", cause: unknown): void;
+}
+
+export interface JournalEvents {
+  /** The batch is on the disk. */
+  durable(entries: readonly Entry[]): void;
+  /** The batch is perhaps on the disk, what waited behind it surely not. Nothing is written any more. */
+  failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void;
+}
+
+export class Journal {
+  #log: Log;
+  readonly #events: JournalEvents;
+  #entries: Entry[] = [];
+  #buffer: Buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+  #used = 0;
+  #spare: Buffer | undefined;
+  #writing = false;
+  #scheduled = false;
+  #broken = false;
+  #next: { log: Log; switched: () => void } | undefined;
+  #idle: (() => void)[] = [];
+
+  constructor(log: Log, events: JournalEvents) {
+    this.#log = log;
+    this.#events = events;
+  }
+
+  /** Encodes the changes as the transaction `sequence`. Throws, with nothing submitted, if they cannot wait. */
+  encode(sequence: number, changes: readonly Change[]): void {
+    const encoded = encodeChanges(changes);
+    const bound = recordBound(encoded);
+    if (bound > MAX_RECORD_BYTES) throw new StoreError("UNAVAILABLE", "The operation is too large for the log", { outcome: "none" });
+    if (this.#used > 0 && this.#used + bound > MAX_WAITING_BYTES) {
+      throw new StoreError("UNAVAILABLE", "Too much waits for the disk", { outcome: "none" });
+    }
+    this.#reserve(bound);
+    this.#used = encodeRecord(this.#buffer, this.#used, sequence, encoded);
+  }
+
+  /** Takes what was encoded last, or an entry that only waits, into the next batch. */
+  submit(entry: Entry): void {
+    this.#entries.push(entry);
+    this.#schedule();
+  }
+
+  /** Goes on in another log, from the next batch on. */
+  switchTo(log: Log): Promise<void> {
+    return new Promise((resolve) => {
+      this.#next = { log, switched: resolve };
+      if (!this.#writing) this.#switch();
+    });
+  }
+
+  /** Resolves when nothing is under way and nothing waits. */
+  idle(): Promise<void> {
+    if (!this.#writing && this.#entries.length === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#idle.push(resolve));
+  }
+
+  get writing(): boolean {
+    return this.#writing;
+  }
+
+  /** Ends it: what waits has failed. */
+  break(cause: unknown): void {
+    this.#fail(cause, []);
+  }
+
+  #reserve(bound: number): void {
+    const needed = this.#used + bound;
+    if (needed <= this.#buffer.length) return;
+    const grown = Buffer.allocUnsafeSlow(Math.max(needed, this.#buffer.length * 2));
+    this.#buffer.copy(grown, 0, 0, this.#used);
+    this.#buffer = grown;
+  }
+
+  /** After the callers that the last batch woke have run: what they submit now shares one write. */
+  #schedule(): void {
+    if (this.#scheduled || this.#writing || this.#broken) return;
+    this.#scheduled = true;
+    process.nextTick(() => {
+      this.#scheduled = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    if (this.#writing || this.#broken) return;
+    if (this.#entries.length === 0) {
+      for (const resolve of this.#idle.splice(0)) resolve();
+      return;
+    }
+    const entries = this.#entries;
+    const bytes = this.#buffer.subarray(0, this.#used);
+    const buffer = this.#buffer;
+    this.#entries = [];
+    this.#buffer = this.#spare ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
+    this.#spare = undefined;
+    this.#used = 0;
+    if (bytes.length === 0) {
+      this.#done(entries);
+      return;
+    }
+    this.#writing = true;
+    this.#log.append(bytes).then(
+      () => {
+        this.#writing = false;
+        if (buffer.length <= KEPT_BYTES) this.#spare = buffer;
+        this.#done(entries);
+      },
+      (error: unknown) => {
+        this.#writing = false;
+        this.#fail(error, entries);
+      },
+    );
+  }
+
+  #done(entries: readonly Entry[]): void {
+    this.#events.durable(entries);
+    this.#switch();
+    this.#schedule();
+  }
+
+  #fail(cause: unknown, perhaps: readonly Entry[]): void {
+    this.#broken = true;
+    const surelyNot = this.#entries;
+    this.#entries = [];
+    this.#used = 0;
+    this.#events.failed(cause, perhaps, surelyNot);
+    this.#switch();
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  #switch(): void {
+    if (this.#next === undefined) return;
+    this.#log = this.#next.log;
+    this.#next.switched();
+    this.#next = undefined;
+  }
+}

@@ -1,0 +1,76 @@
+import type { MembersDriver } from "../driver.js";
+import { byCodePoint, checkAdd, checkRemove, memberExists, memberNotFound, roomNotFound } from "../rules.js";
+import type { Change } from "./changes.js";
+import { answer } from "./database.js";
+import type { Database } from "./database.js";
+import { memberRecord, toRevision } from "./rows.js";
+import type { MemberRow, RoomRow } from "./rows.js";
+
+export function members(database: Database): MembersDriver {
+  const { tables, view } = database;
+
+  /** What changes of a room when its membership does. */
+  const touched = (room: RoomRow, sequence: number, rekeyRequired = room.rekeyRequired): Change => ({
+    kind: "room",
+    row: { ...room, rekeyRequired, revision: toRevision(sequence) },
+  });
+
+  return {
+    add: (roomId, input, call) =>
+      database.write(call, ({ sequence, now }) => {
+        const room = view.room(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        const { endpoint, state, invitedBy, publicKey, sealedKey } = input;
+        if (view.member(roomId, endpoint) !== undefined) throw memberExists(roomId, endpoint);
+        checkAdd(room, sealedKey);
+        const row: MemberRow = {
+          roomId, endpoint, role: "member", state, invitedBy, publicKey, since: now, revision: toRevision(sequence),
+        };
+        const changes: Change[] = [touched(room, sequence), { kind: "member", row }];
+        if (sealedKey !== undefined) {
+          changes.push({ kind: "key", row: { roomId, endpoint, epoch: sealedKey.epoch, sealed: sealedKey.sealed, createdAt: now } });
+        }
+        return { changes, result: () => memberRecord(row) };
+      }),
+
+    get: (roomId, endpoint) =>
+      answer(() => {
+        const room = tables.rooms.get(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        const member = room.members.get(endpoint);
+        if (member === undefined) throw memberNotFound(roomId, endpoint);
+        return memberRecord(member.row);
+      }),
+
+    join: (roomId, endpoint, call) =>
+      database.write(call, ({ sequence }) => {
+        const room = view.room(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        const member = view.member(roomId, endpoint);
+        if (member === undefined) throw memberNotFound(roomId, endpoint);
+        if (member.state === "joined") return { changes: [], result: () => memberRecord(member) };
+        const row: MemberRow = { ...member, state: "joined", revision: toRevision(sequence) };
+        return { changes: [touched(room, sequence), { kind: "member", row }], result: () => memberRecord(row) };
+      }),
+
+    remove: (roomId, endpoint, call) =>
+      database.write(call, ({ sequence }) => {
+        const room = view.room(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        if (view.member(roomId, endpoint) === undefined) throw memberNotFound(roomId, endpoint);
+        checkRemove(room, endpoint);
+        return {
+          changes: [touched(room, sequence, room.encrypted), { kind: "memberGone", roomId, endpoint }],
+          result: () => undefined,
+        };
+      }),
+
+    list: (roomId) =>
+      answer(() => {
+        const room = tables.rooms.get(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        const found = [...room.members.values()].map(({ row }) => memberRecord(row));
+        return found.sort((a, b) => byCodePoint(a.endpoint, b.endpoint));
+      }),
+  };
+}

@@ -1,0 +1,159 @@
+import { promises as fs } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { fields, invalid, opTimeout } from "../arguments.js";
+import { Call } from "../call.js";
+import type { Driver } from "../driver.js";
+import { StoreError, isStoreError } from "../errors.js";
+import { MembershipStore } from "../membership-store.js";
+import type { CommonOptions, Store } from "../store.js";
+import { Checkpoints } from "./checkpoint.js";
+import { Database } from "./database.js";
+import { codeOf, isAbsent } from "./files.js";
+import { loadSqlJs } from "./image.js";
+import { Lock } from "./lock.js";
+import { members } from "./members.js";
+import { Pace } from "./pace.js";
+import { proofs } from "./proofs.js";
+import { recover } from "./recovery.js";
+import type { Recovered } from "./recovery.js";
+import { roomKeys } from "./room-keys.js";
+import { rooms } from "./rooms.js";
+import { Tables } from "./tables.js";
+import { users } from "./users.js";
+
+// An interface of its own, so that options of this backend alone have a place.
+export type SqliteOptions = CommonOptions;
+
+/** Opening reads everything there is. */
+const OPENING = 10;
+const MAX_LINKS = 40;
+
+/**
+ * Opens a store in a SQLite file, and creates it if there is none. `":memory:"` keeps nothing.
+ *
+ * One store owns a file at a time: a second opening, in this process or another, is `LOCKED`. A file that is not of this
+ * library is `INCOMPATIBLE` and a damaged one `CORRUPT`; both are left byte for byte as they were.
+ *
+ * @example
+ * const store = await openSqlite("membership.db");
+ */
+export async function openSqlite(path: string, options?: SqliteOptions): Promise<Store> {
+  const file = checkedPath(path);
+  const opTimeoutMs = opTimeout(fields(options ?? {}, "options", ["opTimeoutMs"])["opTimeoutMs"], "options.opTimeoutMs");
+  if (file === ":memory:") return new MembershipStore(inMemory(), opTimeoutMs);
+  const opening = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * OPENING, "read");
+  return opening.run(async (call) => {
+    try {
+      const driver = await onDisk(await realPath(file), opTimeoutMs, call);
+      // Nobody waits for it any more: a store that is open without an owner would lock the file.
+      if (call.ended) await driver.close();
+      return new MembershipStore(driver, opTimeoutMs);
+    } catch (error) {
+      throw isStoreError(error) ? error : openingFailed(file, error);
+    }
+  });
+}
+
+function checkedPath(path: unknown): string {
+  if (typeof path !== "string" || path === "" || path.includes("\0")) throw invalid("path", "the path of a file, or \":memory:\"");
+  return path;
+}
+
+function openingFailed(path: string, error: unknown): StoreError {
+  const code = codeOf(error);
+  const reason = error instanceof Error ? error.message : "unknown";
+  if (code === "ENOENT" || code === "ENOTDIR" || code === "EISDIR" || code === "ENAMETOOLONG" || code === "ELOOP") {
+    return new StoreError("INVALID_ARGUMENT", `path: expected a file in a folder that exists (${reason})`, {
+      argument: "path",
+      cause: error,
+    });
+  }
+  const argument = code === "EACCES" || code === "EPERM" || code === "EROFS" ? { argument: "path" } : {};
+  return new StoreError("UNAVAILABLE", `${path} cannot be opened (${reason})`, { ...argument, cause: error });
+}
+
+/** One name for each file, whatever links lead to it, also to one that is not there yet. */
+async function realPath(path: string): Promise<string> {
+  let file = resolve(path);
+  for (let links = 0; links < MAX_LINKS; links++) {
+    file = join(await fs.realpath(dirname(file)), basename(file));
+    const stat = await fs.lstat(file).catch((error: unknown) => {
+      if (isAbsent(error)) return undefined;
+      throw error;
+    });
+    if (stat?.isSymbolicLink() !== true) {
+      if (stat !== undefined && !stat.isFile()) throw invalid("path", "a file");
+      return file;
+    }
+    file = resolve(dirname(file), await fs.readlink(file));
+  }
+  throw invalid("path", "a file (too many symbolic links)");
+}
+
+function driverOf(database: Database, close: () => Promise<void>): Driver {
+  return {
+    backend: "sqlite",
+    rooms: rooms(database),
+    members: members(database),
+    roomKeys: roomKeys(database),
+    users: users(database),
+    proofs: proofs(database),
+    close,
+  };
+}
+
+function inMemory(): Driver {
+  const nowhere = { append: () => Promise.resolve() };
+  const database = new Database(new Tables(), 0, nowhere, { batch: () => undefined, broken: () => undefined });
+  return driverOf(database, () => database.journal.idle());
+}
+
+async function onDisk(path: string, opTimeoutMs: number, call: Call): Promise<Driver> {
+  const check = (): void => {
+    call.check();
+  };
+  const lock = await Lock.acquire(path, check);
+  let recovered: Recovered;
+  let sqlJs: Awaited<ReturnType<typeof loadSqlJs>>;
+  try {
+    sqlJs = await loadSqlJs();
+    recovered = await recover(sqlJs, path, new Pace(check));
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+  const { tables, sequence, segment, imageBytes } = recovered;
+  const database: Database = new Database(tables, sequence, segment, {
+    batch: () => checkpoints.consider(),
+    broken: () => checkpoints.stop(),
+  });
+  const checkpoints: Checkpoints = new Checkpoints(sqlJs, path, recovered.database, database.journal, segment, imageBytes);
+  return driverOf(database, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lock));
+}
+
+/**
+ * A disk that hangs must not hang the caller: after the time closing goes on alone, and the lock is kept until the disk
+ * has answered, because what is under way may still reach the file.
+ */
+async function closeWithin(timeoutMs: number, path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {
+  const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
+  await closing.run(() => closeAll(path, database, checkpoints, lock));
+}
+
+async function closeAll(path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {
+  let there = true;
+  try {
+    await database.journal.idle();
+    there = database.acknowledged === 0 || (await checkpoints.isThere());
+    if (!there) checkpoints.stop();
+    await checkpoints.close();
+  } finally {
+    await lock.release();
+  }
+  if (!there) {
+    throw new StoreError("UNAVAILABLE", `The files of ${path} are gone: ${String(database.acknowledged)} acknowledged writes are lost`, {
+      details: { lost: database.acknowledged },
+      cause: database.failure?.cause,
+    });
+  }
+}

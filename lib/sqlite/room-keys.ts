@@ -1,0 +1,62 @@
+import type { RoomKeysDriver } from "../driver.js";
+import { checkPut, checkRekey, checkRekeyMembers, keyExists, keyNotFound, memberNotFound, roomNotFound } from "../rules.js";
+import type { Change } from "./changes.js";
+import { answer } from "./database.js";
+import type { Database } from "./database.js";
+import { keyRecord, roomRecord, toRevision } from "./rows.js";
+import type { KeyRow, RoomRow } from "./rows.js";
+
+export function roomKeys(database: Database): RoomKeysDriver {
+  const { tables, view } = database;
+
+  const keysOf = (roomId: string, endpoint: string): ReadonlyMap<number, KeyRow> => {
+    const room = tables.rooms.get(roomId);
+    if (room === undefined) throw roomNotFound(roomId);
+    const member = room.members.get(endpoint);
+    if (member === undefined) throw memberNotFound(roomId, endpoint);
+    return member.keys ?? new Map<number, KeyRow>();
+  };
+
+  return {
+    put: (roomId, endpoint, epoch, sealed, call) =>
+      database.write(call, ({ now }) => {
+        const room = view.room(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        checkPut(roomId, room, endpoint, view.member(roomId, endpoint), epoch);
+        if (view.hasKey(roomId, endpoint, epoch)) throw keyExists(roomId, endpoint, epoch);
+        const row: KeyRow = { roomId, endpoint, epoch, sealed, createdAt: now };
+        return { changes: [{ kind: "key", row }], result: () => keyRecord(row) };
+      }),
+
+    get: (roomId, endpoint, epoch) =>
+      answer(() => {
+        const keys = keysOf(roomId, endpoint);
+        let wanted = epoch;
+        if (wanted === undefined) for (const held of keys.keys()) if (wanted === undefined || held > wanted) wanted = held;
+        const row = wanted === undefined ? undefined : keys.get(wanted);
+        if (row === undefined) throw keyNotFound(roomId, endpoint, epoch);
+        return keyRecord(row);
+      }),
+
+    list: (roomId, endpoint) =>
+      answer(() => {
+        const rows = [...keysOf(roomId, endpoint).values()].sort((a, b) => a.epoch - b.epoch);
+        return rows.map(keyRecord);
+      }),
+
+    rekey: (roomId, sealed, { expectedEpoch, ifRevision }, call) =>
+      database.write(call, ({ sequence, now }) => {
+        const room = view.room(roomId);
+        if (room === undefined) throw roomNotFound(roomId);
+        checkRekey(room, expectedEpoch, ifRevision);
+        checkRekeyMembers(sealed, view.endpoints(roomId));
+        const epoch = room.epoch + 1;
+        const row: RoomRow = { ...room, epoch, rekeyRequired: false, revision: toRevision(sequence) };
+        const changes: Change[] = [{ kind: "room", row }];
+        for (const [endpoint, key] of sealed) {
+          changes.push({ kind: "key", row: { roomId, endpoint, epoch, sealed: key, createdAt: now } });
+        }
+        return { changes, result: () => roomRecord(row) };
+      }),
+  };
+}

@@ -1,0 +1,87 @@
+import { randomBytes } from "node:crypto";
+import { cursor, toCursor } from "../arguments.js";
+import type { RoomsDriver } from "../driver.js";
+import { byCodePoint, checkOwner, checkRevision, roomExists, roomNotFound } from "../rules.js";
+import type { Change } from "./changes.js";
+import { answer } from "./database.js";
+import type { Database } from "./database.js";
+import { roomRecord, toRevision } from "./rows.js";
+import type { RoomRow } from "./rows.js";
+
+export function rooms(database: Database): RoomsDriver {
+  const { tables, view } = database;
+  return {
+    create: (input, call) =>
+      database.write(call, ({ sequence, now }) => {
+        const id = input.id ?? randomBytes(16).toString("base64url");
+        if (view.room(id) !== undefined) throw roomExists(id);
+        const revision = toRevision(sequence);
+        const epoch = input.sealedKey === undefined ? 0 : 1;
+        const row: RoomRow = {
+          ordinal: database.nextRoom(), id, name: input.name, encrypted: input.encrypted, owner: input.owner, epoch,
+          rekeyRequired: false, createdAt: now, revision,
+        };
+        const changes: Change[] = [
+          { kind: "room", row },
+          {
+            kind: "member",
+            row: {
+              roomId: id, endpoint: input.owner, role: "owner", state: "joined", invitedBy: undefined,
+              publicKey: input.ownerPublicKey, since: now, revision,
+            },
+          },
+        ];
+        if (input.sealedKey !== undefined) {
+          changes.push({ kind: "key", row: { roomId: id, endpoint: input.owner, epoch, sealed: input.sealedKey, createdAt: now } });
+        }
+        return { changes, result: () => roomRecord(row) };
+      }),
+
+    get: (id) =>
+      answer(() => {
+        const entry = tables.rooms.get(id);
+        if (entry === undefined) throw roomNotFound(id);
+        return roomRecord(entry.row);
+      }),
+
+    update: (id, change, ifRevision, call) =>
+      database.write(call, ({ sequence }) => {
+        const room = view.room(id);
+        if (room === undefined) throw roomNotFound(id);
+        checkRevision(room.revision, ifRevision);
+        const owner = change.owner ?? room.owner;
+        const name = change.name ?? room.name;
+        if (owner === room.owner && name === room.name) return { changes: [], result: () => roomRecord(room) };
+        const revision = toRevision(sequence);
+        const row: RoomRow = { ...room, name, owner, revision };
+        const changes: Change[] = [{ kind: "room", row }];
+        if (owner !== room.owner) {
+          const heir = view.member(id, owner);
+          checkOwner(id, owner, heir);
+          const before = view.member(id, room.owner);
+          if (before !== undefined) changes.push({ kind: "member", row: { ...before, role: "member", revision } });
+          if (heir !== undefined) changes.push({ kind: "member", row: { ...heir, role: "owner", revision } });
+        }
+        return { changes, result: () => roomRecord(row) };
+      }),
+
+    delete: (id, call) =>
+      database.write(call, () => {
+        const room = view.room(id);
+        if (room === undefined) throw roomNotFound(id);
+        return { changes: [{ kind: "roomGone", id, ordinal: room.ordinal }], result: () => undefined };
+      }),
+
+    list: (page) =>
+      answer(() => {
+        const { rows, next } = tables.roomsInOrder.page(cursor(page.after), page.limit);
+        return { items: rows.map(roomRecord), ...(next === undefined ? {} : { next: toCursor(next) }) };
+      }),
+
+    listForEndpoint: (endpoint) =>
+      answer(() => {
+        const found = [...(tables.roomsOf.get(endpoint) ?? [])].map(({ row }) => roomRecord(row));
+        return found.sort((a, b) => byCodePoint(a.id, b.id));
+      }),
+  };
+}

@@ -1,0 +1,235 @@
+/**
+ * The durable state, in memory: what the disk has. Reads are answered from it. Rows are replaced, never changed.
+ */
+import { isActiveAdmin } from "../rules.js";
+import type { Change } from "./changes.js";
+import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+
+export interface MemberEntry {
+  row: MemberRow;
+  /** By epoch. Most members hold a few keys; a room without encryption has no map at all. */
+  keys: Map<number, KeyRow> | undefined;
+}
+
+export interface RoomEntry {
+  row: RoomRow;
+  readonly members: Map<string, MemberEntry>;
+}
+
+/** A transaction that does not fit the state it is applied to. */
+export class Misfit extends Error {}
+
+export class Tables {
+  readonly users = new Map<string, UserRow>();
+  readonly usersInOrder = new InOrder<UserRow>();
+  readonly admins = new ActiveAdmins();
+  readonly rooms = new Map<string, RoomEntry>();
+  readonly roomsInOrder = new InOrder<RoomRow>();
+  /** The reverse index: each endpoint's rooms. Derived from the members, so that it cannot disagree with them. */
+  readonly roomsOf = new Map<string, Set<RoomEntry>>();
+  /** Whether any user is or was an admin. */
+  adminEver = false;
+
+  apply(change: Change): void {
+    switch (change.kind) {
+      case "user":
+        this.#user(change.row);
+        break;
+      case "room":
+        this.#room(change.row);
+        break;
+      case "roomGone":
+        this.#roomGone(change.id);
+        break;
+      case "member":
+        this.#member(change.row);
+        break;
+      case "memberGone":
+        this.#memberGone(change.roomId, change.endpoint);
+        break;
+      case "key":
+        this.#key(change.row);
+        break;
+    }
+  }
+
+  #user(row: UserRow): void {
+    const before = this.users.get(row.key);
+    if (before !== undefined) {
+      if (before.ordinal !== row.ordinal) throw new Misfit("a user changed its place");
+      this.admins.delete(before);
+    }
+    this.users.set(row.key, row);
+    this.usersInOrder.set(row);
+    this.admins.add(row);
+    if (row.role === "admin") this.adminEver = true;
+  }
+
+  #room(row: RoomRow): void {
+    const entry = this.rooms.get(row.id);
+    if (entry === undefined) {
+      this.rooms.set(row.id, { row, members: new Map() });
+    } else {
+      if (entry.row.ordinal !== row.ordinal) throw new Misfit("a room changed its place");
+      entry.row = row;
+    }
+    this.roomsInOrder.set(row);
+  }
+
+  #roomGone(id: string): void {
+    const entry = this.rooms.get(id);
+    if (entry === undefined) throw new Misfit("a room that is deleted is not there");
+    for (const endpoint of entry.members.keys()) this.#unlink(endpoint, entry);
+    this.rooms.delete(id);
+    this.roomsInOrder.delete(entry.row.ordinal);
+  }
+
+  #member(row: MemberRow): void {
+    const room = this.rooms.get(row.roomId);
+    if (room === undefined) throw new Misfit("a member is of a room that is not there");
+    const entry = room.members.get(row.endpoint);
+    if (entry !== undefined) {
+      entry.row = row;
+      return;
+    }
+    room.members.set(row.endpoint, { row, keys: undefined });
+    const rooms = this.roomsOf.get(row.endpoint);
+    if (rooms === undefined) this.roomsOf.set(row.endpoint, new Set([room]));
+    else rooms.add(room);
+  }
+
+  #memberGone(roomId: string, endpoint: string): void {
+    const room = this.rooms.get(roomId);
+    if (room?.members.delete(endpoint) !== true) throw new Misfit("a member that is removed is not there");
+    this.#unlink(endpoint, room);
+  }
+
+  #unlink(endpoint: string, room: RoomEntry): void {
+    const rooms = this.roomsOf.get(endpoint);
+    if (rooms === undefined) return;
+    rooms.delete(room);
+    if (rooms.size === 0) this.roomsOf.delete(endpoint);
+  }
+
+  #key(row: KeyRow): void {
+    const member = this.rooms.get(row.roomId)?.members.get(row.endpoint);
+    if (member === undefined) throw new Misfit("a key is of a member that is not there");
+    (member.keys ??= new Map<number, KeyRow>()).set(row.epoch, row);
+  }
+}
+
+/** Rows by ordinal, for pages: a row keeps its place, and new ones come at the end. */
+export class InOrder<Row extends { readonly ordinal: number }> {
+  #rows: (Row | undefined)[] = [];
+  /** The ordinal of each place, also of those that are empty by now. */
+  #ordinals: number[] = [];
+  #empty = 0;
+
+  /** The last ordinal that was ever used. */
+  get last(): number {
+    return this.#ordinals.at(-1) ?? 0;
+  }
+
+  set(row: Row): void {
+    if (row.ordinal > this.last) {
+      this.#rows.push(row);
+      this.#ordinals.push(row.ordinal);
+      return;
+    }
+    const place = this.#place(row.ordinal);
+    if (this.#ordinals[place] !== row.ordinal) throw new Misfit("a place that was never given");
+    if (this.#rows[place] === undefined) this.#empty--;
+    this.#rows[place] = row;
+  }
+
+  delete(ordinal: number): void {
+    const place = this.#place(ordinal);
+    if (this.#ordinals[place] !== ordinal || this.#rows[place] === undefined) return;
+    this.#rows[place] = undefined;
+    this.#empty++;
+    if (this.#empty > 64 && this.#empty * 2 > this.#rows.length) this.#compact();
+  }
+
+  /** Up to `limit` rows after `ordinal`, and the ordinal to go on after if there are more. */
+  page(after: number, limit: number): { rows: Row[]; next: number | undefined } {
+    const rows: Row[] = [];
+    for (let place = this.#place(after + 1); place < this.#rows.length; place++) {
+      const row = this.#rows[place];
+      if (row === undefined) continue;
+      if (rows.length === limit) return { rows, next: rows.at(-1)?.ordinal };
+      rows.push(row);
+    }
+    return { rows, next: undefined };
+  }
+
+  /** The first place whose ordinal is not below this one. */
+  #place(ordinal: number): number {
+    let low = 0;
+    let high = this.#ordinals.length;
+    // Without a hole the place is known: nearly always so for users, of whom none is ever deleted.
+    if (ordinal >= 1 && this.#ordinals[ordinal - 1] === ordinal) return ordinal - 1;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#ordinals[middle] ?? Infinity) < ordinal) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #compact(): void {
+    // The last place stays, empty or not: it says which ordinals were given.
+    const end = this.#rows.length - 1;
+    const kept = this.#rows.flatMap((row, place) => (row !== undefined || place === end ? [place] : []));
+    this.#ordinals = kept.map((place) => this.#ordinals[place] ?? 0);
+    this.#rows = kept.map((place) => this.#rows[place]);
+    this.#empty = this.#rows.at(-1) === undefined ? 1 : 0;
+  }
+}
+
+/**
+ * The admins that are not revoked, by the time they expire. Whether one is active at some instant is then seen at the
+ * end of the list, whatever the number of users and of expired admins.
+ */
+export class ActiveAdmins {
+  readonly #rows: UserRow[] = [];
+
+  add(row: UserRow): void {
+    if (row.role !== "admin" || row.status !== "active") return;
+    this.#rows.splice(this.#place(row), 0, row);
+  }
+
+  delete(row: UserRow): void {
+    if (row.role !== "admin" || row.status !== "active") return;
+    const place = this.#place(row);
+    if (this.#rows[place]?.key === row.key) this.#rows.splice(place, 1);
+  }
+
+  /** Whether some admin active at `now` passes `allowed`. */
+  some(now: number, allowed: (row: UserRow) => boolean): boolean {
+    for (let i = this.#rows.length - 1; i >= 0; i--) {
+      const row = this.#rows[i];
+      if (row === undefined || !isActiveAdmin(row, now)) return false;
+      if (allowed(row)) return true;
+    }
+    return false;
+  }
+
+  #place(row: UserRow): number {
+    let low = 0;
+    let high = this.#rows.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const other = this.#rows[middle];
+      if (other !== undefined && before(other, row)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+/** By expiry, those that never expire last; one that was added later comes later. */
+function before(a: UserRow, b: UserRow): boolean {
+  const x = a.expiresAt ?? Infinity;
+  const y = b.expiresAt ?? Infinity;
+  return x < y || (x === y && a.ordinal < b.ordinal);
+}

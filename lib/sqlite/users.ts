@@ -1,0 +1,91 @@
+import { cursor, toCursor } from "../arguments.js";
+import type { UserInput } from "../arguments.js";
+import type { UsersDriver } from "../driver.js";
+import { checkRevision, isActiveAdmin, lastAdmin, notFirstAdmin, userExists, userNotFound } from "../rules.js";
+import type { User } from "../store.js";
+import { answer } from "./database.js";
+import type { Database, Step, Transaction } from "./database.js";
+import { toRevision, userRecord } from "./rows.js";
+import type { UserRow } from "./rows.js";
+
+export function users(database: Database): UsersDriver {
+  const { tables, view } = database;
+
+  const put = (row: UserRow): Step<User> => ({ changes: [{ kind: "user", row }], result: () => userRecord(row) });
+  const same = (row: UserRow): Step<User> => ({ changes: [], result: () => userRecord(row) });
+
+  const add = (input: UserInput, { sequence, now }: Transaction): Step<User> => {
+    if (view.user(input.key) !== undefined) throw userExists(input.key);
+    return put({
+      ordinal: database.nextUser(),
+      key: input.key,
+      role: input.role,
+      status: "active",
+      name: input.name,
+      createdAt: now,
+      revokedAt: undefined,
+      expiresAt: input.expiresAt?.getTime(),
+      revision: toRevision(sequence),
+    });
+  };
+
+  const existing = (key: string): UserRow => {
+    const user = view.user(key);
+    if (user === undefined) throw userNotFound(key);
+    return user;
+  };
+
+  const checkLastAdmin = (user: UserRow, now: number): void => {
+    if (isActiveAdmin(user, now) && !view.otherAdmin(user.key, now)) throw lastAdmin();
+  };
+
+  return {
+    add: (input, call) => database.write(call, (transaction) => add(input, transaction)),
+
+    addFirstAdmin: (input, call) =>
+      database.write(call, (transaction) => {
+        if (view.adminEver) throw notFirstAdmin();
+        return add(input, transaction);
+      }),
+
+    get: (key) =>
+      answer(() => {
+        const row = tables.users.get(key);
+        if (row === undefined) throw userNotFound(key);
+        return userRecord(row);
+      }),
+
+    update: (key, change, ifRevision, call) =>
+      database.write(call, ({ sequence, now }) => {
+        const user = existing(key);
+        checkRevision(user.revision, ifRevision);
+        const role = change.role ?? user.role;
+        const name = change.name ?? user.name;
+        const expiresAt = change.expiresAt === undefined ? user.expiresAt : change.expiresAt?.getTime();
+        if (role !== "admin") checkLastAdmin(user, now);
+        if (role === user.role && name === user.name && expiresAt === user.expiresAt) return same(user);
+        return put({ ...user, role, name, expiresAt, revision: toRevision(sequence) });
+      }),
+
+    revoke: (key, call) =>
+      database.write(call, ({ sequence, now }) => {
+        const user = existing(key);
+        if (user.status === "revoked") return same(user);
+        checkLastAdmin(user, now);
+        return put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) });
+      }),
+
+    reinstate: (key, call) =>
+      database.write(call, ({ sequence }) => {
+        const user = existing(key);
+        if (user.status === "active") return same(user);
+        return put({ ...user, status: "active", revokedAt: undefined, revision: toRevision(sequence) });
+      }),
+
+    list: (page) =>
+      answer(() => {
+        const { rows, next } = tables.usersInOrder.page(cursor(page.after), page.limit);
+        return { items: rows.map(userRecord), ...(next === undefined ? {} : { next: toCursor(next) }) };
+      }),
+  };
+}
