@@ -8,3 +8,5 @@ export {
 } from "./nats-server.js";
 export type { NatsServer, NatsServerConfig } from "./nats-node.js";
 export type { CutMode } from "./route-proxy.js";
+export { conformanceCases, ConformanceRun } from "./conformance.js";
+export type { ConformanceBackend, ConformanceCase, ConformanceContext, ConformanceHarness } from "./conformance.js";

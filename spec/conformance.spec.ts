@@ -1,0 +1,179 @@
+import { expect } from "chai";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openJetStream, openSqlite, openStore, hasAdmin, isAuthorized, type Replicas, type Store } from "unibus-membership";
+import {
+  ConformanceRun, conformanceCases, startNatsCluster, startNatsServer, type ConformanceBackend, type ConformanceHarness, type NatsServer,
+} from "unibus-membership/testing";
+import { foreign, throughFunctions } from "./support/foreign-store.js";
+import { dropBuckets, natsClients, type Connection, type NatsClient } from "./support/nats-clients.js";
+
+/** Generous: what is tested here is what a call answers, on a machine that does much else meanwhile. */
+const opTimeoutMs = 20_000;
+
+/** Registers the whole table. The title begins as the reporter expects it, which adds up what each target passed. */
+function conforms(target: string, harness: () => ConformanceHarness): void {
+  describe(`conformance: ${target}`, function () {
+    this.timeout(120_000);
+    let run: ConformanceRun;
+    before(() => {
+      run = new ConformanceRun(harness());
+    });
+    for (const each of conformanceCases) it(each.name, () => run.case(each));
+    after(() => run.dispose());
+  });
+}
+
+describe("the conformance table", () => {
+  it("has a name for each case, once", () => {
+    const names = conformanceCases.map((each) => each.name);
+    expect(new Set(names).size).to.equal(names.length);
+    expect(names.length).to.be.greaterThan(150);
+  });
+});
+
+async function inFolder(open: (path: string) => Promise<Store>): Promise<ConformanceBackend> {
+  const folder = await mkdtemp(join(tmpdir(), "unibus-conformance-"));
+  const path = join(folder, "membership.db");
+  return {
+    store: await open(path),
+    reopen: () => open(path),
+    dispose: () => rm(folder, { recursive: true }),
+  };
+}
+
+conforms("sqlite", () => ({ fresh: () => inFolder((path) => openSqlite(path, { opTimeoutMs })) }));
+
+conforms("sqlite :memory:", () => ({ fresh: async () => ({ store: await openSqlite(":memory:", { opTimeoutMs }) }) }));
+
+conforms("sqlite, opened by config", () => ({
+  fresh: () => inFolder((path) => openStore({ sqlite: { path, opTimeoutMs } })),
+}));
+
+conforms("sqlite :memory:, through the functions", () => ({
+  fresh: async () => ({ store: throughFunctions(await openSqlite(":memory:", { opTimeoutMs })) }),
+}));
+
+conforms("sqlite :memory:, through the functions over a store of somebody else", () => ({
+  fresh: async () => ({ store: throughFunctions(foreign(await openSqlite(":memory:", { opTimeoutMs }))) }),
+}));
+
+interface Target {
+  readonly name: string;
+  readonly replicas: Replicas;
+  start(): Promise<{ readonly nodes: readonly NatsServer[]; dispose(): Promise<void> }>;
+}
+
+const targets: readonly Target[] = [
+  {
+    name: "jetstream R1",
+    replicas: 1,
+    async start() {
+      const server = await startNatsServer();
+      return { nodes: [server], dispose: () => server.dispose() };
+    },
+  },
+  {
+    name: "jetstream R3",
+    replicas: 3,
+    async start() {
+      const cluster = await startNatsCluster();
+      return { nodes: cluster.nodes, dispose: () => cluster.dispose() };
+    },
+  },
+];
+
+for (const target of targets) {
+  describe(target.name, function () {
+    this.timeout(120_000);
+    let servers: Awaited<ReturnType<Target["start"]>>;
+    before(async () => {
+      servers = await target.start();
+    });
+    after(() => servers.dispose());
+
+    const urls = (): string[] => servers.nodes.map((node) => node.url);
+
+    for (const client of natsClients) {
+      const connections: Connection[] = [];
+      /** One for each store that is open at a time, on different nodes where there are several. */
+      const connection = async (index: number): Promise<Connection> => {
+        const all = urls();
+        const first = index % all.length;
+        const made = connections[index] ?? (await client.connect([...all.slice(first), ...all.slice(0, first)]));
+        connections[index] = made;
+        return made;
+      };
+
+      conforms(`${target.name}, ${client.name}`, () => ({
+        fresh: async () => {
+          const prefix = `c${randomBytes(6).toString("hex")}_`;
+          const open = async (index: number): Promise<Store> =>
+            openJetStream(await connection(index), target.replicas, { prefix, opTimeoutMs });
+          return {
+            store: await open(0),
+            second: () => open(1),
+            reopen: () => open(0),
+            dispose: async () => dropBuckets(await connection(0), prefix),
+          };
+        },
+      }));
+
+      after(() => Promise.all(connections.map((each) => each.close())));
+    }
+
+    it("opened by config does the same, and its connection is closed with it", async () => {
+      const prefix = "by_config_";
+      const store = await openStore({
+        decentralized: true, jetstream: { connect: { servers: urls() }, replicas: target.replicas, prefix, opTimeoutMs },
+      });
+      await store.users.addFirstAdmin({ key: "root" });
+      expect(await hasAdmin(store)).to.equal(true);
+      expect(await isAuthorized(foreign(store), "root")).to.equal(true);
+      await store.close();
+      expect(await hasAdmin(store)).to.equal(false);
+    });
+
+    // The last one here: the servers do not come back.
+    it("the whole backend is shut down: both checks deny within their time, having allowed just before", async () => {
+      const opened = await Promise.all(natsClients.map((client) => openOn(client)));
+      for (const { store } of opened) await allows(store, true);
+
+      await Promise.all(servers.nodes.map((node) => node.stop()));
+
+      for (const { store, connection } of opened) {
+        await allows(store, false);
+        await connection.close();
+        await allows(store, false);
+        await store.close();
+      }
+    });
+
+    async function openOn(client: NatsClient): Promise<{ store: Store; connection: Connection }> {
+      const connection = await client.connect(urls());
+      const prefix = `down_${client.name.replaceAll(/[^a-z0-9]/g, "_")}_`;
+      const store = await openJetStream(connection, target.replicas, { prefix });
+      await store.users.addFirstAdmin({ key: "root" });
+      return { store, connection };
+    }
+
+    async function allows(store: Store, expected: boolean): Promise<void> {
+      const timeoutMs = 1500;
+      const checks = [
+        () => store.isAuthorized("root", { timeoutMs }),
+        () => store.hasAdmin({ timeoutMs }),
+        () => store.isAdmin("root", { timeoutMs }),
+        () => isAuthorized(foreign(store), "root", { timeoutMs }),
+        () => hasAdmin(foreign(store), { timeoutMs }),
+      ];
+      for (const check of checks) {
+        const started = performance.now();
+        expect(await check()).to.equal(expected);
+        // What the machine needs to wake a timer comes on top of the time that was asked for.
+        expect(performance.now() - started).to.be.lessThan(timeoutMs + 1000);
+      }
+    }
+  });
+}
