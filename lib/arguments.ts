@@ -163,7 +163,7 @@ export interface Conditional extends Bounds {
 }
 
 export function conditional(options: ({ ifRevision?: string } & CallOptions) | undefined): Conditional {
-  const found = fields(options ?? {}, "options", ["ifRevision", "timeoutMs", "signal"]);
+  const found = fields(options === undefined ? {} : options, "options", ["ifRevision", "timeoutMs", "signal"]);
   const ifRevision = found["ifRevision"];
   return {
     ...bounds(found, "options"),
@@ -186,11 +186,18 @@ export function rekeyOptions(options: RekeyOptions & CallOptions): RekeyArgument
   };
 }
 
+/** The entries of a Map of any realm, such as a test runner's vm: the engine itself refuses whatever only looks like one. */
+function entriesOf(value: unknown): IterableIterator<[unknown, unknown]> {
+  try {
+    return Map.prototype.entries.call(value) as IterableIterator<[unknown, unknown]>;
+  } catch {
+    throw invalid("sealed", "a Map of endpoint to Uint8Array");
+  }
+}
+
 export function sealedKeys(value: unknown): ReadonlyMap<string, Uint8Array> {
-  // Not `instanceof`: a Map of another realm, such as a test runner's vm, is one too.
-  if (Object.prototype.toString.call(value) !== "[object Map]") throw invalid("sealed", "a Map of endpoint to Uint8Array");
   const copy = new Map<string, Uint8Array>();
-  for (const [endpoint, sealed] of value as ReadonlyMap<unknown, unknown>) {
+  for (const [endpoint, sealed] of entriesOf(value)) {
     const checked = id(endpoint, "sealed (an endpoint)");
     copy.set(checked, sealedKey(sealed, `sealed[${JSON.stringify(checked)}]`));
   }
@@ -310,7 +317,7 @@ export interface PageInput {
 }
 
 export function pageRequest(page: PageRequest | undefined): PageInput {
-  const found = fields(page ?? {}, "page", ["after", "limit"]);
+  const found = fields(page === undefined ? {} : page, "page", ["after", "limit"]);
   const after = found["after"];
   if (after !== undefined && (typeof after !== "string" || after.length < 1 || after.length > MAX_CURSOR_CHARS)) {
     throw invalid("page.after", "the `next` of a page");

@@ -145,3 +145,8 @@ export function byCodePoint(a: string, b: string): number {
   }
   return a.length - b.length;
 }
+
+/** Sorts in place, by the code points of a name. */
+export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
+  return items.sort((a, b) => byCodePoint(name(a), name(b)));
+}

@@ -1,0 +1,188 @@
+import * as args from "./arguments.js";
+import { StoreError } from "./errors.js";
+import type { NatsConnection } from "./jetstream/connection.js";
+import { connectionInput, jetStreamInput, openOn, replicasInput } from "./jetstream/open.js";
+import type { JetStreamOptions } from "./jetstream/open.js";
+import { openSqlite } from "./sqlite/open.js";
+import type { SqliteOptions } from "./sqlite/open.js";
+import type { Replicas, Store } from "./store.js";
+
+/** How to connect, as plain data: the names and meanings are those of the NATS client's own options. */
+export interface NatsConnectOptions {
+  /** `host:port`, or several. Default `127.0.0.1:4222`. */
+  servers?: string | string[];
+  name?: string;
+  user?: string;
+  pass?: string;
+  token?: string;
+  /** The path of a file with a user JWT and an nkey seed. */
+  credsFile?: string;
+  /** `{}` asks for TLS with the system's authorities. */
+  tls?: { ca?: string; caFile?: string; cert?: string; certFile?: string; key?: string; keyFile?: string; handshakeFirst?: boolean };
+  inboxPrefix?: string;
+  /** Milliseconds. */
+  timeout?: number;
+  reconnect?: boolean;
+  /** `-1`: without end, which is the default here. */
+  maxReconnectAttempts?: number;
+  /** Milliseconds. */
+  reconnectTimeWait?: number;
+  /** Milliseconds. */
+  pingInterval?: number;
+  maxPingOut?: number;
+  noRandomize?: boolean;
+  ignoreClusterUpdates?: boolean;
+  waitOnFirstConnect?: boolean;
+}
+
+/** Where an app keeps its store: plain data, so that a config file swaps backends. */
+export interface StoreConfig {
+  /** On: JetStream. Off, the default: SQLite. Both sections may be there. */
+  decentralized?: boolean;
+  sqlite?: { path: string } & SqliteOptions;
+  jetstream?: JetStreamOptions & { replicas?: Replicas } & ({ connection: NatsConnection } | { connect: NatsConnectOptions });
+}
+
+type Kind = "text" | "count" | "flag" | "servers" | "tls";
+
+const CONNECT: Readonly<Record<keyof NatsConnectOptions, Kind>> = {
+  servers: "servers",
+  name: "text",
+  user: "text",
+  pass: "text",
+  token: "text",
+  credsFile: "text",
+  tls: "tls",
+  inboxPrefix: "text",
+  timeout: "count",
+  reconnect: "flag",
+  maxReconnectAttempts: "count",
+  reconnectTimeWait: "count",
+  pingInterval: "count",
+  maxPingOut: "count",
+  noRandomize: "flag",
+  ignoreClusterUpdates: "flag",
+  waitOnFirstConnect: "flag",
+};
+
+const TLS: Readonly<Record<keyof NonNullable<NatsConnectOptions["tls"]>, Kind>> = {
+  ca: "text",
+  caFile: "text",
+  cert: "text",
+  certFile: "text",
+  key: "text",
+  keyFile: "text",
+  handshakeFirst: "flag",
+};
+
+function checkKind(value: unknown, kind: Kind, path: string): void {
+  switch (kind) {
+    case "text":
+      if (typeof value !== "string") throw args.invalid(path, "a string");
+      return;
+    case "count":
+      if (typeof value !== "number" || !Number.isInteger(value)) throw args.invalid(path, "an integer");
+      return;
+    case "flag":
+      if (typeof value !== "boolean") throw args.invalid(path, "a boolean");
+      return;
+    case "servers":
+      if (typeof value === "string") return;
+      if (!Array.isArray(value) || value.length === 0 || value.some((one) => typeof one !== "string")) {
+        throw args.invalid(path, "a string, or an array of strings");
+      }
+      return;
+    case "tls":
+      checkTable(value, TLS, path);
+      return;
+  }
+}
+
+function checkTable(value: unknown, kinds: Readonly<Record<string, Kind>>, path: string): Readonly<Record<string, unknown>> {
+  const found = args.fields(value, path, Object.keys(kinds));
+  for (const [name, kind] of Object.entries(kinds)) {
+    if (found[name] !== undefined) checkKind(found[name], kind, `${path}.${name}`);
+  }
+  return found;
+}
+
+const JETSTREAM_NAMES = ["opTimeoutMs", "prefix", "onRollout", "replicas", "connection", "connect"];
+
+async function openConfigured(section: unknown): Promise<Store> {
+  const path = "config.jetstream";
+  if (section === undefined) throw args.invalid(path, "a section, because config.decentralized is true");
+  const found = args.fields(section, path, JETSTREAM_NAMES);
+  const input = jetStreamInput(found, path);
+  const replicas = replicasInput(found["replicas"], `${path}.replicas`);
+  const { connection, connect } = found;
+  if (connection !== undefined && connect !== undefined) throw args.invalid(`${path}.connect`, "either connection or connect, not both");
+  if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
+  if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
+  const options = checkTable(connect, CONNECT, `${path}.connect`);
+  const nats = await import("nats");
+  const { credsFile, ...plain } = options;
+  let nc: Awaited<ReturnType<typeof nats.connect>>;
+  try {
+    nc = await nats.connect({
+      maxReconnectAttempts: -1,
+      ...plain,
+      ...(typeof credsFile === "string" ? { authenticator: nats.credsAuthenticator(await readFile(credsFile)) } : {}),
+    });
+  } catch (error) {
+    // The cause stays here: what a client says of a failed login can hold what it logged in with.
+    throw new StoreError("UNAVAILABLE", `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  try {
+    return await openOn(nc, replicas, input, () => nc.close());
+  } catch (error) {
+    await nc.close();
+    throw error;
+  }
+}
+
+async function readFile(path: string): Promise<Uint8Array> {
+  const fs = await import("node:fs/promises");
+  return fs.readFile(path);
+}
+
+/**
+ * Opens the backend that a plain config object names: SQLite while `decentralized` is off, which is the default.
+ *
+ * A connection that is given stays the caller's; one that is made from `connect` is closed with the store. Only the
+ * section that is used is opened, but both are checked, so that a mistake shows before the flag is turned.
+ *
+ * Rejects with `INVALID_ARGUMENT` and the key's path, as `config.jetstream.replicas`, and with what the backend's own
+ * opening rejects with.
+ *
+ * @example
+ * const store = await openStore({
+ *   decentralized: process.env.DECENTRALIZED === "1",
+ *   sqlite: { path: "membership.db" },
+ *   jetstream: { connect: { servers: ["n1:4222", "n2:4222", "n3:4222"] }, replicas: 3 },
+ * });
+ */
+export async function openStore(config: StoreConfig): Promise<Store> {
+  const found = args.fields(config, "config", ["decentralized", "sqlite", "jetstream"]);
+  const { decentralized = false } = found;
+  if (typeof decentralized !== "boolean") throw args.invalid("config.decentralized", "a boolean");
+  checkSections(found);
+  if (decentralized) return openConfigured(found["jetstream"]);
+  const { sqlite } = config;
+  if (sqlite === undefined) throw args.invalid("config.sqlite", "a section, because config.decentralized is off");
+  const { path, ...options } = sqlite;
+  return openSqlite(path, options);
+}
+
+function checkSections(found: Readonly<Record<string, unknown>>): void {
+  if (found["sqlite"] !== undefined) {
+    const section = args.fields(found["sqlite"], "config.sqlite", ["path", "opTimeoutMs"]);
+    if (typeof section["path"] !== "string" || section["path"] === "") throw args.invalid("config.sqlite.path", "a path");
+    args.opTimeout(section["opTimeoutMs"], "config.sqlite.opTimeoutMs");
+  }
+  if (found["jetstream"] !== undefined) {
+    const section = args.fields(found["jetstream"], "config.jetstream", JETSTREAM_NAMES);
+    jetStreamInput(section, "config.jetstream");
+    replicasInput(section["replicas"], "config.jetstream.replicas");
+    if (section["connect"] !== undefined) checkTable(section["connect"], CONNECT, "config.jetstream.connect");
+  }
+}

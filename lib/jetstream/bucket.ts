@@ -1,0 +1,462 @@
+/**
+ * One bucket: writes that expect a revision, and reads that are verified.
+ *
+ * Any replica may answer a read. An answer counts only if it is at or after the sequence that the reader needs: that of a
+ * barrier for a read that must be fresh, and otherwise the newest that this store has seen in the bucket, which makes
+ * reads monotonic and lets a store read its own writes.
+ */
+import { Buffer } from "node:buffer";
+import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
+import { Retries, asObject, unavailable } from "./connection.js";
+import type { DirectMessage, Json, Link } from "./connection.js";
+import { BARRIER_KEY, Barrier } from "./quorum.js";
+
+/** One record as it stands in the bucket. */
+export class Entry {
+  readonly key: string;
+  readonly value: Json;
+  readonly #message: DirectMessage;
+
+  constructor(key: string, value: Json, message: DirectMessage) {
+    this.key = key;
+    this.value = value;
+    this.#message = message;
+  }
+
+  get seq(): number {
+    return this.#message.seq;
+  }
+
+  get time(): Date {
+    return this.#message.time;
+  }
+}
+
+/** What a read found: at one moment of one replica, `upTo`. */
+export interface Snapshot {
+  readonly upTo: number;
+  /** The record of a key that was asked for. */
+  get(key: string): Entry | undefined;
+  /** The records below a prefix that was asked for as `prefix.*`. */
+  below(prefix: string): readonly Entry[];
+}
+
+interface Read {
+  readonly filters: readonly string[];
+  readonly min: number;
+  readonly call: Call;
+  readonly resolve: (snapshot: Snapshot) => void;
+  readonly reject: (error: unknown) => void;
+  readonly retries: Retries;
+  /** Absent keys of the answer before: a miss counts when it was seen twice. */
+  absent: ReadonlySet<string>;
+}
+
+/** Filters of one request. The server takes at most 1,024 matches, and a filter `prefix.*` can match a few. */
+const MAX_FILTERS = 900;
+const FAMILY_WEIGHT = 4;
+/** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
+const PAGE_BYTES = 4 * 1024 * 1024;
+
+export class Bucket {
+  readonly name: string;
+  readonly stream: string;
+  readonly #link: Link;
+  readonly #subjects: string;
+  readonly #barrier: Barrier;
+  #seen = 0;
+  #queue: Read[] = [];
+  #drift: StoreError | undefined;
+
+  constructor(link: Link, name: string) {
+    this.#link = link;
+    this.name = name;
+    this.stream = `KV_${name}`;
+    this.#subjects = `$KV.${name}.`;
+    this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY);
+  }
+
+  /** Whatever makes the bucket unfit for use, found after opening, ends every operation on it. */
+  set drift(error: StoreError | undefined) {
+    this.#drift = error;
+  }
+
+  /** The newest sequence that this store knows to be in the bucket. */
+  get seen(): number {
+    return this.#seen;
+  }
+
+  saw(seq: number): void {
+    if (seq > this.#seen) this.#seen = seq;
+  }
+
+  /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
+  async fresh(call: Call): Promise<number> {
+    if (this.#drift !== undefined) throw this.#drift;
+    return this.#barrier.prove(call);
+  }
+
+  /**
+   * Writes a record that nobody else writes: its key holds an id of this attempt. Repeating it does no harm, so that it
+   * is repeated until it is acknowledged.
+   */
+  async stage(key: string, value: Json, call: Call): Promise<number> {
+    if (this.#drift !== undefined) throw this.#drift;
+    const payload = JSON.stringify({ k: key, ...value });
+    for (const retries = new Retries(call); ; await retries.pause()) {
+      call.check();
+      const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call));
+      if (ack.kind === "stored") {
+        this.saw(ack.seq);
+        return ack.seq;
+      }
+      if (ack.kind === "failed") retries.failed(ack.failure, ack.error);
+      if (ack.kind === "rejected") refused(ack, retries);
+    }
+  }
+
+  /**
+   * Writes a record on the condition that its key is still at sequence `expected` (0: absent). Answers the new sequence,
+   * or `undefined` if the condition does not hold.
+   *
+   * A lost acknowledgement leaves open which: the write is then repeated, on the same condition, and where that says
+   * no, `mine` tells by the record that stands there whether it was this attempt that took its place.
+   *
+   * `kind` says whether the write commits the operation: only then may a caller have to hear that it was perhaps done.
+   */
+  async write(
+    key: string,
+    value: Json,
+    expected: number,
+    call: Call,
+    mine: (entry: Entry) => "yes" | "no" | "unknown",
+    kind: "commit" | "step" = "commit",
+  ): Promise<number | undefined> {
+    if (this.#drift !== undefined) throw this.#drift;
+    const payload = JSON.stringify({ k: key, ...value });
+    let lost = false;
+    const before = call.outcome;
+    for (const retries = new Retries(call); ; await retries.pause()) {
+      call.check();
+      if (before !== undefined && kind === "commit") call.outcome = "unknown";
+      const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
+      switch (ack.kind) {
+        case "stored":
+          this.saw(ack.seq);
+          return ack.seq;
+        case "conflict": {
+          if (!lost) {
+            call.outcome = before;
+            return undefined;
+          }
+          const entry = (await this.read([key], await this.fresh(call), call)).get(key);
+          if (entry === undefined || entry.seq === expected) break; // refused because of a write in flight: ask again
+          const verdict = mine(entry);
+          if (verdict === "yes") return entry.seq;
+          if (verdict === "unknown") {
+            throw new StoreError("TIMEOUT", "An acknowledgement was lost, and other writes followed", { outcome: "unknown" });
+          }
+          call.outcome = before;
+          return undefined;
+        }
+        case "rejected":
+          if (!lost) call.outcome = before;
+          refused(ack, retries);
+          break;
+        case "failed":
+          if (ack.failure === "no-responders" || ack.failure === "refused") {
+            // Nobody took the message: it was not stored, unless an earlier copy was.
+            if (!lost) call.outcome = before;
+          } else {
+            lost = true;
+          }
+          retries.failed(ack.failure, ack.error);
+      }
+    }
+  }
+
+  /** Removes what matches the filter, for good. Repeating it does no harm. */
+  async purge(filter: string, call: Call): Promise<void> {
+    for (const retries = new Retries(call); ; await retries.pause()) {
+      call.check();
+      try {
+        const reply = await this.#link.api(
+          `STREAM.PURGE.${this.stream}`,
+          { filter: this.#subjects + filter },
+          this.#link.attemptMs(call),
+        );
+        if (reply["success"] === true) return;
+        retries.failed("lost", reply["error"]);
+      } catch (error) {
+        retries.failed("lost", error);
+      }
+    }
+  }
+
+  /** Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was seen. */
+  read(filters: readonly string[], min: number, call: Call): Promise<Snapshot> {
+    return new Promise((resolve, reject) => {
+      if (this.#drift !== undefined) {
+        reject(this.#drift);
+        return;
+      }
+      const read: Read = {
+        filters,
+        min: Math.max(min, this.#seen),
+        call,
+        resolve,
+        reject,
+        retries: new Retries(call),
+        absent: NOTHING,
+      };
+      this.#enqueue(read);
+    });
+  }
+
+  #enqueue(read: Read): void {
+    // Reads that begin together, as those of checks that shared a barrier, become one request.
+    if (this.#queue.push(read) === 1) {
+      process.nextTick(() => {
+        const queue = this.#queue;
+        this.#queue = [];
+        for (const batch of batches(queue)) void this.#ask(batch);
+      });
+    }
+  }
+
+  async #ask(reads: readonly Read[]): Promise<void> {
+    const waiting = reads.filter((read) => !read.call.ended);
+    if (waiting.length === 0) return;
+    try {
+      const filters = new Set<string>();
+      let timeoutMs = 1;
+      for (const read of waiting) {
+        for (const filter of read.filters) filters.add(filter);
+        timeoutMs = Math.max(timeoutMs, this.#link.attemptMs(read.call));
+      }
+      const subjects = Array.from(filters, (filter) => this.#subjects + filter);
+      subjects.push(this.#subjects + BARRIER_KEY);
+      const answer = await this.#link.direct(this.stream, { multi_last: subjects }, timeoutMs);
+      if (answer.kind === "too-many") {
+        const half = waiting.length >> 1;
+        if (half === 0) throw new StoreError("UNAVAILABLE", "Too many records match");
+        void this.#ask(waiting.slice(0, half));
+        void this.#ask(waiting.slice(half));
+        return;
+      }
+      // A bucket has its barrier from the start: a replica without it is behind, or the answer was cut short.
+      if (answer.kind !== "end" || answer.pending > 0) {
+        for (const read of waiting) {
+          this.#again(read, answer.kind === "failed" ? answer : undefined);
+        }
+        return;
+      }
+      const found = new Found(answer.upTo, answer.messages, this.#subjects.length);
+      for (const read of waiting) this.#settle(read, found);
+    } catch (error) {
+      for (const read of waiting) read.reject(error);
+    }
+  }
+
+  #settle(read: Read, found: Found): void {
+    if (found.upTo < read.min) {
+      this.#again(read, undefined);
+      return;
+    }
+    // A server before 2.12 does not keep a write apart from a read of several keys, and can miss a key that is written
+    // at that moment. https://github.com/nats-io/nats-server: stream.isolateMu
+    if (!this.#link.isolatesReads) {
+      const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
+      const known = read.absent;
+      read.absent = absent;
+      if ([...absent].some((key) => !known.has(key))) {
+        this.#enqueue(read);
+        return;
+      }
+    }
+    this.saw(found.upTo);
+    read.resolve(found);
+  }
+
+  /**
+   * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of one
+   * replica; beyond it, a scan that ends at `marker`, a key of its own that the filter matches and that is written first.
+   */
+  async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
+    const needed = Math.max(min, this.#seen);
+    const found = new Map<string, Entry>();
+    for (const retries = new Retries(call); ; await retries.pause()) {
+      if (this.#drift !== undefined) throw this.#drift;
+      call.check();
+      const subjects = [this.#subjects + filter, this.#subjects + BARRIER_KEY];
+      const answer = await this.#link.direct(
+        this.stream,
+        { multi_last: subjects, max_bytes: PAGE_BYTES },
+        this.#link.attemptMs(call),
+      );
+      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+      if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
+      if (answer.kind !== "end" || answer.upTo < needed) continue;
+      this.saw(answer.upTo);
+      for (const message of answer.messages) {
+        const entry = intact(decode(message, this.#subjects.length));
+        if (entry.key !== BARRIER_KEY && entry.key !== marker) found.set(entry.key, entry);
+      }
+      return found;
+    }
+    const end = await this.stage(marker, {}, call);
+    await this.scan(
+      filter,
+      call,
+      {},
+      (entry) => {
+        if (entry.key !== marker) found.set(entry.key, intact(entry));
+        return "go on";
+      },
+      (last) => last >= end,
+    );
+    return found;
+  }
+
+  #again(read: Read, failed: { failure: Parameters<Retries["failed"]>[0]; error: unknown } | undefined): void {
+    const retry = async (): Promise<void> => {
+      if (failed !== undefined) read.retries.failed(failed.failure, failed.error);
+      await read.retries.pause();
+      this.#enqueue(read);
+    };
+    retry().catch(read.reject);
+  }
+
+  /**
+   * Reads everything that matches, in the order of the stream, page by page. A record that is changed while the scan is
+   * under way moves to the end of the stream and so is met again: a scan that reaches the end has seen the newest of each.
+   *
+   * `reached` decides, by the entries seen so far, whether the end of a replica is far enough: replicas lag.
+   */
+  async scan(
+    filter: string,
+    call: Call,
+    options: { from?: number; page?: number },
+    visit: (entry: Entry) => "go on" | "stop",
+    reached: (last: number) => boolean,
+  ): Promise<void> {
+    let next = options.from ?? 1;
+    let last = 0;
+    const retries = new Retries(call);
+    for (;;) {
+      if (this.#drift !== undefined) throw this.#drift;
+      call.check();
+      const answer = await this.#link.direct(
+        this.stream,
+        { seq: next, next_by_subj: this.#subjects + filter, batch: options.page ?? 512, max_bytes: PAGE_BYTES },
+        this.#link.attemptMs(call),
+      );
+      switch (answer.kind) {
+        case "failed":
+          retries.failed(answer.failure, answer.error);
+          await retries.pause();
+          continue;
+        case "too-many":
+          throw unavailable("lost", new Error("a page was refused"));
+        case "empty":
+          break;
+        case "end":
+          for (const message of answer.messages) {
+            next = message.seq + 1;
+            last = message.seq;
+            if (visit(decode(message, this.#subjects.length)) === "stop") return;
+          }
+          if (answer.pending > 0 && answer.messages.length > 0) continue;
+      }
+      if (reached(last)) return;
+      await retries.pause();
+    }
+  }
+}
+
+const NOTHING: ReadonlySet<string> = new Set();
+
+function* batches(reads: readonly Read[]): Iterable<Read[]> {
+  let batch: Read[] = [];
+  let weight = 0;
+  for (const read of reads) {
+    let more = 0;
+    for (const filter of read.filters) more += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
+    if (batch.length > 0 && weight + more > MAX_FILTERS) {
+      yield batch;
+      batch = [];
+      weight = 0;
+    }
+    batch.push(read);
+    weight += more;
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */
+function refused(ack: { code: number; description: string }, retries: Retries): void {
+  const error = new StoreError("UNAVAILABLE", `JetStream refuses the write: ${ack.description}`);
+  if (ack.code !== 503) throw error;
+  retries.failed("no-responders", error);
+}
+
+function decode(message: DirectMessage, skip: number): Entry {
+  let value: Json;
+  try {
+    const { data } = message;
+    value = asObject(JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8")));
+  } catch {
+    value = {};
+  }
+  const key = value["k"];
+  return typeof key === "string" ? new Entry(key, value, message) : new Entry(message.subject.slice(skip), DAMAGED, message);
+}
+
+/** A value that is none of ours. Whoever looks at the record is told; who does not is not held up by it. */
+const DAMAGED: Json = Object.freeze({});
+
+function intact(entry: Entry): Entry {
+  if (entry.value === DAMAGED) {
+    throw new StoreError("CORRUPT", `A record is not of this library: sequence ${String(entry.seq)}`, {
+      details: { key: entry.key, sequence: entry.seq },
+    });
+  }
+  return entry;
+}
+
+class Found implements Snapshot {
+  readonly upTo: number;
+  readonly #byKey = new Map<string, Entry>();
+  #byParent: Map<string, Entry[]> | undefined;
+
+  constructor(upTo: number, messages: readonly DirectMessage[], skip: number) {
+    this.upTo = upTo;
+    for (const message of messages) {
+      const entry = decode(message, skip);
+      this.#byKey.set(entry.key, entry);
+    }
+  }
+
+  has(key: string): boolean {
+    return this.#byKey.has(key);
+  }
+
+  get(key: string): Entry | undefined {
+    const entry = this.#byKey.get(key);
+    return entry === undefined ? undefined : intact(entry);
+  }
+
+  below(prefix: string): readonly Entry[] {
+    if (this.#byParent === undefined) {
+      this.#byParent = new Map();
+      for (const entry of this.#byKey.values()) {
+        const parent = entry.key.slice(0, entry.key.lastIndexOf("."));
+        const siblings = this.#byParent.get(parent);
+        if (siblings === undefined) this.#byParent.set(parent, [entry]);
+        else siblings.push(entry);
+      }
+    }
+    return (this.#byParent.get(prefix) ?? []).map(intact);
+  }
+}

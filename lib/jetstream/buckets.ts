@@ -1,0 +1,181 @@
+/** The five buckets: made where they are missing, and refused where their settings would break a promise. */
+import type { Call } from "../call.js";
+import { StoreError, isUnavailable } from "../errors.js";
+import type { Replicas } from "../store.js";
+import { Retries, asObject, atLeast } from "./connection.js";
+import type { Json, Link } from "./connection.js";
+
+export const BUCKET_NAMES = ["rooms", "members", "rooms_by_member", "room_keys", "users"] as const;
+export type BucketName = (typeof BUCKET_NAMES)[number];
+
+/** The version of what stands in the buckets. A bucket of a newer one is refused. */
+const FORMAT = 1;
+const MARK = "unibus-membership";
+
+const STREAM_NOT_FOUND = 10059;
+const STREAM_NAME_IN_USE = 10058;
+const REPLICAS_NOT_SUPPORTED = 10074;
+const NO_SUITABLE_PEERS = 10005;
+const INSUFFICIENT_RESOURCES = 10023;
+const JETSTREAM_NOT_ENABLED = 10076;
+const JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039;
+
+/** What a promise rests on, of a stream's settings. */
+function settings(name: string): Json {
+  return {
+    name: `KV_${name}`,
+    subjects: [`$KV.${name}.>`],
+    retention: "limits",
+    storage: "file",
+    max_msgs_per_subject: 1,
+    max_msgs: -1,
+    max_bytes: -1,
+    max_age: 0,
+    max_msg_size: -1,
+    max_consumers: -1,
+    discard: "new",
+    allow_direct: true,
+    // Nobody deletes a single message. Purging is how what is out of reach is removed.
+    deny_delete: true,
+    deny_purge: false,
+    allow_rollup_hdrs: false,
+  };
+}
+
+/** Settings that must be as they are made, each because a promise falls with it. */
+const REQUIRED = [
+  "subjects", "retention", "storage", "max_msgs_per_subject", "max_msgs", "max_bytes", "max_age", "max_msg_size", "allow_direct",
+] as const;
+/** Settings that must not be there at all: messages would come from elsewhere, or go by. */
+const FORBIDDEN = ["mirror", "sources", "subject_transform", "republish", "sealed", "no_ack"] as const;
+
+function incompatible(bucket: string, setting: string, message: string): StoreError {
+  return new StoreError("INCOMPATIBLE", message, { details: { bucket, setting } });
+}
+
+/** Why a stream cannot be one of our buckets, or `undefined` if it can. */
+export function unfit(bucket: string, config: Json): StoreError | undefined {
+  const mark = asObject(config["metadata"])[MARK];
+  if (mark === undefined) {
+    return incompatible(bucket, "metadata", `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`);
+  }
+  if (mark !== String(FORMAT)) {
+    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${String(mark)}; this version of the library knows ${String(FORMAT)}`);
+  }
+  const wanted = settings(bucket);
+  for (const name of REQUIRED) {
+    if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
+      return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
+    }
+  }
+  for (const name of FORBIDDEN) {
+    const value = config[name];
+    if (value !== undefined && value !== false && value !== null && !(Array.isArray(value) && value.length === 0)) {
+      return incompatible(bucket, name, `The bucket ${bucket} has ${name}, which it must not have`);
+    }
+  }
+  return undefined;
+}
+
+export interface StreamState {
+  readonly config: Json;
+  readonly cluster: Json;
+  readonly replicas: number;
+}
+
+/** The stream as its leader tells it, or `undefined` where there is none. Asks again while there is no leader. */
+export async function streamState(link: Link, bucket: string, call: Call): Promise<StreamState | undefined> {
+  const reply = await ask(link, `STREAM.INFO.KV_${bucket}`, undefined, call);
+  const error = asObject(reply["error"]);
+  if (error["err_code"] === STREAM_NOT_FOUND) return undefined;
+  if (reply["error"] !== undefined) throw refused(bucket, error);
+  return state(reply);
+}
+
+function state(reply: Json): StreamState {
+  const config = asObject(reply["config"]);
+  return { config, cluster: asObject(reply["cluster"]), replicas: Number(config["num_replicas"] ?? 1) };
+}
+
+/** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
+export async function ask(link: Link, subject: string, body: unknown, call: Call): Promise<Json> {
+  for (const retries = new Retries(call); ; await retries.pause()) {
+    call.check();
+    try {
+      const reply = await link.api(subject, body, link.attemptMs(call));
+      const error = asObject(reply["error"]);
+      const passes = error["code"] === 503 && error["err_code"] !== JETSTREAM_NOT_ENABLED && error["err_code"] !== JETSTREAM_NOT_ENABLED_FOR_ACCOUNT;
+      if (!passes) return reply;
+      retries.failed("no-responders", new StoreError("UNAVAILABLE", String(error["description"])));
+    } catch (error) {
+      if (!isUnavailable(error)) throw error;
+      if (link.closed) throw error;
+      retries.failed("no-responders", error.cause ?? error);
+    }
+  }
+}
+
+function refused(bucket: string, error: Json): StoreError {
+  const description = String(error["description"]);
+  const details = { bucket, setting: "num_replicas" };
+  switch (error["err_code"]) {
+    case REPLICAS_NOT_SUPPORTED:
+    case NO_SUITABLE_PEERS:
+    case INSUFFICIENT_RESOURCES:
+      return new StoreError(
+        "INCOMPATIBLE",
+        `The bucket ${bucket} cannot have that many replicas (${description}): start more servers in one cluster, or ask for fewer replicas`,
+        { details },
+      );
+    case JETSTREAM_NOT_ENABLED:
+    case JETSTREAM_NOT_ENABLED_FOR_ACCOUNT:
+      return noJetStream();
+    default:
+      return new StoreError("UNAVAILABLE", `The bucket ${bucket} cannot be opened: ${description}`, { details: { bucket } });
+  }
+}
+
+function noJetStream(): StoreError {
+  return new StoreError(
+    "INCOMPATIBLE",
+    "The NATS server has no JetStream for this account: start it with -js, or with a jetstream block in its configuration",
+  );
+}
+
+/** Whether the server can hold the buckets at all. */
+export async function checkServer(link: Link, call: Call): Promise<void> {
+  const version = link.connection.info?.version;
+  if (version !== undefined && !atLeast(version, 2, 11)) {
+    throw new StoreError("INCOMPATIBLE", `nats-server ${version} is too old: 2.11 or later is needed`, { details: { version } });
+  }
+  if (!link.jetStream) {
+    // A server without it can still stand in a cluster that has it: only if nobody answers is there none.
+    const reply = await link.api("INFO", undefined, link.attemptMs(call)).catch((error: unknown) => {
+      if (link.closed) throw error;
+      return undefined;
+    });
+    if (reply === undefined || asObject(reply["error"])["err_code"] !== undefined) throw noJetStream();
+  }
+}
+
+/** Opens a bucket, making it if it is missing. Answers the replicas that it has. */
+export async function ensureBucket(link: Link, bucket: string, replicas: Replicas | undefined, call: Call): Promise<number> {
+  let found = await streamState(link, bucket, call);
+  if (found === undefined) {
+    const config = { ...settings(bucket), num_replicas: replicas ?? 1, metadata: { [MARK]: String(FORMAT) } };
+    const reply = await ask(link, `STREAM.CREATE.KV_${bucket}`, config, call);
+    const error = asObject(reply["error"]);
+    if (reply["error"] === undefined) {
+      found = state(reply);
+    } else if (error["err_code"] === STREAM_NAME_IN_USE) {
+      // Another instance was first, with other replicas.
+      found = await streamState(link, bucket, call);
+    } else {
+      throw refused(bucket, error);
+    }
+  }
+  if (found === undefined) throw new StoreError("UNAVAILABLE", `The bucket ${bucket} was removed while it was opened`);
+  const reason = unfit(bucket, found.config);
+  if (reason !== undefined) throw reason;
+  return found.replicas;
+}

@@ -1,0 +1,313 @@
+/**
+ * Everything that is said to a NATS client, and everything that it answers, in one place and by shape: the classes of
+ * `nats` 2.x and of `@nats-io/*` 3.x share neither prototypes nor error codes.
+ */
+import { Buffer } from "node:buffer";
+import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
+
+/** The part of a message's headers that is read here. */
+export interface NatsHeaders {
+  get(name: string): string;
+  set(name: string, value: string): void;
+  readonly code: number;
+  readonly description: string;
+}
+
+export interface NatsMessage {
+  readonly data: Uint8Array;
+  readonly headers?: NatsHeaders;
+}
+
+/**
+ * What is called on a NATS connection. A connection of `nats` 2.29 and one of `@nats-io/transport-node` 3.x are both
+ * assignable.
+ */
+export interface NatsConnection {
+  readonly info?: { readonly version: string; readonly jetstream?: boolean };
+  request(subject: string, payload?: Uint8Array | string, options?: { timeout: number; headers?: NatsHeaders }): Promise<NatsMessage>;
+  requestMany(
+    subject: string,
+    payload?: Uint8Array | string,
+    options?: { strategy?: string; maxWait?: number; headers?: NatsHeaders },
+  ): Promise<AsyncIterable<NatsMessage>>;
+  isClosed(): boolean;
+  isDraining(): boolean;
+}
+
+/** What a failed request tells. `lost` covers everything after which the request may still have been carried out. */
+export type Failure = "closed" | "lost" | "no-responders" | "refused";
+
+interface ErrorShape {
+  readonly name: string;
+  readonly code: string;
+  readonly message: string;
+}
+
+function shape(error: unknown): ErrorShape {
+  if (typeof error !== "object" || error === null) return { name: "", code: "", message: String(error) };
+  const { name, code, message } = error as { name?: unknown; code?: unknown; message?: unknown };
+  return {
+    name: typeof name === "string" ? name : "",
+    code: typeof code === "string" ? code : "",
+    message: typeof message === "string" ? message : "",
+  };
+}
+
+/** Names are of the 3.x client, codes of the 2.x client. What neither knows counts as lost: nothing is concluded from it. */
+export function failureOf(error: unknown): Failure {
+  const { name, code, message } = shape(error);
+  if (name === "ClosedConnectionError" || name === "DrainingConnectionError") return "closed";
+  if (code === "CONNECTION_CLOSED" || code === "CONNECTION_DRAINING") return "closed";
+  if (code === "503" || name === "NoResponders" || name === "NoRespondersError") return "no-responders";
+  if (name === "RequestError") {
+    const cause = (error as { cause?: unknown }).cause;
+    if (message.startsWith("no responders")) return "no-responders";
+    if (cause !== undefined && cause !== error) return failureOf(cause);
+    return "lost";
+  }
+  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError") return "refused";
+  if (code === "MAX_PAYLOAD_EXCEEDED" || message.includes("max_payload")) return "refused";
+  return "lost";
+}
+
+/** What JetStream answers to a publish. */
+export type Ack =
+  | { readonly kind: "stored"; readonly seq: number }
+  /** The expected sequence does not hold, surely (10071), or because of a write in flight that may yet fail (10164). */
+  | { readonly kind: "conflict" }
+  /** JetStream answered with an error of its own. */
+  | { readonly kind: "rejected"; readonly code: number; readonly errCode: number; readonly description: string }
+  | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
+
+const WRONG_LAST_SEQUENCE = 10071;
+const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
+
+/** A direct get's answer: the messages, then how it ended. */
+export class DirectMessage {
+  readonly #message: NatsMessage;
+
+  constructor(message: NatsMessage) {
+    this.#message = message;
+  }
+
+  get data(): Uint8Array {
+    return this.#message.data;
+  }
+
+  // Read only where they are needed: parsing headers costs more than all the rest of a check.
+  get subject(): string {
+    return this.#message.headers?.get("Nats-Subject") ?? "";
+  }
+
+  get seq(): number {
+    return Number(this.#message.headers?.get("Nats-Sequence") ?? 0);
+  }
+
+  get time(): Date {
+    return new Date(this.#message.headers?.get("Nats-Time-Stamp") ?? 0);
+  }
+}
+
+export type DirectAnswer =
+  | { readonly kind: "end"; readonly messages: DirectMessage[]; readonly upTo: number; readonly pending: number }
+  | { readonly kind: "empty" }
+  | { readonly kind: "too-many" }
+  | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
+
+/** JSON of JetStream's API. Nothing is believed of it beyond what each reader checks. */
+export type Json = Readonly<Record<string, unknown>>;
+
+export function asObject(value: unknown): Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Json) : {};
+}
+
+function parse(data: Uint8Array): Json {
+  try {
+    return asObject(JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8")));
+  } catch {
+    return {};
+  }
+}
+
+/** A requests' own bound: what a dead server swallows is asked again within the call's time. */
+const ATTEMPT_MS = 1000;
+
+export class Link {
+  readonly connection: NatsConnection;
+  readonly #headers: () => NatsHeaders;
+  #underWay = 0;
+  #idle: (() => void) | undefined;
+
+  constructor(connection: NatsConnection, headers: () => NatsHeaders) {
+    this.connection = connection;
+    this.#headers = headers;
+  }
+
+  get closed(): boolean {
+    return this.connection.isClosed() || this.connection.isDraining();
+  }
+
+  /** Whether the server that the connection has says that it has JetStream. */
+  get jetStream(): boolean {
+    return this.connection.info?.jetstream === true;
+  }
+
+  /** Resolves when no request is under way: their timers are gone then too. */
+  async idle(): Promise<void> {
+    if (this.#underWay === 0) return;
+    await new Promise<void>((resolve) => {
+      this.#idle = resolve;
+    });
+  }
+
+  async #counted<T>(request: Promise<T>): Promise<T> {
+    this.#underWay++;
+    try {
+      return await request;
+    } finally {
+      if (--this.#underWay === 0) this.#idle?.();
+    }
+  }
+
+  /** Whether a direct get of several keys is kept apart from writes: since 2.12, with the locks that atomic batches need. */
+  get isolatesReads(): boolean {
+    return atLeast(this.connection.info?.version, 2, 12);
+  }
+
+  /** Time for one request of a call: never more than the call has left. */
+  attemptMs(call: Call): number {
+    return Math.max(1, Math.ceil(Math.min(ATTEMPT_MS, call.remaining())));
+  }
+
+  /** Publishes, expecting `expected` as the last sequence of the subject (0: none) where it is given. */
+  async publish(stream: string, subject: string, payload: Uint8Array | string, timeoutMs: number, expected?: number): Promise<Ack> {
+    let reply: Json;
+    try {
+      const options: { timeout: number; headers?: NatsHeaders } = { timeout: timeoutMs };
+      if (expected !== undefined) {
+        options.headers = this.#headers();
+        options.headers.set("Nats-Expected-Last-Subject-Sequence", String(expected));
+      }
+      reply = parse((await this.#counted(this.connection.request(subject, payload, options))).data);
+    } catch (error) {
+      return { kind: "failed", failure: failureOf(error), error };
+    }
+    const error = reply["error"];
+    if (error !== undefined) {
+      const { code, err_code: errCode, description } = asObject(error);
+      if (errCode === WRONG_LAST_SEQUENCE || errCode === WRONG_LAST_SEQUENCE_IN_FLIGHT) return { kind: "conflict" };
+      return { kind: "rejected", code: Number(code), errCode: Number(errCode), description: String(description) };
+    }
+    // Only the stream itself, storing this very message, answers so: a duplicate or another responder proves nothing.
+    const { seq, stream: stored, duplicate } = reply;
+    if (stored === stream && typeof seq === "number" && seq > 0 && duplicate !== true) return { kind: "stored", seq };
+    return { kind: "failed", failure: "lost", error: new Error("not the acknowledgement of a fresh publish") };
+  }
+
+  /** A request to JetStream's API. Throws a {@link StoreError} where no answer came. */
+  async api(subject: string, body: unknown, timeoutMs: number): Promise<Json> {
+    try {
+      const payload = body === undefined ? "" : JSON.stringify(body);
+      return parse((await this.#counted(this.connection.request(`$JS.API.${subject}`, payload, { timeout: timeoutMs }))).data);
+    } catch (error) {
+      throw unavailable(failureOf(error), error);
+    }
+  }
+
+  /** A direct get of many messages, from whichever replica answers. */
+  direct(stream: string, body: unknown, timeoutMs: number): Promise<DirectAnswer> {
+    return this.#counted(this.#direct(stream, body, timeoutMs));
+  }
+
+  async #direct(stream: string, body: unknown, timeoutMs: number): Promise<DirectAnswer> {
+    const messages: DirectMessage[] = [];
+    try {
+      const answers = await this.connection.requestMany(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify(body), {
+        strategy: "timer",
+        maxWait: timeoutMs,
+      });
+      for await (const message of answers) {
+        // What ends an answer has no data; a marker that an operator left has none either, but no status.
+        const headers = message.data.length === 0 ? message.headers : undefined;
+        if (headers === undefined || headers.code === 0) {
+          messages.push(new DirectMessage(message));
+          continue;
+        }
+        switch (headers.code) {
+          case 204:
+            return {
+              kind: "end",
+              messages,
+              upTo: Number(headers.get("Nats-UpTo-Sequence") || 0),
+              pending: Number(headers.get("Nats-Num-Pending") || 0),
+            };
+          case 404:
+            return { kind: "empty" };
+          case 413:
+            return { kind: "too-many" };
+          case 503:
+            return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
+          default:
+            return { kind: "failed", failure: "lost", error: new Error(`${String(headers.code)} ${headers.description}`) };
+        }
+      }
+      // Without the closing message the answer may have been cut short: it is none.
+      return { kind: "failed", failure: "lost", error: new Error("the answer has no end") };
+    } catch (error) {
+      return { kind: "failed", failure: failureOf(error), error };
+    }
+  }
+}
+
+/** Whether a server's version is at least `major.minor`. An unknown one is not. */
+export function atLeast(version: string | undefined, major: number, minor: number): boolean {
+  const match = /^v?(\d+)\.(\d+)\./.exec(version ?? "");
+  if (match === null) return false;
+  const [found, foundMinor] = [Number(match[1]), Number(match[2])];
+  return found > major || (found === major && foundMinor >= minor);
+}
+
+export function unavailable(failure: Failure, cause: unknown): StoreError {
+  switch (failure) {
+    case "closed":
+      return new StoreError("UNAVAILABLE", "The NATS connection is closed or draining", { cause });
+    case "no-responders":
+      return new StoreError("UNAVAILABLE", "JetStream does not answer: no leader, no quorum, or not enabled", { cause });
+    case "refused":
+      return new StoreError("UNAVAILABLE", "The NATS server refuses the request", { cause });
+    case "lost":
+      return new StoreError("UNAVAILABLE", "JetStream did not answer", { cause });
+  }
+}
+
+/** The errors of a call that goes on trying until its time is over. */
+export class Retries {
+  readonly #call: Call;
+  #attempt = 0;
+  #last: { failure: Failure; error: unknown } | undefined;
+
+  constructor(call: Call) {
+    this.#call = call;
+  }
+
+  failed(failure: Failure, error: unknown): void {
+    this.#last = { failure, error };
+    // Waiting does not open a closed connection, nor does it give a permission.
+    if (failure === "closed" || failure === "refused") throw unavailable(failure, error);
+  }
+
+  /** Waits a little longer each time, with jitter so that contenders part. Throws once the call's time is over. */
+  async pause(): Promise<void> {
+    const limit = Math.min(200, 2 ** Math.min(this.#attempt++, 8));
+    const ms = limit * (0.5 + Math.random());
+    // An instant "no" is better said as it is than as the timeout that it would become.
+    if (this.#call.remaining() <= ms && this.#last?.failure === "no-responders") {
+      throw unavailable(this.#last.failure, this.#last.error);
+    }
+    await new Promise<void>((resolve) => {
+      setTimeout(resolve, Math.min(ms, this.#call.remaining()));
+    });
+    this.#call.check();
+  }
+}

@@ -1,0 +1,159 @@
+import * as args from "../arguments.js";
+import { Call } from "../call.js";
+import type { Driver } from "../driver.js";
+import { MembershipStore } from "../membership-store.js";
+import type { CommonOptions, Replicas, Store } from "../store.js";
+import { Background } from "./background.js";
+import { Bucket } from "./bucket.js";
+import { checkServer, ensureBucket } from "./buckets.js";
+import { Link } from "./connection.js";
+import type { NatsConnection } from "./connection.js";
+import { JetStreamMembers } from "./members.js";
+import { rollOut } from "./rollout.js";
+import type { RolloutProgress } from "./rollout.js";
+import { RoomLog } from "./room-log.js";
+import { JetStreamRoomKeys } from "./room-keys.js";
+import { JetStreamRooms } from "./rooms.js";
+import { JetStreamUsers } from "./users.js";
+
+export type { RolloutProgress };
+
+export interface JetStreamOptions extends CommonOptions {
+  /** Put before each bucket's name: letters, digits, `-` and `_`, at most 64. Default `""`. */
+  prefix?: string;
+  /**
+   * Told of each step while buckets get more replicas. Opening does not wait for it. What it throws is ignored.
+   */
+  onRollout?: (progress: RolloutProgress) => void;
+}
+
+const OPTION_NAMES = ["opTimeoutMs", "prefix", "onRollout"] as const;
+/** Opening touches many records. */
+const MANY = 10;
+
+export interface JetStreamInput {
+  readonly opTimeoutMs: number;
+  readonly prefix: string;
+  readonly onRollout: ((progress: RolloutProgress) => void) | undefined;
+}
+
+export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: string): JetStreamInput {
+  const { prefix = "", onRollout } = found;
+  if (typeof prefix !== "string" || !/^[A-Za-z0-9_-]{0,64}$/.test(prefix)) {
+    throw args.invalid(`${path}.prefix`, "at most 64 letters, digits, - and _");
+  }
+  if (onRollout !== undefined && typeof onRollout !== "function") throw args.invalid(`${path}.onRollout`, "a function");
+  return {
+    opTimeoutMs: args.opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
+    prefix,
+    onRollout: onRollout as JetStreamInput["onRollout"],
+  };
+}
+
+export function replicasInput(value: unknown, path: string): Replicas | undefined {
+  switch (value) {
+    case undefined:
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+    case 5:
+      return value;
+    default:
+      throw args.invalid(path, "1, 2, 3, 4 or 5");
+  }
+}
+
+export function connectionInput(value: unknown, path: string): NatsConnection {
+  const connection = value as Partial<Record<keyof NatsConnection, unknown>> | null | undefined;
+  const methods = ["request", "requestMany", "isClosed", "isDraining"] as const;
+  if (typeof connection !== "object" || connection === null || methods.some((name) => typeof connection[name] !== "function")) {
+    throw args.invalid(path, "a NATS connection");
+  }
+  const usable = connection as NatsConnection;
+  if (usable.isClosed() || usable.isDraining()) throw args.invalid(path, "an open NATS connection; this one is closed or draining");
+  return usable;
+}
+
+/**
+ * Opens a replicated store on five JetStream KV buckets, and makes those that are missing. Needs nats-server 2.11 or later.
+ *
+ * The connection stays the caller's: it is never closed here. `replicas` is a minimum: omitted, it is 1 for new buckets and
+ * what they have for old ones; more than they have raises them, in the background; fewer changes nothing.
+ *
+ * Rejects with `INVALID_ARGUMENT`, `INCOMPATIBLE` (a server too old, without JetStream or with too few nodes; a bucket that is
+ * somebody else's or set up in a way that breaks a promise), `TIMEOUT` or `UNAVAILABLE`.
+ *
+ * @example
+ * const nc = await connect({ servers: "127.0.0.1:4222" });
+ * const store = await openJetStream(nc, 3);
+ */
+export async function openJetStream(nc: NatsConnection, replicas?: Replicas, options?: JetStreamOptions): Promise<Store> {
+  const connection = connectionInput(nc, "nc");
+  const asked = replicasInput(replicas, "replicas");
+  return openOn(connection, asked, jetStreamInput(args.fields(options === undefined ? {} : options, "options", OPTION_NAMES), "options"));
+}
+
+/** Opens with arguments that were checked. `whenClosed` ends what the store owns beyond itself. */
+export async function openOn(
+  connection: NatsConnection,
+  replicas: Replicas | undefined,
+  input: JetStreamInput,
+  whenClosed?: () => Promise<void>,
+): Promise<Store> {
+  const { opTimeoutMs, prefix, onRollout } = input;
+  const { headers } = await import("nats");
+  const link = new Link(connection, headers);
+  const bucket = {
+    rooms: new Bucket(link, `${prefix}rooms`),
+    members: new Bucket(link, `${prefix}members`),
+    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`),
+    roomKeys: new Bucket(link, `${prefix}room_keys`),
+    users: new Bucket(link, `${prefix}users`),
+  };
+  const buckets = Object.values(bucket);
+  const users = new JetStreamUsers(bucket.users);
+  const background = new Background();
+  const log = new RoomLog(bucket, (work) => {
+    background.run(opTimeoutMs, work);
+  });
+  const members = new JetStreamMembers(log);
+
+  const call = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * MANY, "read");
+  const found = await call.run(async () => {
+    await checkServer(link, call);
+    const have = await Promise.all(buckets.map(({ name }) => ensureBucket(link, name, replicas, call)));
+    // A barrier in each: the quorum is there, and every read finds the barrier's key.
+    await Promise.all(buckets.map((one) => one.fresh(call)));
+    await users.prepare(call);
+    return have;
+  });
+  if (replicas !== undefined && found.some((have) => have < replicas)) {
+    rollOut(link, buckets, replicas, background, onRollout);
+  }
+
+  const driver: Driver = {
+    backend: "jetstream",
+    rooms: new JetStreamRooms(log),
+    members,
+    roomKeys: new JetStreamRoomKeys(log),
+    users,
+    proofs: {
+      synchronous: false,
+      user: (key, one) => users.proved(key, within(one)),
+      joined: (roomId, endpoint, one) => members.provedJoined(roomId, endpoint, within(one)),
+      admin: (now, one) => users.provedAdmin(now, within(one)),
+    },
+    close: async () => {
+      await background.close(opTimeoutMs);
+      await link.idle();
+      await whenClosed?.();
+    },
+  };
+  return new MembershipStore(driver, opTimeoutMs);
+}
+
+function within(call: Call | undefined): Call {
+  if (call === undefined) throw new TypeError("a proof by the quorum needs a call's time");
+  return call;
+}

@@ -1,0 +1,104 @@
+/**
+ * Proof of quorum. A bucket's barrier is one reserved key; the acknowledgement of a fresh publish to it, with sequence
+ * `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S` is then at
+ * least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that much:
+ * docs/protocol.md has the argument.
+ */
+import type { Call } from "../call.js";
+import { unavailable } from "./connection.js";
+import type { Link } from "./connection.js";
+
+interface Waiter {
+  readonly call: Call;
+  /** Barriers of a higher number were sent after this waiter began. */
+  readonly since: number;
+  readonly resolve: (seq: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
+const HEDGE_MS = 150;
+/** An acknowledgement that is slow still proves what it proves. */
+const BARRIER_TIMEOUT_MS = 5000;
+const MAX_IN_FLIGHT = 8;
+const MAX_PAUSE_MS = 100;
+
+export class Barrier {
+  readonly #link: Link;
+  readonly #stream: string;
+  readonly #subject: string;
+  #waiters: Waiter[] = [];
+  #sent = 0;
+  #covered = 0;
+  #inFlight = 0;
+  #failures = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(link: Link, stream: string, subject: string) {
+    this.#link = link;
+    this.#stream = stream;
+    this.#subject = subject;
+  }
+
+  /** The sequence of a barrier that was sent after this call. Concurrent calls share one. */
+  prove(call: Call): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ call, since: this.#sent, resolve, reject });
+      if (this.#inFlight === 0 && this.#timer === undefined) this.#send();
+    });
+  }
+
+  #send(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#waiters = this.#waiters.filter((waiter) => !waiter.call.ended);
+    if (this.#waiters.length === 0) return;
+    const number = ++this.#sent;
+    this.#covered = number;
+    this.#inFlight++;
+    void this.#flight(number);
+    if (this.#inFlight < MAX_IN_FLIGHT) this.#after(HEDGE_MS * 2 ** (this.#inFlight - 1));
+  }
+
+  async #flight(number: number): Promise<void> {
+    // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
+    let longest = 1;
+    for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
+    const ack = await this.#link.publish(this.#stream, this.#subject, BARRIER, Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS)));
+    this.#inFlight--;
+    if (ack.kind === "stored") {
+      this.#failures = 0;
+      const { seq } = ack;
+      const proved = this.#waiters.filter((waiter) => waiter.since < number);
+      this.#waiters = this.#waiters.filter((waiter) => waiter.since >= number);
+      for (const waiter of proved) waiter.resolve(seq);
+      if (this.#waiters.length === 0) {
+        clearTimeout(this.#timer);
+        this.#timer = undefined;
+      } else if (this.#waiters.some((waiter) => waiter.since >= this.#covered)) {
+        this.#send();
+      }
+      return;
+    }
+    if (ack.kind === "failed" && (ack.failure === "closed" || ack.failure === "refused")) {
+      const { failure, error } = ack;
+      for (const waiter of this.#waiters.splice(0)) waiter.reject(unavailable(failure, error));
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      return;
+    }
+    if (this.#waiters.length > 0) this.#after(Math.min(MAX_PAUSE_MS, 2 ** Math.min(this.#failures++, 7)));
+  }
+
+  #after(ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#send();
+    }, ms);
+  }
+}
+
+/** The barrier's value: it is read like every record, by the key that it names. */
+export const BARRIER_KEY = "barrier";
+const BARRIER = JSON.stringify({ k: BARRIER_KEY });

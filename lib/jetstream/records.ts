@@ -1,0 +1,420 @@
+/**
+ * What stands in the buckets: the keys, the values, and how they are read. Ids of callers are single tokens, as unpadded
+ * base64url; ids of ours (incarnations, memberships, attempts) are random and stand in the keys, so that nothing
+ * that belongs to one is ever taken for another's.
+ */
+import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
+import { StoreError } from "../errors.js";
+import type { Member, Room, User } from "../store.js";
+import type { Json } from "./connection.js";
+import type { Entry } from "./bucket.js";
+
+export const token = (id: string): string => Buffer.from(id, "utf8").toString("base64url");
+export const untoken = (text: string): string => Buffer.from(text, "base64url").toString("utf8");
+
+/** An id of ours: 96 random bits. */
+export const newId = (): string => randomBytes(12).toString("base64url");
+
+/** Not a character of base64url, and so never the token of an id. */
+const MARK = "=";
+
+export const keys = {
+  room: (roomId: string): string => `room.${token(roomId)}`,
+
+  member: (roomId: string, endpoint: string, incarnation: string): string => `${token(roomId)}.${token(endpoint)}.${incarnation}`,
+  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}`,
+  members: (roomId: string, incarnation: string): string => `${token(roomId)}.*.${incarnation}`,
+  membersMark: (roomId: string, incarnation: string): string => `${token(roomId)}.${MARK}.${incarnation}`,
+
+  hint: (endpoint: string, roomId: string, incarnation: string, membership: string): string =>
+    `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}`,
+  hints: (endpoint: string): string => `${token(endpoint)}.>`,
+  hintsMark: (endpoint: string): string => `${token(endpoint)}.${MARK}`,
+  hintsOfRoom: (roomId: string, incarnation: string): string => `*.${token(roomId)}.${incarnation}.*`,
+
+  roomKey: (at: Holder, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
+  roomKeys: (at: Holder): string => `${holder(at)}.>`,
+  roomKeysMark: (at: Holder): string => `${holder(at)}.${MARK}`,
+  roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string): string =>
+    `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}`,
+  roomKeysOfRoom: (roomId: string, incarnation: string): string => `key.${token(roomId)}.*.${incarnation}.>`,
+  epoch: (roomId: string, incarnation: string, epoch: number): string => `epoch.${token(roomId)}.${incarnation}.${String(epoch)}`,
+  epochs: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.>`,
+  epochsMark: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.${MARK}`,
+
+  user: (key: string): string => `user.${token(key)}`,
+  admins: "admins",
+} as const;
+
+/** Whose keys: a membership, of an incarnation of a room. */
+export interface Holder {
+  readonly roomId: string;
+  readonly endpoint: string;
+  readonly incarnation: string;
+  readonly membership: string;
+}
+
+const holder = (at: Holder): string => `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
+
+/** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
+export interface Written {
+  /** Counts the writes. */
+  readonly n: number;
+  /** The ids of the newest writes, newest first. */
+  readonly log: readonly string[];
+}
+
+const LOG = 6;
+export const UNWRITTEN: Written = { n: 0, log: [] };
+
+export function nextWrite(before: Written, id: string): Written {
+  return { n: before.n + 1, log: [id, ...before.log].slice(0, LOG) };
+}
+
+/** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
+export function wasWritten(now: Written, before: Written, id: string): "yes" | "no" | "unknown" {
+  if (now.log.includes(id)) return "yes";
+  return now.n - before.n > LOG ? "unknown" : "no";
+}
+
+/** A membership as of room version `v`. Once a membership is over, its row stays, as `gone`. */
+export interface MemberRow {
+  readonly id: string;
+  readonly v: number;
+  readonly gone: boolean;
+  readonly owner: boolean;
+  readonly joined: boolean;
+  readonly since: number;
+  readonly invitedBy: string | undefined;
+  /** base64 */
+  readonly publicKey: string | undefined;
+}
+
+/** A change of a membership that is committed with the room's record and may not stand in the members bucket yet. */
+export interface Head {
+  readonly endpoint: string;
+  /** The sequence of the row that this one follows; 0 if there is none. */
+  readonly after: number;
+  readonly row: MemberRow;
+}
+
+/** A room, and the commit point of everything that happens in it. Its size has a bound. */
+export interface RoomRecord extends Written {
+  readonly incarnation: string;
+  /** Counts the visible changes of the room and its membership. */
+  readonly v: number;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly owner: string;
+  readonly epoch: number;
+  /** The rekey that made the current epoch: its keys, and nobody else's, are the epoch's. */
+  readonly attempt: string;
+  readonly rekeyRequired: boolean;
+  readonly createdAt: number;
+  readonly members: number;
+  /** Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in room_keys. */
+  readonly membersSeq: number;
+  readonly keysSeq: number;
+  readonly head: readonly Head[];
+}
+
+/** The room's record where there is no room: never there (`seq` 0), or deleted. */
+export interface RoomSlot {
+  readonly seq: number;
+  readonly written: Written;
+  readonly record: RoomRecord | undefined;
+}
+
+function corrupt(entry: Entry, field: string): StoreError {
+  return new StoreError("CORRUPT", `A record is damaged: ${field}`, { details: { key: entry.key, field } });
+}
+
+class Fields {
+  readonly #json: Json;
+  readonly #entry: Entry;
+
+  constructor(json: unknown, entry: Entry) {
+    if (typeof json !== "object" || json === null) throw corrupt(entry, "value");
+    this.#json = json as Json;
+    this.#entry = entry;
+  }
+
+  text(name: string): string {
+    const value = this.#json[name];
+    if (typeof value !== "string") throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybeText(name: string): string | undefined {
+    return this.#json[name] === undefined ? undefined : this.text(name);
+  }
+
+  number(name: string): number {
+    const value = this.#json[name];
+    if (typeof value !== "number" || !Number.isFinite(value)) throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybeNumber(name: string): number | undefined {
+    return this.#json[name] === undefined ? undefined : this.number(name);
+  }
+
+  flag(name: string): boolean {
+    const value = this.#json[name];
+    if (typeof value !== "boolean") throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  list(name: string): readonly unknown[] {
+    const value = this.#json[name];
+    if (!Array.isArray(value)) throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybe(name: string): Fields | undefined {
+    return this.#json[name] === undefined ? undefined : new Fields(this.#json[name], this.#entry);
+  }
+
+  written(): Written {
+    return { n: this.number("n"), log: this.list("log").map(String) };
+  }
+}
+
+function memberRow(fields: Fields): MemberRow {
+  return {
+    id: fields.text("id"),
+    v: fields.number("v"),
+    gone: fields.flag("gone"),
+    owner: fields.flag("owner"),
+    joined: fields.flag("joined"),
+    since: fields.number("since"),
+    invitedBy: fields.maybeText("invitedBy"),
+    publicKey: fields.maybeText("publicKey"),
+  };
+}
+
+export interface StoredMember {
+  readonly row: MemberRow;
+  readonly seq: number;
+}
+
+export function readMember(entry: Entry): StoredMember {
+  return { row: memberRow(new Fields(entry.value, entry)), seq: entry.seq };
+}
+
+export function readRoom(entry: Entry | undefined): RoomSlot {
+  if (entry === undefined) return { seq: 0, written: UNWRITTEN, record: undefined };
+  const fields = new Fields(entry.value, entry);
+  const written = fields.written();
+  if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
+  return {
+    seq: entry.seq,
+    written,
+    record: {
+      ...written,
+      incarnation: fields.text("incarnation"),
+      v: fields.number("v"),
+      name: fields.text("name"),
+      encrypted: fields.flag("encrypted"),
+      owner: fields.text("owner"),
+      epoch: fields.number("epoch"),
+      attempt: fields.text("attempt"),
+      rekeyRequired: fields.flag("rekeyRequired"),
+      createdAt: fields.number("createdAt"),
+      members: fields.number("members"),
+      membersSeq: fields.number("membersSeq"),
+      keysSeq: fields.number("keysSeq"),
+      head: fields.list("head").map((item) => {
+        const head = new Fields(item, entry);
+        const row = head.maybe("row");
+        if (row === undefined) throw corrupt(entry, "row");
+        return { endpoint: head.text("endpoint"), after: head.number("after"), row: memberRow(row) };
+      }),
+    },
+  };
+}
+
+export function writeRoom(record: RoomRecord): Json {
+  return { gone: false, ...record };
+}
+
+/** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
+export function writeTombstone(written: Written): Json {
+  return { gone: true, ...written };
+}
+
+export interface KeyRow {
+  readonly sealed: Uint8Array;
+  readonly createdAt: number;
+  readonly write: string;
+}
+
+export function readKey(entry: Entry): KeyRow {
+  const fields = new Fields(entry.value, entry);
+  return {
+    sealed: new Uint8Array(Buffer.from(fields.text("sealed"), "base64")),
+    createdAt: fields.number("createdAt"),
+    write: fields.text("write"),
+  };
+}
+
+export function writeKey(sealed: Uint8Array, createdAt: number, write: string): Json {
+  return { sealed: base64(sealed), createdAt, write };
+}
+
+export function readEpoch(entry: Entry): string {
+  return new Fields(entry.value, entry).text("attempt");
+}
+
+export const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+
+/** A user as callers see it. */
+export interface UserRow {
+  readonly key: string;
+  readonly v: number;
+  readonly admin: boolean;
+  readonly revokedAt: number | undefined;
+  readonly name: string;
+  readonly createdAt: number;
+  readonly expiresAt: number | undefined;
+}
+
+/** A change that counts once the guard names its attempt. While the guard is still at `guard`, that can come. */
+export interface Stage {
+  readonly attempt: string;
+  readonly guard: number;
+}
+
+export interface UserRecord extends Written {
+  readonly user: UserRow | undefined;
+  readonly stage: Stage | undefined;
+}
+
+export interface UserSlot {
+  readonly seq: number;
+  readonly record: UserRecord;
+}
+
+/** An admin among those whose time lasts longest. `until` is `undefined` where it does not run out. */
+export interface Witness {
+  readonly key: string;
+  readonly until: number | undefined;
+}
+
+/** The one record that every change of an active admin goes through. Its size has a bound. */
+export interface Guard extends Written {
+  /** Any user is, or was, an admin. */
+  readonly ever: boolean;
+  /** Active admins, also those whose time has run out. */
+  readonly admins: number;
+  /** Those whose time lasts longest, longest first: no other admin lasts longer than the last of them. */
+  readonly witnesses: readonly Witness[];
+  /** The change that this record committed. It may not stand in the user's record yet, which is at sequence `seq`. */
+  readonly head: { readonly attempt: string; readonly seq: number; readonly user: UserRow } | undefined;
+}
+
+export interface GuardSlot {
+  readonly seq: number;
+  readonly guard: Guard;
+}
+
+function userRow(fields: Fields): UserRow {
+  return {
+    key: fields.text("key"),
+    v: fields.number("v"),
+    admin: fields.flag("admin"),
+    revokedAt: fields.maybeNumber("revokedAt"),
+    name: fields.text("name"),
+    createdAt: fields.number("createdAt"),
+    expiresAt: fields.maybeNumber("expiresAt"),
+  };
+}
+
+export function readUser(entry: Entry | undefined): UserSlot {
+  if (entry === undefined) return { seq: 0, record: { ...UNWRITTEN, user: undefined, stage: undefined } };
+  const fields = new Fields(entry.value, entry);
+  const user = fields.maybe("user");
+  const stage = fields.maybe("stage");
+  const record: UserRecord = {
+    ...fields.written(),
+    user: user === undefined ? undefined : userRow(user),
+    stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.number("guard") },
+  };
+  return {
+    get seq() {
+      return entry.seq;
+    },
+    record,
+  };
+}
+
+export function readGuard(entry: Entry | undefined): GuardSlot {
+  if (entry === undefined) {
+    return { seq: 0, guard: { ...UNWRITTEN, ever: false, admins: 0, witnesses: [], head: undefined } };
+  }
+  const fields = new Fields(entry.value, entry);
+  const head = fields.maybe("head");
+  const headUser = head?.maybe("user");
+  return {
+    get seq() {
+      return entry.seq;
+    },
+    guard: {
+      ...fields.written(),
+      ever: fields.flag("ever"),
+      admins: fields.number("admins"),
+      witnesses: fields.list("witnesses").map((item) => {
+        const witness = new Fields(item, entry);
+        return { key: witness.text("key"), until: witness.maybeNumber("until") };
+      }),
+      head:
+        head === undefined || headUser === undefined
+          ? undefined
+          : { attempt: head.text("attempt"), seq: head.number("seq"), user: userRow(headUser) },
+    },
+  };
+}
+
+/** A record as JSON: fields that are `undefined` are left out. */
+export const toJson = (record: object): Json => record as Json;
+
+export function toRoom(id: string, record: RoomRecord): Room {
+  return {
+    id,
+    name: record.name,
+    encrypted: record.encrypted,
+    owner: record.owner,
+    epoch: record.epoch,
+    rekeyRequired: record.rekeyRequired,
+    createdAt: new Date(record.createdAt),
+    revision: `${record.incarnation}.${String(record.v)}`,
+  };
+}
+
+export function toMember(roomId: string, endpoint: string, incarnation: string, row: MemberRow): Member {
+  return {
+    roomId,
+    endpoint,
+    role: row.owner ? "owner" : "member",
+    state: row.joined ? "joined" : "invited",
+    ...(row.invitedBy === undefined ? {} : { invitedBy: row.invitedBy }),
+    ...(row.publicKey === undefined ? {} : { publicKey: new Uint8Array(Buffer.from(row.publicKey, "base64")) }),
+    since: new Date(row.since),
+    revision: `${incarnation}.${String(row.v)}`,
+  };
+}
+
+export function toUser(row: UserRow): User {
+  return {
+    key: row.key,
+    role: row.admin ? "admin" : "member",
+    status: row.revokedAt === undefined ? "active" : "revoked",
+    name: row.name,
+    createdAt: new Date(row.createdAt),
+    ...(row.revokedAt === undefined ? {} : { revokedAt: new Date(row.revokedAt) }),
+    ...(row.expiresAt === undefined ? {} : { expiresAt: new Date(row.expiresAt) }),
+    revision: String(row.v),
+  };
+}

@@ -1,0 +1,177 @@
+import type { RekeyArguments } from "../arguments.js";
+import type { Call } from "../call.js";
+import type { RoomKeysDriver } from "../driver.js";
+import * as rules from "../rules.js";
+import type { Room, RoomKey } from "../store.js";
+import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
+import type { Holder, KeyRow } from "./records.js";
+import { all, holderOf, memberFacts, need, orFresh } from "./room-log.js";
+import type { LiveRoom, RoomLog } from "./room-log.js";
+
+/** Keys under way at once while a rekey puts them in place. */
+const PARALLEL = 256;
+
+export class JetStreamRoomKeys implements RoomKeysDriver {
+  readonly #log: RoomLog;
+
+  constructor(log: RoomLog) {
+    this.#log = log;
+  }
+
+  async put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey> {
+    const { rooms, roomKeys } = this.#log.buckets;
+    const prepare = async (min: number): Promise<{ key: string }> => {
+      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+      rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
+      const at = holderOf(room, endpoint, need(roomId, endpoint, member));
+      return { key: keys.roomKey(at, epoch, await this.#attempt(room, epoch, call)) };
+    };
+    const { key } = await orFresh(prepare, () => rooms.fresh(call));
+    const createdAt = Date.now();
+    const id = newId();
+    const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
+      readKey(entry).write === id ? "yes" : "no",
+    );
+    if (seq === undefined) throw rules.keyExists(roomId, endpoint, epoch);
+    return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
+  }
+
+  get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey> {
+    const { rooms, roomKeys } = this.#log.buckets;
+    return orFresh(
+      (min, keysMin) => this.#get(roomId, endpoint, epoch, min, keysMin, call),
+      () => rooms.fresh(call),
+      () => roomKeys.fresh(call),
+    );
+  }
+
+  async #get(roomId: string, endpoint: string, epoch: number | undefined, min: number, keysMin: number, call: Call): Promise<RoomKey> {
+    const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+    const at = holderOf(room, endpoint, need(roomId, endpoint, member));
+    const { record } = room;
+    const wanted = epoch ?? record.epoch;
+    if (wanted >= 1 && wanted <= record.epoch) {
+      const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
+      const entry = (await this.#log.buckets.roomKeys.read([key], Math.max(keysMin, record.keysSeq), call)).get(key);
+      if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
+      if (epoch === undefined) {
+        const latest = (await this.#all(room, at, keysMin, call)).at(-1);
+        if (latest !== undefined) return latest;
+      }
+    }
+    throw rules.keyNotFound(roomId, endpoint, epoch);
+  }
+
+  list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]> {
+    const { rooms, roomKeys } = this.#log.buckets;
+    const read = async (min: number, keysMin: number): Promise<RoomKey[]> => {
+      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+      return this.#all(room, holderOf(room, endpoint, need(roomId, endpoint, member)), keysMin, call);
+    };
+    return orFresh(
+      read,
+      () => rooms.fresh(call),
+      () => roomKeys.fresh(call),
+    );
+  }
+
+  /**
+   * Stages one key for each member, under an id of this attempt, and commits the attempt with the room's record: keys of
+   * another attempt are never looked at. The attempts of epochs before stand in records of their own, each written
+   * before the next epoch begins.
+   */
+  rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
+    const { roomKeys } = this.#log.buckets;
+    return this.#log.changeAtOnce(call, async (min) => {
+      rules.checkRekey((await this.#log.room(roomId, min, call)).facts, options.expectedEpoch, options.ifRevision);
+      const { room, v, members } = await this.#log.roster(roomId, min, call);
+      const { record } = room;
+      rules.checkRekey(room.facts, options.expectedEpoch, options.ifRevision);
+      // Rows newer than the record: the condition of the commit would not hold, so that nothing need be staged.
+      if (v !== record.v) return { room, step: "again" };
+      rules.checkRekeyMembers(sealed, new Set(members.keys()));
+      const attempt = newId();
+      const epoch = record.epoch + 1;
+      const now = Date.now();
+      const rows = [...sealed].flatMap(([endpoint, key]) => {
+        const row = members.get(endpoint);
+        return row === undefined ? [] : [{ key: keys.roomKey(holderOf(room, endpoint, row), epoch, attempt), sealed: key }];
+      });
+      const stageAll = async (): Promise<number> => {
+        let last = 0;
+        if (record.epoch > 0) {
+          const before = keys.epoch(roomId, record.incarnation, record.epoch);
+          last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), call);
+        }
+        await inParallel(rows, PARALLEL, async (row) => {
+          last = Math.max(last, await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), call));
+        });
+        return last;
+      };
+      return {
+        room,
+        step: {
+          commit: {
+            stage: { keys: stageAll },
+            undo: (own) => roomKeys.purge(keys.roomKeysOfAttempt(roomId, record.incarnation, epoch, attempt), own),
+            next: { v: record.v + 1, epoch, attempt, rekeyRequired: false },
+            result: (next) => toRoom(roomId, next),
+          },
+        },
+      };
+    });
+  }
+
+  /** The attempt whose keys are the epoch's. */
+  async #attempt(room: LiveRoom, epoch: number, call: Call): Promise<string> {
+    const { record } = room;
+    if (epoch === record.epoch) return record.attempt;
+    const key = keys.epoch(room.id, record.incarnation, epoch);
+    const entry = (await this.#log.buckets.roomKeys.read([key], record.keysSeq, call)).get(key);
+    // Not there although the room went past it: the room was deleted meanwhile.
+    if (entry === undefined) throw rules.roomNotFound(room.id);
+    return readEpoch(entry);
+  }
+
+  /** Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. */
+  async #all(room: LiveRoom, at: Holder, keysMin: number, call: Call): Promise<RoomKey[]> {
+    const { record } = room;
+    if (record.epoch === 0) return [];
+    const { roomKeys } = this.#log.buckets;
+    const min = Math.max(keysMin, record.keysSeq);
+    const [rows, epochs] = await Promise.all([
+      roomKeys.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
+      roomKeys.all(keys.epochs(room.id, record.incarnation), keys.epochsMark(room.id, record.incarnation), min, call),
+    ]);
+    const attempts = new Map<number, string>([[record.epoch, record.attempt]]);
+    for (const entry of epochs.values()) attempts.set(Number(entry.key.split(".").at(-1)), readEpoch(entry));
+    const found: RoomKey[] = [];
+    for (const entry of rows.values()) {
+      const [attempt, number] = entry.key.split(".").reverse();
+      const epoch = Number(number);
+      if (epoch <= record.epoch && attempts.get(epoch) === attempt) found.push(toRoomKey(at, epoch, readKey(entry)));
+    }
+    return found.sort((a, b) => a.epoch - b.epoch);
+  }
+}
+
+function toRoomKey(at: Holder, epoch: number, row: KeyRow): RoomKey {
+  return { roomId: at.roomId, endpoint: at.endpoint, epoch, sealed: row.sealed, createdAt: new Date(row.createdAt) };
+}
+
+async function inParallel<T>(items: readonly T[], width: number, run: (item: T) => Promise<void>): Promise<void> {
+  const iterator = items.values();
+  let failed = false;
+  const lane = async (): Promise<void> => {
+    for (const item of iterator) {
+      if (failed) return;
+      try {
+        await run(item);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  await all(Array.from({ length: Math.min(width, items.length) }, lane));
+}

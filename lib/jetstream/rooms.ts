@@ -1,0 +1,169 @@
+import { randomBytes } from "node:crypto";
+import { cursor, toCursor } from "../arguments.js";
+import type { PageInput, RoomChangeInput, RoomInput } from "../arguments.js";
+import type { Call } from "../call.js";
+import type { RoomsDriver } from "../driver.js";
+import * as rules from "../rules.js";
+import type { Page, Room } from "../store.js";
+import type { Entry } from "./bucket.js";
+import { base64, keys, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
+import type { MemberRow } from "./records.js";
+import { memberFacts, need, standing } from "./room-log.js";
+import type { RoomLog } from "./room-log.js";
+
+/** Keys of one read: the server answers at most 1,024. */
+const CHUNK = 500;
+/** The barrier is among all keys, and so ends a scan that is fresh. */
+const ALL = ">";
+
+export class JetStreamRooms implements RoomsDriver {
+  readonly #log: RoomLog;
+
+  constructor(log: RoomLog) {
+    this.#log = log;
+  }
+
+  create(input: RoomInput, call: Call): Promise<Room> {
+    const roomId = input.id ?? randomBytes(16).toString("base64url");
+    const { membersByEndpoint, roomKeys } = this.#log.buckets;
+    return this.#log.create(roomId, call, ({ incarnation, membership, attempt }) => {
+      const now = Date.now();
+      const { sealedKey, owner } = input;
+      const hint = keys.hint(owner, roomId, incarnation, membership);
+      const at = { roomId, endpoint: owner, incarnation, membership };
+      const key = keys.roomKey(at, 1, attempt);
+      const row: MemberRow = {
+        id: membership,
+        v: 1,
+        gone: false,
+        owner: true,
+        joined: true,
+        since: now,
+        invitedBy: undefined,
+        publicKey: input.ownerPublicKey === undefined ? undefined : base64(input.ownerPublicKey),
+      };
+      return {
+        stage: {
+          hint: () => membersByEndpoint.stage(hint, {}, call),
+          ...(sealedKey === undefined ? {} : { keys: () => roomKeys.stage(key, writeKey(sealedKey, now, attempt), call) }),
+        },
+        undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+        record: {
+          incarnation,
+          v: 1,
+          name: input.name,
+          encrypted: input.encrypted,
+          owner,
+          epoch: sealedKey === undefined ? 0 : 1,
+          attempt,
+          rekeyRequired: false,
+          createdAt: now,
+          members: 1,
+          membersSeq: 0,
+          head: [{ endpoint: owner, after: 0, row }],
+        },
+        result: (record) => toRoom(roomId, record),
+      };
+    });
+  }
+
+  async get(id: string, call: Call): Promise<Room> {
+    const slot = await this.#log.slot(id, 0, call);
+    if (slot.record !== undefined) return toRoom(id, slot.record);
+    // A miss is said only by a read that is as fresh as a check.
+    const room = await this.#log.room(id, await this.#log.buckets.rooms.fresh(call), call);
+    return toRoom(id, room.record);
+  }
+
+  update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room> {
+    return this.#log.change(id, call, async (min) => {
+      const room = await this.#log.room(id, min, call);
+      const { record, facts } = room;
+      rules.checkRevision(facts.revision, ifRevision);
+      const owner = change.owner ?? record.owner;
+      const name = change.name ?? record.name;
+      if (owner === record.owner) {
+        if (name === record.name) return { room, step: { done: toRoom(id, record) } };
+        return { room, step: { commit: { next: { v: record.v + 1, name }, result: (next) => toRoom(id, next) } } };
+      }
+      const [before, successor] = await this.#log.standings(room, [record.owner, owner] as const, call);
+      rules.checkOwner(id, owner, memberFacts(successor.row));
+      const from = need(id, record.owner, before);
+      const to = need(id, owner, successor);
+      const v = record.v + 1;
+      return {
+        room,
+        step: {
+          commit: {
+            changes: [
+              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v } },
+              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v } },
+            ],
+            next: { v, name, owner },
+            result: (next) => toRoom(id, next),
+          },
+        },
+      };
+    });
+  }
+
+  delete(id: string, call: Call): Promise<void> {
+    return this.#log.delete(id, call);
+  }
+
+  async list(page: PageInput, call: Call): Promise<Page<Room>> {
+    const { rooms } = this.#log.buckets;
+    const from = cursor(page.after) + 1;
+    const end = await rooms.fresh(call);
+    const items: Room[] = [];
+    let last: Entry | undefined;
+    await rooms.scan(
+      ALL,
+      call,
+      { from, page: Math.min(page.limit + 1, 512) },
+      (entry) => {
+        if (!entry.key.startsWith("room.")) return "go on";
+        const { record } = readRoom(entry);
+        if (record === undefined) return "go on";
+        items.push(toRoom(untoken(entry.key.slice("room.".length)), record));
+        last = entry;
+        return items.length < page.limit ? "go on" : "stop";
+      },
+      (seq) => seq >= end,
+    );
+    return last !== undefined && items.length >= page.limit ? { items, next: toCursor(last.seq) } : { items };
+  }
+
+  /**
+   * An index entry only says where to look: it is written before its membership and removed after it. Whether the
+   * endpoint is a member is what the room says.
+   */
+  async listForEndpoint(endpoint: string, call: Call): Promise<Room[]> {
+    const { rooms, members, membersByEndpoint } = this.#log.buckets;
+    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.fresh(call), rooms.fresh(call)]);
+    const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
+    const roomIds = [...new Set(Array.from(hints.keys(), (key) => untoken(key.split(".")[1] ?? "")))];
+    const found: Room[] = [];
+    for (let i = 0; i < roomIds.length; i += CHUNK) {
+      const chunk = roomIds.slice(i, i + CHUNK);
+      const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
+      const live = chunk.flatMap((id) => {
+        const { record } = readRoom(snapshot.get(keys.room(id)));
+        return record === undefined ? [] : [{ id, record, key: keys.member(id, endpoint, record.incarnation) }];
+      });
+      if (live.length === 0) continue;
+      const needed = Math.max(...live.map(({ record }) => record.membersSeq));
+      const rows = await members.read(
+        live.map(({ key }) => key),
+        needed,
+        call,
+      );
+      for (const { id, record, key } of live) {
+        const entry = rows.get(key);
+        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry));
+        if (row !== undefined) found.push(toRoom(id, record));
+      }
+    }
+    return rules.sortedBy(found, (room) => room.id);
+  }
+}
