@@ -161,7 +161,7 @@ describe("a cluster of nats-servers", () => {
   }
 
   it("keeps three copies, of which one may die", async () => {
-    await put(cluster.node(0), "three", "key", "value", 3);
+    await eventually("a stream is placed", () => canPut("three", "value"));
     await cluster.node(0).kill();
     await eventually("the others serve it", async () => {
       return (await get(cluster.node(1), "three", "key").catch(() => undefined)) === "value";
@@ -174,6 +174,13 @@ describe("a cluster of nats-servers", () => {
     expect(urls.every((url) => cluster.node(0).url.endsWith(url))).to.equal(true);
   });
 
+  async function canPut(bucket: string, value: string, node = 0): Promise<boolean> {
+    return await put(cluster.node(node), bucket, "key", value, 3).then(
+      () => true,
+      () => false,
+    );
+  }
+
   async function isolateLeader(mode: CutMode): Promise<{ old: number; other: number }> {
     const old = await leader();
     const other = (old + 1) % cluster.nodes.length;
@@ -185,15 +192,10 @@ describe("a cluster of nats-servers", () => {
   }
 
   it("isolates a node: the others go on without it, it loses its quorum, and it catches up", async () => {
-    await put(cluster.node(0), "isolated", "key", "before", 3);
+    await eventually("a stream is placed", () => canPut("isolated", "before"));
     const { old, other } = await isolateLeader("blackhole");
     await eventually("it knows that it leads no more", async () => (await cluster.metaLeader(old)) === undefined);
-    await eventually("the others can write", async () => {
-      return await put(cluster.node(other), "isolated", "key", "after", 3).then(
-        () => true,
-        () => false,
-      );
-    });
+    await eventually("the others can write", () => canPut("isolated", "after", other));
     expect(await put(cluster.node(old), "isolated", "key", "lost", 3).then(() => "", String)).not.to.equal("");
 
     cluster.heal();
@@ -224,7 +226,7 @@ describe("a cluster of nats-servers", () => {
   });
 
   it("slows its routes", async () => {
-    await put(cluster.node(0), "slow", "key", "0", 3);
+    await eventually("a stream is placed", () => canPut("slow", "0"));
     cluster.delay(150);
     const began = performance.now();
     await put(cluster.node(0), "slow", "key", "1", 3);

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -97,6 +97,15 @@ describe("the packed package", () => {
     expect((await stat(tarball)).size).to.be.lessThan(150_000);
   });
 
+  it("has types that need nobody else's", async () => {
+    const installed = join(folder, "node_modules", "unibus-membership", "dist");
+    for (const file of (await readdir(installed)).filter((name) => /\.d\.c?ts$/.test(name))) {
+      const text = await readFile(join(installed, file), "utf8");
+      const imported = [...text.matchAll(/(?:from |import\()['"]([^'"]+)['"]/g)].map(([, name]) => name);
+      expect(imported.filter((name) => name?.startsWith("./") !== true)).to.deep.equal([]);
+    }
+  });
+
   it("is clean by publint", async () => {
     expect(await tool("publint/src/cli.js", ["run", tarball, "--strict"], folder)).to.contain("All good!");
   });
@@ -125,6 +134,21 @@ describe("the packed package", () => {
       }
       main();`;
     expect(await runNode([await write("cjs/main.cjs", program)], folder)).to.equal("works");
+  });
+
+  it("is one and the same to both", async () => {
+    const program = `
+      import { createRequire } from "node:module";
+      import * as index from "unibus-membership";
+      import * as testing from "unibus-membership/testing";
+      const require = createRequire(import.meta.url);
+      for (const [name, module] of Object.entries({ "unibus-membership": index, "unibus-membership/testing": testing })) {
+        const other = require(name);
+        const names = new Set([...Object.keys(module), ...Object.keys(other)]);
+        for (const each of names) if (module[each] !== other[each] || other[each] === undefined) throw new Error(each);
+      }
+      console.log("same");`;
+    expect(await runNode([await write("same/main.mjs", program)], folder)).to.equal("same");
   });
 
   const resolutions = [

@@ -35,8 +35,11 @@ export interface NatsCluster extends AsyncDisposable {
   node(index: number): NatsServer;
   /** The index of the node that this one (default: any that has an opinion) holds to be the meta leader. */
   metaLeader(asSeenBy?: number): Promise<number | undefined>;
-  /** Resolves when all nodes that run have routes to each other, save those cut, have caught up with one meta leader,
-   *  and say that they are healthy. */
+  /**
+   * Resolves when all nodes that run have routes to each other, save those cut, have caught up with one meta leader,
+   * and say that they are healthy. What is stored can be read and written from then on; a *new* stream may be refused
+   * for seconds more after a cut ("peer offline"), until the servers' own reports of themselves have gone round.
+   */
   ready(timeoutMs?: number): Promise<void>;
   /** Cuts the routes between two nodes. For this and what follows `routes` has to be `proxied`. */
   cut(a: number, b: number, mode?: CutMode): void;
@@ -83,6 +86,12 @@ export async function startNatsCluster(options: NatsClusterOptions = {}): Promis
 }
 
 const DEFAULT_START_TIMEOUT_MS = 30_000;
+
+/**
+ * A node that was cut off has campaigned meanwhile: the next heartbeat, one a second, makes the leader that seemed
+ * settled step down.
+ */
+const SETTLED_MS = 1_200;
 
 /** What `/jsz` tells of the group that places streams; only the leader lists the others. */
 interface MetaGroup {
@@ -143,7 +152,7 @@ class Cluster implements NatsCluster {
     const started = await Promise.allSettled(this.nodes.map((node) => node.start()));
     const failures = started.flatMap((result) => (result.status === "rejected" ? [result.reason as unknown] : []));
     if (failures.length > 0) throw failures.find((failure) => failure instanceof PortTaken) ?? failures[0];
-    await this.ready();
+    await this.#becomeReady(this.#timeoutMs, 0);
   }
 
   get urls(): readonly string[] {
@@ -166,12 +175,20 @@ class Cluster implements NatsCluster {
   }
 
   async ready(timeoutMs = this.#timeoutMs): Promise<void> {
+    await this.#becomeReady(timeoutMs, SETTLED_MS);
+  }
+
+  async #becomeReady(timeoutMs: number, settledMs: number): Promise<void> {
     let missing = "";
-    const complete = async (): Promise<boolean> => {
+    let since: { leader: number | undefined; time: number } | undefined;
+    const settled = async (): Promise<boolean> => {
       missing = await this.#whatIsMissing();
-      return missing === "";
+      const leader = await this.metaLeader();
+      if (missing !== "") since = undefined;
+      else if (since?.leader !== leader) since = { leader, time: performance.now() };
+      return since !== undefined && performance.now() - since.time >= settledMs;
     };
-    await until(complete, performance.now() + timeoutMs).catch((error: unknown) => {
+    await until(settled, performance.now() + timeoutMs).catch((error: unknown) => {
       if (!(error instanceof NotInTime)) throw error;
       throw new Error(`the cluster was not ready within ${timeoutMs} ms: ${missing}`, { cause: error });
     });
