@@ -71,6 +71,25 @@ export const closingCases = [
       }
     },
 
+    "a store closes although calls ran out of time or were aborted": async ({ store }) => {
+      const w = await world(store);
+      for (let round = 0; round < 10; round++) {
+        const signal = AbortSignal.timeout(round % 3);
+        await Promise.allSettled([
+          ...CHECK_NAMES.map((name) => CHECKS[name].call(store, [...CHECKS[name].good(w), { timeoutMs: 1 }])),
+          ...CHECK_NAMES.map((name) => CHECKS[name].call(store, [...CHECKS[name].good(w), { signal }])),
+          store.members.list(w.room, { timeoutMs: 1 }), store.users.get(w.member, { signal }), store.rooms.list({}, { timeoutMs: 1 }),
+          store.rooms.update(w.room, { name: String(round) }, { timeoutMs: 1 }),
+        ]);
+      }
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<string>((resolve) => {
+        timer = setTimeout(() => resolve("hangs"), 45_000);
+      });
+      assert.equal(await Promise.race([store.close().then(() => "closed"), late]), "closed");
+      clearTimeout(timer);
+    },
+
     "close is idempotent, also at once": async ({ store }) => {
       await Promise.all([store.close(), store.close(), store[Symbol.asyncDispose](), store.close()]);
       await store.close();

@@ -1,0 +1,194 @@
+import { expect } from "chai";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { hasAdmin, isAuthorized, isStoreError, openStore, type StoreConfig } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { natsClients } from "./support/nats-clients.js";
+
+/** The program: it knows its config and nothing of backends. */
+async function program(config: StoreConfig): Promise<{ backend: string; transcript: unknown }> {
+  await using store = await openStore(config);
+  await store.users.addFirstAdmin({ key: "ADMIN" });
+  await store.users.add({ key: "guest" });
+  await store.rooms.create({ id: "ops", name: "Ops", encrypted: true, owner: "alice", sealedKey: Uint8Array.of(1) });
+  await store.members.add("ops", { endpoint: "bob", sealedKey: { epoch: 1, sealed: Uint8Array.of(2) } });
+  await store.members.join("ops", "bob");
+  const wasMember = await store.isMember("ops", "bob");
+  await store.members.remove("ops", "bob");
+  const room = await store.roomKeys.rekey("ops", new Map([["alice", Uint8Array.of(3)]]), { expectedEpoch: 1 });
+  await store.users.revoke("guest");
+  return {
+    backend: store.backend,
+    transcript: {
+      wasMember,
+      isMember: await store.isMember("ops", "bob"),
+      epoch: room.epoch,
+      keys: (await store.roomKeys.list("ops", "alice")).map((key) => [key.epoch, ...key.sealed]),
+      admin: await isAuthorized(store, "admin"),
+      guest: (await store.authorize("guest")).reason,
+      hasAdmin: await hasAdmin(store),
+    },
+  };
+}
+
+const expected = {
+  wasMember: true, isMember: false, epoch: 2, keys: [[1, 1], [2, 3]], admin: true, guest: "revoked", hasAdmin: true,
+};
+
+async function refusal(config: unknown): Promise<{ code: string; argument: string | undefined }> {
+  try {
+    const store = await openStore(config as StoreConfig);
+    await store.close();
+  } catch (error) {
+    if (!isStoreError(error)) throw error;
+    return { code: error.code, argument: error.argument };
+  }
+  throw new Error(`opened: ${JSON.stringify(config)}`);
+}
+
+describe("openStore", function () {
+  this.timeout(60_000);
+  let folder: string;
+  let server: NatsServer;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "unibus-config-"));
+    server = await startNatsServer();
+  });
+  after(async () => {
+    await server.dispose();
+    await rm(folder, { recursive: true });
+  });
+
+  it("runs one program on either backend, by a config whose flag alone changes", async () => {
+    const config = (): StoreConfig => ({
+      sqlite: { path: join(folder, "swap.db"), opTimeoutMs: 5000 },
+      jetstream: { connect: { servers: server.url }, replicas: 1, prefix: "swap_", opTimeoutMs: 5000 },
+    });
+    expect(await program(config())).to.deep.equal({ backend: "sqlite", transcript: expected });
+    expect(await program({ ...config(), decentralized: true })).to.deep.equal({ backend: "jetstream", transcript: expected });
+    // What each holds, it still holds, and the other one has nothing to do with it.
+    for (const [decentralized, backend] of [[false, "sqlite"], [true, "jetstream"]] as const) {
+      await using store = await openStore({ ...config(), decentralized });
+      expect(store.backend).to.equal(backend);
+      expect((await store.rooms.get("ops")).epoch).to.equal(2);
+      expect(await isAuthorized(store, "admin")).to.equal(true);
+    }
+  });
+
+  it("takes what came from JSON", async () => {
+    const json = JSON.stringify({ decentralized: false, sqlite: { path: join(folder, "json.db") } });
+    expect((await program(JSON.parse(json) as StoreConfig)).transcript).to.deep.equal(expected);
+    const other = JSON.stringify({ decentralized: true, jetstream: { connect: { servers: [server.url] }, prefix: "json_" } });
+    expect((await program(JSON.parse(other) as StoreConfig)).transcript).to.deep.equal(expected);
+  });
+
+  it("leaves a connection that it was given open", async () => {
+    for (const [i, client] of natsClients.entries()) {
+      const connection = await client.connect(server.url);
+      const config: StoreConfig = { decentralized: true, jetstream: { connection, prefix: `given_${String(i)}_` } };
+      expect((await program(config)).transcript).to.deep.equal(expected);
+      expect(connection.isClosed()).to.equal(false);
+      await connection.close();
+      expect((await refusal(config)).code).to.equal("INVALID_ARGUMENT");
+    }
+  });
+
+  it("closes a connection that it made with the store", async () => {
+    const connections = async (): Promise<number> => ((await server.monitor("/connz")) as { num_connections: number }).num_connections;
+    const before = await connections();
+    const store = await openStore({ decentralized: true, jetstream: { connect: { servers: server.url, name: "ours" }, prefix: "made_" } });
+    expect(await connections()).to.equal(before + 1);
+    await store.close();
+    expect(await connections()).to.equal(before);
+    await refusal({ decentralized: true, jetstream: { connect: { servers: server.url }, prefix: "not.allowed" } });
+    expect(await connections(), "after a refusal").to.equal(before);
+  });
+
+  it("says UNAVAILABLE where no server answers, and shows no password", async () => {
+    const connect = { servers: "127.0.0.1:1", user: "u", pass: "hunter2", timeout: 1000, maxReconnectAttempts: 0 };
+    try {
+      await openStore({ decentralized: true, jetstream: { connect } });
+      expect.fail("opened");
+    } catch (error) {
+      expect(isStoreError(error) && error.code).to.equal("UNAVAILABLE");
+      expect(JSON.stringify(error) + String(error)).not.to.include("hunter2");
+    }
+  });
+
+  const sqlite = { path: ":memory:" };
+  const connect = { servers: "127.0.0.1:1" };
+  const wrong: readonly (readonly [path: string, config: unknown])[] = [
+    ["config", undefined],
+    ["config", null],
+    ["config", []],
+    ["config", "sqlite"],
+    ["config", 7],
+    ["config.sqlite", {}],
+    ["config.sqlite", { decentralized: false }],
+    ["config.sqlite", { jetstream: { connect } }],
+    ["config.jetstream", { decentralized: true }],
+    ["config.jetstream", { decentralized: true, sqlite }],
+    ["config.jetstream.connect", { decentralized: true, jetstream: {} }],
+    ["config.jetstream.connect", { decentralized: true, jetstream: { replicas: 3 } }],
+    ["config.decentralised", { decentralised: true, sqlite }],
+    ["config.Sqlite", { sqlite, Sqlite: sqlite }],
+    ["config.decentralized", { decentralized: "true", sqlite }],
+    ["config.decentralized", { decentralized: 1, sqlite }],
+    ["config.decentralized", { decentralized: null, sqlite }],
+    ["config.sqlite", { sqlite: null }],
+    ["config.sqlite", { sqlite: "membership.db" }],
+    ["config.sqlite", { sqlite: [] }],
+    ["config.sqlite.path", { sqlite: {} }],
+    ["config.sqlite.path", { sqlite: { path: "" } }],
+    ["config.sqlite.path", { sqlite: { path: 7 } }],
+    ["config.sqlite.path", { sqlite: { path: null } }],
+    ["config.sqlite.file", { sqlite: { path: ":memory:", file: "x" } }],
+    ["config.sqlite.opTimeout", { sqlite: { path: ":memory:", opTimeout: 5 } }],
+    ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 0 } }],
+    ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: "5" } }],
+    ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 60_001 } }],
+    ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 1.5 } }],
+    ...[false, true].flatMap((decentralized) => [
+      // Also in the section that is not used: a mistake shows before the flag is turned.
+      ["config.jetstream", { decentralized, sqlite, jetstream: null }],
+      ["config.jetstream", { decentralized, sqlite, jetstream: "nats://127.0.0.1" }],
+      ["config.jetstream.server", { decentralized, sqlite, jetstream: { connect, server: "x" } }],
+      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 0 } }],
+      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 6 } }],
+      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 1.5 } }],
+      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: "3" } }],
+      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: null } }],
+      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a.b" } }],
+      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a b" } }],
+      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: 7 } }],
+      ["config.jetstream.opTimeoutMs", { decentralized, sqlite, jetstream: { connect, opTimeoutMs: -1 } }],
+      ["config.jetstream.onRollout", { decentralized, sqlite, jetstream: { connect, onRollout: "log" } }],
+      ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: null } }],
+      ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: "127.0.0.1" } }],
+      ["config.jetstream.connect.server", { decentralized, sqlite, jetstream: { connect: { server: "x" } } }],
+      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [] } } }],
+      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: 4222 } } }],
+      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [4222] } } }],
+      ["config.jetstream.connect.pass", { decentralized, sqlite, jetstream: { connect: { pass: 7 } } }],
+      ["config.jetstream.connect.tls", { decentralized, sqlite, jetstream: { connect: { tls: true } } }],
+      ["config.jetstream.connect.tls.cafile", { decentralized, sqlite, jetstream: { connect: { tls: { cafile: "x" } } } }],
+    ] as const),
+    ["config.jetstream.connection", { decentralized: true, jetstream: { connection: {} } }],
+    ["config.jetstream.connection", { decentralized: true, jetstream: { connection: "nats://127.0.0.1" } }],
+    ["config.jetstream.connection", { decentralized: true, jetstream: { connection: null } }],
+  ];
+  for (const [path, config] of wrong) {
+    it(`refuses ${JSON.stringify(config)} and names ${path}`, async () => {
+      expect(await refusal(config)).to.deep.equal({ code: "INVALID_ARGUMENT", argument: path });
+    });
+  }
+
+  it("refuses a connection and how to make one at once", async () => {
+    const connection = await natsClients[0]?.connect(server.url);
+    const { code, argument } = await refusal({ decentralized: true, jetstream: { connection, connect: { servers: server.url } } });
+    expect(code).to.equal("INVALID_ARGUMENT");
+    expect(argument).to.match(/^config\.jetstream\.(connect|connection)$/);
+    await connection?.close();
+  });
+});
