@@ -89,12 +89,8 @@ export class Call {
         settle();
         reject(error);
       };
-      let running: Promise<T>;
-      try {
-        running = operation(this);
-      } catch (error) {
-        running = Promise.reject(error as Error);
-      }
+      // An async function, so that what throws at once rejects like what throws later.
+      const running = (async () => operation(this))();
       running.then(
         (value) => {
           if (this.#ended !== undefined) return;
@@ -109,7 +105,7 @@ export class Call {
         (error: unknown) => {
           if (this.#ended !== undefined) return;
           settle();
-          reject(error as Error);
+          reject(error instanceof Error ? error : new StoreError("UNAVAILABLE", "The backend failed", { cause: error }));
         },
       );
     });

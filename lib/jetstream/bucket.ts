@@ -104,8 +104,8 @@ export class Bucket {
   async stage(key: string, value: Json, call: Call): Promise<number> {
     if (this.#drift !== undefined) throw this.#drift;
     const payload = JSON.stringify({ k: key, ...value });
-    for (const retries = new Retries(call); ; await retries.pause()) {
-      call.check();
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call));
       if (ack.kind === "stored") {
         this.saw(ack.seq);
@@ -137,8 +137,8 @@ export class Bucket {
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
     const before = call.outcome;
-    for (const retries = new Retries(call); ; await retries.pause()) {
-      call.check();
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
       const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
       switch (ack.kind) {
@@ -178,8 +178,8 @@ export class Bucket {
 
   /** Removes what matches the filter, for good. Repeating it does no harm. */
   async purge(filter: string, call: Call): Promise<void> {
-    for (const retries = new Retries(call); ; await retries.pause()) {
-      call.check();
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       try {
         const reply = await this.#link.api(
           `STREAM.PURGE.${this.stream}`,
@@ -286,7 +286,8 @@ export class Bucket {
   async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
     const needed = Math.max(min, this.#seen);
     const found = new Map<string, Entry>();
-    for (const retries = new Retries(call); ; await retries.pause()) {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       if (this.#drift !== undefined) throw this.#drift;
       call.check();
       const subjects = [this.#subjects + filter, this.#subjects + BARRIER_KEY];

@@ -60,7 +60,7 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
     return incompatible(bucket, "metadata", `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`);
   }
   if (mark !== String(FORMAT)) {
-    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${String(mark)}; this version of the library knows ${String(FORMAT)}`);
+    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(FORMAT)}`);
   }
   const wanted = settings(bucket);
   for (const name of REQUIRED) {
@@ -99,8 +99,8 @@ function state(reply: Json): StreamState {
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
 export async function ask(link: Link, subject: string, body: unknown, call: Call): Promise<Json> {
-  for (const retries = new Retries(call); ; await retries.pause()) {
-    call.check();
+  for (const retries = new Retries(call); ; ) {
+    await retries.turn();
     try {
       const reply = await link.api(subject, body, link.attemptMs(call));
       const error = asObject(reply["error"]);

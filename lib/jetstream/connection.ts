@@ -284,6 +284,7 @@ export function unavailable(failure: Failure, cause: unknown): StoreError {
 /** The errors of a call that goes on trying until its time is over. */
 export class Retries {
   readonly #call: Call;
+  #begun = false;
   #attempt = 0;
   #last: { failure: Failure; error: unknown } | undefined;
 
@@ -295,6 +296,13 @@ export class Retries {
     this.#last = { failure, error };
     // Waiting does not open a closed connection, nor does it give a permission.
     if (failure === "closed" || failure === "refused") throw unavailable(failure, error);
+  }
+
+  /** What every attempt begins with: nothing at first, a pause from then on. Throws once the call's time is over. */
+  async turn(): Promise<void> {
+    this.#call.check();
+    if (this.#begun) await this.pause();
+    this.#begun = true;
   }
 
   /** Waits a little longer each time, with jitter so that contenders part. Throws once the call's time is over. */

@@ -149,7 +149,8 @@ export class RoomLog {
    */
   async roster(roomId: string, min: number, call: Call): Promise<{ room: LiveRoom; v: number; members: Map<string, MemberRow> }> {
     let least = min;
-    for (const retries = new Retries(call); ; await retries.pause()) {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       const room = await this.room(roomId, least, call);
       const { record } = room;
       const { incarnation } = record;
@@ -195,7 +196,8 @@ export class RoomLog {
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
   async changeAtOnce<T>(call: Call, attempt: (min: number) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
     let fresh = false;
-    for (const retries = new Retries(call); ; await retries.pause()) {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       for (;;) {
         call.check();
         let room: LiveRoom;
@@ -284,7 +286,8 @@ export class RoomLog {
   delete(roomId: string, call: Call): Promise<void> {
     return this.#turns.take(roomId, call, async () => {
       let fresh = false;
-      for (const retries = new Retries(call); ; await retries.pause()) {
+      for (const retries = new Retries(call); ; ) {
+        await retries.turn();
         const slot = await this.slot(roomId, fresh ? await this.buckets.rooms.fresh(call) : 0, call);
         const { record } = slot;
         if (record === undefined) {
@@ -323,8 +326,8 @@ export class RoomLog {
     return this.#turns.take(roomId, call, async () => {
       // Most rooms are new: the condition that there is none tells, without reading first.
       let slot: RoomSlot = readRoom(undefined);
-      for (const retries = new Retries(call); ; await retries.pause()) {
-        call.check();
+      for (const retries = new Retries(call); ; ) {
+        await retries.turn();
         if (slot.record !== undefined) throw roomExists(roomId);
         const plan = attempt({ incarnation: newId(), membership: newId(), attempt: newId() });
         let keysSeq: number;

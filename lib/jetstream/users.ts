@@ -177,7 +177,8 @@ export class JetStreamUsers implements UsersDriver {
   /** Reads, lets the rules decide, commits on the condition that nothing changed meanwhile, and starts anew if it did. */
   async #change(key: string, call: Call, change: Change): Promise<User> {
     let fresh = false;
-    for (const retries = new Retries(call); ; await retries.pause()) {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
       for (;;) {
         call.check();
         const seen = await this.#view(key, fresh ? await this.#bucket.fresh(call) : 0, call);
