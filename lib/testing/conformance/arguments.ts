@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { inspect } from "node:util";
-import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, unique } from "./case.js";
+import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, unique, settled } from "./case.js";
 import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, withArgument, world } from "./methods.js";
 import type { MethodName, World } from "./methods.js";
 import type { Steps } from "./case.js";
@@ -258,9 +258,15 @@ export const argumentCases = [
         }
         // Whole or not at all, and nothing blocks the next attempt. What may have been done can still come to be done.
         const whole = async (): Promise<void> => {
-          assert.deepEqual((await another.members.list(id)).map((member) => member.endpoint), [owner]);
-          assert.deepEqual((await another.rooms.listForEndpoint(owner)).map((room) => room.id), [id]);
-          assert.equal((await another.roomKeys.get(id, owner)).epoch, 1);
+          await settled(async () => {
+            assert.deepEqual((await another.members.list(id)).map((member) => member.endpoint), [owner]);
+          });
+          await settled(async () => {
+            assert.deepEqual((await another.rooms.listForEndpoint(owner)).map((room) => room.id), [id]);
+          });
+          await settled(async () => {
+            assert.equal((await another.roomKeys.get(id, owner)).epoch, 1);
+          });
         };
         if (answer === "done") await whole();
         const next = await together([() => another.rooms.create({ id, owner })]);

@@ -158,6 +158,23 @@ export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/**
+ * What a plain read shows soon. Checks are as fresh as what was acknowledged to anyone; a plain read of one store may be a
+ * moment behind what was acknowledged to another.
+ */
+export async function settled(look: () => Promise<void>): Promise<void> {
+  const until = Date.now() + 5000;
+  for (;;) {
+    try {
+      await look();
+      return;
+    } catch (error) {
+      if (Date.now() > until) throw error;
+      await sleep(10);
+    }
+  }
+}
+
 /** Close to now: clocks of a backend's nodes may differ a little. */
 export function recent(date: Date, what: string): void {
   assert.ok(date instanceof Date, `${what}: not a Date`);
