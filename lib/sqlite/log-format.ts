@@ -3,11 +3,11 @@
  * transactions, and checksums that tell any flipped bit. All numbers are little-endian.
  *
  *     header   magic 16 | format 4 | database 16 | generation 4 | checksum of the 40 before 4 | zero 20
- *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | zero 48
+ *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | end mark 1 | zero 47
  *     record   payload length 4 | sequence 8 | payload checksum 4 | checksum of the 16 before 4 | payload
  *     payload  length of the text 4 | the text | bytes | end mark 1
  *
- * The second line of the header, the seal, is zero until the image of the segment's generation is on the disk.
+ * The second line of the header, the seal, has no end mark until the image of the segment's generation is on the disk.
  */
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
@@ -18,8 +18,9 @@ const MAGIC = Buffer.from("unibus redo log\n", "latin1");
 export const LOG_FORMAT = 1;
 export const HEADER_BYTES = 128;
 export const SEAL_AT = 64;
+const SEAL_BYTES = 17;
 const RECORD_HEADER_BYTES = 20;
-/** Not zero, and two flipped bits away from it: a record that ends with zeros was never written to its end. */
+/** Not zero, and two flipped bits away from it: what ends with a zero instead was never written to its end. */
 const END_MARK = 0x0a;
 /** A transaction is one record, and one record is one buffer. */
 export const MAX_RECORD_BYTES = 1024 * 1024 * 1024;
@@ -60,10 +61,11 @@ export function encodeHeader(header: Header): Buffer {
 }
 
 export function encodeSeal(generation: number, seal: Seal): Buffer {
-  const bytes = Buffer.alloc(16);
+  const bytes = Buffer.alloc(SEAL_BYTES);
   bytes.writeBigUInt64LE(BigInt(seal.length), 0);
   bytes.writeUInt32LE(seal.checksum, 8);
   bytes.writeUInt32LE(sealChecksum(generation, bytes), 12);
+  bytes[16] = END_MARK;
   return bytes;
 }
 
@@ -81,12 +83,12 @@ export function decodeHeader(bytes: Buffer): Header {
   if (!intact) throw new LogDamage("the header is damaged", 16);
   const format = bytes.readUInt32LE(16);
   if (format !== LOG_FORMAT) throw new LogDamage(`the log has format ${String(format)}, known is ${String(LOG_FORMAT)}`, 16, "newer");
-  if (!isZero(bytes, 44, SEAL_AT) || !isZero(bytes, SEAL_AT + 16, HEADER_BYTES)) throw new LogDamage("the header is damaged", 44);
+  if (!isZero(bytes, 44, SEAL_AT) || !isZero(bytes, SEAL_AT + SEAL_BYTES, HEADER_BYTES)) throw new LogDamage("the header is damaged", 44);
   const generation = bytes.readUInt32LE(36);
-  const seal = bytes.subarray(SEAL_AT, SEAL_AT + 16);
+  const seal = bytes.subarray(SEAL_AT, SEAL_AT + SEAL_BYTES);
   const header = { database: bytes.toString("hex", 20, 36), generation };
-  if (isZero(seal, 0, 16)) return { ...header, seal: undefined };
-  if (seal.readUInt32LE(12) !== sealChecksum(generation, seal)) throw new LogDamage("the header is damaged", SEAL_AT);
+  if (seal[16] === 0) return { ...header, seal: undefined };
+  if (seal[16] !== END_MARK || seal.readUInt32LE(12) !== sealChecksum(generation, seal)) throw new LogDamage("the header is damaged", SEAL_AT);
   return { ...header, seal: { length: Number(seal.readBigUInt64LE(0)), checksum: seal.readUInt32LE(8) } };
 }
 

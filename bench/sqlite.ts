@@ -1,0 +1,277 @@
+// The SQLite backend beside better-sqlite3 and node:sqlite, in one run: medians of 5 rounds in which everybody has a turn.
+// Exits with 1 if a ratio misses its floor.
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setImmediate as turn } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import BetterSqlite from "better-sqlite3";
+import { isAuthorized, openSqlite, type Store } from "../dist/index.js";
+
+const ROUNDS = 5;
+const SMALL = 1_000;
+const LARGE = Number(process.env["BENCH_USERS"] ?? 1_000_000);
+/** A bench is not a service: nothing in it is late. */
+const opTimeoutMs = 60_000;
+
+const SCHEMA = `CREATE TABLE users (
+  ordinal INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, role TEXT NOT NULL, status TEXT NOT NULL, name TEXT NOT NULL,
+  created_at INTEGER NOT NULL, revoked_at INTEGER, expires_at INTEGER, revision INTEGER NOT NULL)`;
+const INSERT = `INSERT INTO users (key, role, status, name, created_at, revoked_at, expires_at, revision)
+  VALUES (?, 'member', 'active', ?, ?, NULL, NULL, ?)`;
+const GET = "SELECT * FROM users WHERE key = ?";
+const PRAGMAS = ["journal_mode = WAL", "synchronous = FULL"];
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+
+/** Like a public key in hex: 64 digits, in no order. */
+function keyOf(n: number): string {
+  let text = "";
+  let x = (n + 1) >>> 0;
+  for (let i = 0; i < 8; i++) {
+    x = Math.imul(x ^ (x >>> 16), 0x45d9f3b) >>> 0;
+    x = (x ^ (x >>> 13) ^ Math.imul(n + i, 0x9e3779b1)) >>> 0;
+    text += x.toString(16).padStart(8, "0");
+  }
+  return text;
+}
+
+const seconds = async (work: () => unknown): Promise<number> => {
+  const began = performance.now();
+  await work();
+  return (performance.now() - began) / 1000;
+};
+
+interface SyncDatabase {
+  add(key: string, n: number): void;
+  get(key: string): unknown;
+  all(): unknown[];
+  bulk(from: number, to: number): void;
+  close(): void;
+}
+
+function betterSqlite(path: string): SyncDatabase {
+  const database = new BetterSqlite(path);
+  for (const pragma of PRAGMAS) database.pragma(pragma);
+  database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
+  const insert = database.prepare(INSERT);
+  const get = database.prepare(GET);
+  return {
+    add: (key, n) => void insert.run(key, `user ${n}`, Date.now(), n),
+    get: (key) => get.get(key),
+    all: () => database.prepare("SELECT * FROM users").all(),
+    bulk: database.transaction((from: number, to: number) => {
+      for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
+    }),
+    close: () => void database.close(),
+  };
+}
+
+/** Node has it from version 22.5 on. */
+async function nodeSqlite(): Promise<((path: string) => SyncDatabase) | undefined> {
+  const module = await import("node:sqlite").catch(() => undefined);
+  if (module === undefined) return undefined;
+  return (path) => {
+    const database = new module.DatabaseSync(path);
+    for (const pragma of PRAGMAS) database.exec(`PRAGMA ${pragma}`);
+    database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
+    const insert = database.prepare(INSERT);
+    const get = database.prepare(GET);
+    return {
+      add: (key, n) => void insert.run(key, `user ${n}`, Date.now(), n),
+      get: (key) => get.get(key),
+      all: () => database.prepare("SELECT * FROM users").all(),
+      bulk: (from, to) => {
+        database.exec("BEGIN");
+        for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
+        database.exec("COMMIT");
+      },
+      close: () => database.close(),
+    };
+  };
+}
+
+async function addInFlight(store: Store, from: number, count: number, inFlight: number): Promise<void> {
+  let next = from;
+  const end = from + count;
+  const caller = async (): Promise<void> => {
+    while (next < end) {
+      const n = next++;
+      await store.users.add({ key: keyOf(n), name: `user ${n}` });
+    }
+  };
+  await Promise.all(Array.from({ length: inFlight }, caller));
+}
+
+interface Figures {
+  readonly add: Map<number, number>;
+  readonly addBetter: number;
+  readonly addNode: number | undefined;
+  readonly check: number;
+  readonly get: number;
+  readonly getNode: number | undefined;
+}
+
+const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [[1, 3_000], [64, 30_000], [1024, 60_000]];
+const SYNC_ADDS = 3_000;
+const READS = 200_000;
+
+async function measure(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<Figures> {
+  const paths = { own: join(folder, `own-${users}`), better: join(folder, `better-${users}`), node: join(folder, `node-${users}`) };
+  const store = await openSqlite(paths.own, { opTimeoutMs });
+  await addInFlight(store, 0, users, 1024);
+  await store.close();
+  const own = await openSqlite(paths.own, { opTimeoutMs });
+  const better = betterSqlite(paths.better);
+  better.bulk(0, users);
+  const other = node?.(paths.node);
+  other?.bulk(0, users);
+
+  let next = users;
+  const add = new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, [] as number[]]));
+  const addBetter: number[] = [];
+  const addNode: number[] = [];
+  const check: number[] = [];
+  const get: number[] = [];
+  const getNode: number[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [inFlight, count] of IN_FLIGHT) {
+      add.get(inFlight)?.push(count / (await seconds(() => addInFlight(own, next, count, inFlight))));
+      next += count;
+    }
+    const adds = (database: SyncDatabase) => async (): Promise<void> => {
+      for (let i = 0; i < SYNC_ADDS; i++) database.add(keyOf(next + i), next + i);
+    };
+    addBetter.push(SYNC_ADDS / (await seconds(adds(better))));
+    if (other !== undefined) addNode.push(SYNC_ADDS / (await seconds(adds(other))));
+    next += SYNC_ADDS;
+
+    const keys = Array.from({ length: READS }, (_, i) => keyOf((i * 7919) % users));
+    await turn();
+    check.push(READS / (await seconds(async () => {
+      for (const key of keys) if (!(await isAuthorized(own, key))) throw new Error("denied");
+    })));
+    const gets = (database: SyncDatabase) => async (): Promise<void> => {
+      for (const key of keys) if (database.get(key) === undefined) throw new Error("not found");
+    };
+    get.push(READS / (await seconds(gets(better))));
+    if (other !== undefined) getNode.push(READS / (await seconds(gets(other))));
+  }
+  await own.close();
+  better.close();
+  other?.close();
+  return {
+    add: new Map([...add].map(([inFlight, rates]) => [inFlight, median(rates)])),
+    addBetter: median(addBetter),
+    addNode: other === undefined ? undefined : median(addNode),
+    check: median(check),
+    get: median(get),
+    getNode: other === undefined ? undefined : median(getNode),
+  };
+}
+
+/** Opening, against reading every row once, of databases with the same users. */
+async function openings(folder: string, users: number): Promise<{ own: number; better: number }> {
+  const own: number[] = [];
+  const better: number[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    let store: Store | undefined;
+    own.push(await seconds(async () => {
+      store = await openSqlite(join(folder, `own-${users}`), { opTimeoutMs });
+    }));
+    await store?.close();
+    let database: SyncDatabase | undefined;
+    better.push(await seconds(() => {
+      database = betterSqlite(join(folder, `better-${users}`));
+      database.all();
+    }));
+    database?.close();
+  }
+  return { own: median(own), better: median(better) };
+}
+
+/** In a process of its own, so that nobody else's garbage is counted. */
+async function memory(path: string): Promise<void> {
+  const collect = (globalThis as { gc?: () => void }).gc;
+  const used = (): number => {
+    collect?.();
+    collect?.();
+    const { heapUsed, external } = process.memoryUsage();
+    return heapUsed + external;
+  };
+  const empty = await openSqlite(":memory:");
+  const before = used();
+  const store = await openSqlite(path, { opTimeoutMs });
+  await turn();
+  console.log(String(used() - before));
+  await store.close();
+  await empty.close();
+}
+
+const count = (value: number): string => Math.round(value).toLocaleString("en-US");
+let missed = 0;
+
+function ratio(name: string, value: number, floor: number, aim?: number): void {
+  const ok = value >= floor;
+  if (!ok) missed++;
+  console.log(`  ${ok ? "ok    " : "MISSED"} ${name}: ${value.toFixed(2)}x (at least ${floor}x${aim === undefined ? "" : `, aim ${aim}x`})`);
+}
+
+function atMost(name: string, value: number, ceiling: number): void {
+  const ok = value < ceiling;
+  if (!ok) missed++;
+  console.log(`  ${ok ? "ok    " : "MISSED"} ${name}: ${value.toFixed(2)}x (less than ${ceiling}x)`);
+}
+
+function report(users: number, figures: Figures): void {
+  console.log(`\n${count(users)} users, medians of ${ROUNDS}`);
+  console.log(`  better-sqlite3 add ${count(figures.addBetter)}/s, get ${count(figures.get)}/s`);
+  if (figures.addNode !== undefined && figures.getNode !== undefined) {
+    console.log(`  node:sqlite    add ${count(figures.addNode)}/s, get ${count(figures.getNode)}/s`);
+  } else {
+    console.log(`  node:sqlite    not in Node ${process.version}`);
+  }
+  const floors = new Map([[1, [0.8, 1]], [64, [5, 8]], [1024, [12, 20]]]);
+  for (const [inFlight, rate] of figures.add) {
+    const [floor = 0, aim = 0] = floors.get(inFlight) ?? [];
+    ratio(`users.add, ${inFlight} in flight, ${count(rate)}/s`, rate / figures.addBetter, floor, aim);
+  }
+  ratio(`isAuthorized, ${count(figures.check)}/s`, figures.check / figures.get, 2, 8);
+}
+
+async function main(): Promise<void> {
+  const measured = process.argv[2];
+  if (measured !== undefined) return memory(measured);
+  const folder = mkdtempSync(join(process.env["BENCH_FOLDER"] ?? tmpdir(), "unibus-bench-"));
+  try {
+    const node = await nodeSqlite();
+    console.log(`Node ${process.version}, ${process.platform} ${process.arch}`);
+    const small = await measure(folder, SMALL, node);
+    report(SMALL, small);
+    const large = await measure(folder, LARGE, node);
+    report(LARGE, large);
+
+    console.log(`\nFrom ${count(SMALL)} to ${count(LARGE)} users, the cost of`);
+    for (const [inFlight, rate] of small.add) atMost(`users.add, ${inFlight} in flight`, rate / (large.add.get(inFlight) ?? 0), 1.5);
+    atMost("isAuthorized", small.check / large.check, 1.5);
+
+    console.log(`\nOpening ${count(LARGE)} users`);
+    const opened = await openings(folder, LARGE);
+    console.log(`  opening ${opened.own.toFixed(2)} s, better-sqlite3 reads all in ${opened.better.toFixed(2)} s`);
+    atMost("opening", opened.own / opened.better, 3);
+
+    const child = spawnSync(process.execPath, ["--expose-gc", "--import", "tsx", fileURLToPath(import.meta.url), join(folder, `own-${LARGE}`)], {
+      encoding: "utf8",
+      cwd: fileURLToPath(new URL(".", import.meta.url)),
+    });
+    if (child.status !== 0) throw new Error(child.stderr);
+    console.log(`  memory: ${count(Number(child.stdout) / LARGE)} bytes per user`);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  if (missed > 0) process.exitCode = 1;
+}
+
+await main();

@@ -1,0 +1,39 @@
+// npm run soak -- --sqlite --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how it ended.
+
+interface Soak {
+  run(options: { seconds: number; seed: number; log: (line: string) => void }): Promise<unknown>;
+}
+
+const soaks = new Map<string, () => Promise<Soak>>([["sqlite", () => import("./sqlite.js")]]);
+
+function optionsOf(args: readonly string[]): { names: string[]; seconds: number; seed: number } {
+  const names: string[] = [];
+  let seconds = 60;
+  let seed = Math.floor(Math.random() * 2 ** 31);
+  const rest = [...args];
+  for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
+    const name = option.replace(/^--/, "");
+    if (name === "seconds") seconds = Number(rest.shift());
+    else if (name === "seed") seed = Number(rest.shift());
+    else if (soaks.has(name)) names.push(name);
+    else throw new Error(`${option}: expected --seconds, --seed or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+  }
+  if (!(seconds > 0) || !Number.isSafeInteger(seed)) throw new Error("--seconds and --seed are numbers");
+  return { names: names.length > 0 ? names : [...soaks.keys()], seconds, seed };
+}
+
+const { names, seconds, seed } = optionsOf(process.argv.slice(2));
+let failed = 0;
+for (const name of names) {
+  console.log(`${name}: ${seconds} s, seed ${seed}`);
+  try {
+    const soak = await soaks.get(name)?.();
+    await soak?.run({ seconds, seed, log: (line) => console.log(`${name}: ${line}`) });
+    console.log(`${name}: passed`);
+  } catch (error) {
+    failed++;
+    console.error(error);
+    console.log(`${name}: FAILED, seed ${seed}`);
+  }
+}
+process.exitCode = failed === 0 ? 0 : 1;

@@ -1,0 +1,295 @@
+// Kills a writer at random instants and looks what is left; then cuts the log at every byte of its last records, and flips
+// bits at random places. Zero lost, zero half, every damage told.
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { existsSync } from "node:fs";
+import { cp, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import initSqlJs from "sql.js";
+import ts from "typescript";
+import { isCorrupt, isIncompatible, openSqlite } from "unibus-membership";
+import { applyTo, canonical, emptyModel, modelsIn, nextOperation, random, type Model } from "./sqlite-operations.js";
+import type { Orders } from "./sqlite-writer.js";
+
+export interface SoakOptions {
+  readonly seconds: number;
+  readonly seed: number;
+  /** Fewer or more callers change what a batch looks like. */
+  readonly callers?: number;
+  readonly log?: (line: string) => void;
+}
+
+export interface SoakResult {
+  readonly kills: number;
+  readonly acknowledged: number;
+  /** Kills that hit an operation whose record was on the disk, and whose acknowledgement was not out yet. */
+  readonly unheard: number;
+  /** Kills that hit before the store was open. */
+  readonly whileOpening: number;
+  readonly cuts: number;
+  readonly flips: number;
+}
+
+const opTimeoutMs = 60_000;
+
+/** The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many. */
+async function compileWriter(folder: string): Promise<string> {
+  const library = JSON.stringify(import.meta.resolve("unibus-membership"));
+  for (const name of ["sqlite-operations", "sqlite-writer"]) {
+    const source = await readFile(fileURLToPath(new URL(`./${name}.ts`, import.meta.url)), "utf8");
+    const { outputText } = ts.transpileModule(source, {
+      compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022, verbatimModuleSyntax: true },
+    });
+    await writeFile(join(folder, `${name}.js`), outputText.replaceAll('"unibus-membership"', library));
+  }
+  await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+  return join(folder, "sqlite-writer.js");
+}
+
+function signal(): { happened: Promise<void>; now: () => void } {
+  let now = (): void => undefined;
+  const happened = new Promise<void>((resolve) => (now = resolve));
+  return { happened, now };
+}
+
+/** A writer that is started and waits. */
+class Writer {
+  readonly #child: ChildProcess;
+  readonly #ready: Promise<void>;
+  readonly #ended: Promise<void>;
+  readonly #enough = signal();
+  #wanted = 0;
+  #count = 0;
+  /** What each caller did last, as far as it could say it. */
+  readonly heard = new Map<number, number>();
+  opened = false;
+  failed = "";
+
+  constructor(script: string) {
+    this.#child = spawn(process.execPath, [script], { stdio: ["pipe", "pipe", "pipe"] });
+    const { stdout, stderr } = this.#child;
+    if (stdout === null || stderr === null) throw new Error("a writer without pipes");
+    stderr.setEncoding("utf8").on("data", (text: string) => (this.failed += text));
+    this.#ended = new Promise((resolve) => this.#child.once("close", () => resolve()));
+    const ready = signal();
+    this.#ready = ready.happened;
+    createInterface({ input: stdout }).on("line", (line) => {
+      if (line === "ready") ready.now();
+      else if (line === "open") {
+        this.opened = true;
+      } else {
+        const [caller = NaN, n = NaN] = line.split(" ").map(Number);
+        this.heard.set(caller, n);
+        if (++this.#count >= this.#wanted) this.#enough.now();
+      }
+    });
+  }
+
+  /**
+   * Kills it `ms` after so many acknowledgements, or after it began to open. Resolves when everything that it said has
+   * been heard.
+   */
+  async run(orders: Orders, acknowledgements: number, ms: number): Promise<void> {
+    this.#wanted = acknowledgements;
+    await Promise.race([this.#ready, this.#ended]);
+    this.#child.stdin?.on("error", () => undefined).write(`${JSON.stringify(orders)}\n`);
+    if (acknowledgements > 0) await Promise.race([this.#enough.happened, this.#ended]);
+    await Promise.race([new Promise((resolve) => setTimeout(resolve, ms)), this.#ended]);
+    if (this.#child.exitCode !== null) throw new Error(`the writer ended by itself: ${this.failed}`);
+    await this.end();
+  }
+
+  async end(): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.#ended;
+  }
+}
+
+async function integrityOf(path: string): Promise<string> {
+  const sqlJs = await initSqlJs();
+  const database = new sqlJs.Database(await readFile(path));
+  try {
+    return String(database.exec("PRAGMA integrity_check")[0]?.values[0]?.[0]);
+  } finally {
+    database.close();
+  }
+}
+
+interface Caller {
+  n: number;
+  model: Model;
+}
+
+async function kills(path: string, script: string, options: SoakOptions, until: number): Promise<Omit<SoakResult, "cuts" | "flips">> {
+  const { seed, log } = options;
+  const next = random(seed, 1);
+  const callers: Caller[] = Array.from({ length: options.callers ?? 32 }, () => ({ n: 0, model: emptyModel() }));
+  const waiting = [new Writer(script), new Writer(script), new Writer(script)];
+  let count = 0;
+  let acknowledged = 0;
+  let unheard = 0;
+  let whileOpening = 0;
+  try {
+    // A slow machine takes longer rather than kill less.
+    const least = Math.ceil((options.seconds * 100) / 60);
+    while (performance.now() < until || count < least) {
+      const writer = waiting.shift() ?? new Writer(script);
+      waiting.push(new Writer(script));
+      const opening = next() < 0.2;
+      await writer.run({ path, seed, callers }, opening ? 0 : 1 + Math.floor(next() * next() * 1000), next() * (opening ? 60 : 10));
+      count++;
+      if (!writer.opened) whileOpening++;
+
+      // The file alone is a database at every instant, whatever the log says.
+      if (existsSync(path)) {
+        const integrity = await integrityOf(path);
+        if (integrity !== "ok") throw new Error(`kill ${count}: integrity_check says ${integrity}`);
+      }
+      const store = await openSqlite(path, { opTimeoutMs });
+      const found = await modelsIn(store);
+      await store.close();
+      for (const [caller, state] of callers.entries()) {
+        for (const last = writer.heard.get(caller) ?? -1; state.n <= last; state.n++) {
+          applyTo(state.model, nextOperation(state.model, caller, state.n, random(seed, caller, state.n)));
+          acknowledged++;
+        }
+        const is = canonical(found.get(caller) ?? emptyModel());
+        if (is === canonical(state.model)) continue;
+        const operation = nextOperation(state.model, caller, state.n, random(seed, caller, state.n));
+        const before = canonical(state.model);
+        applyTo(state.model, operation);
+        if (is !== canonical(state.model)) {
+          throw new Error(
+            `kill ${count}, caller ${caller}, operation ${state.n} (${operation.kind}): lost or half there\n` +
+              `  found     ${is}\n  before it ${before}\n  after it  ${canonical(state.model)}`,
+          );
+        }
+        state.n++;
+        unheard++;
+      }
+      if (count % 25 === 0) log?.(`${count} kills, ${acknowledged} acknowledged operations, all there`);
+    }
+  } finally {
+    await Promise.all(waiting.map((writer) => writer.end()));
+  }
+  return { kills: count, acknowledged, unheard, whileOpening };
+}
+
+async function filesOf(folder: string): Promise<Map<string, Buffer>> {
+  const files = new Map<string, Buffer>();
+  for (const name of (await readdir(folder)).sort()) {
+    if ((await stat(join(folder, name))).isFile()) files.set(name, await readFile(join(folder, name)));
+  }
+  return files;
+}
+
+/** A file and its log as a kill leaves them, with where each acknowledged record of the log ends. */
+async function crashed(folder: string, records: number): Promise<{ image: string; log: string; ends: number[] }> {
+  const path = join(folder, "live");
+  const store = await openSqlite(path, { opTimeoutMs });
+  const log = (await readdir(folder)).find((name) => name.startsWith("live-redo"));
+  if (log === undefined) throw new Error("no log");
+  const ends = [(await stat(join(folder, log))).size];
+  for (let n = 0; n < records; n++) {
+    await store.users.add({ key: `u${n}`, name: "x".repeat(n % 60) });
+    ends.push((await stat(join(folder, log))).size);
+  }
+  const image = join(folder, "crashed");
+  await cp(path, image);
+  await cp(join(folder, log), image + log.slice("live".length));
+  await store.close();
+  return { image, log: image + log.slice("live".length), ends };
+}
+
+/** Every prefix of the last records: what is whole in it is there, what is not is gone, and nothing is called damage. */
+async function cuts(folder: string, next: () => number, until: number): Promise<number> {
+  const { image, log, ends } = await crashed(folder, 12);
+  const whole = await readFile(log);
+  const base = await readFile(image);
+  const first = ends.at(-4) ?? 0;
+  const lengths = Array.from({ length: whole.length - first + 1 }, (_, i) => first + i);
+  // A short run takes some of them; the long one takes all.
+  const order = lengths.map((length) => [next(), length] as const).sort(([a], [b]) => a - b).map(([, length]) => length);
+  let count = 0;
+  for (const length of order) {
+    if (count > 0 && performance.now() > until) break;
+    await writeFile(image, base);
+    await writeFile(log, whole);
+    await truncate(log, length);
+    const store = await openSqlite(image, { opTimeoutMs });
+    const found = (await store.users.list()).items.length;
+    await store.close();
+    const expected = ends.filter((end) => end <= length).length - 1;
+    if (found !== expected) throw new Error(`log cut at ${length}: ${found} users, not ${expected}`);
+    await rm(`${image}-redo0`, { force: true });
+    await rm(`${image}-redo1`, { force: true });
+    count++;
+  }
+  return count;
+}
+
+/** One flipped bit, anywhere in the log or the image: refused, and left as it is. */
+async function flips(folder: string, next: () => number, until: number): Promise<number> {
+  const { image, log } = await crashed(folder, 30);
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith("crashed")) await rm(join(folder, name));
+  }
+  let count = 0;
+  for (; count === 0 || performance.now() < until; count++) {
+    const target = next() < 0.7 ? log : image;
+    const bytes = await readFile(target);
+    const place = Math.floor(next() * bytes.length);
+    const bit = 1 << Math.floor(next() * 8);
+    bytes[place] = (bytes[place] ?? 0) ^ bit;
+    await writeFile(target, bytes);
+    const before = await filesOf(folder);
+    const error = await openSqlite(image, { opTimeoutMs }).then((store) => store.close(), (reason: unknown) => reason);
+    if (!isCorrupt(error) && !isIncompatible(error)) {
+      throw new Error(`bit ${bit} of byte ${place} of ${basename(target)} was flipped, and opening said ${String(error)}`);
+    }
+    const after = await filesOf(folder);
+    if ([...after.keys()].join() !== [...before.keys()].join()) throw new Error(`opening left ${[...after.keys()].join()}`);
+    for (const [name, content] of before) {
+      if (after.get(name)?.equals(content) !== true) throw new Error(`${name} was touched`);
+    }
+    bytes[place] = (bytes[place] ?? 0) ^ bit;
+    await writeFile(target, bytes);
+  }
+  const store = await openSqlite(image, { opTimeoutMs });
+  const found = (await store.users.list()).items.length;
+  await store.close();
+  if (found !== 30) throw new Error(`${found} users after every bit was put back`);
+  return count;
+}
+
+export async function run(options: SoakOptions): Promise<SoakResult> {
+  const { seconds, seed, log } = options;
+  const folder = await mkdtemp(join(tmpdir(), "unibus-soak-"));
+  const began = performance.now();
+  const at = (part: number): number => began + seconds * 1000 * part;
+  const inFolder = async <T>(work: (path: string) => Promise<T>): Promise<T> => {
+    const own = await mkdtemp(join(folder, "part-"));
+    return work(own);
+  };
+  let done = false;
+  try {
+    const script = await inFolder(compileWriter);
+    const killed = await inFolder((own) => kills(join(own, "membership.db"), script, options, at(0.75)));
+    const cut = await inFolder((own) => cuts(own, random(seed, 2), at(0.88)));
+    const flipped = await inFolder((own) => flips(own, random(seed, 3), at(1)));
+    const result = { ...killed, cuts: cut, flips: flipped };
+    log?.(
+      `${result.kills} kills (${result.whileOpening} while opening), ${result.acknowledged} acknowledged operations and ${result.unheard} unheard: ` +
+        `zero lost, zero half; ${result.cuts} cuts: zero wrong; ${result.flips} flipped bits: every one told`,
+    );
+    done = true;
+    return result;
+  } finally {
+    // What a failure left is evidence.
+    if (done) await rm(folder, { recursive: true });
+    else log?.(`left as it is: ${folder}`);
+  }
+}

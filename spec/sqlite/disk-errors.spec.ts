@@ -1,0 +1,281 @@
+import { expect } from "chai";
+import { promises as fs } from "node:fs";
+import type { FileHandle } from "node:fs/promises";
+import { hasAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
+import { Child } from "./support/child.js";
+import { failure, useFolder } from "./support/folder.js";
+
+type Write = (this: FileHandle, bytes: Uint8Array, offset: number, length: number, position: number) => Promise<{ bytesWritten: number }>;
+
+/** The methods that every file handle of this process shares. */
+async function handles(folder: string): Promise<{ write: Write; sync: () => Promise<void> }> {
+  const handle = await fs.open(folder, "r");
+  await handle.close();
+  return Object.getPrototypeOf(handle) as { write: Write; sync: () => Promise<void> };
+}
+
+const ioError = (code: string): Error => Object.assign(new Error(`${code}: injected`), { code });
+const opTimeoutMs = 20_000;
+
+describe("sqlite: disk errors", () => {
+  const folder = useFolder();
+  let restore: (() => void)[] = [];
+  let store: Store;
+
+  /** Puts `write` in place of what every file handle does. */
+  async function writing(write: (original: Write) => Write): Promise<void> {
+    const shared = await handles(folder.path);
+    const original = shared.write;
+    restore.push(() => (shared.write = original));
+    shared.write = write(original);
+  }
+
+  const restoreAll = (): void => {
+    for (const each of restore.splice(0)) each();
+  };
+
+  beforeEach(async () => {
+    restore = [];
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    await store.users.addFirstAdmin({ key: "admin" });
+    await store.users.add({ key: "before" });
+    await store.rooms.create({ id: "room", owner: "alice" });
+  });
+
+  afterEach(async () => {
+    restoreAll();
+    await store.close().catch(() => undefined);
+  });
+
+  async function expectReadOnly(): Promise<void> {
+    const later = (await failure(store.users.add({ key: "later" }))) as StoreError;
+    expect(isUnavailable(later), String(later)).to.be.true;
+    expect(later.outcome).to.equal("none");
+    expect((await store.users.list()).items.map(({ key }) => key)).to.deep.equal(["admin", "before"]);
+    expect((await store.users.get("before")).status).to.equal("active");
+    expect(await isAuthorized(store, "before")).to.be.true;
+    expect(await hasAdmin(store)).to.be.true;
+    expect(await isMember(store, "room", "alice")).to.be.true;
+    expect(await isAuthorized(store, "met")).to.be.false;
+  }
+
+  async function expectKept(...perhaps: string[]): Promise<void> {
+    await store.close();
+    restoreAll();
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    const keys = (await store.users.list()).items.map(({ key }) => key).filter((key) => !perhaps.includes(key));
+    expect(keys).to.deep.equal(["admin", "before"]);
+    await store.users.add({ key: "again" });
+    expect(await isAuthorized(store, "again")).to.be.true;
+  }
+
+  for (const code of ["ENOSPC", "EIO", "EDQUOT"]) {
+    it(`${code}: the write that met it rejects, nothing is acknowledged after it, and what is durable goes on being answered`, async () => {
+      await writing(() => () => Promise.reject(ioError(code)));
+      const met = (await failure(store.users.add({ key: "met" }))) as StoreError;
+      expect(isUnavailable(met), String(met)).to.be.true;
+      expect(met.outcome).to.equal("unknown");
+      expect((met.cause as { code?: string }).code).to.equal(code);
+      restoreAll();
+      await expectReadOnly();
+      await expectKept("met");
+    });
+  }
+
+  it("what waited behind the write that failed was surely not done", async () => {
+    let fail: (error: Error) => void = () => undefined;
+    await writing(() => () => new Promise((_, reject) => (fail = reject)));
+    const first = failure(store.users.add({ key: "met" }));
+    // The first one is on its way to the disk when the others arrive.
+    await new Promise(setImmediate);
+    const behind = [failure(store.users.add({ key: "behind" })), failure(store.rooms.create({ id: "behind", owner: "bob" }))];
+    fail(ioError("EIO"));
+    expect(((await first) as StoreError).outcome).to.equal("unknown");
+    for (const error of (await Promise.all(behind)) as StoreError[]) {
+      expect(isUnavailable(error)).to.be.true;
+      expect(error.outcome).to.equal("none");
+    }
+    restoreAll();
+    await expectReadOnly();
+    await expectKept("met");
+    expect((await store.rooms.list()).items.map(({ id }) => id)).to.deep.equal(["room"]);
+  });
+
+  it("a short write goes on where it stopped", async () => {
+    await writing(
+      (original) =>
+        function (bytes, offset, length, position) {
+          return original.call(this, bytes, offset, Math.ceil(length / 3), position);
+        },
+    );
+    await store.users.add({ key: "short", name: "written in many pieces" });
+    restoreAll();
+    await store.close();
+    store = await openSqlite(folder.file());
+    expect((await store.users.get("short")).name).to.equal("written in many pieces");
+  });
+
+  it("a short write that fails in the middle leaves a torn record, which the next opening cuts off", async () => {
+    let calls = 0;
+    await writing(
+      (original) =>
+        function (bytes, offset, length, position) {
+          if (calls++ > 0) return Promise.reject(ioError("ENOSPC"));
+          return original.call(this, bytes, offset, Math.ceil(length / 2), position);
+        },
+    );
+    expect(((await failure(store.users.add({ key: "met" }))) as StoreError).outcome).to.equal("unknown");
+    restoreAll();
+    await expectReadOnly();
+    await expectKept();
+  });
+
+  it("a disk that takes no byte has failed", async () => {
+    await writing(() => () => Promise.resolve({ bytesWritten: 0 }));
+    expect(isUnavailable(await failure(store.users.add({ key: "met" })))).to.be.true;
+    restoreAll();
+    await expectKept();
+  });
+
+  it("a disk that hangs: grants wait, what takes away counts at once, checks and reads go on, and calls end in time", async () => {
+    const hung: (() => void)[] = [];
+    await writing(
+      (original) =>
+        function (...args) {
+          return new Promise((resolve, reject) => hung.push(() => void original.apply(this, args).then(resolve, reject)));
+        },
+    );
+    const limits = { timeoutMs: 200 };
+    const granted = failure(store.users.add({ key: "met" }, limits));
+    const revoked = failure(store.users.revoke("before", limits));
+    const deleted = failure(store.rooms.delete("room", limits));
+    expect(await isAuthorized(store, "met")).to.be.false;
+    expect(await isAuthorized(store, "before")).to.be.false;
+    expect(await isMember(store, "room", "alice")).to.be.false;
+    // Read committed: what others read is what the disk has.
+    expect((await store.users.get("before")).status).to.equal("active");
+    expect((await store.rooms.get("room")).owner).to.equal("alice");
+    for (const error of (await Promise.all([granted, revoked, deleted])) as StoreError[]) {
+      expect(isTimeout(error), String(error)).to.be.true;
+      expect(error.outcome).to.equal("unknown");
+    }
+    expect(await isAuthorized(store, "admin")).to.be.true;
+    expect(await hasAdmin(store)).to.be.true;
+    // The one write that each batch is, until nothing waits any more.
+    restoreAll();
+    for (const each of hung.splice(0)) each();
+    await store.users.add({ key: "after" });
+    expect(await isAuthorized(store, "met")).to.be.true;
+    expect((await store.users.get("before")).status).to.equal("revoked");
+  });
+
+  it("a store that closes while the disk hangs says so in time, and keeps its lock until the disk has answered", async () => {
+    await store.close();
+    store = await openSqlite(folder.file(), { opTimeoutMs: 50 });
+    let release: () => void = () => undefined;
+    await writing(
+      (original) =>
+        function (...args) {
+          return new Promise((resolve, reject) => (release = () => void original.apply(this, args).then(resolve, reject)));
+        },
+    );
+    const write = failure(store.users.add({ key: "met" }));
+    const closing = (await failure(store.close())) as StoreError;
+    expect(isTimeout(closing), String(closing)).to.be.true;
+    expect(isTimeout(await write)).to.be.true;
+    expect(((await failure(openSqlite(folder.file()))) as StoreError).code).to.equal("LOCKED");
+    restoreAll();
+    release();
+    let next: Store | undefined;
+    for (const until = performance.now() + 30_000; next === undefined; ) {
+      next = await openSqlite(folder.file()).catch((error: unknown) => {
+        if (performance.now() > until) throw error;
+        return undefined;
+      });
+    }
+    expect(await isAuthorized(next, "met")).to.be.true;
+    store = next;
+  });
+
+  it("a folder that vanished: the write that met it rejects, and close says what is lost", async () => {
+    await fs.rm(folder.path, { recursive: true });
+    let error: StoreError | undefined;
+    for (const until = performance.now() + 30_000; error === undefined && performance.now() < until; ) {
+      error = await store.users.add({ key: `k${String(performance.now())}` }).then(() => undefined, (reason: unknown) => reason as StoreError);
+    }
+    expect(isUnavailable(error)).to.be.true;
+    expect(await isAuthorized(store, "before")).to.be.true;
+    const closing = (await failure(store.close())) as StoreError;
+    expect(isUnavailable(closing)).to.be.true;
+    expect(closing.details?.["lost"]).to.be.at.least(3);
+  });
+
+  it("a checkpoint that finds no room leaves the image and the log, which are everything", async () => {
+    const { rename } = fs;
+    restore.push(() => (fs.rename = rename));
+    fs.rename = (from, to) => (String(from).endsWith("-checkpoint") ? Promise.reject(ioError("ENOSPC")) : rename(from, to));
+    await store.close();
+    restoreAll();
+    store = await openSqlite(folder.file());
+    expect(await isAuthorized(store, "before")).to.be.true;
+    expect((await store.rooms.get("room")).owner).to.equal("alice");
+  });
+
+  it("a fsync that fails in a checkpoint does the same, also in the middle of a store's life", async function () {
+    this.timeout(120_000);
+    const shared = await handles(folder.path);
+    const { sync } = shared;
+    let failed = 0;
+    restore.push(() => (shared.sync = sync));
+    shared.sync = () => {
+      failed++;
+      return Promise.reject(ioError("EIO"));
+    };
+    // Outgrows what a log may be, so that a checkpoint begins.
+    const sealedKey = new Uint8Array(65_536).fill(7);
+    const fill = (from: number, count: number): Promise<unknown> =>
+      Promise.all(Array.from({ length: count }, (_, i) => store.rooms.create({ id: `big${String(from + i)}`, owner: "o", encrypted: true, sealedKey })));
+    for (let from = 0; from < 560; from += 40) await fill(from, 40);
+    for (const until = performance.now() + 30_000; failed === 0 && performance.now() < until; ) await new Promise(setImmediate);
+    expect(failed).to.be.at.least(1);
+    shared.sync = sync;
+    for (let from = 560; from < 760; from += 40) await fill(from, 40);
+    await store.close();
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    expect((await store.rooms.listForEndpoint("o")).length).to.equal(760);
+    expect((await store.roomKeys.get("big759", "o")).sealed).to.deep.equal(sealedKey);
+  });
+
+  it("a real quota: the write that meets it rejects, and everything acknowledged before it is there", async () => {
+    await store.close();
+    const child = new Child(
+      `
+      const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+      for (let i = 0; ; i++) {
+        try { await store.users.add({ key: "q" + i, name: "x".repeat(200) }); }
+        catch (error) {
+          say(["failed", i, error.code, error.outcome].join(" "));
+          say("later " + (await store.users.add({ key: "later" }).catch((error) => error.code + " " + error.outcome)));
+          say("check " + (await store.isAuthorized("q" + (i - 1))) + " " + (await store.isAuthorized("q" + i)));
+          break;
+        }
+      }
+      await store.close();
+      say("closed");`,
+      [folder.file()],
+      // 512 bytes or 1 KiB a block, as the shell has it: a limit that holds for each file that the process writes.
+      ["/bin/sh", "-c", 'ulimit -f 128; exec "$@"', "sh"],
+    );
+    await child.says("closed");
+    await child.ended;
+    const [, count, code, outcome] = child.said[0]?.split(" ") ?? [];
+    expect(code).to.equal("UNAVAILABLE");
+    expect(outcome).to.equal("unknown");
+    expect(Number(count)).to.be.greaterThan(50);
+    expect(child.said).to.include("later UNAVAILABLE none");
+    expect(child.said).to.include("check true false");
+    store = await openSqlite(folder.file());
+    for (let i = 0; i < Number(count); i++) expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.be.true;
+    await store.users.add({ key: "later" });
+  });
+});

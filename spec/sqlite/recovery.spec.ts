@@ -1,0 +1,311 @@
+import { expect } from "chai";
+import { promises as fs } from "node:fs";
+import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import initSqlJs from "sql.js";
+import { isCorrupt, isIncompatible, openSqlite, type StoreError } from "unibus-membership";
+import { Child } from "./support/child.js";
+import { contents, failure, logOf, useFolder } from "./support/folder.js";
+
+const HEADER = 128;
+const opTimeoutMs = 20_000;
+
+/** Has the process kill itself at its `at`th change of a file, halfway through if that is a write. */
+const DIE_AT = `
+import { promises as fs } from "node:fs";
+const handle = await fs.open(process.execPath);
+const handles = Object.getPrototypeOf(handle);
+await handle.close();
+let left = Infinity;
+const die = () => process.kill(process.pid, "SIGKILL");
+for (const [owner, names] of [[fs, ["open", "rename", "unlink", "chmod", "writeFile"]], [handles, ["write", "sync", "datasync", "truncate"]]]) {
+  for (const name of names) {
+    const original = owner[name];
+    owner[name] = function (...args) {
+      if (--left !== 0) return original.apply(this, args);
+      if (name !== "write") return die();
+      return original.call(this, args[0], args[1], Math.ceil(args[2] / 2), args[3]).then(die);
+    };
+  }
+}
+const dieAt = (at) => { left = at; };
+`;
+
+async function refused(path: string, folder: string): Promise<StoreError> {
+  const before = await contents(folder);
+  const error = await failure(openSqlite(path, { opTimeoutMs }));
+  expect(await contents(folder), "touched").to.deep.equal(before);
+  return error as StoreError;
+}
+
+async function usersOf(path: string): Promise<string[]> {
+  const store = await openSqlite(path, { opTimeoutMs });
+  const keys = (await store.users.list({ limit: 1000 })).items.map(({ key }) => key);
+  await store.close();
+  return keys;
+}
+
+async function integrityOf(path: string): Promise<unknown> {
+  const sqlJs = await initSqlJs();
+  const database = new sqlJs.Database(await readFile(path));
+  try {
+    return database.exec("PRAGMA integrity_check")[0]?.values[0]?.[0];
+  } finally {
+    database.close();
+  }
+}
+
+describe("sqlite: recovery", () => {
+  const folder = useFolder();
+
+  /** A file and its log as a kill leaves them: `users` acknowledged, and where the record of each ends. */
+  async function crashed(name: string, users: number): Promise<{ path: string; log: string; ends: number[] }> {
+    const live = folder.file(`${name}-live`);
+    const store = await openSqlite(live, { opTimeoutMs });
+    const liveLog = await logOf(live);
+    const ends = [HEADER];
+    for (let i = 0; i < users; i++) {
+      await store.users.add({ key: `u${String(i)}`, name: "x".repeat(i) });
+      ends.push((await stat(liveLog)).size);
+    }
+    const own = join(folder.path, name);
+    await mkdir(own);
+    const path = join(own, "membership.db");
+    await cp(live, path);
+    const log = path + liveLog.slice(live.length);
+    await cp(liveLog, log);
+    await store.close();
+    return { path, log, ends };
+  }
+
+  const first = (count: number): string[] => Array.from({ length: count }, (_, i) => `u${String(i)}`);
+
+  it("goes on after the log was cut at any byte of its last records, with all that is whole before it", async function () {
+    this.timeout(120_000);
+    const { path, log, ends } = await crashed("cut", 4);
+    const [image, whole] = [await readFile(path), await readFile(log)];
+    for (let length = ends[2] ?? 0; length <= whole.length; length++) {
+      await Promise.all([rm(`${path}-redo0`, { force: true }), rm(`${path}-redo1`, { force: true })]);
+      await writeFile(path, image);
+      await writeFile(log, whole.subarray(0, length));
+      expect(await usersOf(path), `cut at ${String(length)}`).to.deep.equal(first(ends.filter((end) => end <= length).length - 1));
+    }
+  });
+
+  it("takes zeros where bytes never came for a torn end, from any byte of the last record on", async function () {
+    this.timeout(120_000);
+    const { path, log, ends } = await crashed("zeros", 3);
+    const [image, whole] = [await readFile(path), await readFile(log)];
+    for (let length = ends[2] ?? 0; length < whole.length; length += 7) {
+      await Promise.all([rm(`${path}-redo0`, { force: true }), rm(`${path}-redo1`, { force: true })]);
+      await writeFile(path, image);
+      await writeFile(log, Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]));
+      expect(await usersOf(path), `zeros from ${String(length)}`).to.deep.equal(first(2));
+    }
+  });
+
+  it("refuses a flipped bit at every byte of the log, says where, and touches nothing", async function () {
+    this.timeout(240_000);
+    const { path, log } = await crashed("flips", 3);
+    const whole = await readFile(log);
+    for (let place = 0; place < whole.length; place++) {
+      const bytes = Buffer.from(whole);
+      bytes[place] = (bytes[place] ?? 0) ^ (1 << (place * 5) % 8);
+      await writeFile(log, bytes);
+      const error = await failure(openSqlite(path, { opTimeoutMs }));
+      // In the format's number the damage looks like another version.
+      expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+      if (place >= HEADER) {
+        const offset = (error as StoreError).details?.["offset"];
+        expect(offset).to.be.a("number").and.satisfy((at: number) => at <= place);
+        expect((error as StoreError).details?.["file"]).to.equal(log);
+      }
+      expect((await readFile(log)).equals(bytes)).to.be.true;
+    }
+    await writeFile(log, whole);
+    expect(await usersOf(path)).to.deep.equal(first(3));
+  });
+
+  it("refuses a flipped bit in the file, with a log and with an empty one", async function () {
+    this.timeout(120_000);
+    const { path } = await crashed("image", 2);
+    for (const clean of [false, true]) {
+      if (clean) await usersOf(path);
+      const whole = await readFile(path);
+      for (let place = 0; place < whole.length; place += 499) {
+        const bytes = Buffer.from(whole);
+        bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
+        await writeFile(path, bytes);
+        const error = await refused(path, join(folder.path, "image"));
+        expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+      }
+      await writeFile(path, whole);
+    }
+    expect(await usersOf(path)).to.deep.equal(first(2));
+  });
+
+  it("refuses what is not a file of ours, and leaves it as it is", async () => {
+    const sqlJs = await initSqlJs();
+    const database = new sqlJs.Database();
+    database.run("CREATE TABLE users (key TEXT)");
+    const foreign = database.export();
+    database.close();
+    for (const bytes of [foreign, Buffer.from("notes"), Buffer.alloc(5000, 1), foreign.subarray(0, 700)]) {
+      await writeFile(folder.file(), bytes);
+      expect(isIncompatible(await refused(folder.file(), folder.path))).to.be.true;
+    }
+  });
+
+  it("refuses a file, and a log, of a newer version", async () => {
+    const { path, log } = await crashed("newer", 1);
+    const [image, whole] = [await readFile(path), await readFile(log)];
+    const newer = Buffer.from(image);
+    newer.writeUInt32BE(2, 60);
+    await writeFile(path, newer);
+    expect((await refused(path, join(folder.path, "newer"))).message).to.contain("newer");
+    await writeFile(path, image);
+    const format = Buffer.from(whole);
+    format.writeUInt32LE(2, 16);
+    format.writeUInt32LE(crc32(format.subarray(0, 40)), 40);
+    await writeFile(log, format);
+    expect(isIncompatible(await refused(path, join(folder.path, "newer")))).to.be.true;
+  });
+
+  it("refuses the log of another database, and one whose file is missing, by name", async () => {
+    const a = await crashed("a", 2);
+    const b = await crashed("b", 2);
+    const own = await readFile(a.log);
+    await cp(b.log, a.log);
+    const foreign = await refused(a.path, join(folder.path, "a"));
+    expect(isCorrupt(foreign), String(foreign)).to.be.true;
+    expect(foreign.details?.["file"]).to.equal(a.log);
+    await writeFile(a.log, own);
+    await rm(a.path);
+    const orphan = await refused(a.path, join(folder.path, "a"));
+    expect(isCorrupt(orphan)).to.be.true;
+    expect(orphan.message).to.contain(a.log);
+  });
+
+  it("refuses an older copy of the file beside a log that goes on from a later one", async () => {
+    const store = await openSqlite(folder.file());
+    await store.close();
+    const old = await readFile(folder.file());
+    const next = await openSqlite(folder.file());
+    await next.users.add({ key: "u0" });
+    await next.close();
+    await writeFile(folder.file(), old);
+    expect(isCorrupt(await refused(folder.file(), folder.path))).to.be.true;
+  });
+
+  it("opens the file alone after a clean close: it is everything, and SQLite finds nothing wrong with it", async () => {
+    const store = await openSqlite(folder.file());
+    await store.users.addFirstAdmin({ key: "admin" });
+    await store.rooms.create({ id: "r", owner: "alice", encrypted: true, sealedKey: new Uint8Array([1, 2, 3]), ownerPublicKey: new Uint8Array([4]) });
+    await store.close();
+    expect(await integrityOf(folder.file())).to.equal("ok");
+    const copy = folder.file("alone.db");
+    await cp(folder.file(), copy);
+    const alone = await openSqlite(copy);
+    expect(await alone.hasAdmin()).to.be.true;
+    expect((await alone.roomKeys.get("r", "alice")).sealed).to.deep.equal(new Uint8Array([1, 2, 3]));
+    await alone.close();
+  });
+
+  it("takes an empty file for a new one, and begins anew where only the empty log of a deleted file is left", async () => {
+    await writeFile(folder.file(), "");
+    expect(await usersOf(folder.file())).to.deep.equal([]);
+    await rm(folder.file());
+    expect(await usersOf(folder.file())).to.deep.equal([]);
+  });
+
+  /** Has a child do `work` on a copy of `from` again and again, killed at its first change of a file, its second, and so on. */
+  async function killedAtEachStep(from: string, work: string, verify: (path: string) => Promise<void>): Promise<number> {
+    let survived = 0;
+    let steps = 0;
+    for (let at = 1; survived === 0; at += 4) {
+      const runs = await Promise.all(
+        Array.from({ length: 4 }, async (_, i) => {
+          const own = folder.file(`step-${String(at + i)}`);
+          await cp(from, own, { recursive: true });
+          const path = join(own, "membership.db");
+          const child = new Child(DIE_AT + work, [path, String(at + i)]);
+          const { signal, code } = await child.ended;
+          if (signal !== "SIGKILL") expect(code, child.errors).to.equal(0);
+          return { own, path, killed: signal === "SIGKILL" };
+        }),
+      );
+      for (const { own, path, killed } of runs) {
+        if (killed) steps++;
+        else survived++;
+        if (await stat(path).catch(() => undefined)) expect(await integrityOf(path)).to.equal("ok");
+        await verify(path);
+        const left = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01])?$/.test(name));
+        expect(left, "left over").to.deep.equal([]);
+        await rm(own, { recursive: true });
+      }
+    }
+    return steps;
+  }
+
+  it("is recovered by the next opening from a kill at any step of the first opening", async function () {
+    this.timeout(240_000);
+    await mkdir(folder.file("new"));
+    const steps = await killedAtEachStep(folder.file("new"), `dieAt(Number(rest[0])); await openSqlite(path, { opTimeoutMs: 20_000 });`, async (path) => {
+      expect(await usersOf(path)).to.deep.equal([]);
+    });
+    expect(steps).to.be.greaterThan(8);
+  });
+
+  it("is recovered by the next opening from a kill at any step of a checkpoint", async function () {
+    this.timeout(240_000);
+    await crashed("checkpoint", 3);
+    const work = `
+      const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+      await store.users.add({ key: "u3" });
+      dieAt(Number(rest[0]));
+      await store.close();`;
+    const steps = await killedAtEachStep(folder.file("checkpoint"), work, async (path) => {
+      expect(await usersOf(path)).to.deep.equal(first(4));
+    });
+    expect(steps).to.be.greaterThan(10);
+  });
+
+  it("is recovered by the next opening from a kill at any step of a recovery, also one that ends a checkpoint", async function () {
+    this.timeout(240_000);
+    const { rename } = fs;
+    const live = folder.file("live.db");
+    const store = await openSqlite(live, { opTimeoutMs });
+    const own = folder.file("both");
+    try {
+      // A checkpoint that gets as far as its new log, and no further.
+      let tried = 0;
+      fs.rename = (from, to) => {
+        if (!String(from).endsWith("-checkpoint")) return rename(from, to);
+        tried++;
+        return Promise.reject(new Error("injected"));
+      };
+      const big = { encrypted: true, owner: "o", sealedKey: new Uint8Array(65_536).fill(7) };
+      for (let i = 0; i < 540; i += 20) await Promise.all(Array.from({ length: 20 }, (_, j) => store.rooms.create({ id: `r${String(i + j)}`, ...big })));
+      for (let i = 0; i < 540; i++) await store.rooms.delete(`r${String(i)}`);
+      for (const until = performance.now() + 60_000; tried === 0 && performance.now() < until; ) await new Promise(setImmediate);
+      expect(tried).to.be.at.least(1);
+      for (const key of first(3)) await store.users.add({ key });
+      await mkdir(own);
+      for (const suffix of ["", "-redo0", "-redo1"]) await cp(live + suffix, join(own, `membership.db${suffix}`));
+    } finally {
+      fs.rename = rename;
+      await store.close();
+    }
+    const work = `
+      dieAt(Number(rest[0]));
+      const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+      await store.users.add({ key: "u3" });`;
+    const steps = await killedAtEachStep(own, work, async (path) => {
+      const keys = await usersOf(path);
+      expect(keys.slice(0, 3)).to.deep.equal(first(3));
+      expect(keys.length).to.be.within(3, 4);
+    });
+    expect(steps).to.be.greaterThan(10);
+  });
+});

@@ -1,0 +1,50 @@
+import { mkdtemp, readFile, readdir, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/** A folder for each test, gone afterwards. */
+export function useFolder(): { readonly path: string; file(name?: string): string } {
+  let path = "";
+  beforeEach(async () => {
+    path = await mkdtemp(join(tmpdir(), "unibus-sqlite-"));
+  });
+  afterEach(async () => {
+    await rm(path, { recursive: true, force: true });
+  });
+  return {
+    get path() {
+      return path;
+    },
+    file: (name = "membership.db") => join(path, name),
+  };
+}
+
+/** Every file of a folder, byte for byte. */
+export async function contents(folder: string): Promise<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for (const name of (await readdir(folder)).sort()) {
+    const path = join(folder, name);
+    found[name] = (await stat(path)).isFile() ? (await readFile(path)).toString("base64") : "not a file";
+  }
+  return found;
+}
+
+/** The name of the one log that is in use. */
+export async function logOf(file: string): Promise<string> {
+  const found: string[] = [];
+  for (const parity of ["0", "1"]) {
+    if ((await stat(`${file}-redo${parity}`).catch(() => undefined)) !== undefined) found.push(`${file}-redo${parity}`);
+  }
+  const [only] = found;
+  if (only === undefined || found.length > 1) throw new Error(`logs: ${found.join(", ")}`);
+  return only;
+}
+
+export async function failure(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    (value) => {
+      throw new Error(`resolved with ${JSON.stringify(value)}, and should have been refused`);
+    },
+    (error: unknown) => error,
+  );
+}
