@@ -55,14 +55,12 @@ export function denialOf(error: unknown, aborted: boolean): Decision {
   }
 }
 
-/** Runs `ask` within the time and answers `fallback` of whatever goes wrong. Never rejects. */
+/** Runs `ask` within the call's time and answers `fallback` of whatever goes wrong. Never rejects. */
 export async function proved<T>(
-  bounds: Bounds,
-  defaultTimeoutMs: number,
+  call: Call,
   ask: (call: Call) => Promise<T>,
   fallback: (error: unknown, aborted: boolean) => T,
 ): Promise<T> {
-  const call = new Call(bounds, defaultTimeoutMs, "read");
   try {
     return await call.run(ask);
   } catch (error) {
@@ -92,7 +90,7 @@ function checked(store: Store, options: CallOptions | undefined, ask: (limits: C
   }
   const limits: CallOptions = { timeoutMs: bounds.timeoutMs ?? DEFAULT_OP_TIMEOUT_MS };
   if (bounds.signal !== undefined) limits.signal = bounds.signal;
-  return proved(bounds, DEFAULT_OP_TIMEOUT_MS, () => ask(limits), deny);
+  return proved(new Call(bounds, DEFAULT_OP_TIMEOUT_MS, "read"), () => ask(limits), deny);
 }
 
 const isOwn = (store: unknown): boolean => typeof store === "object" && store !== null && OwnStore.includes(store);

@@ -30,8 +30,9 @@ export class Call {
     return this.#signal?.aborted === true;
   }
 
-  get ended(): boolean {
-    return this.#ended !== undefined;
+  /** What ended the call, once something did. A backend that lets go of an ended call's work rejects it with this. */
+  get ended(): StoreError | undefined {
+    return this.#ended;
   }
 
   /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */

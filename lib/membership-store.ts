@@ -249,20 +249,14 @@ export class MembershipStore extends OwnStore implements Store {
     return this.#proved(bounds, async (call) => ask(call), deny);
   }
 
-  #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
-    return proved(
-      bounds,
-      this.#opTimeoutMs,
-      async (call) => {
-        this.#running.add(call);
-        try {
-          return await ask(call);
-        } finally {
-          this.#done(call);
-        }
-      },
-      fallback,
-    );
+  async #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
+    const call = new Call(bounds, this.#opTimeoutMs, "read");
+    this.#running.add(call);
+    try {
+      return await proved(call, ask, fallback);
+    } finally {
+      this.#done(call);
+    }
   }
 
   #ofMember<T>(

@@ -226,7 +226,11 @@ export class Bucket {
   }
 
   async #ask(reads: readonly Read[]): Promise<void> {
-    const waiting = reads.filter((read) => !read.call.ended);
+    const waiting = reads.filter((read) => {
+      const { ended } = read.call;
+      if (ended !== undefined) read.reject(ended);
+      return ended === undefined;
+    });
     if (waiting.length === 0) return;
     try {
       const filters = new Set<string>();

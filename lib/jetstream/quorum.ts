@@ -51,7 +51,11 @@ export class Barrier {
   #send(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#waiters = this.#waiters.filter((waiter) => !waiter.call.ended);
+    this.#waiters = this.#waiters.filter((waiter) => {
+      const { ended } = waiter.call;
+      if (ended !== undefined) waiter.reject(ended);
+      return ended === undefined;
+    });
     if (this.#waiters.length === 0) return;
     const number = ++this.#sent;
     this.#covered = number;
