@@ -1,12 +1,20 @@
 import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 
-/** Work behind the operations' backs: clearing away, a rollout. Each piece has a time; closing ends what still runs. */
+interface Piece {
+  readonly call: Call;
+  readonly atClose: "finish" | "end";
+}
+
+const closed = (): StoreError => new StoreError("CLOSED", "The store was closed");
+
+/** Work behind the operations' backs: clearing away, a rollout. Each piece has a time, and none outlives the store. */
 export class Background {
-  readonly #running = new Map<Promise<void>, Call>();
+  readonly #running = new Map<Promise<void>, Piece>();
   #closed = false;
 
-  run(timeoutMs: number, work: (call: Call) => Promise<unknown>): void {
+  /** `atClose` says whether the piece is worth waiting for when the store closes. */
+  run(timeoutMs: number, atClose: Piece["atClose"], work: (call: Call) => Promise<unknown>): void {
     if (this.#closed) return;
     const call = new Call({ timeoutMs, signal: undefined }, timeoutMs, "read");
     const running = call
@@ -15,14 +23,17 @@ export class Background {
       .finally(() => {
         this.#running.delete(running);
       });
-    this.#running.set(running, call);
+    this.#running.set(running, { call, atClose });
   }
 
-  /** Lets clearing away go on for `graceMs`, then ends it: what it leaves is invisible, and swept up at the next opening. */
+  /** Ends what is not worth waiting for, and after `graceMs` the rest: what it leaves is invisible, and swept up later. */
   async close(graceMs: number): Promise<void> {
     this.#closed = true;
+    for (const { call, atClose } of this.#running.values()) {
+      if (atClose === "end") call.end(closed());
+    }
     const timer = setTimeout(() => {
-      for (const call of this.#running.values()) call.end(new StoreError("CLOSED", "The store was closed"));
+      for (const { call } of this.#running.values()) call.end(closed());
     }, graceMs);
     await Promise.all(this.#running.keys());
     clearTimeout(timer);

@@ -58,6 +58,8 @@ const MAX_FILTERS = 900;
 const FAMILY_WEIGHT = 4;
 /** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
 const PAGE_BYTES = 4 * 1024 * 1024;
+/** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
+const LOOK_MS = 5000;
 
 export class Bucket {
   readonly name: string;
@@ -68,6 +70,9 @@ export class Bucket {
   #seen = 0;
   #queue: Read[] = [];
   #drift: StoreError | undefined;
+  #looked = performance.now();
+  /** Looks whether the settings are still what the promises rest on. */
+  onUse: (() => void) | undefined;
 
   constructor(link: Link, name: string) {
     this.#link = link;
@@ -77,9 +82,18 @@ export class Bucket {
     this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY);
   }
 
-  /** Whatever makes the bucket unfit for use, found after opening, ends every operation on it. */
+  /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
   set drift(error: StoreError | undefined) {
     this.#drift = error;
+  }
+
+  #use(): void {
+    const now = performance.now();
+    if (now - this.#looked > LOOK_MS) {
+      this.#looked = now;
+      this.onUse?.();
+    }
+    if (this.#drift !== undefined) throw this.#drift;
   }
 
   /** The newest sequence that this store knows to be in the bucket. */
@@ -93,7 +107,7 @@ export class Bucket {
 
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
   async fresh(call: Call): Promise<number> {
-    if (this.#drift !== undefined) throw this.#drift;
+    this.#use();
     return this.#barrier.prove(call);
   }
 
@@ -102,7 +116,7 @@ export class Bucket {
    * is repeated until it is acknowledged.
    */
   async stage(key: string, value: Json, call: Call): Promise<number> {
-    if (this.#drift !== undefined) throw this.#drift;
+    this.#use();
     const payload = JSON.stringify({ k: key, ...value });
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
@@ -133,7 +147,7 @@ export class Bucket {
     mine: (entry: Entry) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
   ): Promise<number | undefined> {
-    if (this.#drift !== undefined) throw this.#drift;
+    this.#use();
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
     const before = call.outcome;
@@ -197,10 +211,7 @@ export class Bucket {
   /** Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was seen. */
   read(filters: readonly string[], min: number, call: Call): Promise<Snapshot> {
     return new Promise((resolve, reject) => {
-      if (this.#drift !== undefined) {
-        reject(this.#drift);
-        return;
-      }
+      this.#use();
       const read: Read = {
         filters,
         min: Math.max(min, this.#seen),
@@ -292,7 +303,7 @@ export class Bucket {
     const found = new Map<string, Entry>();
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      if (this.#drift !== undefined) throw this.#drift;
+      this.#use();
       call.check();
       const subjects = [this.#subjects + filter, this.#subjects + BARRIER_KEY];
       const answer = await this.#link.direct(
@@ -350,7 +361,7 @@ export class Bucket {
     let last = 0;
     const retries = new Retries(call);
     for (;;) {
-      if (this.#drift !== undefined) throw this.#drift;
+      this.#use();
       call.check();
       const answer = await this.#link.direct(
         this.stream,

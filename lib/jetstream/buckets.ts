@@ -158,6 +158,10 @@ export async function checkServer(link: Link, call: Call): Promise<void> {
   }
 }
 
+export function removed(bucket: string): StoreError {
+  return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, { details: { bucket } });
+}
+
 /** Opens a bucket, making it if it is missing. Answers the replicas that it has. */
 export async function ensureBucket(link: Link, bucket: string, replicas: Replicas | undefined, call: Call): Promise<number> {
   let found = await streamState(link, bucket, call);
@@ -174,7 +178,7 @@ export async function ensureBucket(link: Link, bucket: string, replicas: Replica
       throw refused(bucket, error);
     }
   }
-  if (found === undefined) throw new StoreError("UNAVAILABLE", `The bucket ${bucket} was removed while it was opened`);
+  if (found === undefined) throw removed(bucket);
   const reason = unfit(bucket, found.config);
   if (reason !== undefined) throw reason;
   return found.replicas;

@@ -5,7 +5,7 @@ import { MembershipStore } from "../membership-store.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { checkServer, ensureBucket } from "./buckets.js";
+import { checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
 import { JetStreamMembers } from "./members.js";
@@ -14,6 +14,7 @@ import type { RolloutProgress } from "./rollout.js";
 import { RoomLog } from "./room-log.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
+import { Sweep } from "./sweep.js";
 import { JetStreamUsers } from "./users.js";
 
 export type { RolloutProgress };
@@ -30,6 +31,8 @@ export interface JetStreamOptions extends CommonOptions {
 const OPTION_NAMES = ["opTimeoutMs", "prefix", "onRollout"] as const;
 /** Opening touches many records. */
 const MANY = 10;
+/** What is not swept up in this time is left to the next opening. */
+const SWEEP_MS = 30_000;
 
 export interface JetStreamInput {
   readonly opTimeoutMs: number;
@@ -115,9 +118,10 @@ export async function openOn(
   const users = new JetStreamUsers(bucket.users);
   const background = new Background();
   const log = new RoomLog(bucket, (work) => {
-    background.run(opTimeoutMs, work);
+    background.run(opTimeoutMs, "finish", work);
   });
   const members = new JetStreamMembers(log);
+  const sweep = new Sweep(log);
 
   const call = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * MANY, "read");
   const found = await call.run(async () => {
@@ -132,9 +136,21 @@ export async function openOn(
     rollOut(link, buckets, replicas, background, onRollout);
   }
 
+  background.run(SWEEP_MS, "end", (own) => sweep.some(own));
+  for (const one of buckets) {
+    one.onUse = () => {
+      background.run(opTimeoutMs, "end", async (own) => {
+        const state = await streamState(link, one.name, own);
+        one.drift = state === undefined ? removed(one.name) : unfit(one.name, state.config);
+      });
+    };
+  }
+
   const driver: Driver = {
     backend: "jetstream",
-    rooms: new JetStreamRooms(log),
+    rooms: new JetStreamRooms(log, (hintKeys) => {
+      background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
+    }),
     members,
     roomKeys: new JetStreamRoomKeys(log),
     users,

@@ -57,6 +57,46 @@ export interface Holder {
 
 const holder = (at: Holder): string => `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
+/** What an index entry is for. `undefined`: not one, as the mark of a long list is not. */
+export function parseHint(key: string): Holder | undefined {
+  const [endpoint, room, incarnation, membership, ...more] = key.split(".");
+  if (endpoint === undefined || room === undefined || incarnation === undefined || membership === undefined || more.length > 0) {
+    return undefined;
+  }
+  return { endpoint: untoken(endpoint), roomId: untoken(room), incarnation, membership };
+}
+
+/** What a key or an epoch belongs to. `undefined`: neither. */
+export function parseKey(key: string):
+  | {
+      readonly roomId: string;
+      readonly incarnation: string;
+      readonly membership?: { readonly endpoint: string; readonly id: string };
+      readonly made?: { readonly epoch: number; readonly attempt: string };
+    }
+  | undefined {
+  const tokens = key.split(".");
+  const [first, second, third, fourth, fifth, sixth, seventh] = tokens;
+  if (second === undefined || third === undefined || tokens.includes(MARK)) return undefined;
+  if (first === "epoch" && tokens.length === 4) return { roomId: untoken(second), incarnation: third };
+  if (first === "key" && fourth !== undefined && fifth !== undefined && seventh !== undefined) {
+    return {
+      roomId: untoken(second),
+      incarnation: fourth,
+      membership: { endpoint: untoken(third), id: fifth },
+      made: { epoch: Number(sixth), attempt: seventh },
+    };
+  }
+  return undefined;
+}
+
+/** What a member's row belongs to. */
+export function parseMember(key: string): { readonly roomId: string; readonly incarnation: string } | undefined {
+  const [room, endpoint, incarnation, ...more] = key.split(".");
+  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK) return undefined;
+  return { roomId: untoken(room), incarnation };
+}
+
 /** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
 export interface Written {
   /** Counts the writes. */

@@ -42,7 +42,7 @@ export function rollOut(
       // A listener's fault is not the rollout's.
     }
   };
-  background.run(ROLLOUT_MS, async (call) => {
+  background.run(ROLLOUT_MS, "end", async (call) => {
     for (const bucket of buckets) await raise(link, bucket, replicas, call, tell);
   });
 }

@@ -6,21 +6,26 @@ import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
 import type { Entry } from "./bucket.js";
-import { base64, keys, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
+import { base64, keys, parseHint, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
 import { memberFacts, need, standing } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
 
 /** Keys of one read: the server answers at most 1,024. */
 const CHUNK = 500;
+/** An entry younger than this may be of an addition under way, which clearing it away would only hold up. */
+const STALE_MS = 60_000;
 /** The barrier is among all keys, and so ends a scan that is fresh. */
 const ALL = ">";
 
 export class JetStreamRooms implements RoomsDriver {
   readonly #log: RoomLog;
+  readonly #stale: (hintKeys: readonly string[]) => void;
 
-  constructor(log: RoomLog) {
+  /** `stale` is told of index entries that lead nowhere. */
+  constructor(log: RoomLog, stale: (hintKeys: readonly string[]) => void) {
     this.#log = log;
+    this.#stale = stale;
   }
 
   create(input: RoomInput, call: Call): Promise<Room> {
@@ -142,7 +147,7 @@ export class JetStreamRooms implements RoomsDriver {
     const { rooms, members, membersByEndpoint } = this.#log.buckets;
     const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.fresh(call), rooms.fresh(call)]);
     const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
-    const roomIds = [...new Set(Array.from(hints.keys(), (key) => untoken(key.split(".")[1] ?? "")))];
+    const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
     const found: Room[] = [];
     for (let i = 0; i < roomIds.length; i += CHUNK) {
       const chunk = roomIds.slice(i, i + CHUNK);
@@ -164,6 +169,12 @@ export class JetStreamRooms implements RoomsDriver {
         if (row !== undefined) found.push(toRoom(id, record));
       }
     }
+    const ids = new Set(found.map((room) => room.id));
+    const old = Date.now() - STALE_MS;
+    const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
+    if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
     return rules.sortedBy(found, (room) => room.id);
   }
 }
+
+const roomOf = (hintKey: string): string => parseHint(hintKey)?.roomId ?? "";

@@ -1,0 +1,165 @@
+/**
+ * Clears away what attempts leave that died: index entries, keys and rows that nothing refers to. All of it is invisible
+ * already; this is only about space, and about ciphertext that nobody should keep.
+ *
+ * An attempt that seems dead may be a stopped process that wakes at any time. So it is first made unable to commit: a
+ * write of the room's record that changes nothing visible (`RoomLog.fence`) breaks the condition of every attempt under
+ * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides.
+ */
+import type { Call } from "../call.js";
+import type { Bucket, Entry } from "./bucket.js";
+import { keys, parseHint, parseKey, parseMember, readEpoch, readMember } from "./records.js";
+import type { RoomRecord, RoomSlot } from "./records.js";
+import { all } from "./room-log.js";
+import type { RoomLog } from "./room-log.js";
+
+/** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
+const AT_ONCE = 1024;
+
+/** What something staged belongs to. */
+interface Trace {
+  readonly bucket: Bucket;
+  readonly key: string;
+  readonly roomId: string;
+  readonly incarnation: string;
+  /** Of a key or an index entry: the membership that it is for. */
+  readonly membership?: { readonly endpoint: string; readonly id: string };
+  /** Of a key: the epoch and the attempt that would make it. */
+  readonly made?: { readonly epoch: number; readonly attempt: string };
+}
+
+/** `dead`: nothing can ever refer to it. `open`: an attempt that may still be under way would. */
+type Verdict = "live" | "dead" | "open";
+
+export class Sweep {
+  readonly #log: RoomLog;
+
+  constructor(log: RoomLog) {
+    this.#log = log;
+  }
+
+  /** Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged. */
+  async some(call: Call): Promise<void> {
+    const { membersByEndpoint, roomKeys, members } = this.#log.buckets;
+    const traces: Trace[] = [];
+    for (const bucket of [membersByEndpoint, roomKeys, members]) {
+      for (const entry of await sample(bucket, call)) {
+        const trace = traceOf(this.#log, bucket, entry);
+        if (trace !== undefined) traces.push(trace);
+      }
+    }
+    await this.#settle(traces, call);
+  }
+
+  /** Looks at index entries that a reader found to lead nowhere. */
+  async hints(hintKeys: readonly string[], call: Call): Promise<void> {
+    const bucket = this.#log.buckets.membersByEndpoint;
+    await this.#settle(
+      hintKeys.flatMap((key) => {
+        const at = parseHint(key);
+        if (at === undefined) return [];
+        const { roomId, incarnation, endpoint, membership } = at;
+        return [{ bucket, key, roomId, incarnation, membership: { endpoint, id: membership } }];
+      }),
+      call,
+    );
+  }
+
+  async #settle(traces: readonly Trace[], call: Call): Promise<void> {
+    const byRoom = new Map<string, Trace[]>();
+    for (const trace of traces) {
+      const of = byRoom.get(trace.roomId);
+      if (of === undefined) byRoom.set(trace.roomId, [trace]);
+      else of.push(trace);
+    }
+    await all(Array.from(byRoom, ([roomId, of]) => this.#room(roomId, of, call)));
+  }
+
+  async #room(roomId: string, traces: readonly Trace[], call: Call): Promise<void> {
+    // First as cheap as possible: nearly always everything is in order.
+    const suspects = await this.#suspects(roomId, traces, 0, call);
+    if (suspects.found.length === 0) return;
+    const { slot, found } = await this.#suspects(roomId, suspects.found, await this.#log.buckets.rooms.fresh(call), call);
+    const open = found.filter(({ verdict }) => verdict === "open");
+    const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));
+    // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
+    const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
+    await all(removable.map(({ bucket, key }) => bucket.purge(key, call)));
+  }
+
+  async #suspects(
+    roomId: string,
+    traces: readonly Trace[],
+    min: number,
+    call: Call,
+  ): Promise<{ slot: RoomSlot; found: (Trace & { verdict: Verdict })[] }> {
+    const slot = await this.#log.slot(roomId, min, call);
+    const { record } = slot;
+    if (record === undefined) {
+      return { slot, found: traces.map((trace) => ({ ...trace, verdict: withoutRoom(trace) })) };
+    }
+    const judged = await all(
+      traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, call) })),
+    );
+    return { slot, found: judged.filter(({ verdict }) => verdict !== "live") };
+  }
+
+  async #judge(roomId: string, record: RoomRecord, trace: Trace, call: Call): Promise<Verdict> {
+    // Made for a room of that id before this one, or for an attempt to make one that this one came before.
+    if (trace.incarnation !== record.incarnation) return "dead";
+    const { membership, made } = trace;
+    if (membership === undefined) return "live";
+    const { members, roomKeys } = this.#log.buckets;
+    const rowKey = keys.member(roomId, membership.endpoint, record.incarnation);
+    const entry = (await members.read([rowKey], record.membersSeq, call)).get(rowKey);
+    const rows = [
+      ...record.head.filter((head) => head.endpoint === membership.endpoint).map((head) => head.row),
+      ...(entry === undefined ? [] : [readMember(entry).row]),
+    ];
+    const row = rows.find((candidate) => candidate.id === membership.id);
+    if (row === undefined) return "open";
+    if (row.gone) return "dead";
+    if (made === undefined) return "live";
+    if (made.epoch > record.epoch) return "open";
+    if (made.epoch === record.epoch) return made.attempt === record.attempt ? "live" : "dead";
+    const epochKey = keys.epoch(roomId, record.incarnation, made.epoch);
+    const epoch = (await roomKeys.read([epochKey], record.keysSeq, call)).get(epochKey);
+    return epoch === undefined || readEpoch(epoch) === made.attempt ? "live" : "dead";
+  }
+}
+
+/** Rows and epochs are written only of rooms that were; what is staged may be of one that is about to be. */
+function withoutRoom(trace: Trace): Verdict {
+  return trace.membership === undefined ? "dead" : "open";
+}
+
+function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): Trace | undefined {
+  const { membersByEndpoint, members } = log.buckets;
+  if (bucket === membersByEndpoint) {
+    const at = parseHint(entry.key);
+    if (at === undefined) return undefined;
+    const { roomId, incarnation, endpoint, membership } = at;
+    return { bucket, key: entry.key, roomId, incarnation, membership: { endpoint, id: membership } };
+  }
+  const at = bucket === members ? parseMember(entry.key) : parseKey(entry.key);
+  return at === undefined ? undefined : { bucket, key: entry.key, ...at };
+}
+
+async function sample(bucket: Bucket, call: Call): Promise<Entry[]> {
+  const start = 1 + Math.floor(Math.random() * bucket.seen);
+  const found = new Map<string, Entry>();
+  for (const from of [start, 1]) {
+    if (found.size >= AT_ONCE) break;
+    await bucket.scan(
+      ">",
+      call,
+      { from },
+      (entry) => {
+        found.set(entry.key, entry);
+        return found.size < AT_ONCE ? "go on" : "stop";
+      },
+      () => true,
+    );
+  }
+  return [...found.values()];
+}
