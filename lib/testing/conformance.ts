@@ -100,7 +100,12 @@ export class ConformanceRun {
   async case(each: ConformanceCase): Promise<void> {
     if (each.needs !== "empty") {
       this.#shared ??= this.#fresh();
-      await each.run((await this.#shared).context());
+      const shared = await this.#shared.catch((error: unknown) => {
+        // One backend that could not be opened fails one case, not all that follow.
+        this.#shared = undefined;
+        throw error;
+      });
+      await each.run(shared.context());
       return;
     }
     const own = await this.#fresh();
