@@ -72,7 +72,11 @@ describe("sqlite: disk errors", () => {
   for (const code of ["ENOSPC", "EIO", "EDQUOT"]) {
     it(`${code}: the write that met it rejects, nothing is acknowledged after it, and what is durable goes on being answered`, async () => {
       await writing(() => () => Promise.reject(ioError(code)));
+      const taken = failure(store.users.revoke("before"));
+      const removed = failure(store.rooms.delete("room"));
       const met = (await failure(store.users.add({ key: "met" }))) as StoreError;
+      // What took away, and was not done, takes nothing away any longer.
+      expect(isUnavailable(await taken) && isUnavailable(await removed)).to.be.true;
       expect(isUnavailable(met), String(met)).to.be.true;
       expect(met.outcome).to.equal("unknown");
       expect((met.cause as { code?: string }).code).to.equal(code);
