@@ -3,6 +3,7 @@ import type { Call } from "../call.js";
 import type { RoomKeysDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Room, RoomKey } from "../store.js";
+import { Retries } from "./connection.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
 import type { Holder, KeyRow } from "./records.js";
 import { all, holderOf, memberFacts, need, orFresh } from "./room-log.js";
@@ -26,14 +27,19 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       const at = holderOf(room, endpoint, need(roomId, endpoint, member));
       return { key: keys.roomKey(at, epoch, await this.#attempt(room, epoch, call)) };
     };
-    const { key } = await orFresh(prepare, () => rooms.fresh(call));
     const createdAt = Date.now();
     const id = newId();
-    const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
-      readKey(entry).write === id ? "yes" : "no",
-    );
-    if (seq === undefined) throw rules.keyExists(roomId, endpoint, epoch);
-    return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const { key } = await orFresh(prepare, () => rooms.fresh(call));
+      const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
+        readKey(entry).write === id ? "yes" : "no",
+      );
+      if (seq !== undefined) return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
+      // The refusal alone is no evidence: it can be for a write that fails after all.
+      const snapshot = await roomKeys.read([key], await roomKeys.fresh(call), call);
+      if (snapshot.get(key) !== undefined) throw rules.keyExists(roomId, endpoint, epoch);
+    }
   }
 
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey> {
