@@ -51,9 +51,10 @@ export interface StoreErrorOptions {
  */
 export class StoreError extends Error {
   readonly code: StoreErrorCode;
-  readonly argument?: string;
-  readonly outcome?: "none" | "unknown";
-  readonly details?: Readonly<Record<string, unknown>>;
+  // Declared only: an error has the fields that say something, and no others.
+  declare readonly argument?: string;
+  declare readonly outcome?: "none" | "unknown";
+  declare readonly details?: Readonly<Record<string, unknown>>;
 
   constructor(code: StoreErrorCode, message: string, options: StoreErrorOptions = {}) {
     super(message, "cause" in options ? { cause: options.cause } : undefined);

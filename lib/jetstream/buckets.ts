@@ -104,14 +104,26 @@ export async function ask(link: Link, subject: string, body: unknown, call: Call
     try {
       const reply = await link.api(subject, body, link.attemptMs(call));
       const error = asObject(reply["error"]);
-      const passes = error["code"] === 503 && error["err_code"] !== JETSTREAM_NOT_ENABLED && error["err_code"] !== JETSTREAM_NOT_ENABLED_FOR_ACCOUNT;
-      if (!passes) return reply;
+      if (!passes(error)) return reply;
       retries.failed("no-responders", new StoreError("UNAVAILABLE", String(error["description"])));
     } catch (error) {
       if (!isUnavailable(error)) throw error;
       if (link.closed) throw error;
       retries.failed("no-responders", error.cause ?? error);
     }
+  }
+}
+
+/** Whether waiting helps: for a leader to be elected, or for a server that has just started to be known as one. */
+function passes(error: Json): boolean {
+  switch (error["err_code"]) {
+    case JETSTREAM_NOT_ENABLED:
+    case JETSTREAM_NOT_ENABLED_FOR_ACCOUNT:
+      return false;
+    case NO_SUITABLE_PEERS:
+      return String(error["description"]).includes("offline");
+    default:
+      return error["code"] === 503;
   }
 }
 
