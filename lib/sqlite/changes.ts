@@ -2,7 +2,6 @@
  * What a transaction changes, and its form in the redo log: a JSON text of positional fields, then the bytes that it
  * speaks of. Each change is a row as it is afterwards, or a row that goes with everything below it.
  */
-import { Buffer } from "node:buffer";
 import { toRevision } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
@@ -176,10 +175,4 @@ class Fields {
     if (found === undefined) throw new Error("a value of no known kind");
     return found;
   }
-}
-
-export function byteLengthOf(encoded: EncodedChanges): number {
-  let length = Buffer.byteLength(encoded.text, "utf8");
-  for (const part of encoded.bytes) length += part.length;
-  return length;
 }

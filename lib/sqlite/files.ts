@@ -49,7 +49,7 @@ export async function removeIfThere(path: string): Promise<void> {
   }
 }
 
-/** Writes a file that is whole on the disk before it has the name `temporary`'s user gives it. */
+/** Writes a file, and returns when all of it is on the disk. */
 export async function writeSynced(path: string, bytes: Uint8Array): Promise<void> {
   const handle = await fs.open(path, "w", 0o600);
   try {

@@ -84,15 +84,6 @@ export class Journal {
     return new Promise((resolve) => this.#idle.push(resolve));
   }
 
-  get writing(): boolean {
-    return this.#writing;
-  }
-
-  /** Ends it: what waits has failed. */
-  break(cause: unknown): void {
-    this.#fail(cause, []);
-  }
-
   #reserve(bound: number): void {
     const needed = this.#used + bound;
     if (needed <= this.#buffer.length) return;

@@ -3,6 +3,7 @@
  * whose process is gone refuses, which the kernel knows better than any pid does, across containers and for stopped
  * processes too. Whoever finds nobody else is the holder and says so in `<file>-lock`.
  */
+import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
 import { constants, promises as fs } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -12,7 +13,7 @@ import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { codeOf, isAbsent, removeIfThere } from "./files.js";
+import { codeOf, removeIfThere } from "./files.js";
 
 /** What a socket's address may be long, less than any system's limit. */
 const MAX_ADDRESS = 100;
@@ -242,9 +243,4 @@ async function holdPipe(path: string): Promise<() => Promise<void>> {
       server.close(() => resolve());
     });
   };
-}
-
-/** Whether the error of opening or locking says that there is no such folder. */
-export function isNoFolder(error: unknown): boolean {
-  return isAbsent(error) || codeOf(error) === "ENOTDIR";
 }

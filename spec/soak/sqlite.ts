@@ -268,8 +268,7 @@ async function flips(folder: string, next: () => number, until: number): Promise
 export async function run(options: SoakOptions): Promise<SoakResult> {
   const { seconds, seed, log } = options;
   const folder = await mkdtemp(join(tmpdir(), "unibus-soak-"));
-  const began = performance.now();
-  const at = (part: number): number => began + seconds * 1000 * part;
+  const during = (part: number): number => performance.now() + seconds * 1000 * part;
   const inFolder = async <T>(work: (path: string) => Promise<T>): Promise<T> => {
     const own = await mkdtemp(join(folder, "part-"));
     return work(own);
@@ -277,9 +276,9 @@ export async function run(options: SoakOptions): Promise<SoakResult> {
   let done = false;
   try {
     const script = await inFolder(compileWriter);
-    const killed = await inFolder((own) => kills(join(own, "membership.db"), script, options, at(0.75)));
-    const cut = await inFolder((own) => cuts(own, random(seed, 2), at(0.88)));
-    const flipped = await inFolder((own) => flips(own, random(seed, 3), at(1)));
+    const killed = await inFolder((own) => kills(join(own, "membership.db"), script, options, during(0.75)));
+    const cut = await inFolder((own) => cuts(own, random(seed, 2), seconds < 60 ? during(0.12) : Infinity));
+    const flipped = await inFolder((own) => flips(own, random(seed, 3), during(0.13)));
     const result = { ...killed, cuts: cut, flips: flipped };
     log?.(
       `${result.kills} kills (${result.whileOpening} while opening), ${result.acknowledged} acknowledged operations and ${result.unheard} unheard: ` +
