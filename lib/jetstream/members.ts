@@ -5,15 +5,17 @@ import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
 import type { Member } from "../store.js";
 import { base64, keys, newId, toMember, writeKey } from "./records.js";
-import type { MemberRow } from "./records.js";
-import { holderOf, need, orFresh } from "./room-log.js";
+import { MemberChanges } from "./member-changes.js";
+import { all, holderOf, need, orFresh } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
 
 export class JetStreamMembers implements MembersDriver {
   readonly #log: RoomLog;
+  readonly #changes: MemberChanges;
 
   constructor(log: RoomLog) {
     this.#log = log;
+    this.#changes = new MemberChanges(log);
   }
 
   /** Whether the endpoint has joined, as of a moment after this call. */
@@ -32,40 +34,35 @@ export class JetStreamMembers implements MembersDriver {
   add(roomId: string, input: MemberInput, call: Call): Promise<Member> {
     const { membersByEndpoint, roomKeys } = this.#log.buckets;
     const { endpoint, sealedKey } = input;
-    return this.#log.change(roomId, call, async (min) => {
-      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+    const publicKey = input.publicKey === undefined ? undefined : base64(input.publicKey);
+    return this.#changes.change(roomId, endpoint, publicKey?.length ?? 0, call, (room, member, v) => {
       if (member.row !== undefined) throw rules.memberExists(roomId, endpoint);
       rules.checkAdd(room.facts, sealedKey);
       const { record } = room;
-      const now = Date.now();
-      const row: MemberRow = {
+      const row = {
         id: newId(),
-        v: record.v + 1,
+        v,
         gone: false,
         owner: false,
         joined: input.state === "joined",
-        since: now,
+        since: Date.now(),
         invitedBy: input.invitedBy,
-        publicKey: input.publicKey === undefined ? undefined : base64(input.publicKey),
+        publicKey,
       };
       const hint = keys.hint(endpoint, roomId, record.incarnation, row.id);
       const key = keys.roomKey(holderOf(room, endpoint, row), record.epoch, record.attempt);
       return {
-        room,
-        step: {
-          commit: {
-            stage: {
-              hint: () => membersByEndpoint.stage(hint, {}, call),
-              ...(sealedKey === undefined
-                ? {}
-                : { keys: () => roomKeys.stage(key, writeKey(sealedKey.sealed, now, row.id), call) }),
-            },
-            undo: (own) =>
-              Promise.allSettled([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
-            changes: [{ endpoint, after: member.after, row }],
-            next: { v: row.v, members: record.members + 1 },
-            result: () => toMember(roomId, endpoint, record.incarnation, row),
+        change: {
+          row,
+          next: { members: record.members + 1 },
+          stage: {
+            hint: (own) => membersByEndpoint.stage(hint, {}, own),
+            ...(sealedKey === undefined
+              ? {}
+              : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey.sealed, row.since, row.id), own) }),
           },
+          undo: (own) => all([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+          result: toMember(roomId, endpoint, record.incarnation, row),
         },
       };
     });
@@ -85,46 +82,31 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   join(roomId: string, endpoint: string, call: Call): Promise<Member> {
-    return this.#log.change(roomId, call, async (min) => {
-      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
-      const { record } = room;
+    return this.#changes.change(roomId, endpoint, 0, call, (room, member, v) => {
+      const { incarnation } = room.record;
       const before = need(roomId, endpoint, member);
-      if (before.joined) return { room, step: { done: toMember(roomId, endpoint, record.incarnation, before) } };
-      const row: MemberRow = { ...before, joined: true, v: record.v + 1 };
-      return {
-        room,
-        step: {
-          commit: {
-            changes: [{ endpoint, after: member.after, row }],
-            next: { v: row.v },
-            result: () => toMember(roomId, endpoint, record.incarnation, row),
-          },
-        },
-      };
+      if (before.joined) return { done: toMember(roomId, endpoint, incarnation, before) };
+      const row = { ...before, joined: true, v };
+      return { change: { row, next: {}, result: toMember(roomId, endpoint, incarnation, row) } };
     });
   }
 
   remove(roomId: string, endpoint: string, call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys } = this.#log.buckets;
-    return this.#log.change<undefined>(roomId, call, async (min) => {
-      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+    return this.#changes.change(roomId, endpoint, 0, call, (room, member, v) => {
       const { record } = room;
       const before = need(roomId, endpoint, member);
       rules.checkRemove(room.facts, endpoint);
-      const row: MemberRow = { ...before, gone: true, invitedBy: undefined, publicKey: undefined, v: record.v + 1 };
       return {
-        room,
-        step: {
-          commit: {
-            changes: [{ endpoint, after: member.after, row }],
-            next: { v: row.v, members: record.members - 1, rekeyRequired: record.encrypted },
-            result: () => undefined,
-            after: (own) =>
-              Promise.allSettled([
-                roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
-                membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
-              ]),
-          },
+        change: {
+          row: { ...before, gone: true, invitedBy: undefined, publicKey: undefined, v },
+          next: { members: record.members - 1, ...(record.encrypted ? { rekeyRequired: true } : {}) },
+          after: (own) =>
+            all([
+              roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
+              membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
+            ]),
+          result: undefined,
         },
       };
     });

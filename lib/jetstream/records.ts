@@ -122,6 +122,8 @@ export function wasWritten(now: Written, before: Written, id: string): "yes" | "
 export interface MemberRow {
   readonly id: string;
   readonly v: number;
+  /** The number of rows that version `v` has: they are put into the bucket one by one, and count as one. */
+  readonly of: number;
   readonly gone: boolean;
   readonly owner: boolean;
   readonly joined: boolean;
@@ -225,6 +227,7 @@ function memberRow(fields: Fields): MemberRow {
   return {
     id: fields.text("id"),
     v: fields.number("v"),
+    of: fields.number("of"),
     gone: fields.flag("gone"),
     owner: fields.flag("owner"),
     joined: fields.flag("joined"),
@@ -433,7 +436,7 @@ export function toRoom(id: string, record: RoomRecord): Room {
   };
 }
 
-export function toMember(roomId: string, endpoint: string, incarnation: string, row: MemberRow): Member {
+export function toMember(roomId: string, endpoint: string, incarnation: string, row: Omit<MemberRow, "of">): Member {
   return {
     roomId,
     endpoint,

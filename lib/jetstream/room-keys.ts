@@ -103,14 +103,14 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         const row = members.get(endpoint);
         return row === undefined ? [] : [{ key: keys.roomKey(holderOf(room, endpoint, row), epoch, attempt), sealed: key }];
       });
-      const stageAll = async (): Promise<number> => {
+      const stageAll = async (own: Call): Promise<number> => {
         let last = 0;
         if (record.epoch > 0) {
           const before = keys.epoch(roomId, record.incarnation, record.epoch);
-          last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), call);
+          last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), own);
         }
         await inParallel(rows, PARALLEL, async (row) => {
-          last = Math.max(last, await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), call));
+          last = Math.max(last, await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), own));
         });
         return last;
       };

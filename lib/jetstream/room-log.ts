@@ -51,9 +51,9 @@ export interface Standing {
 }
 
 export interface Stage {
-  readonly hint?: () => Promise<number>;
+  readonly hint?: (call: Call) => Promise<number>;
   /** Answers the highest sequence of them. */
-  readonly keys?: () => Promise<number>;
+  readonly keys?: (call: Call) => Promise<number>;
 }
 
 /** What an attempt wants committed. */
@@ -134,7 +134,7 @@ export class RoomLog {
   }
 
   /** Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit. */
-  async standings<const E extends readonly string[]>(room: LiveRoom, endpoints: E, call: Call): Promise<{ [K in keyof E]: Standing }> {
+  async standings<E extends readonly string[]>(room: LiveRoom, endpoints: E, call: Call): Promise<{ [K in keyof E]: Standing }> {
     const key = (endpoint: string): string => keys.member(room.id, endpoint, room.record.incarnation);
     const rows = await this.buckets.members.read(endpoints.map(key), room.record.membersSeq, call);
     return endpoints.map((endpoint) => {
@@ -162,11 +162,9 @@ export class RoomLog {
       );
       const rows = new Map<string, MemberRow>();
       let v = record.v;
-      let newer = false;
       for (const entry of entries.values()) {
         const { row } = readMember(entry);
         rows.set(untoken(entry.key.split(".")[1] ?? ""), row);
-        if (row.v > record.v) newer = true;
         v = Math.max(v, row.v);
       }
       for (const { endpoint, row } of record.head) {
@@ -174,11 +172,13 @@ export class RoomLog {
         if (stored === undefined || stored.v < row.v) rows.set(endpoint, row);
       }
       const present = new Map([...rows].filter(([, row]) => !row.gone));
-      if (!newer && present.size === record.members) return { room, v, members: present };
-      // Newer rows than the record: changes went on meanwhile. They are a state of the room unless it was deleted meanwhile,
-      // and its rows with it. Any other difference is a read that a write got in the way of.
+      if (v === record.v && present.size === record.members) return { room, v, members: present };
+      // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
+      // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
+      // of a read that a write got in the way of.
       least = await this.buckets.rooms.fresh(call);
-      if (newer) {
+      const newest = [...rows.values()].filter((row) => row.v === v);
+      if (v > record.v && newest.length === newest[0]?.of) {
         const now = await this.room(roomId, least, call);
         if (now.record.incarnation === incarnation) return { room, v, members: present };
       }
@@ -219,7 +219,7 @@ export class RoomLog {
           fresh = true;
           continue;
         }
-        const committed = await this.#commit(room, step.commit, call);
+        const committed = await this.commit(room, step.commit, call);
         if (committed !== undefined) return committed.value;
         fresh = true;
         break;
@@ -227,12 +227,18 @@ export class RoomLog {
     }
   }
 
-  async #commit<T>(room: LiveRoom, commit: Commit<T>, call: Call): Promise<{ value: T } | undefined> {
+  /** Runs when the operations on the room that came before, of this process, are through. */
+  turn<T>(roomId: string, call: Call, run: () => Promise<T>): Promise<T> {
+    return this.#turns.take(roomId, call, run);
+  }
+
+  /** Puts in place, applies the head, commits. `undefined`: the room's record is no longer as it was read. */
+  async commit<T>(room: LiveRoom, commit: Commit<T>, call: Call): Promise<{ value: T } | undefined> {
     const { record } = room;
     const { changes, undo } = commit;
     let { head, membersSeq, keysSeq } = record;
     try {
-      const [staged, applied] = await both(inPlace(commit.stage), changes === undefined ? undefined : this.#apply(room, call));
+      const [staged, applied] = await both(inPlace(commit.stage, call), changes === undefined ? undefined : this.#apply(room, call));
       keysSeq = Math.max(keysSeq, staged);
       if (changes !== undefined && applied !== undefined) {
         membersSeq = Math.max(membersSeq, ...applied.values());
@@ -332,7 +338,7 @@ export class RoomLog {
         const plan = attempt({ incarnation: newId(), membership: newId(), attempt: newId() });
         let keysSeq: number;
         try {
-          keysSeq = await inPlace(plan.stage);
+          keysSeq = await inPlace(plan.stage, call);
         } catch (error) {
           this.#cleanUp(plan.undo);
           throw error;
@@ -385,8 +391,8 @@ export interface CreateIds {
 }
 
 /** Puts the index entry and the keys in place, side by side. Answers the highest sequence of the keys, 0 without any. */
-async function inPlace(stage: Stage | undefined): Promise<number> {
-  const [keysSeq] = await both(stage?.keys?.(), stage?.hint?.());
+export async function inPlace(stage: Stage | undefined, call: Call): Promise<number> {
+  const [keysSeq] = await both(stage?.keys?.(call), stage?.hint?.(call));
   return keysSeq ?? 0;
 }
 
@@ -436,7 +442,7 @@ export function memberFacts(row: MemberRow | undefined): MemberFacts | undefined
   return row === undefined ? undefined : { state: row.joined ? "joined" : "invited" };
 }
 
-export function holderOf(room: LiveRoom, endpoint: string, row: MemberRow): Holder {
+export function holderOf(room: LiveRoom, endpoint: string, row: Pick<MemberRow, "id">): Holder {
   return { roomId: room.id, endpoint, incarnation: room.record.incarnation, membership: row.id };
 }
 

@@ -40,6 +40,7 @@ export class JetStreamRooms implements RoomsDriver {
       const row: MemberRow = {
         id: membership,
         v: 1,
+        of: 1,
         gone: false,
         owner: true,
         joined: true,
@@ -49,8 +50,8 @@ export class JetStreamRooms implements RoomsDriver {
       };
       return {
         stage: {
-          hint: () => membersByEndpoint.stage(hint, {}, call),
-          ...(sealedKey === undefined ? {} : { keys: () => roomKeys.stage(key, writeKey(sealedKey, now, attempt), call) }),
+          hint: (own) => membersByEndpoint.stage(hint, {}, own),
+          ...(sealedKey === undefined ? {} : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),
         },
         undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
         record: {
@@ -101,8 +102,8 @@ export class JetStreamRooms implements RoomsDriver {
         step: {
           commit: {
             changes: [
-              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v } },
-              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v } },
+              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v, of: 2 } },
+              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v, of: 2 } },
             ],
             next: { v, name, owner },
             result: (next) => toRoom(id, next),

@@ -1,0 +1,200 @@
+/**
+ * Changes of memberships, of which many can wait for one room's record: an invitation of a thousand members is a thousand
+ * changes. Those that wait together in this process are committed together, as one head with a row for each. They
+ * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
+ */
+import { Call } from "../call.js";
+import { Retries } from "./connection.js";
+import type { MemberRow, RoomRecord } from "./records.js";
+import { all, inPlace } from "./room-log.js";
+import type { CleanUp, Commit, LiveRoom, RoomLog, Stage, Standing } from "./room-log.js";
+import { isRefusal } from "./users.js";
+
+/** Rows of one head, and roughly their bytes: every read of the room reads them too. */
+const MAX_ROWS = 16;
+const MAX_BYTES = 8 * 1024;
+const BYTES_OF_A_ROW = 200;
+
+/** What one change wants. `row` is complete but for how many there are with it. */
+export interface MemberChange<T> {
+  readonly row: Omit<MemberRow, "of">;
+  /** What changes of the room with it. */
+  readonly next: Partial<Pick<RoomRecord, "members" | "rekeyRequired">>;
+  readonly stage?: Stage;
+  readonly undo?: CleanUp;
+  readonly after?: CleanUp;
+  readonly result: T;
+}
+
+/** `room` is as the changes before it leave it; `v` is the version that the change makes. */
+export type Decide<T> = (room: LiveRoom, member: Standing, v: number) => { readonly done: T } | { readonly change: MemberChange<T> };
+
+interface Item {
+  readonly endpoint: string;
+  readonly call: Call;
+  readonly bytes: number;
+  /** Lets the rules decide. `undefined`: nothing to commit, and `settle` answers so. */
+  readonly decide: (room: LiveRoom, member: Standing, v: number) => Decided;
+  readonly reject: (error: unknown) => void;
+  /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
+  fresh: boolean;
+}
+
+type Decided =
+  | { readonly kind: "done"; readonly settle: () => void }
+  | { readonly kind: "change"; readonly change: MemberChange<unknown>; readonly settle: () => void };
+
+export class MemberChanges {
+  readonly #log: RoomLog;
+  readonly #waiting = new Map<string, Item[]>();
+
+  constructor(log: RoomLog) {
+    this.#log = log;
+  }
+
+  change<T>(roomId: string, endpoint: string, bytes: number, call: Call, decide: Decide<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const item: Item = {
+        endpoint,
+        call,
+        bytes: BYTES_OF_A_ROW + bytes,
+        fresh: false,
+        reject,
+        decide: (room, member, v) => {
+          const decided = decide(room, member, v);
+          if ("done" in decided) {
+            const { done } = decided;
+            return { kind: "done", settle: () => { resolve(done); } };
+          }
+          const { change } = decided;
+          return { kind: "change", change, settle: () => { resolve(change.result); } };
+        },
+      };
+      const waiting = this.#waiting.get(roomId);
+      if (waiting !== undefined) {
+        waiting.push(item);
+        return;
+      }
+      this.#waiting.set(roomId, [item]);
+      void this.#work(roomId);
+    });
+  }
+
+  async #work(roomId: string): Promise<void> {
+    for (;;) {
+      const waiting = this.#waiting.get(roomId) ?? [];
+      if (waiting.length === 0) {
+        this.#waiting.delete(roomId);
+        return;
+      }
+      const longest = Math.max(1, ...waiting.slice(0, MAX_ROWS).map((item) => item.call.remaining()));
+      const call = new Call({ timeoutMs: longest, signal: undefined }, longest, "write");
+      try {
+        await this.#log.turn(roomId, call, () => this.#round(roomId, call));
+      } catch (error) {
+        for (const item of take(waiting)) item.reject(error);
+      }
+    }
+  }
+
+  /** One head for those that wait, or as many attempts at one as it takes. */
+  async #round(roomId: string, call: Call): Promise<void> {
+    const items = take(this.#waiting.get(roomId) ?? []);
+    try {
+      for (const retries = new Retries(call); items.length > 0; ) {
+        await retries.turn();
+        drop(items, (item) => item.call.ended !== undefined);
+        await this.#attempt(roomId, items, call);
+      }
+    } catch (error) {
+      for (const item of items) item.reject(error);
+    }
+  }
+
+  /** Settles items and takes them off the list. What is left needs another attempt. */
+  async #attempt(roomId: string, items: Item[], call: Call): Promise<void> {
+    const fresh = items.some((item) => item.fresh);
+    const min = fresh ? await this.#log.buckets.rooms.fresh(call) : 0;
+    let room: LiveRoom;
+    try {
+      room = await this.#log.room(roomId, min, call);
+    } catch (error) {
+      if (fresh || !isRefusal(error)) throw error;
+      for (const item of items) item.fresh = true;
+      return;
+    }
+    const standings = await this.#log.standings(room, items.map((item) => item.endpoint), call);
+    const v = room.record.v + 1;
+    const going: { item: Item; after: number | undefined; change: MemberChange<unknown>; settle: () => void }[] = [];
+    let working = room;
+    for (const [i, item] of [...items].entries()) {
+      const member = standings[i];
+      if (member === undefined) continue;
+      try {
+        const decided = item.decide(working, member, v);
+        if (decided.kind === "change") {
+          going.push({ item, after: member.after, change: decided.change, settle: decided.settle });
+          working = { ...working, record: { ...working.record, ...decided.change.next } };
+        } else if (fresh) {
+          decided.settle();
+          drop(items, (other) => other === item);
+        } else {
+          item.fresh = true;
+        }
+      } catch (error) {
+        if (isRefusal(error) && !fresh) {
+          item.fresh = true;
+        } else {
+          item.reject(error);
+          drop(items, (other) => other === item);
+        }
+      }
+    }
+    if (going.length === 0) return;
+    const { members, rekeyRequired } = working.record;
+    const commit: Commit<true> = {
+      changes: going.map(({ item, after, change }) => ({ endpoint: item.endpoint, after, row: { ...change.row, of: going.length } })),
+      next: { v, members, rekeyRequired },
+      result: () => true,
+      stage: { keys: async (own) => Math.max(...(await all(going.map(({ change }) => inPlace(change.stage, own))))) },
+      undo: (own) => all(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
+      after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
+    };
+    // From here on each caller would have to hear that its change was perhaps made.
+    for (const { item } of going) item.call.outcome = "unknown";
+    const committed = await this.#log.commit(room, commit, call);
+    for (const { item, settle } of going) {
+      if (committed === undefined) {
+        item.call.outcome = "none";
+        item.fresh = true;
+      } else {
+        settle();
+        drop(items, (other) => other === item);
+      }
+    }
+  }
+}
+
+function drop(items: Item[], which: (item: Item) => boolean): void {
+  for (let i = items.length - 1; i >= 0; i--) {
+    const item = items[i];
+    if (item !== undefined && which(item)) items.splice(i, 1);
+  }
+}
+
+/** The first that can go together: one change of each endpoint, in the order of the calls. */
+function take(waiting: Item[]): Item[] {
+  const taken: Item[] = [];
+  const endpoints = new Set<string>();
+  let bytes = 0;
+  while (waiting.length > 0 && taken.length < MAX_ROWS) {
+    const [item] = waiting;
+    if (item === undefined || endpoints.has(item.endpoint)) break;
+    bytes += item.bytes;
+    if (taken.length > 0 && bytes > MAX_BYTES) break;
+    endpoints.add(item.endpoint);
+    taken.push(item);
+    waiting.shift();
+  }
+  return taken;
+}
