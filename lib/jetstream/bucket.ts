@@ -203,7 +203,7 @@ export class Bucket {
         if (reply["success"] === true) return;
         retries.failed("lost", reply["error"]);
       } catch (error) {
-        retries.failed("lost", error);
+        retries.failed(this.#link.closed ? "closed" : "lost", error);
       }
     }
   }
