@@ -1,0 +1,170 @@
+import type { Connection } from "../../support/nats-clients.js";
+
+type Request = Connection["request"];
+type Message = Awaited<ReturnType<Request>>;
+type Options = Parameters<Request>[2];
+
+/**
+ * What happens at the `at`-th write from now on, counted as they are sent.
+ *
+ * - `before`: the connection dies when every write before it is acknowledged. It is not sent, nor is any after it.
+ * - `after`: it dies when this one is acknowledged too; the acknowledgement is not delivered.
+ * - `without`: all writes that are under way at the same time are stored, this one is not; then it dies.
+ * - `lose`: this one is stored, its acknowledgement is lost; the connection lives.
+ * - `hold`: this one is sent when `release` is called.
+ */
+export interface Fault {
+  readonly at: number;
+  readonly how: "before" | "after" | "without" | "lose" | "hold";
+}
+
+const BARRIER = ".barrier";
+
+/** A write changes what is stored. A barrier does not count: nothing that anybody reads depends on its value. */
+export function isWrite(subject: string): boolean {
+  return (subject.startsWith("$KV.") && !subject.endsWith(BARRIER)) || subject.includes("STREAM.PURGE");
+}
+
+function closed(): Error {
+  // The shape of the 2.x client's; the library knows errors by their shape.
+  return Object.assign(new Error("CONNECTION_CLOSED"), { name: "NatsError", code: "CONNECTION_CLOSED" });
+}
+
+interface Signal {
+  readonly happened: Promise<void>;
+  now(): void;
+}
+
+function signal(): Signal {
+  let now = (): void => undefined;
+  const happened = new Promise<void>((resolve) => (now = resolve));
+  return { happened, now };
+}
+
+/** A real connection that dies, forgets or hesitates at a chosen write. */
+export class FaultyConnection {
+  readonly #inner: Connection;
+  #fault: Fault | undefined;
+  #count = 0;
+  #underWay = 0;
+  #dead = false;
+  #reached = signal();
+  #released = signal();
+  readonly #death = signal();
+  #quiet: (() => void)[] = [];
+  readonly subjects: string[] = [];
+
+  constructor(inner: Connection) {
+    this.#inner = inner;
+  }
+
+  /** From now on writes are counted, and the fault waits for its own. */
+  arm(fault: Fault | undefined): void {
+    this.#fault = fault;
+    this.#count = 0;
+    this.#reached = signal();
+    this.#released = signal();
+    this.subjects.length = 0;
+  }
+
+  /** Resolves when the fault's write was asked for. */
+  get reached(): Promise<void> {
+    return this.#reached.happened;
+  }
+
+  get dead(): Promise<void> {
+    return this.#death.happened;
+  }
+
+  release(): void {
+    this.#released.now();
+  }
+
+  /** Resolves when no write is under way, nor follows at once upon the last one. */
+  async quiet(): Promise<void> {
+    for (let turns = 0; turns < 3; turns++) {
+      if (this.#underWay > 0) {
+        await new Promise<void>((resolve) => this.#quiet.push(resolve));
+        turns = 0;
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  get info(): NonNullable<Connection["info"]> {
+    const { info } = this.#inner;
+    if (info === undefined) throw new Error("not connected");
+    return info;
+  }
+
+  isClosed(): boolean {
+    return this.#dead || this.#inner.isClosed();
+  }
+
+  isDraining(): boolean {
+    return this.#inner.isDraining();
+  }
+
+  requestMany(...args: Parameters<Connection["requestMany"]>): ReturnType<Connection["requestMany"]> {
+    return this.#dead ? Promise.reject(closed()) : this.#inner.requestMany(...args);
+  }
+
+  async request(subject: string, payload?: Uint8Array | string, options?: Options): Promise<Message> {
+    if (this.#dead) throw closed();
+    const send = (): Promise<Message> => this.#inner.request(subject, payload, options);
+    if (!isWrite(subject)) return this.#delivered(send());
+    this.subjects.push(subject);
+    const n = ++this.#count;
+    const fault = this.#fault;
+    if (fault === undefined) return this.#written(send);
+    const { at, how } = fault;
+    if (n === at) {
+      this.#reached.now();
+      switch (how) {
+        case "before":
+        case "without":
+          await this.quiet();
+          await this.close();
+          throw closed();
+        case "after": {
+          await this.#written(send).catch(() => undefined);
+          await this.quiet();
+          await this.close();
+          throw closed();
+        }
+        case "lose":
+          await this.#written(send);
+          throw Object.assign(new Error("TIMEOUT"), { name: "NatsError", code: "TIMEOUT" });
+        case "hold":
+          await this.#released.happened;
+      }
+    } else if (n > at && (how === "before" || how === "after")) {
+      // What comes after the fault's write never leaves.
+      await this.#death.happened;
+      throw closed();
+    }
+    return this.#written(send);
+  }
+
+  async close(): Promise<void> {
+    this.#dead = true;
+    await this.#inner.close();
+    this.#death.now();
+  }
+
+  /** Nothing is heard any more once the connection is dead. */
+  async #delivered(answer: Promise<Message>): Promise<Message> {
+    const message = await answer;
+    if (this.#dead) throw closed();
+    return message;
+  }
+
+  async #written(send: () => Promise<Message>): Promise<Message> {
+    this.#underWay++;
+    try {
+      return await this.#delivered(send());
+    } finally {
+      if (--this.#underWay === 0) for (const resolve of this.#quiet.splice(0)) resolve();
+    }
+  }
+}
