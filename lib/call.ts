@@ -9,8 +9,7 @@ export class Call {
   readonly #expiresAt: number;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
-  /** What a write would have to admit if it ended now. A backend sets it to `unknown` before it sends what may commit. */
-  outcome: "none" | "unknown" | undefined;
+  #outcome: "none" | "unknown" | undefined;
   #ended: StoreError | undefined;
   #end: ((error: StoreError) => void) | undefined;
 
@@ -18,7 +17,16 @@ export class Call {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
     this.#expiresAt = performance.now() + this.#timeoutMs;
     this.#signal = bounds.signal;
-    this.outcome = kind === "write" ? "none" : undefined;
+    this.#outcome = kind === "write" ? "none" : undefined;
+  }
+
+  /** What a write would have to admit if it ended now. A backend sets it to `unknown` before it sends what may commit. */
+  get outcome(): "none" | "unknown" | undefined {
+    return this.#outcome;
+  }
+
+  set outcome(outcome: "none" | "unknown" | undefined) {
+    this.#outcome = outcome;
   }
 
   /** Milliseconds left, never below 0. */
@@ -70,7 +78,7 @@ export class Call {
   /** Runs `operation` until it settles, the time is over, the signal aborts or the call is ended, whichever comes first. */
   run<T>(operation: (call: this) => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      if (this.aborted) {
+      if (this.#ended !== undefined || this.aborted) {
         reject(this.#stop(this.#abortError()));
         return;
       }
@@ -79,7 +87,7 @@ export class Call {
       };
       const timer = setTimeout(() => {
         this.#stop(this.#timeoutError());
-      }, this.#timeoutMs);
+      }, this.remaining());
       this.#signal?.addEventListener("abort", onAbort, { once: true });
       const settle = (): void => {
         clearTimeout(timer);

@@ -1,7 +1,9 @@
 import * as args from "./arguments.js";
+import type { Call } from "./call.js";
 import { StoreError } from "./errors.js";
+import { Retries } from "./jetstream/connection.js";
 import type { NatsConnection } from "./jetstream/connection.js";
-import { connectionInput, jetStreamInput, openOn, replicasInput } from "./jetstream/open.js";
+import { connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./jetstream/open.js";
 import type { JetStreamOptions } from "./jetstream/open.js";
 import { openSqlite } from "./sqlite/open.js";
 import type { SqliteOptions } from "./sqlite/open.js";
@@ -119,24 +121,43 @@ async function openConfigured(section: unknown): Promise<Store> {
   if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
   if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
   const options = checkTable(connect, CONNECT, `${path}.connect`);
-  const nats = await import("nats");
-  const { credsFile, ...plain } = options;
-  let nc: Awaited<ReturnType<typeof nats.connect>>;
+  const call = openingCall(input);
+  const connecting = connectTo(options, call);
+  let nc: Awaited<typeof connecting>;
   try {
-    nc = await nats.connect({
-      maxReconnectAttempts: -1,
-      ...plain,
-      ...(typeof credsFile === "string" ? { authenticator: nats.credsAuthenticator(await readFile(credsFile)) } : {}),
-    });
+    nc = await call.run(() => connecting);
   } catch (error) {
-    // The cause stays here: what a client says of a failed login can hold what it logged in with.
-    throw new StoreError("UNAVAILABLE", `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`);
+    // A connection that comes too late belongs to nobody.
+    connecting.then((late) => late.close()).catch(() => undefined);
+    throw error;
   }
   try {
-    return await openOn(nc, replicas, input, () => nc.close());
+    return await openOn(nc, replicas, input, call, () => nc.close());
   } catch (error) {
     await nc.close();
     throw error;
+  }
+}
+
+/** Connects within the call's time: what the client would go on trying for ever is tried here, attempt by attempt. */
+async function connectTo(options: Readonly<Record<string, unknown>>, call: Call) {
+  const nats = await import("nats");
+  const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
+  for (const retries = new Retries(call); ; ) {
+    await retries.turn();
+    const left = Math.ceil(call.remaining());
+    try {
+      return await nats.connect({
+        maxReconnectAttempts: -1,
+        ...plain,
+        timeout: typeof timeout === "number" ? Math.min(timeout, left) : left,
+        ...(typeof credsFile === "string" ? { authenticator: nats.credsAuthenticator(await readFile(credsFile)) } : {}),
+      });
+    } catch (error) {
+      if (waitOnFirstConnect === true) continue;
+      // The cause stays here: what a client says of a failed login can hold what it logged in with.
+      throw new StoreError("UNAVAILABLE", `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`);
+    }
   }
 }
 

@@ -2,7 +2,7 @@
  * The rules of the contract that decide whether an operation may go ahead, once for every backend. Each takes the records
  * as the operation found them, throws what the contract says, and changes nothing.
  */
-import { StoreError } from "./errors.js";
+import { StoreError, isStoreError } from "./errors.js";
 import type { MemberInput, RoomInput } from "./arguments.js";
 
 /** What the rules need to know of a room, a member and a user. The backends' own rows have these fields. */
@@ -149,4 +149,24 @@ export function byCodePoint(a: string, b: string): number {
 /** Sorts in place, by the code points of a name. */
 export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
   return items.sort((a, b) => byCodePoint(name(a), name(b)));
+}
+
+/** A refusal by the rules, as against a failure. */
+export function isRefusal(error: unknown): boolean {
+  if (!isStoreError(error)) return false;
+  switch (error.code) {
+    case "NOT_FOUND":
+    case "ALREADY_EXISTS":
+    case "CONFLICT":
+      return true;
+    case "INVALID_ARGUMENT":
+    case "TIMEOUT":
+    case "UNAVAILABLE":
+    case "CLOSED":
+    case "LOCKED":
+    case "CORRUPT":
+    case "INCOMPATIBLE":
+    default:
+      return false;
+  }
 }

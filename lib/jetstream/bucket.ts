@@ -53,9 +53,13 @@ interface Read {
   absent: ReadonlySet<string>;
 }
 
-/** Filters of one request. The server takes at most 1,024 matches, and a filter `prefix.*` can match a few. */
-const MAX_FILTERS = 900;
+/** The server takes at most 1,024 matches in one request, and a filter `prefix.*` can match a few. */
 const FAMILY_WEIGHT = 4;
+/**
+ * Requests under way at once. Together with the filters of one, a bound on the bytes that are on their way to a client: a
+ * server drops a connection that takes too long to read 64 MB.
+ */
+const MAX_ASKING = 8;
 /** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
 const PAGE_BYTES = 4 * 1024 * 1024;
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
@@ -67,6 +71,8 @@ export class Bucket {
   readonly #link: Link;
   readonly #subjects: string;
   readonly #barrier: Barrier;
+  readonly #maxFilters: number;
+  #asking = 0;
   #seen = 0;
   #queue: Read[] = [];
   #drift: StoreError | undefined;
@@ -74,9 +80,11 @@ export class Bucket {
   /** Looks whether the settings are still what the promises rest on. */
   onUse: (() => void) | undefined;
 
-  constructor(link: Link, name: string) {
+  /** `maxFilters` of one request, by how large the bucket's records can be. */
+  constructor(link: Link, name: string, maxFilters: number) {
     this.#link = link;
     this.name = name;
+    this.#maxFilters = maxFilters;
     this.stream = `KV_${name}`;
     this.#subjects = `$KV.${name}.`;
     this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY);
@@ -134,8 +142,8 @@ export class Bucket {
    * Writes a record on the condition that its key is still at sequence `expected` (0: absent). Answers the new sequence,
    * or `undefined` if the condition does not hold.
    *
-   * A lost acknowledgement leaves open which: the write is then repeated, on the same condition, and where that says
-   * no, `mine` tells by the record that stands there whether it was this attempt that took its place.
+   * What is not acknowledged leaves open which: the write is then repeated, on the same condition, until a fresh read finds
+   * that the key has moved on; `mine` tells by the record that stands there whether it was this attempt that moved it.
    *
    * `kind` says whether the write commits the operation: only then may a caller have to hear that it was perhaps done.
    */
@@ -160,22 +168,25 @@ export class Bucket {
           this.saw(ack.seq);
           return ack.seq;
         case "conflict": {
-          if (!lost) {
+          // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,
+          // while the real leader stores the message. Only what stands in the log as of now tells.
+          const entry = (await this.read([key], await this.fresh(call), call)).get(key);
+          if ((entry?.seq ?? 0) === expected) break;
+          if (entry === undefined) {
             call.outcome = before;
             return undefined;
           }
-          const entry = (await this.read([key], await this.fresh(call), call)).get(key);
-          if (entry === undefined || entry.seq === expected) break; // refused because of a write in flight: ask again
           const verdict = mine(entry);
           if (verdict === "yes") return entry.seq;
           if (verdict === "unknown") {
-            throw new StoreError("TIMEOUT", "An acknowledgement was lost, and other writes followed", { outcome: "unknown" });
+            throw new StoreError("TIMEOUT", "An acknowledgement was lost, and many other writes followed", { outcome: "unknown" });
           }
           call.outcome = before;
           return undefined;
         }
         case "rejected":
-          if (!lost) call.outcome = before;
+          // One leader's word, as above: perhaps there is another.
+          lost = true;
           refused(ack, retries);
           break;
         case "failed":
@@ -227,13 +238,28 @@ export class Bucket {
 
   #enqueue(read: Read): void {
     // Reads that begin together, as those of checks that shared a barrier, become one request.
-    if (this.#queue.push(read) === 1) {
-      process.nextTick(() => {
-        const queue = this.#queue;
-        this.#queue = [];
-        for (const batch of batches(queue)) void this.#ask(batch);
+    if (this.#queue.push(read) === 1) process.nextTick(() => { this.#flush(); });
+  }
+
+  #flush(): void {
+    while (this.#queue.length > 0 && this.#asking < MAX_ASKING) {
+      const batch = this.#batch();
+      this.#asking++;
+      void this.#ask(batch).finally(() => {
+        this.#asking--;
+        this.#flush();
       });
     }
+  }
+
+  /** The first of the queue that go together into one request. */
+  #batch(): Read[] {
+    let weight = 0;
+    const end = this.#queue.findIndex((read, i) => {
+      for (const filter of read.filters) weight += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
+      return i > 0 && weight > this.#maxFilters;
+    });
+    return this.#queue.splice(0, end < 0 ? this.#queue.length : end);
   }
 
   async #ask(reads: readonly Read[]): Promise<void> {
@@ -256,8 +282,7 @@ export class Bucket {
       if (answer.kind === "too-many") {
         const half = waiting.length >> 1;
         if (half === 0) throw new StoreError("UNAVAILABLE", "Too many records match");
-        void this.#ask(waiting.slice(0, half));
-        void this.#ask(waiting.slice(half));
+        await Promise.all([this.#ask(waiting.slice(0, half)), this.#ask(waiting.slice(half))]);
         return;
       }
       // A bucket has its barrier from the start: a replica without it is behind, or the answer was cut short.
@@ -321,17 +346,10 @@ export class Bucket {
       }
       return found;
     }
-    const end = await this.stage(marker, {}, call);
-    await this.scan(
-      filter,
-      call,
-      {},
-      (entry) => {
-        if (entry.key !== marker) found.set(entry.key, intact(entry));
-        return "go on";
-      },
-      (last) => last >= end,
-    );
+    await this.scan(filter, call, { end: () => this.stage(marker, {}, call) }, (entry) => {
+      if (entry.key !== marker) found.set(entry.key, intact(entry));
+      return "go on";
+    });
     return found;
   }
 
@@ -348,26 +366,24 @@ export class Bucket {
    * Reads everything that matches, in the order of the stream, page by page. A record that is changed while the scan is
    * under way moves to the end of the stream and so is met again: a scan that reaches the end has seen the newest of each.
    *
-   * `reached` decides, by the entries seen so far, whether the end of a replica is far enough: replicas lag.
+   * But replicas lag, each page can come from another, and what looks like the end of one may not be it. So a scan ends
+   * only with an answer that contains a message which was published after every answer before it had come.
    */
-  async scan(
-    filter: string,
-    call: Call,
-    options: { from?: number; page?: number },
-    visit: (entry: Entry) => "go on" | "stop",
-    reached: (last: number) => boolean,
-  ): Promise<void> {
+  async scan(filter: string, call: Call, options: ScanOptions, visit: (entry: Entry) => "go on" | "stop"): Promise<void> {
     let next = options.from ?? 1;
+    let page = options.page ?? MAX_PAGE;
     let last = 0;
-    const retries = new Retries(call);
-    for (;;) {
+    let end = await options.end?.();
+    let answers = 0;
+    for (const retries = new Retries(call); ; ) {
       this.#use();
       call.check();
       const answer = await this.#link.direct(
         this.stream,
-        { seq: next, next_by_subj: this.#subjects + filter, batch: options.page ?? 512, max_bytes: PAGE_BYTES },
+        { seq: next, next_by_subj: this.#subjects + filter, batch: page, max_bytes: PAGE_BYTES },
         this.#link.attemptMs(call),
       );
+      let more = false;
       switch (answer.kind) {
         case "failed":
           retries.failed(answer.failure, answer.error);
@@ -383,32 +399,38 @@ export class Bucket {
             last = message.seq;
             if (visit(decode(message, this.#subjects.length)) === "stop") return;
           }
-          if (answer.pending > 0 && answer.messages.length > 0) continue;
+          more = answer.pending > 0 && answer.messages.length > 0;
       }
-      if (reached(last)) return;
-      await retries.pause();
+      page = MAX_PAGE;
+      if (end === undefined) {
+        if (!more) return;
+        continue;
+      }
+      if (!more && last >= end && answers === 0) return;
+      if (more) {
+        answers++;
+      } else if (answers > 0) {
+        end = (await options.end?.()) ?? end;
+        answers = 0;
+      } else {
+        await retries.pause();
+      }
     }
   }
+}
+
+const MAX_PAGE = 512;
+
+export interface ScanOptions {
+  /** The first sequence to read. */
+  readonly from?: number;
+  /** How much the first request asks for, where little may be enough. */
+  readonly page?: number;
+  /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
+  readonly end?: () => Promise<number>;
 }
 
 const NOTHING: ReadonlySet<string> = new Set();
-
-function* batches(reads: readonly Read[]): Iterable<Read[]> {
-  let batch: Read[] = [];
-  let weight = 0;
-  for (const read of reads) {
-    let more = 0;
-    for (const filter of read.filters) more += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
-    if (batch.length > 0 && weight + more > MAX_FILTERS) {
-      yield batch;
-      batch = [];
-      weight = 0;
-    }
-    batch.push(read);
-    weight += more;
-  }
-  if (batch.length > 0) yield batch;
-}
 
 /** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */
 function refused(ack: { code: number; description: string }, retries: Retries): void {

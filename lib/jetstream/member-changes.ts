@@ -4,11 +4,13 @@
  * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
  */
 import { Call } from "../call.js";
+import type { StoreError } from "../errors.js";
 import { Retries } from "./connection.js";
 import type { MemberRow, RoomRecord } from "./records.js";
-import { all, inPlace } from "./room-log.js";
+import { inPlace } from "./room-log.js";
+import { all } from "./settled.js";
 import type { CleanUp, Commit, LiveRoom, RoomLog, Stage, Standing } from "./room-log.js";
-import { isRefusal } from "./users.js";
+import { isRefusal } from "../rules.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
 const MAX_ROWS = 16;
@@ -38,6 +40,43 @@ interface Item {
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
   fresh: boolean;
+}
+
+/**
+ * The time of a head that is on its way: as long as any of those that wait for it has time, and no longer, so that a
+ * call that is aborted, and a store that closes, end it too. What may have been sent is said of those that are in it.
+ */
+class SharedCall extends Call {
+  readonly #calls: readonly Call[];
+  going: readonly Call[] = [];
+
+  constructor(calls: readonly Call[]) {
+    super({ timeoutMs: undefined, signal: undefined }, Math.max(1, ...calls.map((call) => call.remaining())), "write");
+    this.#calls = calls;
+  }
+
+  override get ended(): StoreError | undefined {
+    return this.#calls.every((call) => call.ended !== undefined) ? this.#calls[0]?.ended : undefined;
+  }
+
+  override check(): void {
+    const { ended } = this;
+    if (ended !== undefined) throw ended;
+    super.check();
+  }
+
+  override remaining(): number {
+    return this.ended === undefined ? super.remaining() : 0;
+  }
+
+  override get outcome(): "none" | "unknown" | undefined {
+    return super.outcome;
+  }
+
+  override set outcome(outcome: "none" | "unknown" | undefined) {
+    super.outcome = outcome;
+    for (const call of this.going) call.outcome = outcome;
+  }
 }
 
 type Decided =
@@ -87,32 +126,26 @@ export class MemberChanges {
         this.#waiting.delete(roomId);
         return;
       }
-      const longest = Math.max(1, ...waiting.slice(0, MAX_ROWS).map((item) => item.call.remaining()));
-      const call = new Call({ timeoutMs: longest, signal: undefined }, longest, "write");
+      const items = take(waiting);
+      const call = new SharedCall(items.map((item) => item.call));
       try {
-        await this.#log.turn(roomId, call, () => this.#round(roomId, call));
+        await this.#log.turn(roomId, call, () => this.#round(roomId, items, call));
       } catch (error) {
-        for (const item of take(waiting)) item.reject(error);
+        for (const item of items) item.reject(error);
       }
     }
   }
 
   /** One head for those that wait, or as many attempts at one as it takes. */
-  async #round(roomId: string, call: Call): Promise<void> {
-    const items = take(this.#waiting.get(roomId) ?? []);
-    try {
-      for (const retries = new Retries(call); items.length > 0; ) {
-        await retries.turn();
-        drop(items, (item) => item.call.ended !== undefined);
-        await this.#attempt(roomId, items, call);
-      }
-    } catch (error) {
-      for (const item of items) item.reject(error);
+  async #round(roomId: string, items: Item[], call: SharedCall): Promise<void> {
+    for (const retries = new Retries(call); items.length > 0; ) {
+      await retries.turn();
+      await this.#attempt(roomId, items, call);
     }
   }
 
   /** Settles items and takes them off the list. What is left needs another attempt. */
-  async #attempt(roomId: string, items: Item[], call: Call): Promise<void> {
+  async #attempt(roomId: string, items: Item[], call: SharedCall): Promise<void> {
     const fresh = items.some((item) => item.fresh);
     const min = fresh ? await this.#log.buckets.rooms.fresh(call) : 0;
     let room: LiveRoom;
@@ -129,7 +162,13 @@ export class MemberChanges {
     let working = room;
     for (const [i, item] of [...items].entries()) {
       const member = standings[i];
-      if (member === undefined) continue;
+      const { ended } = item.call;
+      if (member === undefined || ended !== undefined) {
+        // Nobody waits for it any more: its caller was told that it was not made.
+        item.reject(ended);
+        drop(items, (other) => other === item);
+        continue;
+      }
       try {
         const decided = item.decide(working, member, v);
         if (decided.kind === "change") {
@@ -160,12 +199,10 @@ export class MemberChanges {
       undo: (own) => all(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
       after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
     };
-    // From here on each caller would have to hear that its change was perhaps made.
-    for (const { item } of going) item.call.outcome = "unknown";
+    call.going = going.map(({ item }) => item.call);
     const committed = await this.#log.commit(room, commit, call);
     for (const { item, settle } of going) {
       if (committed === undefined) {
-        item.call.outcome = "none";
         item.fresh = true;
       } else {
         settle();

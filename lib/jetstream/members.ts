@@ -6,7 +6,8 @@ import * as rules from "../rules.js";
 import type { Member } from "../store.js";
 import { base64, keys, newId, toMember, writeKey } from "./records.js";
 import { MemberChanges } from "./member-changes.js";
-import { all, holderOf, need, orFresh } from "./room-log.js";
+import { holderOf, need, orFresh } from "./room-log.js";
+import { all } from "./settled.js";
 import type { RoomLog } from "./room-log.js";
 
 export class JetStreamMembers implements MembersDriver {

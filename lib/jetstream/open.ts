@@ -97,22 +97,30 @@ export async function openJetStream(nc: NatsConnection, replicas?: Replicas, opt
   return openOn(connection, asked, jetStreamInput(args.fields(options === undefined ? {} : options, "options", OPTION_NAMES), "options"));
 }
 
+/** The time that opening has. */
+export function openingCall(input: JetStreamInput): Call {
+  return new Call({ timeoutMs: undefined, signal: undefined }, input.opTimeoutMs * MANY, "read");
+}
+
 /** Opens with arguments that were checked. `whenClosed` ends what the store owns beyond itself. */
 export async function openOn(
   connection: NatsConnection,
   replicas: Replicas | undefined,
   input: JetStreamInput,
+  call: Call = openingCall(input),
   whenClosed?: () => Promise<void>,
 ): Promise<Store> {
   const { opTimeoutMs, prefix, onRollout } = input;
   const { headers } = await import("nats");
   const link = new Link(connection, headers);
+  // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
+  // for a key: see `Bucket`.
   const bucket = {
-    rooms: new Bucket(link, `${prefix}rooms`),
-    members: new Bucket(link, `${prefix}members`),
-    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`),
-    roomKeys: new Bucket(link, `${prefix}room_keys`),
-    users: new Bucket(link, `${prefix}users`),
+    rooms: new Bucket(link, `${prefix}rooms`, 200),
+    members: new Bucket(link, `${prefix}members`, 500),
+    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`, 900),
+    roomKeys: new Bucket(link, `${prefix}room_keys`, 40),
+    users: new Bucket(link, `${prefix}users`, 900),
   };
   const buckets = Object.values(bucket);
   const users = new JetStreamUsers(bucket.users);
@@ -123,7 +131,6 @@ export async function openOn(
   const members = new JetStreamMembers(log);
   const sweep = new Sweep(log);
 
-  const call = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * MANY, "read");
   const found = await call.run(async () => {
     await checkServer(link, call);
     const have = await Promise.all(buckets.map(({ name }) => ensureBucket(link, name, replicas, call)));

@@ -19,7 +19,7 @@ interface Waiter {
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
 const HEDGE_MS = 150;
 /** An acknowledgement that is slow still proves what it proves. */
-const BARRIER_TIMEOUT_MS = 5000;
+const BARRIER_TIMEOUT_MS = 2000;
 const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
@@ -61,7 +61,7 @@ export class Barrier {
     this.#covered = number;
     this.#inFlight++;
     void this.#flight(number);
-    if (this.#inFlight < MAX_IN_FLIGHT) this.#after(HEDGE_MS * 2 ** (this.#inFlight - 1));
+    if (this.#inFlight < MAX_IN_FLIGHT) this.#after(this.#inFlight === 1 ? HEDGE_MS : 2 * HEDGE_MS);
   }
 
   async #flight(number: number): Promise<void> {

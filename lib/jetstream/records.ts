@@ -101,20 +101,26 @@ export function parseMember(key: string): { readonly roomId: string; readonly in
 export interface Written {
   /** Counts the writes. */
   readonly n: number;
+  /** The id of the first write of all. */
+  readonly first: string;
   /** The ids of the newest writes, newest first. */
   readonly log: readonly string[];
 }
 
-const LOG = 6;
-export const UNWRITTEN: Written = { n: 0, log: [] };
+const LOG = 16;
+/** Tells the writes of one record apart, among the last few. */
+export const newWrite = (): string => randomBytes(6).toString("base64url");
+export const UNWRITTEN: Written = { n: 0, first: "", log: [] };
 
 export function nextWrite(before: Written, id: string): Written {
-  return { n: before.n + 1, log: [id, ...before.log].slice(0, LOG) };
+  return { n: before.n + 1, first: before.n === 0 ? id : before.first, log: [id, ...before.log].slice(0, LOG) };
 }
 
 /** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
 export function wasWritten(now: Written, before: Written, id: string): "yes" | "no" | "unknown" {
-  if (now.log.includes(id)) return "yes";
+  if (now.log.includes(id) || now.first === id) return "yes";
+  // A write on the condition that there is no record can only have been the first.
+  if (before.n === 0) return "no";
   return now.n - before.n > LOG ? "unknown" : "no";
 }
 
@@ -219,7 +225,7 @@ class Fields {
   }
 
   written(): Written {
-    return { n: this.number("n"), log: this.list("log").map(String) };
+    return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String) };
   }
 }
 

@@ -6,7 +6,8 @@ import type { Room, RoomKey } from "../store.js";
 import { Retries } from "./connection.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
 import type { Holder, KeyRow } from "./records.js";
-import { all, holderOf, memberFacts, need, orFresh } from "./room-log.js";
+import { holderOf, memberFacts, need, orFresh } from "./room-log.js";
+import { all } from "./settled.js";
 import type { LiveRoom, RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place. */
@@ -21,17 +22,15 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
 
   async put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey> {
     const { rooms, roomKeys } = this.#log.buckets;
-    const prepare = async (min: number): Promise<{ key: string }> => {
-      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
-      rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
-      const at = holderOf(room, endpoint, need(roomId, endpoint, member));
-      return { key: keys.roomKey(at, epoch, await this.#attempt(room, epoch, call)) };
-    };
     const createdAt = Date.now();
     const id = newId();
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const { key } = await orFresh(prepare, () => rooms.fresh(call));
+      // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
+      const { room, member } = await this.#log.member(roomId, endpoint, await rooms.fresh(call), call);
+      rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
+      const at = holderOf(room, endpoint, need(roomId, endpoint, member));
+      const key = keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
       const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
         readKey(entry).write === id ? "yes" : "no",
       );
@@ -61,7 +60,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       const entry = (await this.#log.buckets.roomKeys.read([key], Math.max(keysMin, record.keysSeq), call)).get(key);
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
-        const latest = (await this.#all(room, at, keysMin, call)).at(-1);
+        const latest = (await this.#list(roomId, endpoint, min, keysMin, call)).at(-1);
         if (latest !== undefined) return latest;
       }
     }
@@ -70,15 +69,28 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
 
   list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]> {
     const { rooms, roomKeys } = this.#log.buckets;
-    const read = async (min: number, keysMin: number): Promise<RoomKey[]> => {
-      const { room, member } = await this.#log.member(roomId, endpoint, min, call);
-      return this.#all(room, holderOf(room, endpoint, need(roomId, endpoint, member)), keysMin, call);
-    };
     return orFresh(
-      read,
+      (min, keysMin) => this.#list(roomId, endpoint, min, keysMin, call),
       () => rooms.fresh(call),
       () => roomKeys.fresh(call),
     );
+  }
+
+  /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
+  async #list(roomId: string, endpoint: string, min: number, keysMin: number, call: Call): Promise<RoomKey[]> {
+    let before = await this.#membership(roomId, endpoint, min, call);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const found = await this.#all(before.room, before.at, keysMin, call);
+      const after = await this.#membership(roomId, endpoint, await this.#log.buckets.rooms.fresh(call), call);
+      if (after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation) return found;
+      before = after;
+    }
+  }
+
+  async #membership(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; at: Holder }> {
+    const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+    return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
   }
 
   /**
@@ -110,7 +122,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
           last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), own);
         }
         await inParallel(rows, PARALLEL, async (row) => {
-          last = Math.max(last, await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), own));
+          const seq = await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), own);
+          last = Math.max(last, seq);
         });
         return last;
       };

@@ -8,13 +8,14 @@
  * refers to yet. docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { memberNotFound, roomExists, roomNotFound } from "../rules.js";
+import { isRefusal, memberNotFound, roomExists, roomNotFound } from "../rules.js";
 import type { MemberFacts, RoomFacts } from "../rules.js";
 import type { Bucket, Entry } from "./bucket.js";
 import { Retries } from "./connection.js";
 import {
   keys,
   newId,
+  newWrite,
   nextWrite,
   readMember,
   readRoom,
@@ -24,8 +25,8 @@ import {
   writeRoom,
   writeTombstone,
 } from "./records.js";
-import type { Head, Holder, MemberRow, RoomRecord, RoomSlot, StoredMember } from "./records.js";
-import { isRefusal } from "./users.js";
+import type { Head, Holder, MemberRow, RoomRecord, RoomSlot, StoredMember, Written } from "./records.js";
+import { all, both } from "./settled.js";
 
 export interface RoomBuckets {
   readonly rooms: Bucket;
@@ -63,7 +64,7 @@ export interface Commit<T> {
   /** Changes of memberships: `undefined` leaves the head as it is. */
   readonly changes?: readonly { readonly endpoint: string; readonly after: number | undefined; readonly row: MemberRow }[];
   /** The room after the change, without what the log keeps itself. */
-  readonly next: Partial<Omit<RoomRecord, "n" | "log" | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
+  readonly next: Partial<Omit<RoomRecord, "n" | "first" | "log" | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
   readonly result: (record: RoomRecord) => T;
   /** What is invisible once this is committed. */
   readonly after?: CleanUp;
@@ -240,7 +241,11 @@ export class RoomLog {
     try {
       const [staged, applied] = await both(inPlace(commit.stage, call), changes === undefined ? undefined : this.#apply(room, call));
       keysSeq = Math.max(keysSeq, staged);
-      if (changes !== undefined && applied !== undefined) {
+      if (changes !== undefined) {
+        if (applied === undefined) {
+          if (undo !== undefined) this.#cleanUp(undo);
+          return undefined;
+        }
         membersSeq = Math.max(membersSeq, ...applied.values());
         head = changes.map(({ endpoint, after, row }) => ({ endpoint, after: after ?? applied.get(endpoint) ?? 0, row }));
       }
@@ -248,7 +253,7 @@ export class RoomLog {
       if (undo !== undefined) this.#cleanUp(undo);
       throw error;
     }
-    const id = newId();
+    const id = newWrite();
     const next: RoomRecord = {
       ...record,
       ...commit.next,
@@ -268,24 +273,27 @@ export class RoomLog {
     return { value: commit.result(next) };
   }
 
-  /** Puts the head into the members bucket. Whoever comes second, or too late, changes nothing. Answers where the rows stand. */
-  async #apply(room: LiveRoom, call: Call): Promise<Map<string, number>> {
+  /**
+   * Puts the head into the members bucket. Whoever comes second, or too late, changes nothing. Answers where the rows
+   * stand; `undefined`: not there, the room is no longer as it was read.
+   */
+  async #apply(room: LiveRoom, call: Call): Promise<Map<string, number> | undefined> {
     const { id, record } = room;
+    const { members } = this.buckets;
     const seqs = new Map<string, number>();
-    await Promise.all(
+    await all(
       record.head.map(async (head) => {
         const key = keys.member(id, head.endpoint, record.incarnation);
-        const seq = await this.buckets.members.write(key, toJson(head.row), head.after, call, (entry) => sameRow(entry, head), "step");
+        const seq = await members.write(key, toJson(head.row), head.after, call, (entry) => sameRow(entry, head), "step");
         if (seq !== undefined) {
           seqs.set(head.endpoint, seq);
           return;
         }
-        const entry = (await this.buckets.members.read([key], await this.buckets.members.fresh(call), call)).get(key);
-        // Not there: the room was deleted meanwhile, and the condition of the commit will say so.
-        if (entry !== undefined) seqs.set(head.endpoint, entry.seq);
+        const entry = (await members.read([key], await members.fresh(call), call)).get(key);
+        if (entry !== undefined && readMember(entry).row.v >= head.row.v) seqs.set(head.endpoint, entry.seq);
       }),
     );
-    return seqs;
+    return seqs.size === record.head.length ? seqs : undefined;
   }
 
   /** Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed. */
@@ -301,7 +309,7 @@ export class RoomLog {
           fresh = true;
           continue;
         }
-        const id = newId();
+        const id = newWrite();
         const tombstone = writeTombstone(nextWrite(slot.written, id));
         const seq = await this.buckets.rooms.write(keys.room(roomId), tombstone, slot.seq, call, (entry) =>
           wasWritten(writtenOf(entry), slot.written, id),
@@ -325,7 +333,7 @@ export class RoomLog {
     attempt: (ids: CreateIds) => {
       readonly stage: Stage;
       readonly undo: CleanUp;
-      readonly record: Omit<RoomRecord, "n" | "log" | "keysSeq">;
+      readonly record: Omit<RoomRecord, "n" | "first" | "log" | "keysSeq">;
       readonly result: (record: RoomRecord) => T;
     },
   ): Promise<T> {
@@ -343,7 +351,7 @@ export class RoomLog {
           this.#cleanUp(plan.undo);
           throw error;
         }
-        const id = newId();
+        const id = newWrite();
         const before = slot.written;
         const record: RoomRecord = { ...plan.record, ...nextWrite(before, id), keysSeq };
         const seq = await this.buckets.rooms.write(keys.room(roomId), toJson(writeRoom(record)), slot.seq, call, (entry) =>
@@ -369,7 +377,7 @@ export class RoomLog {
 
   /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
-    const id = newId();
+    const id = newWrite();
     const written = nextWrite(slot.written, id);
     const value = slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written });
     const seq = await this.buckets.rooms.write(
@@ -394,18 +402,6 @@ export interface CreateIds {
 export async function inPlace(stage: Stage | undefined, call: Call): Promise<number> {
   const [keysSeq] = await both(stage?.keys?.(call), stage?.hint?.(call));
   return keysSeq ?? 0;
-}
-
-/** Waits for all, also where one has failed. */
-export async function all<T>(work: readonly Promise<T>[]): Promise<T[]> {
-  await Promise.allSettled(work);
-  return Promise.all(work);
-}
-
-/** Waits for both, also where one has failed: nothing of an attempt goes on behind its back. */
-async function both<A, B>(a: A, b: B): Promise<[Awaited<A>, Awaited<B>]> {
-  await Promise.allSettled([a, b]);
-  return [await a, await b];
 }
 
 function live(roomId: string, slot: RoomSlot): LiveRoom {
@@ -451,7 +447,7 @@ function sameRow(entry: Entry, head: Head): "yes" | "no" {
   return row.v === head.row.v && row.id === head.row.id ? "yes" : "no";
 }
 
-function writtenOf(entry: Entry): { n: number; log: readonly string[] } {
+function writtenOf(entry: Entry): Written {
   return readRoom(entry).written;
 }
 

@@ -12,7 +12,7 @@ import { memberFacts, need, standing } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
 
 /** Keys of one read: the server answers at most 1,024. */
-const CHUNK = 500;
+const CHUNK = 200;
 /** An entry younger than this may be of an addition under way, which clearing it away would only hold up. */
 const STALE_MS = 60_000;
 /** The barrier is among all keys, and so ends a scan that is fresh. */
@@ -119,24 +119,21 @@ export class JetStreamRooms implements RoomsDriver {
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {
     const { rooms } = this.#log.buckets;
-    const from = cursor(page.after) + 1;
-    const end = await rooms.fresh(call);
     const items: Room[] = [];
     let last: Entry | undefined;
-    await rooms.scan(
-      ALL,
-      call,
-      { from, page: Math.min(page.limit + 1, 512) },
-      (entry) => {
-        if (!entry.key.startsWith("room.")) return "go on";
-        const { record } = readRoom(entry);
-        if (record === undefined) return "go on";
-        items.push(toRoom(untoken(entry.key.slice("room.".length)), record));
-        last = entry;
-        return items.length < page.limit ? "go on" : "stop";
-      },
-      (seq) => seq >= end,
-    );
+    const options = {
+      from: cursor(page.after) + 1,
+      page: Math.min(page.limit + 1, 512),
+      end: () => rooms.fresh(call),
+    };
+    await rooms.scan(ALL, call, options, (entry) => {
+      if (!entry.key.startsWith("room.")) return "go on";
+      const { record } = readRoom(entry);
+      if (record === undefined) return "go on";
+      items.push(toRoom(untoken(entry.key.slice("room.".length)), record));
+      last = entry;
+      return items.length < page.limit ? "go on" : "stop";
+    });
     return last !== undefined && items.length >= page.limit ? { items, next: toCursor(last.seq) } : { items };
   }
 

@@ -10,7 +10,7 @@ import type { Call } from "../call.js";
 import type { Bucket, Entry } from "./bucket.js";
 import { keys, parseHint, parseKey, parseMember, readEpoch, readMember } from "./records.js";
 import type { RoomRecord, RoomSlot } from "./records.js";
-import { all } from "./room-log.js";
+import { all } from "./settled.js";
 import type { RoomLog } from "./room-log.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
@@ -150,16 +150,10 @@ async function sample(bucket: Bucket, call: Call): Promise<Entry[]> {
   const found = new Map<string, Entry>();
   for (const from of [start, 1]) {
     if (found.size >= AT_ONCE) break;
-    await bucket.scan(
-      ">",
-      call,
-      { from },
-      (entry) => {
-        found.set(entry.key, entry);
-        return found.size < AT_ONCE ? "go on" : "stop";
-      },
-      () => true,
-    );
+    await bucket.scan(">", call, { from }, (entry) => {
+      found.set(entry.key, entry);
+      return found.size < AT_ONCE ? "go on" : "stop";
+    });
   }
   return [...found.values()];
 }

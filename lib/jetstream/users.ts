@@ -8,13 +8,13 @@ import type { UserChangeInput, UserInput } from "../arguments.js";
 import { cursor, toCursor } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { UsersDriver } from "../driver.js";
-import { isStoreError } from "../errors.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
 import type { Bucket, Entry, Snapshot } from "./bucket.js";
 import { Retries } from "./connection.js";
-import { UNWRITTEN, keys, newId, nextWrite, readGuard, readUser, toJson, toUser, wasWritten } from "./records.js";
+import { UNWRITTEN, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, wasWritten } from "./records.js";
+import { both } from "./settled.js";
 import type { Guard, GuardSlot, UserRow, UserSlot, Witness } from "./records.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
@@ -68,7 +68,7 @@ export class JetStreamUsers implements UsersDriver {
 
   /** Whether an admin is active, by one record however many users there are. */
   async provedAdmin(now: () => number, call: Call): Promise<boolean> {
-    const snapshot = await this.#bucket.read([keys.admins], await this.#bucket.fresh(call), call);
+    const snapshot = await this.#withGuard([], await this.#bucket.fresh(call), call);
     const { guard } = readGuard(snapshot.get(keys.admins));
     const time = now();
     return guard.witnesses.some((witness) => time < untilOf(witness));
@@ -87,7 +87,7 @@ export class JetStreamUsers implements UsersDriver {
     const row = created(input);
     if (!row.admin) {
       // Most users are new: the condition that there is none tells, without reading first.
-      const id = newId();
+      const id = newWrite();
       const record = { ...nextWrite(UNWRITTEN, id), user: row };
       const written = await this.#bucket.write(keys.user(row.key), toJson(record), 0, call, (entry) =>
         wasWritten(readUser(entry).record, UNWRITTEN, id),
@@ -139,23 +139,21 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
-    const from = cursor(page.after) + 1;
-    const end = await this.#bucket.fresh(call);
     const found: Entry[] = [];
-    await this.#bucket.scan(
-      ">",
-      call,
-      { from, page: Math.min(page.limit + 2, 512) },
-      (entry) => {
-        if (entry.key.startsWith("user.")) found.push(entry);
-        return found.length < page.limit ? "go on" : "stop";
-      },
-      (last) => last >= end,
-    );
+    let end = 0;
+    const options = {
+      from: cursor(page.after) + 1,
+      page: Math.min(page.limit + 2, 512),
+      end: async () => (end = await this.#bucket.fresh(call)),
+    };
+    await this.#bucket.scan(">", call, options, (entry) => {
+      if (entry.key.startsWith("user.")) found.push(entry);
+      return found.length < page.limit ? "go on" : "stop";
+    });
     const items: User[] = [];
     for (const entry of found) {
       const { record } = readUser(entry);
-      const row = record.stage === undefined ? record.user : await this.#staged(entry.key, call);
+      const row = record.stage === undefined ? record.user : await this.#staged(entry.key, end, call);
       if (row !== undefined) items.push(toUser(row));
     }
     const last = found.at(-1);
@@ -163,12 +161,21 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async #view(key: string, min: number, call: Call): Promise<View> {
-    return view(await this.#bucket.read([keys.user(key), keys.admins], min, call), key);
+    return view(await this.#withGuard([keys.user(key)], min, call), key);
+  }
+
+  /** Reads together with the guard. It is there from the opening on: an answer without it is no answer. */
+  async #withGuard(recordKeys: readonly string[], min: number, call: Call): Promise<Snapshot> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const snapshot = await this.#bucket.read([...recordKeys, keys.admins], min, call);
+      if (snapshot.get(keys.admins) !== undefined) return snapshot;
+    }
   }
 
   /** A user whose record holds a stage: with the guard of the same moment it is clear what counts. */
-  async #staged(recordKey: string, call: Call): Promise<UserRow | undefined> {
-    const snapshot = await this.#bucket.read([recordKey, keys.admins], 0, call);
+  async #staged(recordKey: string, min: number, call: Call): Promise<UserRow | undefined> {
+    const snapshot = await this.#withGuard([recordKey], min, call);
     const { record } = readUser(snapshot.get(recordKey));
     const { head } = readGuard(snapshot.get(keys.admins)).guard;
     return record.stage !== undefined && head?.attempt === record.stage.attempt ? head.user : record.user;
@@ -193,7 +200,7 @@ export class JetStreamUsers implements UsersDriver {
           }
         } catch (error) {
           // What a replica that lags says is no reason to refuse: what the quorum says is.
-          if (fresh || !isRefusal(error)) throw error;
+          if (fresh || !rules.isRefusal(error)) throw error;
           fresh = true;
           continue;
         }
@@ -213,7 +220,7 @@ export class JetStreamUsers implements UsersDriver {
   async #commitAlone(key: string, seen: View, next: UserRow, call: Call): Promise<boolean> {
     if (!(await this.#settled(seen, call))) return false;
     const before = seen.slot.record;
-    const id = newId();
+    const id = newWrite();
     const record = { ...nextWrite(before, id), user: next };
     const seq = await this.#bucket.write(keys.user(key), toJson(record), seen.slot.seq, call, (entry) =>
       wasWritten(readUser(entry).record, before, id),
@@ -226,7 +233,7 @@ export class JetStreamUsers implements UsersDriver {
     const { stage } = seen.slot.record;
     const { guard, seq } = seen.guard;
     if (stage === undefined || guard.head?.attempt === stage.attempt || seq > stage.guard) return true;
-    await this.#writeGuard(seen.guard, guard, newId(), call, "step");
+    await this.#writeGuard(seen.guard, guard, newWrite(), call, "step");
     return false;
   }
 
@@ -235,7 +242,7 @@ export class JetStreamUsers implements UsersDriver {
     const guard = await this.#nextGuard(seen, next, call);
     const attempt = newId();
     const before = seen.slot.record;
-    const id = newId();
+    const id = newWrite();
     const staged = {
       ...nextWrite(before, id),
       user: seen.user,
@@ -244,7 +251,7 @@ export class JetStreamUsers implements UsersDriver {
     const { head } = seen.guard.guard;
     // Where the change before is of the same user, staging this one carries it over; else it is carried out beside.
     const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);
-    const [seq] = await Promise.all([
+    const [seq] = await both(
       this.#bucket.write(
         keys.user(key),
         toJson(staged),
@@ -254,7 +261,7 @@ export class JetStreamUsers implements UsersDriver {
         "step",
       ),
       apply,
-    ]);
+    );
     if (seq === undefined) return false;
     return this.#writeGuard(seen.guard, { ...guard, head: { attempt, seq, user: next } }, attempt, call, "commit");
   }
@@ -263,7 +270,7 @@ export class JetStreamUsers implements UsersDriver {
   async prepare(call: Call): Promise<void> {
     const snapshot = await this.#bucket.read([keys.admins], await this.#bucket.fresh(call), call);
     const slot = readGuard(snapshot.get(keys.admins));
-    if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newId(), call, "step");
+    if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
   }
 
   async #writeGuard(seen: GuardSlot, guard: Guard, id: string, call: Call, kind: "commit" | "step"): Promise<boolean> {
@@ -282,7 +289,7 @@ export class JetStreamUsers implements UsersDriver {
 
   /** Puts a committed change into the user's record. Whoever comes second, or too late, changes nothing. */
   async #apply(head: NonNullable<Guard["head"]>, call: Call): Promise<void> {
-    const id = newId();
+    const id = newWrite();
     const recordKey = keys.user(head.user.key);
     const entry = (await this.#bucket.read([recordKey], head.seq, call)).get(recordKey);
     const before = readUser(entry);
@@ -324,7 +331,6 @@ export class JetStreamUsers implements UsersDriver {
   /** The admins that last longest, of all users but one: needed only when no witness is left. */
   async #witnesses(except: string, call: Call): Promise<Witness[]> {
     let witnesses: Witness[] = [];
-    const end = await this.#bucket.fresh(call);
     const staged: string[] = [];
     const consider = (user: UserRow | undefined): void => {
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
@@ -332,21 +338,16 @@ export class JetStreamUsers implements UsersDriver {
         .sort(longestFirst)
         .slice(0, MAX_WITNESSES);
     };
-    await this.#bucket.scan(
-      ">",
-      call,
-      {},
-      (entry) => {
-        if (entry.key.startsWith("user.")) {
-          const { record } = readUser(entry);
-          if (record.stage === undefined) consider(record.user);
-          else staged.push(entry.key);
-        }
-        return "go on";
-      },
-      (last) => last >= end,
-    );
-    for (const key of staged) consider(await this.#staged(key, call));
+    let end = 0;
+    await this.#bucket.scan(">", call, { end: async () => (end = await this.#bucket.fresh(call)) }, (entry) => {
+      if (entry.key.startsWith("user.")) {
+        const { record } = readUser(entry);
+        if (record.stage === undefined) consider(record.user);
+        else staged.push(entry.key);
+      }
+      return "go on";
+    });
+    for (const key of staged) consider(await this.#staged(key, end, call));
     return witnesses;
   }
 }
@@ -373,24 +374,3 @@ function created(input: UserInput): UserRow {
 function concernsAdmins(seen: View, next: UserRow): boolean {
   return adminUntil(seen.user) !== adminUntil(next) || (next.admin && !seen.guard.guard.ever);
 }
-
-/** A refusal by the rules, as against a failure. */
-export function isRefusal(error: unknown): boolean {
-  if (!isStoreError(error)) return false;
-  switch (error.code) {
-    case "NOT_FOUND":
-    case "ALREADY_EXISTS":
-    case "CONFLICT":
-      return true;
-    case "INVALID_ARGUMENT":
-    case "TIMEOUT":
-    case "UNAVAILABLE":
-    case "CLOSED":
-    case "LOCKED":
-    case "CORRUPT":
-    case "INCOMPATIBLE":
-    default:
-      return false;
-  }
-}
-
