@@ -1,34 +1,40 @@
-// npm run soak -- --sqlite --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how it ended.
+// npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
+// it ended. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing.
 
 interface Soak {
-  run(options: { seconds: number; seed: number; log: (line: string) => void }): Promise<unknown>;
+  run(options: { seconds: number; seed: number; withoutProof?: boolean; log: (line: string) => void }): Promise<unknown>;
 }
 
-const soaks = new Map<string, () => Promise<Soak>>([["sqlite", () => import("./sqlite.js")]]);
+const soaks = new Map<string, () => Promise<Soak>>([
+  ["sqlite", () => import("./sqlite.js")],
+  ["jetstream", () => import("./jetstream.js")],
+]);
 
-function optionsOf(args: readonly string[]): { names: string[]; seconds: number; seed: number } {
+function optionsOf(args: readonly string[]): { names: string[]; seconds: number; seed: number; withoutProof: boolean } {
   const names: string[] = [];
   let seconds = 60;
+  let withoutProof = false;
   let seed = Math.floor(Math.random() * 2 ** 31);
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
     if (name === "seconds") seconds = Number(rest.shift());
     else if (name === "seed") seed = Number(rest.shift());
+    else if (name === "without-proof") withoutProof = true;
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else throw new Error(`${option}: expected --seconds, --seed, --without-proof or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
   }
   if (!(seconds > 0) || !Number.isSafeInteger(seed)) throw new Error("--seconds and --seed are numbers");
-  return { names: names.length > 0 ? names : [...soaks.keys()], seconds, seed };
+  return { names: names.length > 0 ? names : [...soaks.keys()], seconds, seed, withoutProof };
 }
 
-const { names, seconds, seed } = optionsOf(process.argv.slice(2));
+const { names, seconds, seed, withoutProof } = optionsOf(process.argv.slice(2));
 let failed = 0;
 for (const name of names) {
   console.log(`${name}: ${seconds} s, seed ${seed}`);
   try {
     const soak = await soaks.get(name)?.();
-    await soak?.run({ seconds, seed, log: (line) => console.log(`${name}: ${line}`) });
+    await soak?.run({ seconds, seed, withoutProof, log: (line) => console.log(`${name}: ${line}`) });
     console.log(`${name}: passed`);
   } catch (error) {
     failed++;

@@ -1,0 +1,164 @@
+// What the soak's clients do and tell, and what is right: a user is a register, a room's members are a set, its epoch a counter.
+
+import type { Model } from "./linearizability.js";
+
+export type UserOperation =
+  | { f: "add"; role: "admin" | "member" }
+  | { f: "role"; role: "admin" | "member" }
+  | { f: "revoke" | "reinstate" | "authorize" | "isAdmin" | "listed" };
+
+export type RoomOperation =
+  | { f: "create"; e: number }
+  | { f: "delete" | "list" }
+  | { f: "add"; e: number; joined: boolean; epoch?: number }
+  | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "keys"; e: number }
+  | { f: "put"; e: number; epoch: number }
+  | { f: "rekey"; epoch: number; members: string };
+
+export type SoakOperation = UserOperation | RoomOperation;
+
+/** A line of a client: an operation begins, or has ended. Times are in microseconds of the machine's own clock. */
+export type Line =
+  | { i: string; t: number; at: string; op: SoakOperation }
+  | { r: string; t: number; out: string; late?: number }
+  | { note: string; t: number };
+
+export interface Orders {
+  readonly name: string;
+  readonly servers: readonly string[];
+  readonly prefix: string;
+  readonly seed: number;
+  readonly lanes: number;
+  /** When the first generation began, and how long each lasts. Records of one are left alone in the next. */
+  readonly began: number;
+  readonly generationMs: number;
+  readonly timeoutMs: number;
+}
+
+export const USERS = 3;
+export const ROOMS = 2;
+export const ENDPOINTS = 4;
+
+/** Operations that only read. One that came to nothing tells nothing. */
+export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys"]);
+
+export const clock = (): number => Number(process.hrtime.bigint() / 1000n);
+
+/** Numbers from 0 to 1, the same for the same seeds (mulberry32). */
+export function random(...seeds: number[]): () => number {
+  let state = seeds.reduce((hash, seed) => Math.imul(hash ^ seed, 0x9e3779b1) + 0x85ebca6b, 0x2545f491) >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let x = Math.imul(state ^ (state >>> 15), 1 | state);
+    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+const ABSENT = "absent";
+
+export const userModel: Model<UserOperation, string> = {
+  initial: ABSENT,
+  step(state, operation, output) {
+    const [role = "", status = ""] = state === ABSENT ? [] : state.split(" ");
+    const there = state !== ABSENT;
+    switch (operation.f) {
+      case "add":
+        if (output === "ALREADY_EXISTS") return there ? state : undefined;
+        return accepted(output) && !there ? `${operation.role} active` : undefined;
+      case "role":
+        return changed(there, output, `${operation.role} ${status}`);
+      case "revoke":
+        return changed(there, output, `${role} revoked`);
+      case "reinstate":
+        return changed(there, output, `${role} active`);
+      case "authorize":
+        return output === (there ? status : "unknown") ? state : undefined;
+      case "isAdmin":
+        return state === "admin active" ? state : undefined;
+      case "listed":
+        return output === state ? state : undefined;
+    }
+  },
+};
+
+const accepted = (output: string | undefined): boolean => output === undefined || output === "ok";
+
+/** A change of something that has to be there. There is always another admin, so that nothing else can be in its way. */
+function changed(there: boolean, output: string | undefined, to: string): string | undefined {
+  if (output === "NOT_FOUND") return there ? undefined : ABSENT;
+  return accepted(output) && there ? to : undefined;
+}
+
+interface RoomState {
+  owner: number;
+  epoch: number;
+  rekeyRequired: boolean;
+  /** For each endpoint `.`, `i` or `j`. */
+  members: string;
+}
+
+function readRoom(state: string): RoomState | undefined {
+  if (state === ABSENT) return undefined;
+  const [owner, epoch, rekeyRequired, members = ""] = state.split(" ");
+  return { owner: Number(owner), epoch: Number(epoch), rekeyRequired: rekeyRequired === "true", members };
+}
+
+const writeRoom = ({ owner, epoch, rekeyRequired, members }: RoomState): string => `${owner} ${epoch} ${rekeyRequired} ${members}`;
+
+function withMember(room: RoomState, e: number, as: "." | "i" | "j"): RoomState {
+  return { ...room, members: room.members.slice(0, e) + as + room.members.slice(e + 1) };
+}
+
+export const roomModel: Model<RoomOperation, string> = {
+  initial: ABSENT,
+  step(state, operation, output) {
+    const room = readRoom(state);
+    if (operation.f === "create") {
+      if (output === "ALREADY_EXISTS") return room === undefined ? undefined : state;
+      if (!accepted(output) || room !== undefined) return undefined;
+      return writeRoom(withMember({ owner: operation.e, epoch: 1, rekeyRequired: false, members: ".".repeat(ENDPOINTS) }, operation.e, "j"));
+    }
+    if (room === undefined) return output === "NOT_FOUND" || (operation.f === "indexed" && output === "out") ? state : undefined;
+    const as = "e" in operation ? (room.members[operation.e] ?? ".") : ".";
+    const answers = (right: string, next?: RoomState): string | undefined => {
+      if (right === "ok" && accepted(output)) return next === undefined ? state : writeRoom(next);
+      return output === right ? state : undefined;
+    };
+    switch (operation.f) {
+      case "delete":
+        return accepted(output) ? ABSENT : undefined;
+      case "list":
+        return answers(`${room.owner} ${room.members}`);
+      case "add":
+        if (as !== ".") return answers("ALREADY_EXISTS");
+        if (operation.epoch !== undefined && operation.epoch !== room.epoch) return answers("CONFLICT");
+        return answers("ok", withMember(room, operation.e, operation.joined ? "j" : "i"));
+      case "join":
+        return as === "." ? answers("NOT_FOUND") : answers("ok", withMember(room, operation.e, "j"));
+      case "remove":
+        if (as === ".") return answers("NOT_FOUND");
+        if (room.owner === operation.e) return answers("CONFLICT");
+        return answers("ok", { ...withMember(room, operation.e, "."), rekeyRequired: true });
+      case "owner":
+        if (as === ".") return answers("NOT_FOUND");
+        return as === "i" ? answers("CONFLICT") : answers("ok", { ...room, owner: operation.e });
+      case "isMember":
+        return as === "j" ? state : undefined;
+      case "indexed":
+        return answers(as === "." ? "out" : "in");
+      case "keys":
+        // What it says of keys is looked at elsewhere; that it is refused is about the membership.
+        return (output === "NOT_FOUND") === (as === ".") ? state : undefined;
+      case "put":
+        if (as === ".") return answers("NOT_FOUND");
+        if (operation.epoch > room.epoch) return answers("CONFLICT");
+        return output === "ALREADY_EXISTS" || accepted(output) ? state : undefined;
+      case "rekey": {
+        const members = room.members.replaceAll(/[ij]/g, "x");
+        if (operation.epoch !== room.epoch || operation.members !== members) return answers("CONFLICT");
+        return answers("ok", { ...room, epoch: room.epoch + 1, rekeyRequired: false });
+      }
+    }
+  },
+};
