@@ -5,8 +5,8 @@ import type { Replicas } from "../store.js";
 import { Retries, asObject, atLeast } from "./connection.js";
 import type { Json, Link } from "./connection.js";
 
-export const BUCKET_NAMES = ["rooms", "members", "rooms_by_member", "room_keys", "users"] as const;
-export type BucketName = (typeof BUCKET_NAMES)[number];
+/** Buckets whose records are never removed: a tombstone, and a revocation, is a record. Behind any prefix. */
+const KEPT = ["rooms", "users"] as const;
 
 /** The version of what stands in the buckets. A bucket of a newer one is refused. */
 const FORMAT = 1;
@@ -35,9 +35,9 @@ function settings(name: string): Json {
     max_consumers: -1,
     discard: "new",
     allow_direct: true,
-    // Nobody deletes a single message. Purging is how what is out of reach is removed.
+    // Nobody deletes a single message. Purging is how what is out of reach is removed, where there is such a thing.
     deny_delete: true,
-    deny_purge: false,
+    deny_purge: KEPT.some((kept) => name.endsWith(kept)),
     allow_rollup_hdrs: false,
   };
 }
@@ -45,6 +45,7 @@ function settings(name: string): Json {
 /** Settings that must be as they are made, each because a promise falls with it. */
 const REQUIRED = [
   "subjects", "retention", "storage", "max_msgs_per_subject", "max_msgs", "max_bytes", "max_age", "max_msg_size", "allow_direct",
+  "deny_delete", "deny_purge",
 ] as const;
 /** Settings that must not be there at all: messages would come from elsewhere, or go by. */
 const FORBIDDEN = ["mirror", "sources", "subject_transform", "republish", "sealed", "no_ack"] as const;
