@@ -43,7 +43,7 @@ describe("jetstream: quorum", function () {
     for (const node of cluster.nodes) node.resume();
     cluster.heal();
     await bringBack();
-    await cluster.ready();
+    await cluster.ready(120_000);
   });
 
   after(async () => {
