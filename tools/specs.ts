@@ -1,42 +1,109 @@
-// Runs the named specs, or all. Not by mocha's own command, which loads TypeScript as CommonJS on some versions of
-// Node: the specs are ES modules, and use the package as one.
+// Runs the named specs, or all: each file in a process of its own, several files at a time, since most of what the specs
+// do is to wait for servers and disks. What a file prints is shown whole when it has ended.
 
-import Mocha from "mocha";
+import { fork, type ChildProcess } from "node:child_process";
 import { readdirSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
-import Reporter from "../spec/support/reporter.js";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Counts, FileReport } from "../spec/support/reporter.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Whoever broke something learns it from the quick ones. */
-const SLOW_LAST = [/^spec\/sqlite\//, /conformance/, /package/, /nats-server/, /jetstream/, /example/, /readme/];
+/** Files under way at a time. */
+const LANES = 3;
+
+/** How long a file's process may go on after its last test. */
+const EXIT_WITHIN_MS = 30_000;
+
+/** Those that take longest begin first, so that no lane is left over with one at the end. */
+const LONGEST_FIRST = [/crash-points/, /jetstream-r3/, /quorum/, /jetstream-r1/, /recovery/, /soak/, /nats-server/, /package/];
 
 function allSpecs(): string[] {
-  const rank = (path: string): number => SLOW_LAST.findIndex((pattern) => pattern.test(path));
+  const rank = (path: string): number => {
+    const found = LONGEST_FIRST.findIndex((pattern) => pattern.test(path));
+    return found < 0 ? LONGEST_FIRST.length : found;
+  };
   return readdirSync(join(root, "spec"), { recursive: true, encoding: "utf8" })
     .map((path) => join("spec", path).replaceAll("\\", "/"))
     .filter((path) => path.endsWith(".spec.ts"))
     .sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
 }
 
-const isCI = process.env["CI"] !== undefined;
-const mocha = new Mocha({
-  reporter: Reporter,
-  timeout: 60_000,
-  slow: 2_000,
-  color: process.stdout.isTTY,
-  // On CI a test that is left out would pass for one that passed.
-  forbidOnly: isCI,
-  forbidPending: isCI,
-});
-
-const named = process.argv.slice(2);
-for (const path of named.length > 0 ? named : allSpecs()) {
-  const file = resolve(root, path);
-  mocha.suite.emit(Mocha.Suite.constants.EVENT_FILE_PRE_REQUIRE, globalThis, file, mocha);
-  await import(pathToFileURL(file).href);
+interface Totals extends Counts {
+  readonly conformance: Map<string, Counts>;
 }
-mocha.run((failures) => {
-  process.exitCode = failures === 0 ? 0 : 1;
-});
+
+async function runFile(file: string, running: Set<ChildProcess>): Promise<FileReport> {
+  const began = performance.now();
+  const child = fork(join(root, "tools/spec-file.ts"), [file], { cwd: root, execArgv: ["--import", "tsx"], silent: true });
+  running.add(child);
+  const output: Buffer[] = [];
+  child.stdout?.on("data", (bytes: Buffer) => output.push(bytes));
+  child.stderr?.on("data", (bytes: Buffer) => output.push(bytes));
+
+  let report: FileReport | undefined;
+  let overdue: NodeJS.Timeout | undefined;
+  child.on("message", (message) => {
+    report = message as FileReport;
+    overdue = setTimeout(() => child.kill("SIGKILL"), EXIT_WITHIN_MS);
+  });
+  const code = await new Promise<number | null>((resolve) => {
+    child.once("error", () => resolve(null));
+    child.once("close", resolve);
+  });
+  clearTimeout(overdue);
+  running.delete(child);
+
+  process.stdout.write(`\n${file}\n${Buffer.concat(output).toString()}`);
+  console.log(`${file} took ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  const found = report ?? { passed: 0, failed: 0, conformance: {} };
+  if (found.failed > 0 || (code === 0 && found.passed > 0)) return found;
+  console.log(found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.");
+  return { ...found, failed: 1 };
+}
+
+function add(totals: Totals, report: FileReport): void {
+  totals.passed += report.passed;
+  totals.failed += report.failed;
+  for (const [target, counts] of Object.entries(report.conformance)) totals.conformance.set(target, counts);
+}
+
+function printTable(conformance: ReadonlyMap<string, Counts>): void {
+  if (conformance.size === 0) return;
+  const width = Math.max(...[...conformance.keys()].map((target) => target.length));
+  console.log(`\n${"Conformance".padEnd(width)}  passed  failed`);
+  for (const [target, { passed, failed }] of [...conformance].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    console.log(`${target.padEnd(width)}  ${String(passed).padStart(6)}  ${String(failed).padStart(6)}`);
+  }
+  console.log();
+}
+
+/** Runs the files and prints everything but the closing line. */
+export async function runSpecs(named: readonly string[]): Promise<Counts> {
+  const began = performance.now();
+  const queue = named.length > 0 ? [...named] : allSpecs();
+  const totals: Totals = { passed: 0, failed: 0, conformance: new Map() };
+  const running = new Set<ChildProcess>();
+  const stop = (signal: NodeJS.Signals): void => {
+    queue.length = 0;
+    for (const child of running) child.kill(signal);
+  };
+  process.once("SIGINT", stop).once("SIGTERM", stop);
+  const lane = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) add(totals, await runFile(file, running));
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  process.removeListener("SIGINT", stop).removeListener("SIGTERM", stop);
+  printTable(totals.conformance);
+  console.log(`specs took ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  return totals;
+}
+
+/** The last line of every run, alone. */
+export const closingLine = ({ passed, failed }: Counts): string => `${String(passed)} passed, ${String(failed)} failed`;
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const counts = await runSpecs(process.argv.slice(2));
+  console.log(closingLine(counts));
+  process.exitCode = counts.failed === 0 ? 0 : 1;
+}
