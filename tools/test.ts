@@ -30,13 +30,15 @@ async function step(name: string, script: string, args: string[]): Promise<boole
 }
 
 async function main(): Promise<Counts> {
-  const failed = { passed: 0, failed: 1 };
-  if (!(await step("build", bin("tsup/dist/cli-default.js"), []))) return failed;
-  const checks = await Promise.all([
+  if (!(await step("build", bin("tsup/dist/cli-default.js"), []))) return { passed: 0, failed: 1 };
+  // Beside the specs, which wait a lot. One that fails counts as one more test.
+  const checks = [
     step("types", bin("typescript/bin/tsc"), ["--noEmit"]),
     step("lint", bin("eslint/bin/eslint.js"), ["--max-warnings", "0", "."]),
-  ]);
-  return checks.every((ok) => ok) ? runSpecs(process.argv.slice(2)) : failed;
+  ];
+  const counts = await runSpecs(process.argv.slice(2));
+  for (const ok of await Promise.all(checks)) if (!ok) counts.failed++;
+  return counts;
 }
 
 const began = performance.now();
