@@ -9,27 +9,40 @@ import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, asObject, unavailable } from "./connection.js";
-import type { DirectMessage, Json, Link } from "./connection.js";
+import type { DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
+import { Copy, MAX_RECORDS } from "./copy.js";
 import { BARRIER_KEY, Barrier } from "./quorum.js";
+
+/** Where a record stands in the log, and since when. */
+type Place = Pick<DirectMessage, "seq" | "stamp">;
 
 /** One record as it stands in the bucket. */
 export class Entry {
   readonly key: string;
   readonly value: Json;
-  readonly #message: DirectMessage;
+  readonly #place: Place;
 
-  constructor(key: string, value: Json, message: DirectMessage) {
+  constructor(key: string, value: Json, place: Place) {
     this.key = key;
     this.value = value;
-    this.#message = message;
+    this.#place = place;
   }
 
   get seq(): number {
-    return this.#message.seq;
+    return this.#place.seq;
+  }
+
+  get stamp(): string {
+    return this.#place.stamp;
   }
 
   get time(): Date {
-    return this.#message.time;
+    return new Date(this.stamp);
+  }
+
+  /** The same without the message, which would keep all that was received together with it in memory. */
+  detached(): Entry {
+    return new Entry(this.key, this.value, { seq: this.seq, stamp: this.stamp });
   }
 }
 
@@ -64,6 +77,14 @@ const MAX_ASKING = 8;
 const PAGE_BYTES = 4 * 1024 * 1024;
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
 const LOOK_MS = 5000;
+/**
+ * Changes that are read to bring the copy up to date: where there are more, the copy is given up. So few, that the server never
+ * cuts an answer short for its size: at 64 MiB, with messages of at most 1 MiB.
+ */
+const MAX_CHANGES = 50;
+/** So many keys that were not in the copy make it worth while to read them all, but not all the time. */
+const MANY_MISSES = 16;
+const ASK_AGAIN_MS = 5000;
 
 export class Bucket {
   readonly name: string;
@@ -73,12 +94,18 @@ export class Bucket {
   readonly #barrier: Barrier;
   readonly #maxFilters: number;
   #asking = 0;
+  readonly #copy = new Copy<Entry>();
+  #catchingUp: Promise<DirectAnswer> | undefined;
+  #misses = 0;
+  #asked = Number.NEGATIVE_INFINITY;
   #seen = 0;
   #queue: Read[] = [];
   #drift: StoreError | undefined;
   #looked = performance.now();
   /** Looks whether the settings are still what the promises rest on. */
   onUse: (() => void) | undefined;
+  /** Calls {@link keepAll}, in time of its own. */
+  onMisses: (() => void) | undefined;
 
   /** `maxFilters` of one request, by how large the bucket's records can be. */
   constructor(link: Link, name: string, maxFilters: number) {
@@ -87,7 +114,7 @@ export class Bucket {
     this.#maxFilters = maxFilters;
     this.stream = `KV_${name}`;
     this.#subjects = `$KV.${name}.`;
-    this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY);
+    this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY, this);
   }
 
   /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
@@ -113,10 +140,89 @@ export class Bucket {
     if (seq > this.#seen) this.#seen = seq;
   }
 
+  /** What is kept of the log is forgotten: see {@link Barrier}. */
+  doubt(): void {
+    this.#copy.clear();
+  }
+
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
   async fresh(call: Call): Promise<number> {
     this.#use();
     return this.#barrier.prove(call);
+  }
+
+  /**
+   * Keys as they stand at one moment that comes after this call. Not for a bucket that is purged: a purge has no sequence.
+   */
+  async proved(wanted: readonly string[], call: Call): Promise<Snapshot> {
+    const seq = await this.fresh(call);
+    this.saw(seq);
+    for (const retries = new Retries(call); !this.#copy.reach(seq); ) {
+      await retries.turn();
+      const answer = await this.#catchUp(call);
+      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+    }
+    const taken = this.#taken(wanted);
+    if (taken !== undefined) return taken;
+    if (++this.#misses >= MANY_MISSES) this.#askForAll();
+    const found = await this.read(wanted, seq, call);
+    // An absence is not kept: anybody can ask for keys that nobody has.
+    this.#copy.keep(found.upTo, wanted.flatMap((key) => found.get(key)?.detached() ?? []));
+    return found;
+  }
+
+  #taken(wanted: readonly string[]): Snapshot | undefined {
+    const entries: Entry[] = [];
+    for (const key of wanted) {
+      const entry = this.#copy.get(key);
+      if (entry === undefined) return undefined;
+      if (entry !== "none") entries.push(entry);
+    }
+    return new Taken(this.#copy.at, entries);
+  }
+
+  #askForAll(): void {
+    const now = performance.now();
+    if (now - this.#asked < ASK_AGAIN_MS) return;
+    this.#asked = now;
+    this.onMisses?.();
+  }
+
+  /** Reads the whole bucket into the copy, if it is not too large for it. */
+  async keepAll(messages: number, call: Call): Promise<void> {
+    if (messages > MAX_RECORDS) return;
+    const found = new Map<string, Entry>();
+    let upTo = 0;
+    await this.scan(">", call, { end: () => this.fresh(call) }, (entry) => {
+      upTo = entry.seq;
+      if (entry.key !== BARRIER_KEY) found.set(entry.key, entry.detached());
+      return "go on";
+    });
+    this.#misses = 0;
+    this.#copy.keep(upTo, [...found.values()], true);
+  }
+
+  /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
+  #catchUp(call: Call): Promise<DirectAnswer> {
+    this.#catchingUp ??= this.#follow(call).finally(() => {
+      this.#catchingUp = undefined;
+    });
+    return this.#catchingUp;
+  }
+
+  async #follow(call: Call): Promise<DirectAnswer> {
+    const request = { seq: this.#copy.next, next_by_subj: ">", batch: MAX_CHANGES };
+    const answer = await this.#link.direct(this.stream, request, this.#link.attemptMs(call));
+    if (answer.kind !== "end") return answer;
+    // An answer that is not full has come to the end of its replica's log: nothing that came meanwhile is left out.
+    if (answer.messages.length < MAX_CHANGES && answer.pending === 0) {
+      this.#copy.follow(answer.messages.map((message) => decode(message, this.#subjects.length).detached()));
+      // Nothing that comes later may lie before what was seen here.
+      this.saw(this.#copy.at);
+    } else {
+      this.#copy.clear();
+    }
+    return answer;
   }
 
   /**
@@ -461,6 +567,26 @@ function intact(entry: Entry): Entry {
     });
   }
   return entry;
+}
+
+/** What the copy holds of the keys that were asked for. */
+class Taken implements Snapshot {
+  readonly upTo: number;
+  readonly #entries: readonly Entry[];
+
+  constructor(upTo: number, entries: readonly Entry[]) {
+    this.upTo = upTo;
+    this.#entries = entries;
+  }
+
+  get(key: string): Entry | undefined {
+    const entry = this.#entries.find((candidate) => candidate.key === key);
+    return entry === undefined ? undefined : intact(entry);
+  }
+
+  below(): readonly Entry[] {
+    return [];
+  }
 }
 
 class Found implements Snapshot {

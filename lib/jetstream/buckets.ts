@@ -82,6 +82,7 @@ export interface StreamState {
   readonly config: Json;
   readonly cluster: Json;
   readonly replicas: number;
+  readonly messages: number;
 }
 
 /** The stream as its leader tells it, or `undefined` where there is none. Asks again while there is no leader. */
@@ -95,7 +96,7 @@ export async function streamState(link: Link, bucket: string, call: Call): Promi
 
 function state(reply: Json): StreamState {
   const config = asObject(reply["config"]);
-  return { config, cluster: asObject(reply["cluster"]), replicas: Number(config["num_replicas"] ?? 1) };
+  return { config, cluster: asObject(reply["cluster"]), replicas: Number(config["num_replicas"] ?? 1), messages: Number(asObject(reply["state"])["messages"] ?? 0) };
 }
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */

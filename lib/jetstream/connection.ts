@@ -104,8 +104,9 @@ export class DirectMessage {
     return Number(this.#message.headers?.get("Nats-Sequence") ?? 0);
   }
 
-  get time(): Date {
-    return new Date(this.#message.headers?.get("Nats-Time-Stamp") ?? 0);
+  /** When it was stored, in RFC 3339. */
+  get stamp(): string {
+    return this.#message.headers?.get("Nats-Time-Stamp") ?? "";
   }
 }
 

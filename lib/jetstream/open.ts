@@ -153,6 +153,13 @@ export async function openOn(
     };
   }
 
+  bucket.users.onMisses = () => {
+    background.run(opTimeoutMs * MANY, "end", async (own) => {
+      const state = await streamState(link, bucket.users.name, own);
+      if (state !== undefined) await bucket.users.keepAll(state.messages, own);
+    });
+  };
+
   const driver: Driver = {
     backend: "jetstream",
     rooms: new JetStreamRooms(log, (hintKeys) => {

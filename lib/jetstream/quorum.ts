@@ -16,6 +16,14 @@ interface Waiter {
   readonly reject: (error: unknown) => void;
 }
 
+/** What the barriers are sent to, as far as it is known. */
+interface Log {
+  /** The newest sequence that is known to be there. */
+  readonly seen: number;
+  /** It may not be the one that was known: it is not there at the moment, or has gone back as a restored one has. */
+  doubt(): void;
+}
+
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
 const HEDGE_MS = 150;
 /** An acknowledgement that is slow still proves what it proves. */
@@ -27,24 +35,35 @@ export class Barrier {
   readonly #link: Link;
   readonly #stream: string;
   readonly #subject: string;
+  readonly #log: Log;
   #waiters: Waiter[] = [];
   #sent = 0;
   #covered = 0;
   #inFlight = 0;
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
+  #next: NodeJS.Immediate | undefined;
 
-  constructor(link: Link, stream: string, subject: string) {
+  constructor(link: Link, stream: string, subject: string, log: Log) {
     this.#link = link;
     this.#stream = stream;
     this.#subject = subject;
+    this.#log = log;
   }
 
   /** The sequence of a barrier that was sent after this call. Concurrent calls share one. */
   prove(call: Call): Promise<number> {
     return new Promise((resolve, reject) => {
       this.#waiters.push({ call, since: this.#sent, resolve, reject });
-      if (this.#inFlight === 0 && this.#timer === undefined) this.#send();
+      if (this.#inFlight === 0 && this.#timer === undefined) this.#soon();
+    });
+  }
+
+  /** Sends in the next turn of the event loop, so that all that begin in this one share a barrier. */
+  #soon(): void {
+    this.#next ??= setImmediate(() => {
+      this.#next = undefined;
+      this.#send();
     });
   }
 
@@ -68,9 +87,11 @@ export class Barrier {
     // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
     let longest = 1;
     for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
+    const { seen } = this.#log;
     const ack = await this.#link.publish(this.#stream, this.#subject, BARRIER, Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS)));
     this.#inFlight--;
-    if (ack.kind === "stored") {
+    // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.
+    if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;
       const { seq } = ack;
       const proved = this.#waiters.filter((waiter) => waiter.since < number);
@@ -80,10 +101,11 @@ export class Barrier {
         clearTimeout(this.#timer);
         this.#timer = undefined;
       } else if (this.#waiters.some((waiter) => waiter.since >= this.#covered)) {
-        this.#send();
+        this.#soon();
       }
       return;
     }
+    if (ack.kind !== "failed" || ack.failure !== "lost") this.#log.doubt();
     if (ack.kind === "failed" && (ack.failure === "closed" || ack.failure === "refused")) {
       const { failure, error } = ack;
       for (const waiter of this.#waiters.splice(0)) waiter.reject(unavailable(failure, error));

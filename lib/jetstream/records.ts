@@ -381,8 +381,24 @@ function userRow(fields: Fields): UserRow {
   };
 }
 
-export function readUser(entry: Entry | undefined): UserSlot {
-  if (entry === undefined) return { seq: 0, record: { ...UNWRITTEN, user: undefined, stage: undefined } };
+/** Reads each record once: one that is kept is looked at by check after check. */
+function once<T>(read: (entry: Entry) => T): (entry: Entry) => T {
+  const known = new WeakMap<Entry, T>();
+  return (entry) => {
+    let found = known.get(entry);
+    if (found === undefined) {
+      found = read(entry);
+      known.set(entry, found);
+    }
+    return found;
+  };
+}
+
+const NO_USER: UserSlot = { seq: 0, record: { ...UNWRITTEN, user: undefined, stage: undefined } };
+
+export const readUser = (entry: Entry | undefined): UserSlot => (entry === undefined ? NO_USER : userSlot(entry));
+
+const userSlot = once((entry): UserSlot => {
   const fields = new Fields(entry.value, entry);
   const user = fields.maybe("user");
   const stage = fields.maybe("stage");
@@ -397,12 +413,13 @@ export function readUser(entry: Entry | undefined): UserSlot {
     },
     record,
   };
-}
+});
 
-export function readGuard(entry: Entry | undefined): GuardSlot {
-  if (entry === undefined) {
-    return { seq: 0, guard: { ...UNWRITTEN, ever: false, admins: 0, witnesses: [], head: undefined } };
-  }
+const NO_GUARD: GuardSlot = { seq: 0, guard: { ...UNWRITTEN, ever: false, admins: 0, witnesses: [], head: undefined } };
+
+export const readGuard = (entry: Entry | undefined): GuardSlot => (entry === undefined ? NO_GUARD : guardSlot(entry));
+
+const guardSlot = once((entry): GuardSlot => {
   const fields = new Fields(entry.value, entry);
   const head = fields.maybe("head");
   const headUser = head?.maybe("user");
@@ -424,7 +441,7 @@ export function readGuard(entry: Entry | undefined): GuardSlot {
           : { attempt: head.text("attempt"), seq: head.number("seq"), user: userRow(headUser) },
     },
   };
-}
+});
 
 /** A record as JSON: fields that are `undefined` are left out. */
 export const toJson = (record: object): Json => record as Json;

@@ -10,8 +10,10 @@ import { holderOf, memberFacts, need, orFresh } from "./room-log.js";
 import { all } from "./settled.js";
 import type { LiveRoom, RoomLog } from "./room-log.js";
 
-/** Keys under way at once while a rekey puts them in place. */
-const PARALLEL = 256;
+/** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
+const PARALLEL = 1024;
+/** And their bytes, so that a server has no need to refuse them. */
+const PARALLEL_BYTES = 8 * 1024 * 1024;
 
 export class JetStreamRoomKeys implements RoomKeysDriver {
   readonly #log: RoomLog;
@@ -121,7 +123,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
           const before = keys.epoch(roomId, record.incarnation, record.epoch);
           last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), own);
         }
-        await inParallel(rows, PARALLEL, async (row) => {
+        const longest = rows.reduce((most, row) => Math.max(most, row.sealed.length), 1);
+        await inParallel(rows, Math.min(PARALLEL, Math.ceil(PARALLEL_BYTES / longest)), async (row) => {
           const seq = await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), own);
           last = Math.max(last, seq);
         });

@@ -62,13 +62,13 @@ export class JetStreamUsers implements UsersDriver {
 
   /** The user as of a moment after this call: what an allow, and a denial that says why, is based on. */
   async proved(key: string, call: Call): Promise<User | undefined> {
-    const { user } = await this.#view(key, await this.#bucket.fresh(call), call);
+    const { user } = view(await this.#provedWithGuard([keys.user(key)], call), key);
     return user === undefined ? undefined : toUser(user);
   }
 
   /** Whether an admin is active, by one record however many users there are. */
   async provedAdmin(now: () => number, call: Call): Promise<boolean> {
-    const snapshot = await this.#withGuard([], await this.#bucket.fresh(call), call);
+    const snapshot = await this.#provedWithGuard([], call);
     const { guard } = readGuard(snapshot.get(keys.admins));
     const time = now();
     return guard.witnesses.some((witness) => time < untilOf(witness));
@@ -171,6 +171,13 @@ export class JetStreamUsers implements UsersDriver {
       const snapshot = await this.#bucket.read([...recordKeys, keys.admins], min, call);
       if (snapshot.get(keys.admins) !== undefined) return snapshot;
     }
+  }
+
+  /** The same as of a moment after this call. */
+  async #provedWithGuard(recordKeys: readonly string[], call: Call): Promise<Snapshot> {
+    const snapshot = await this.#bucket.proved([...recordKeys, keys.admins], call);
+    if (snapshot.get(keys.admins) !== undefined) return snapshot;
+    return this.#withGuard(recordKeys, await this.#bucket.fresh(call), call);
   }
 
   /** A user whose record holds a stage: with the guard of the same moment it is clear what counts. */

@@ -1,0 +1,140 @@
+/**
+ * Records that were read, kept exact by the order of the bucket. A bucket is one log: its sequences have no gaps. So when a
+ * barrier gets the very next sequence after the one that the copy is as of, nothing else was stored between, and the copy
+ * is as of the barrier too: no read is needed. Otherwise one read of everything since then brings it there.
+ *
+ * The acknowledgement of a barrier proves as much here as it does for a read: docs/protocol.md has the argument.
+ */
+import { BARRIER_KEY } from "./quorum.js";
+
+/** What is kept of a record. */
+export interface Kept {
+  readonly key: string;
+  readonly seq: number;
+  /** When it was stored, as the server says it. */
+  readonly stamp: string;
+}
+
+/** Records that a read found at one moment, `upTo`. */
+interface Found<T> {
+  readonly upTo: number;
+  readonly records: readonly T[];
+  readonly whole: boolean;
+}
+
+/** The most records that are kept. Those that were kept longest go first. */
+export const MAX_RECORDS = 32_768;
+/** Reads that were further than the copy, kept until it gets there. */
+const MAX_AHEAD = 32;
+/** Barriers that follow more closely on each other leave no time for another log to take the place of the one that is known. */
+const SURE_MS = 1000;
+
+export class Copy<T extends Kept> {
+  readonly #records = new Map<string, T>();
+  /** Every record in the copy is as it stands at this sequence of the log. */
+  #at = 0;
+  /** From here up to `#at` only barriers were stored: what was read in between is as it stands at `#at`. */
+  #quiet = 0;
+  /** The newest record that was kept: where it still stands, the log up to there is the one that is known. */
+  #newest: T | undefined;
+  /** The copy was not needed for a while: whether the log is the one that is known shows with the next read. */
+  #unsure = false;
+  /** What is not in the copy is not in the bucket. */
+  #whole = false;
+  #ahead: Found<T>[] = [];
+  #used = 0;
+
+  /** Where the copy is. */
+  get at(): number {
+    return this.#at;
+  }
+
+  /** From where on {@link follow} needs everything. */
+  get next(): number {
+    return this.#unsure && this.#newest !== undefined ? this.#newest.seq : this.#at + 1;
+  }
+
+  /** Takes the sequence of an acknowledged barrier. Answers whether the copy is as of it, or later. */
+  reach(seq: number): boolean {
+    const now = performance.now();
+    if (now - this.#used > SURE_MS) {
+      if (this.#newest === undefined) this.clear();
+      else this.#unsure = true;
+    }
+    this.#used = now;
+    if (this.#unsure) return false;
+    if (this.#records.size === 0 && !this.#whole && seq > this.#at) {
+      this.#at = this.#quiet = seq;
+    } else if (seq === this.#at + 1) {
+      this.#at = seq;
+    }
+    if (this.#ahead.length > 0) this.#settle();
+    return seq <= this.#at;
+  }
+
+  /** The record, `none` where there is none, or `undefined` where it is not known. */
+  get(key: string): T | "none" | undefined {
+    return this.#records.get(key) ?? (this.#whole ? "none" : undefined);
+  }
+
+  /**
+   * Takes records as of `upTo`, where it is known that they stand so at the sequence that the copy is as of. `whole`: there
+   * are no others.
+   */
+  keep(upTo: number, records: readonly T[], whole = false): void {
+    if (this.#ahead.length < MAX_AHEAD || whole) this.#ahead.push({ upTo, records, whole });
+    this.#settle();
+  }
+
+  #settle(): void {
+    const ahead: Found<T>[] = [];
+    for (const found of this.#ahead) {
+      if (found.upTo > this.#at) {
+        ahead.push(found);
+      } else if (found.upTo >= this.#quiet) {
+        this.#whole ||= found.whole;
+        for (const record of found.records) this.#put(record);
+      }
+    }
+    this.#ahead = ahead;
+  }
+
+  /** Takes everything that was stored from {@link next} on, in order. */
+  follow(changes: readonly T[]): void {
+    if (this.#unsure) {
+      const [first] = changes;
+      if (first === undefined || first.seq !== this.#newest?.seq || first.stamp !== this.#newest.stamp) {
+        this.clear();
+        return;
+      }
+      this.#unsure = false;
+      this.#ahead = [];
+      this.#at = this.#quiet = first.seq;
+    }
+    for (const change of changes) {
+      this.#at = Math.max(this.#at, change.seq);
+      if (change.key === BARRIER_KEY) continue;
+      this.#quiet = this.#at;
+      if (this.#whole || this.#records.has(change.key)) this.#put(change);
+    }
+    this.#settle();
+  }
+
+  clear(): void {
+    this.#records.clear();
+    this.#ahead = [];
+    this.#newest = undefined;
+    this.#unsure = this.#whole = false;
+  }
+
+  #put(record: T): void {
+    this.#records.set(record.key, record);
+    if (this.#newest === undefined || record.seq > this.#newest.seq) this.#newest = record;
+    if (this.#records.size <= MAX_RECORDS) return;
+    this.#whole = false;
+    for (const key of this.#records.keys()) {
+      this.#records.delete(key);
+      break;
+    }
+  }
+}
