@@ -1,5 +1,7 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
-// it ended. --crash-points takes the time that it takes. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing.
+// it ended. --crash-points and --quorum take the time that they take. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing.
+
+import { longSpec } from "./long-spec.js";
 
 interface Soak {
   run(options: { seconds: number; seed: number; withoutProof?: boolean; log: (line: string) => void }): Promise<unknown>;
@@ -8,7 +10,8 @@ interface Soak {
 const soaks = new Map<string, () => Promise<Soak>>([
   ["sqlite", () => import("./sqlite.js")],
   ["jetstream", () => import("./jetstream.js")],
-  ["crash-points", () => import("./crash-points.js")],
+  ["crash-points", () => Promise.resolve({ run: longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_EVERY_RIVAL: "1" }) })],
+  ["quorum", () => Promise.resolve({ run: longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" }) })],
 ]);
 
 function optionsOf(args: readonly string[]): { names: string[]; seconds: number; seed: number; withoutProof: boolean } {
