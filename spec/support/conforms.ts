@@ -28,8 +28,6 @@ export function conforms(target: string, harness: () => ConformanceHarness): voi
 export interface JetStreamTarget {
   readonly name: string;
   readonly replicas: Replicas;
-  /** The table is run once for each entry. The stores that are open at a time use its clients, in turn. */
-  readonly clients: readonly (readonly NatsClient[])[];
   start(): Promise<{ readonly nodes: readonly NatsServer[]; dispose(): Promise<void> }>;
 }
 
@@ -45,22 +43,18 @@ export function conformsOnJetStream(target: JetStreamTarget): void {
 
     const urls = (): string[] => servers.nodes.map((node) => node.url);
 
-    for (const clients of target.clients) {
+    for (const client of natsClients) {
       const connections: Connection[] = [];
       /** One for each store that is open at a time, on different nodes where there are several. */
       const connection = async (index: number): Promise<Connection> => {
         const all = urls();
         const first = index % all.length;
-        const open = connections[index];
-        if (open !== undefined) return open;
-        const client = clients[index % clients.length];
-        if (client === undefined) throw new Error("no client");
-        const made = await client.connect([...all.slice(first), ...all.slice(0, first)]);
+        const made = connections[index] ?? (await client.connect([...all.slice(first), ...all.slice(0, first)]));
         connections[index] = made;
         return made;
       };
 
-      conforms(`${target.name}, ${clients.map(({ name }) => name).join(" beside ")}`, () => ({
+      conforms(`${target.name}, ${client.name}`, () => ({
         fresh: async () => {
           const prefix = `c${randomBytes(6).toString("hex")}_`;
           const open = async (index: number): Promise<Store> =>
