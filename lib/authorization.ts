@@ -7,6 +7,7 @@ import type { Bounds } from "./arguments.js";
 import { Call } from "./call.js";
 import { isStoreError } from "./errors.js";
 import { isActive } from "./rules.js";
+import type { UserFacts } from "./rules.js";
 import type { CallOptions, Decision, Store, User } from "./store.js";
 
 /** A store of ours: its methods keep the time and never reject by themselves, so that nothing has to be put around them. */
@@ -24,11 +25,15 @@ export function denied(reason: Denial, error?: unknown): Decision {
   return error === undefined ? { allowed: false, reason } : { allowed: false, reason, error };
 }
 
+/** A record as the rules see it. */
+export function factsOf(user: User): UserFacts {
+  return { role: user.role, status: user.status, expiresAt: user.expiresAt?.getTime() };
+}
+
 /** The decision that a user record proves at `now`, in milliseconds since 1970. */
 export function decide(user: User | undefined, now: number): Decision {
   if (user === undefined) return denied("unknown");
-  const facts = { role: user.role, status: user.status, expiresAt: user.expiresAt?.getTime() };
-  if (isActive(facts, now)) return { allowed: true, reason: "active", user };
+  if (isActive(factsOf(user), now)) return { allowed: true, reason: "active", user };
   return denied(user.status === "active" ? "expired" : "revoked");
 }
 

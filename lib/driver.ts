@@ -4,6 +4,7 @@
  */
 import type { Call } from "./call.js";
 import type { MemberInput, PageInput, RekeyArguments, RoomChangeInput, RoomInput, UserChangeInput, UserInput } from "./arguments.js";
+import type { UserFacts } from "./rules.js";
 import type { Member, Page, Room, RoomKey, User } from "./store.js";
 
 export interface Driver {
@@ -17,19 +18,29 @@ export interface Driver {
   close(): Promise<void>;
 }
 
-/**
- * Proofs are given synchronously by a backend that has them in memory: a check then costs no timer.
- * Each is as fresh as the moment of the call, so that what was taken away before it is not seen.
- */
-export interface Proofs {
+/** Each proof is as fresh as the moment of the call, so that what was taken away before it is not seen. */
+export type Proofs = ProofsInMemory | ProofsByAsking;
+
+/** Of a backend that has everything in memory: a check then costs no timer, and makes no record that nobody looks at. */
+export interface ProofsInMemory {
+  readonly synchronous: true;
   /** The user, in the state that a check may act on, or `undefined` for nobody. */
-  user(key: string, call: Call | undefined): User | undefined | Promise<User | undefined>;
+  user(key: string): User | undefined;
+  /** What the rules need to know of the same user. */
+  facts(key: string): UserFacts | undefined;
   /** Whether the endpoint has joined the room. */
-  joined(roomId: string, endpoint: string, call: Call | undefined): boolean | Promise<boolean>;
+  joined(roomId: string, endpoint: string): boolean;
   /** Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). */
-  admin(now: () => number, call: Call | undefined): boolean | Promise<boolean>;
-  /** Whether `user`, `joined` and `admin` answer synchronously. */
-  readonly synchronous: boolean;
+  admin(now: number): boolean;
+}
+
+/** Of a backend that has to ask others. */
+export interface ProofsByAsking {
+  readonly synchronous: false;
+  user(key: string, call: Call): Promise<User | undefined>;
+  joined(roomId: string, endpoint: string, call: Call): Promise<boolean>;
+  /** `now` is asked when the answer is there: waiting takes time. */
+  admin(now: () => number, call: Call): Promise<boolean>;
 }
 
 export interface RoomsDriver {

@@ -1,24 +1,29 @@
 /** What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted. */
-import type { Proofs } from "../driver.js";
+import type { ProofsInMemory } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";
 import { userRecord } from "./rows.js";
+import type { UserRow } from "./rows.js";
 
-export function proofs({ tables, view }: Database): Proofs {
+export function proofs({ tables, view }: Database): ProofsInMemory {
+  const admitted = (key: string): UserRow | undefined => {
+    const row = tables.users.get(key);
+    return row === undefined ? undefined : view.admitted(row);
+  };
+
   return {
     synchronous: true,
 
     user: (key) => {
-      const row = tables.users.get(key);
-      return row === undefined ? undefined : userRecord(view.admitted(row));
+      const row = admitted(key);
+      return row === undefined ? undefined : userRecord(row);
     },
+
+    facts: admitted,
 
     joined: (roomId, endpoint) =>
       tables.rooms.get(roomId)?.members.get(endpoint)?.row.state === "joined" && !view.deniesMember(roomId, endpoint),
 
-    admin: (now) => {
-      const instant = now();
-      return tables.admins.some(instant, (row) => isActiveAdmin(view.admitted(row), instant));
-    },
+    admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
   };
 }
