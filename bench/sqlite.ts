@@ -1,9 +1,10 @@
-// The SQLite backend beside better-sqlite3 and node:sqlite, in one run: medians of 5 rounds in which everybody has a turn.
+// The SQLite backend beside better-sqlite3 and node:sqlite, in one run: medians of 5 rounds in which everybody has turns.
 // Exits with 1 if a ratio misses its floor.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
+import { copyFile, mkdir, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
@@ -120,57 +121,100 @@ interface Figures {
   readonly getNode: number | undefined;
 }
 
-const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [[1, 3_000], [64, 30_000], [1024, 60_000]];
-const SYNC_ADDS = 3_000;
-const READS = 200_000;
+/** What one turn does, and how many turns a round has: short ones, so that whatever else the machine does hits everybody alike. */
+const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [[1, 500], [64, 2_560], [1024, 8_192]];
+const SYNC_ADDS = 500;
+const READS = 20_000;
+const TURNS = 6;
+
+/** A copy that is on the disk: what is left to write of it would be paid for by the first who syncs. */
+async function copied(from: string, to: string): Promise<string> {
+  await copyFile(from, to);
+  const file = await open(to, "r+");
+  await file.sync();
+  await file.close();
+  return to;
+}
+
+/** How often per second, over all turns of one round. */
+class Rate {
+  #done = 0;
+  #seconds = 0;
+
+  async of(count: number, work: () => unknown): Promise<void> {
+    this.#seconds += await seconds(work);
+    this.#done += count;
+  }
+
+  get perSecond(): number {
+    return this.#done / this.#seconds;
+  }
+}
+
+/** One round: on files that hold `users` users when it begins, whatever was added in the rounds before. */
+async function round(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<Figures> {
+  const place = join(folder, "round");
+  await mkdir(place);
+  const fresh = (name: string): Promise<string> => copied(join(folder, `${name}-${users}`), join(place, name));
+  const own = await openSqlite(await fresh("own"), { opTimeoutMs });
+  const better = betterSqlite(await fresh("better"));
+  const other = node?.(await fresh("node"));
+  try {
+    const adds = new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, new Rate()]));
+    const [addBetter, addNode, check, get, getNode] = [new Rate(), new Rate(), new Rate(), new Rate(), new Rate()];
+    let next = users;
+    for (let i = 0; i < TURNS; i++) {
+      const syncAdds = (database: SyncDatabase) => (): void => {
+        for (let n = next; n < next + SYNC_ADDS; n++) database.add(keyOf(n), n);
+      };
+      for (const [inFlight, count] of IN_FLIGHT) {
+        await adds.get(inFlight)?.of(count, () => addInFlight(own, next, count, inFlight));
+        next += count;
+        // Between them, so that the nearest turn to compare with is never far.
+        await addBetter.of(SYNC_ADDS, syncAdds(better));
+        if (other !== undefined) await addNode.of(SYNC_ADDS, syncAdds(other));
+        next += SYNC_ADDS;
+      }
+
+      // Made beforehand, and each a string of its own: as a request brings it.
+      const keys = Array.from({ length: READS }, (_, n) => keyOf(((i * READS + n) * 7919) % users));
+      await turn();
+      await check.of(READS, async () => {
+        for (const key of keys) if (!(await isAuthorized(own, key))) throw new Error("denied");
+      });
+      const gets = (database: SyncDatabase) => (): void => {
+        for (const key of keys) if (database.get(key) === undefined) throw new Error("not found");
+      };
+      await get.of(READS, gets(better));
+      if (other !== undefined) await getNode.of(READS, gets(other));
+    }
+    return {
+      add: new Map([...adds].map(([inFlight, rate]) => [inFlight, rate.perSecond])),
+      addBetter: addBetter.perSecond,
+      addNode: other === undefined ? undefined : addNode.perSecond,
+      check: check.perSecond,
+      get: get.perSecond,
+      getNode: other === undefined ? undefined : getNode.perSecond,
+    };
+  } finally {
+    await own.close();
+    better.close();
+    other?.close();
+    await rm(place, { recursive: true });
+  }
+}
 
 async function measure(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<Figures> {
-  const paths = { own: join(folder, `own-${users}`), better: join(folder, `better-${users}`), node: join(folder, `node-${users}`) };
-  const own = await openSqlite(paths.own, { opTimeoutMs });
-  const better = betterSqlite(paths.better);
-  const other = node?.(paths.node);
-
-  let next = users;
-  const add = new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, [] as number[]]));
-  const addBetter: number[] = [];
-  const addNode: number[] = [];
-  const check: number[] = [];
-  const get: number[] = [];
-  const getNode: number[] = [];
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const [inFlight, count] of IN_FLIGHT) {
-      add.get(inFlight)?.push(count / (await seconds(() => addInFlight(own, next, count, inFlight))));
-      next += count;
-    }
-    const adds = (database: SyncDatabase) => async (): Promise<void> => {
-      for (let i = 0; i < SYNC_ADDS; i++) database.add(keyOf(next + i), next + i);
-    };
-    addBetter.push(SYNC_ADDS / (await seconds(adds(better))));
-    if (other !== undefined) addNode.push(SYNC_ADDS / (await seconds(adds(other))));
-    next += SYNC_ADDS;
-
-    // Made beforehand, and each a string of its own: as a request brings it.
-    const keys = Array.from({ length: READS }, (_, i) => keyOf((i * 7919) % users));
-    await turn();
-    check.push(READS / (await seconds(async () => {
-      for (const key of keys) if (!(await isAuthorized(own, key))) throw new Error("denied");
-    })));
-    const gets = (database: SyncDatabase) => async (): Promise<void> => {
-      for (const key of keys) if (database.get(key) === undefined) throw new Error("not found");
-    };
-    get.push(READS / (await seconds(gets(better))));
-    if (other !== undefined) getNode.push(READS / (await seconds(gets(other))));
-  }
-  await own.close();
-  better.close();
-  other?.close();
+  const rounds: Figures[] = [];
+  for (let i = 0; i < ROUNDS; i++) rounds.push(await round(folder, users, node));
+  const middle = (of: (figures: Figures) => number | undefined): number => median(rounds.map((figures) => of(figures) ?? NaN));
   return {
-    add: new Map([...add].map(([inFlight, rates]) => [inFlight, median(rates)])),
-    addBetter: median(addBetter),
-    addNode: other === undefined ? undefined : median(addNode),
-    check: median(check),
-    get: median(get),
-    getNode: other === undefined ? undefined : median(getNode),
+    add: new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, middle(({ add }) => add.get(inFlight))])),
+    addBetter: middle(({ addBetter }) => addBetter),
+    addNode: node === undefined ? undefined : middle(({ addNode }) => addNode),
+    check: middle(({ check }) => check),
+    get: middle(({ get }) => get),
+    getNode: node === undefined ? undefined : middle(({ getNode }) => getNode),
   };
 }
 
