@@ -1,5 +1,5 @@
 /** What the store does to files, besides appending to its log. Nothing here blocks the event loop. */
-import { constants, promises as fs } from "node:fs";
+import { constants, promises as fs, write } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import type { Buffer } from "node:buffer";
 import { dirname } from "node:path";
@@ -23,10 +23,20 @@ export function isAbsent(error: unknown): boolean {
 export async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   let done = 0;
   while (done < bytes.length) {
-    const { bytesWritten } = await handle.write(bytes, done, Math.min(CHUNK, bytes.length - done), position + done);
-    if (bytesWritten === 0) throw new Error("The disk took none of the bytes");
-    done += bytesWritten;
+    const taken = await writeSome(handle, bytes, done, position + done);
+    if (taken === 0) throw new Error("The disk took none of the bytes");
+    done += taken;
   }
+}
+
+/** The plain call: the method of a handle does the same, and costs a caller who waits alone a tenth more. */
+function writeSome(handle: FileHandle, bytes: Uint8Array, offset: number, position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    write(handle.fd, bytes, offset, Math.min(CHUNK, bytes.length - offset), position, (error, taken) => {
+      if (error === null) resolve(taken);
+      else reject(error);
+    });
+  });
 }
 
 /** Makes what was created, renamed or deleted in the folder durable. */

@@ -1,17 +1,20 @@
 import { expect } from "chai";
-import { promises as fs } from "node:fs";
-import type { FileHandle } from "node:fs/promises";
+import files, { promises as fs } from "node:fs";
 import { hasAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
 import { failure, useFolder } from "./support/folder.js";
 
-type Write = (this: FileHandle, bytes: Uint8Array, offset: number, length: number, position: number) => Promise<{ bytesWritten: number }>;
+/** How many bytes the disk took. */
+type Write = (fd: number, bytes: Uint8Array, offset: number, length: number, position: number) => Promise<number>;
+type Done = (error: Error | null, taken?: number) => void;
+/** The one way in which the store writes. */
+const plain = files as unknown as { write: (...args: [...Parameters<Write>, Done]) => void };
 
 /** The methods that every file handle of this process shares. */
-async function handles(folder: string): Promise<{ write: Write; sync: () => Promise<void> }> {
+async function handles(folder: string): Promise<{ sync: () => Promise<void> }> {
   const handle = await fs.open(folder, "r");
   await handle.close();
-  return Object.getPrototypeOf(handle) as { write: Write; sync: () => Promise<void> };
+  return Object.getPrototypeOf(handle) as { sync: () => Promise<void> };
 }
 
 const ioError = (code: string): Error => Object.assign(new Error(`${code}: injected`), { code });
@@ -22,12 +25,23 @@ describe("sqlite: disk errors", () => {
   let restore: (() => void)[] = [];
   let store: Store;
 
-  /** Puts `write` in place of what every file handle does. */
-  async function writing(write: (original: Write) => Write): Promise<void> {
-    const shared = await handles(folder.path);
-    const original = shared.write;
-    restore.push(() => (shared.write = original));
-    shared.write = write(original);
+  /** Puts another in place of what writes to a file. */
+  function writing(replace: (original: Write) => Write): void {
+    const { write } = plain;
+    restore.push(() => (plain.write = write));
+    const replaced = replace(
+      (...args) =>
+        new Promise((resolve, reject) => {
+          write(...args, (error, taken = 0) => {
+            if (error === null) resolve(taken);
+            else reject(error);
+          });
+        }),
+    );
+    plain.write = (...args) => {
+      const done = args[5];
+      replaced(args[0], args[1], args[2], args[3], args[4]).then((taken) => done(null, taken), done);
+    };
   }
 
   const restoreAll = (): void => {
@@ -71,7 +85,7 @@ describe("sqlite: disk errors", () => {
 
   for (const code of ["ENOSPC", "EIO", "EDQUOT"]) {
     it(`${code}: the write that met it rejects, nothing is acknowledged after it, and what is durable goes on being answered`, async () => {
-      await writing(() => () => Promise.reject(ioError(code)));
+      writing(() => () => Promise.reject(ioError(code)));
       const taken = failure(store.users.revoke("before"));
       const removed = failure(store.rooms.delete("room"));
       const met = (await failure(store.users.add({ key: "met" }))) as StoreError;
@@ -88,7 +102,7 @@ describe("sqlite: disk errors", () => {
 
   it("what waited behind the write that failed was surely not done", async () => {
     let fail: (error: Error) => void = () => undefined;
-    await writing(() => () => new Promise((_, reject) => (fail = reject)));
+    writing(() => () => new Promise((_, reject) => (fail = reject)));
     const first = failure(store.users.add({ key: "met" }));
     // The first one is on its way to the disk when the others arrive.
     await new Promise(setImmediate);
@@ -106,11 +120,10 @@ describe("sqlite: disk errors", () => {
   });
 
   it("a short write goes on where it stopped", async () => {
-    await writing(
+    writing(
       (original) =>
-        function (bytes, offset, length, position) {
-          return original.call(this, bytes, offset, Math.ceil(length / 3), position);
-        },
+        (fd, bytes, offset, length, position) =>
+          original(fd, bytes, offset, Math.ceil(length / 3), position),
     );
     await store.users.add({ key: "short", name: "written in many pieces" });
     restoreAll();
@@ -121,12 +134,10 @@ describe("sqlite: disk errors", () => {
 
   it("a short write that fails in the middle leaves a torn record, which the next opening cuts off", async () => {
     let calls = 0;
-    await writing(
+    writing(
       (original) =>
-        function (bytes, offset, length, position) {
-          if (calls++ > 0) return Promise.reject(ioError("ENOSPC"));
-          return original.call(this, bytes, offset, Math.ceil(length / 2), position);
-        },
+        (fd, bytes, offset, length, position) =>
+          calls++ > 0 ? Promise.reject(ioError("ENOSPC")) : original(fd, bytes, offset, Math.ceil(length / 2), position),
     );
     expect(((await failure(store.users.add({ key: "met" }))) as StoreError).outcome).to.equal("unknown");
     restoreAll();
@@ -135,7 +146,7 @@ describe("sqlite: disk errors", () => {
   });
 
   it("a disk that takes no byte has failed", async () => {
-    await writing(() => () => Promise.resolve({ bytesWritten: 0 }));
+    writing(() => () => Promise.resolve(0));
     expect(isUnavailable(await failure(store.users.add({ key: "met" })))).to.be.true;
     restoreAll();
     await expectKept();
@@ -143,11 +154,10 @@ describe("sqlite: disk errors", () => {
 
   it("a disk that hangs: grants wait, what takes away counts at once, checks and reads go on, and calls end in time", async () => {
     const hung: (() => void)[] = [];
-    await writing(
+    writing(
       (original) =>
-        function (...args) {
-          return new Promise((resolve, reject) => hung.push(() => void original.apply(this, args).then(resolve, reject)));
-        },
+        (...args) =>
+          new Promise((resolve, reject) => hung.push(() => void original(...args).then(resolve, reject))),
     );
     const limits = { timeoutMs: 200 };
     const granted = failure(store.users.add({ key: "met" }, limits));
@@ -177,11 +187,10 @@ describe("sqlite: disk errors", () => {
     await store.close();
     store = await openSqlite(folder.file(), { opTimeoutMs: 50 });
     let release: () => void = () => undefined;
-    await writing(
+    writing(
       (original) =>
-        function (...args) {
-          return new Promise((resolve, reject) => (release = () => void original.apply(this, args).then(resolve, reject)));
-        },
+        (...args) =>
+          new Promise((resolve, reject) => (release = () => void original(...args).then(resolve, reject))),
     );
     const write = failure(store.users.add({ key: "met" }));
     const closing = (await failure(store.close())) as StoreError;

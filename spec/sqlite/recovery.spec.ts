@@ -13,22 +13,25 @@ const opTimeoutMs = 20_000;
 
 /** Has the process kill itself at its `at`th change of a file, halfway through if that is a write. */
 const DIE_AT = `
-import { promises as fs } from "node:fs";
+import files, { promises as fs } from "node:fs";
 const handle = await fs.open(process.execPath);
 const handles = Object.getPrototypeOf(handle);
 await handle.close();
 let left = Infinity;
 const die = () => process.kill(process.pid, "SIGKILL");
-for (const [owner, names] of [[fs, ["open", "rename", "unlink", "chmod", "writeFile"]], [handles, ["write", "sync", "datasync", "truncate"]]]) {
+for (const [owner, names] of [[fs, ["open", "rename", "unlink", "chmod", "writeFile"]], [handles, ["sync", "datasync", "truncate"]]]) {
   for (const name of names) {
     const original = owner[name];
     owner[name] = function (...args) {
-      if (--left !== 0) return original.apply(this, args);
-      if (name !== "write") return die();
-      return original.call(this, args[0], args[1], Math.ceil(args[2] / 2), args[3]).then(die);
+      return --left === 0 ? die() : original.apply(this, args);
     };
   }
 }
+const { write } = files;
+files.write = (fd, bytes, offset, length, position, done) => {
+  if (--left === 0) write(fd, bytes, offset, Math.ceil(length / 2), position, die);
+  else write(fd, bytes, offset, length, position, done);
+};
 const dieAt = (at) => { left = at; };
 `;
 
