@@ -19,6 +19,12 @@ export function isAbsent(error: unknown): boolean {
   return codeOf(error) === "ENOENT";
 }
 
+/** Whether there is no room for more: on the disk, in the quota, or in a file. */
+export function isFull(error: unknown): boolean {
+  const code = codeOf(error);
+  return code === "ENOSPC" || code === "EDQUOT" || code === "EFBIG";
+}
+
 /** Writes all of `bytes` at `position`. A call may write less than it was asked to; one that writes nothing has failed. */
 export async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   let done = 0;

@@ -16,6 +16,8 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 
 /** Where batches go. */
 export interface Log {
+  /** What callers' bytes are laid over with. The same for every log of a database. */
+  readonly mask: Uint8Array;
   append(bytes: Uint8Array): Promise<void>;
 }
 
@@ -61,7 +63,7 @@ export class Journal {
       throw new StoreError("UNAVAILABLE", "Too much waits for the disk", { outcome: "none" });
     }
     this.#reserve(bound);
-    this.#used = encodeRecord(this.#buffer, this.#used, sequence, encoded);
+    this.#used = encodeRecord(this.#buffer, this.#used, sequence, encoded, this.#log.mask);
   }
 
   /** Takes what was encoded last, or an entry that only waits, into the next batch. */

@@ -4,12 +4,18 @@
  *
  *     header   magic 16 | format 4 | database 16 | generation 4 | checksum of the 40 before 4 | zero 20
  *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | end mark 1 | zero 47
- *     record   payload length 4 | sequence 8 | payload checksum 4 | checksum of the 16 before 4 | payload
- *     payload  length of the text 4 | the text | bytes | end mark 1
+ *     record   mark 1 | bytes since the batch began 4 | payload length 4 | sequence 8 | payload checksum 4
+ *              checksum of the 21 before 4 | payload
+ *     payload  length of the text 4 | the text | bytes, masked | end mark 1
  *
  * The second line of the header, the seal, has no end mark until the image of the segment's generation is on the disk.
+ *
+ * A batch is written over zeros, and only when the one before it is on the disk. What a crash leaves of the last one is
+ * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text and the marks
+ * have none, and the bytes, which may, are masked.
  */
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { decodeChanges } from "./changes.js";
 import type { Change, EncodedChanges } from "./changes.js";
@@ -19,7 +25,12 @@ export const LOG_FORMAT = 1;
 export const HEADER_BYTES = 128;
 export const SEAL_AT = 64;
 const SEAL_BYTES = 17;
-const RECORD_HEADER_BYTES = 20;
+const RECORD_HEADER_BYTES = 25;
+/** Where a record begins: not zero by many bits, and in no text, because UTF-8 does not have it. */
+const RECORD_MARK = 0xff;
+/** What a disk writes whole or not at all. */
+const SECTOR_BYTES = 512;
+const MASK_BYTES = 4096;
 /** Not zero, and two flipped bits away from it: what ends with a zero instead was never written to its end. */
 const END_MARK = 0x0a;
 /** A transaction is one record, and one record is one buffer. */
@@ -92,9 +103,21 @@ export function decodeHeader(bytes: Buffer): Header {
   return { ...header, seal: { length: Number(seal.readBigUInt64LE(0)), checksum: seal.readUInt32LE(8) } };
 }
 
-function isZero(bytes: Uint8Array, from: number, to: number): boolean {
+export function isZero(bytes: Uint8Array, from: number, to: number): boolean {
   for (let i = from; i < to; i++) if (bytes[i] !== 0) return false;
   return true;
+}
+
+/** What the bytes of callers are laid over with, so that zeros among them are none on the disk. One for all logs of a database. */
+export function maskOf(database: string): Uint8Array {
+  const mask = Buffer.alloc(MASK_BYTES);
+  for (let at = 0; at < MASK_BYTES; at += 64) createHash("sha512").update(`${database} ${at}`).digest().copy(mask, at);
+  return mask;
+}
+
+/** Lays the mask over `bytes`, which begin at `from` of a record's bytes, into `target`. The same again takes it off. */
+function putMasked(target: Uint8Array, at: number, bytes: Uint8Array, mask: Uint8Array, from: number): void {
+  for (let i = 0; i < bytes.length; i++) target[at + i] = (bytes[i] ?? 0) ^ (mask[(from + i) % MASK_BYTES] ?? 0);
 }
 
 /** At least what the record takes. */
@@ -104,22 +127,25 @@ export function recordBound(encoded: EncodedChanges): number {
   return length;
 }
 
-/** Writes a record at `start` and returns where it ends. */
-export function encodeRecord(buffer: Buffer, start: number, sequence: number, encoded: EncodedChanges): number {
+/** Writes a record at `start` of a batch and returns where it ends. */
+export function encodeRecord(buffer: Buffer, start: number, sequence: number, encoded: EncodedChanges, mask: Uint8Array): number {
   const payload = start + RECORD_HEADER_BYTES;
   const textLength = buffer.write(encoded.text, payload + 4, "utf8");
   buffer.writeUInt32LE(textLength, payload);
-  let end = payload + 4 + textLength;
+  const first = payload + 4 + textLength;
+  let end = first;
   for (const part of encoded.bytes) {
-    buffer.set(part, end);
+    putMasked(buffer, end, part, mask, end - first);
     end += part.length;
   }
   buffer[end++] = END_MARK;
-  buffer.writeUInt32LE(end - payload, start);
-  buffer.writeUInt32LE(sequence % 2 ** 32, start + 4);
-  buffer.writeUInt32LE(Math.floor(sequence / 2 ** 32), start + 8);
-  buffer.writeUInt32LE(crc32(buffer.subarray(payload, end)), start + 12);
-  buffer.writeUInt32LE(crc32(buffer.subarray(start, start + 16)), start + 16);
+  buffer[start] = RECORD_MARK;
+  buffer.writeUInt32LE(start, start + 1);
+  buffer.writeUInt32LE(end - payload, start + 5);
+  buffer.writeUInt32LE(sequence % 2 ** 32, start + 9);
+  buffer.writeUInt32LE(Math.floor(sequence / 2 ** 32), start + 13);
+  buffer.writeUInt32LE(crc32(buffer.subarray(payload, end)), start + 17);
+  buffer.writeUInt32LE(crc32(buffer.subarray(start, start + 21)), start + 21);
   return end;
 }
 
@@ -130,38 +156,90 @@ export interface LogRecord {
   readonly end: number;
 }
 
-/**
- * The records of a segment, up to where a crash tore it. What a crash leaves is a record without its end, or zeros
- * where bytes never came; everything else that does not check is damage and thrown with its offset.
- */
+function unmasked(bytes: Uint8Array, mask: Uint8Array): Uint8Array {
+  const plain = new Uint8Array(bytes.length);
+  putMasked(plain, 0, bytes, mask, 0);
+  return plain;
+}
+
+interface RecordHeader {
+  /** Where the batch of the record begins. */
+  readonly batch: number;
+  readonly end: number;
+  readonly sequence: number;
+  readonly checksum: number;
+}
+
+/** The header of the record at `start`, if it is whole. */
+function recordHeader(bytes: Buffer, start: number): RecordHeader | undefined {
+  const payload = start + RECORD_HEADER_BYTES;
+  if (payload > bytes.length || bytes[start] !== RECORD_MARK) return undefined;
+  if (crc32(bytes.subarray(start, start + 21)) !== bytes.readUInt32LE(start + 21)) return undefined;
+  return {
+    batch: start - bytes.readUInt32LE(start + 1),
+    end: payload + bytes.readUInt32LE(start + 5),
+    sequence: bytes.readUInt32LE(start + 9) + bytes.readUInt32LE(start + 13) * 2 ** 32,
+    checksum: bytes.readUInt32LE(start + 17),
+  };
+}
+
+/** Whether what does not check from `start` to `end` is what a crash leaves of the last batch. Anything else is damage. */
+function isTorn(bytes: Buffer, start: number, end: number): boolean {
+  let last = bytes.length - 1;
+  while (last >= start && bytes[last] === 0) last--;
+  if (last < start) return true;
+  const value = bytes[last] ?? 0;
+  // A single bit is nothing that anybody wrote.
+  if ((value & (value - 1)) === 0 && isZero(bytes, start, last)) return false;
+  // A write that stopped short, or a file that did not grow: nothing follows.
+  if (last + 1 < end) return true;
+  return missesSector(bytes, start, end) && !beginsBatch(bytes, start);
+}
+
+/** Whether a sector in which some of the record belongs is still zero, from the record on. */
+function missesSector(bytes: Uint8Array, start: number, end: number): boolean {
+  for (let from = start; from < end; ) {
+    const to = Math.min(bytes.length, (Math.floor(from / SECTOR_BYTES) + 1) * SECTOR_BYTES);
+    if (isZero(bytes, from, to)) return true;
+    from = to;
+  }
+  return false;
+}
+
+/** Whether a batch begins after `start`: then everything before it had been on the disk. */
+function beginsBatch(bytes: Buffer, start: number): boolean {
+  for (let at = bytes.indexOf(RECORD_MARK, start + 1); at !== -1; at = bytes.indexOf(RECORD_MARK, at + 1)) {
+    const header = recordHeader(bytes, at);
+    if (header !== undefined && header.batch > start) return true;
+  }
+  return false;
+}
+
+/** The records of a segment, up to where a crash tore it or nothing was written yet. Throws damage, with its offset. */
 export function* readRecords(bytes: Buffer, firstSequence: number): Generator<LogRecord, void, undefined> {
+  const mask = maskOf(bytes.toString("hex", 20, 36));
   let start = HEADER_BYTES;
   let sequence = firstSequence;
-  // Nothing but zeros from here on.
-  let zeros = bytes.length;
-  while (zeros > HEADER_BYTES && bytes[zeros - 1] === 0) zeros--;
   while (start < bytes.length) {
+    const header = recordHeader(bytes, start);
     const payload = start + RECORD_HEADER_BYTES;
-    if (payload > bytes.length) return;
-    if (crc32(bytes.subarray(start, start + 16)) !== bytes.readUInt32LE(start + 16)) {
-      if (zeros <= payload) return;
+    if (header === undefined) {
+      if (isTorn(bytes, start, payload)) return;
       throw new LogDamage("a record's header is damaged", start);
     }
-    const end = payload + bytes.readUInt32LE(start);
-    if (end > bytes.length) return;
-    if (crc32(bytes.subarray(payload, end)) !== bytes.readUInt32LE(start + 12)) {
-      if (zeros < end) return;
+    const { end } = header;
+    if (end > bytes.length || crc32(bytes.subarray(payload, end)) !== header.checksum) {
+      if (isTorn(bytes, start, end)) return;
       throw new LogDamage("a record is damaged", start);
     }
-    const found = bytes.readUInt32LE(start + 4) + bytes.readUInt32LE(start + 8) * 2 ** 32;
-    if (found !== sequence) {
-      throw new LogDamage(`transaction ${String(sequence)} is missing: ${String(found)} is in its place`, start);
+    if (header.sequence !== sequence) {
+      throw new LogDamage(`transaction ${String(sequence)} is missing: ${String(header.sequence)} is in its place`, start);
     }
     const text = payload + 4 + bytes.readUInt32LE(payload);
     let changes: Change[];
     try {
       if (text > end - 1) throw new Error("the text is longer than the record");
-      changes = decodeChanges(bytes.toString("utf8", payload + 4, text), bytes.subarray(text, end - 1), sequence);
+      changes = decodeChanges(bytes.toString("utf8", payload + 4, text), unmasked(bytes.subarray(text, end - 1), mask), sequence);
     } catch (cause) {
       throw new LogDamage(`a record is of no known form: ${cause instanceof Error ? cause.message : "?"}`, start);
     }

@@ -11,6 +11,7 @@ import { Database } from "./database.js";
 import { codeOf, isAbsent } from "./files.js";
 import { loadSqlJs } from "./image.js";
 import { Lock } from "./lock.js";
+import { maskOf } from "./log-format.js";
 import { members } from "./members.js";
 import { Pace } from "./pace.js";
 import { proofs } from "./proofs.js";
@@ -103,7 +104,7 @@ function driverOf(database: Database, close: () => Promise<void>): Driver {
 }
 
 function inMemory(): Driver {
-  const nowhere = { append: () => Promise.resolve() };
+  const nowhere = { mask: maskOf(""), append: () => Promise.resolve() };
   const database = new Database(new Tables(), 0, nowhere, { batch: () => undefined, broken: () => undefined });
   return driverOf(database, () => database.journal.idle());
 }

@@ -10,7 +10,7 @@ import { renameImage, sealOf, temporaryImagePath, writeImage } from "./checkpoin
 import { readIfThere, removeIfThere, syncFolderOf } from "./files.js";
 import { Image, kindOf } from "./image.js";
 import type { Meta } from "./image.js";
-import { HEADER_BYTES, LogDamage, decodeHeader, readRecords } from "./log-format.js";
+import { HEADER_BYTES, LogDamage, decodeHeader, isZero, readRecords } from "./log-format.js";
 import type { Header, LogRecord } from "./log-format.js";
 import type { Pace } from "./pace.js";
 import { Segment, segmentPath } from "./segment.js";
@@ -134,7 +134,7 @@ async function load(sqlJs: SqlJsStatic, path: string, bytes: Buffer, logs: reado
       return { ...result, segment, imageBytes: next.length };
     }
     for (const log of logs) if (log !== first) await removeIfThere(log.path);
-    const segment = await Segment.open(path, first.header.generation, ends.end);
+    const segment = await Segment.open(path, first.header, ends.end);
     return { ...result, segment, imageBytes: bytes.length };
   } finally {
     image.close();
@@ -198,7 +198,7 @@ async function replay(tables: Tables, logs: readonly FoundLog[], meta: Meta, pac
     }
     if (i === 0) firstEnd = end;
     const after = logs[i + 1];
-    if (end < bytes.length && after !== undefined && after.bytes.length > HEADER_BYTES) {
+    if (!isZero(bytes, end, bytes.length) && after !== undefined && after.bytes.length > HEADER_BYTES) {
       throw corrupt(path, end, "it is torn, and yet another log follows it");
     }
   }

@@ -1,8 +1,9 @@
 /** One file of the redo log: appended to while its generation is the newest, replayed at the next opening. */
 import { constants, promises as fs } from "node:fs";
+import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
-import { SYNCED_WRITES, codeOf, isAbsent, removeIfThere, syncFolderOf, writeAll, writeSynced } from "./files.js";
-import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal } from "./log-format.js";
+import { SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, syncFolderOf, writeAll, writeSynced } from "./files.js";
+import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal, maskOf } from "./log-format.js";
 import type { Header, Seal } from "./log-format.js";
 
 /** Two names, by parity: while an image is made, the log before it and the log after it exist. */
@@ -10,25 +11,39 @@ export function segmentPath(path: string, generation: number): string {
   return `${path}-redo${String(generation % 2)}`;
 }
 
+/** Which of a database's segments it is. */
+type SegmentName = Pick<Header, "database" | "generation">;
+
+/** A batch that would make the file grow by less makes it grow to a multiple of {@link GROWTH_BYTES}. */
+const SMALL_BYTES = 32 * 1024;
+const GROWTH_BYTES = 256 * 1024;
+
 /** How often a busy log looks whether its files still have their names. Each look costs the write beside it as much again. */
 const LOOK_EVERY_MS = 100;
 
 export class Segment {
   readonly path: string;
   readonly generation: number;
+  readonly mask: Uint8Array;
   readonly #image: string;
   readonly #handle: FileHandle;
   readonly #inode: number;
   #end: number;
+  /** Up to where the file has blocks of its own: zeros that later writes replace. */
+  #room: number;
+  /** Whether to make the file grow ahead: until there was no room for it. */
+  #grows = true;
   #looked = -Infinity;
 
-  private constructor(image: string, generation: number, handle: FileHandle, inode: number, end: number) {
+  private constructor(image: string, { generation, database }: SegmentName, handle: FileHandle, inode: number, end: number) {
     this.path = segmentPath(image, generation);
     this.#image = image;
     this.generation = generation;
+    this.mask = maskOf(database);
     this.#handle = handle;
     this.#inode = inode;
     this.#end = end;
+    this.#room = end;
   }
 
   /** Makes a new segment. It gets its name when its header is on the disk, so that no crash leaves half a header. */
@@ -43,12 +58,12 @@ export class Segment {
       await removeIfThere(temporary).catch(() => undefined);
       throw error;
     }
-    return Segment.open(path, header.generation, HEADER_BYTES);
+    return Segment.open(path, header, HEADER_BYTES);
   }
 
   /** Goes on after `end`: what a crash tore off behind it is cut away first. */
-  static async open(path: string, generation: number, end: number): Promise<Segment> {
-    const name = segmentPath(path, generation);
+  static async open(path: string, segment: SegmentName, end: number): Promise<Segment> {
+    const name = segmentPath(path, segment.generation);
     const handle = await fs.open(name, constants.O_RDWR | (SYNCED_WRITES ?? 0));
     try {
       const { size, ino } = await handle.stat();
@@ -56,7 +71,7 @@ export class Segment {
         await handle.truncate(end);
         await handle.datasync();
       }
-      return new Segment(path, generation, handle, ino, end);
+      return new Segment(path, segment, handle, ino, end);
     } catch (error) {
       await handle.close();
       throw error;
@@ -70,7 +85,9 @@ export class Segment {
 
   /** Resolves when the bytes are on the disk, in files that an opening will find. */
   async append(bytes: Uint8Array): Promise<void> {
-    const written = this.#write(bytes, this.#end);
+    const end = this.#end + bytes.length;
+    const grow = this.#grows && end > this.#room && bytes.length <= SMALL_BYTES;
+    const written = grow ? this.#writeAndGrow(bytes) : this.#write(bytes, this.#end);
     const now = performance.now();
     if (now - this.#looked < LOOK_EVERY_MS) {
       await written;
@@ -79,7 +96,26 @@ export class Segment {
       const [, there] = await Promise.all([written, this.isThere()]);
       if (!there) throw new Error("The files of the store are gone");
     }
-    this.#end += bytes.length;
+    this.#end = end;
+  }
+
+  /**
+   * A write that makes the file grow waits for the file system's journal too, so this one makes room for many. To an
+   * opening the zeros are the end of the log.
+   */
+  async #writeAndGrow(bytes: Uint8Array): Promise<void> {
+    const room = Math.ceil((this.#end + bytes.length) / GROWTH_BYTES) * GROWTH_BYTES;
+    const padded = Buffer.alloc(room - this.#end);
+    padded.set(bytes);
+    try {
+      await this.#write(padded, this.#end);
+      this.#room = room;
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      // There may be room for what is asked, if not for more.
+      this.#grows = false;
+      await this.#write(bytes, this.#end);
+    }
   }
 
   /** Notes the checksum of the generation's image, before that gets its name. */

@@ -13,6 +13,7 @@ import ts from "typescript";
 import { isCorrupt, isIncompatible, openSqlite } from "unibus-membership";
 import { applyTo, canonical, emptyModel, modelsIn, nextOperation, random, type Model } from "./sqlite-operations.js";
 import type { Orders } from "./sqlite-writer.js";
+import { endsOf } from "../sqlite/support/folder.js";
 
 export interface SoakOptions {
   readonly seconds: number;
@@ -192,16 +193,13 @@ async function crashed(folder: string, records: number): Promise<{ image: string
   const store = await openSqlite(path, { opTimeoutMs });
   const log = (await readdir(folder)).find((name) => name.startsWith("live-redo"));
   if (log === undefined) throw new Error("no log");
-  const ends = [(await stat(join(folder, log))).size];
-  for (let n = 0; n < records; n++) {
-    await store.users.add({ key: `u${n}`, name: "x".repeat(n % 60) });
-    ends.push((await stat(join(folder, log))).size);
-  }
+  for (let n = 0; n < records; n++) await store.users.add({ key: `u${n}`, name: "x".repeat(n % 60) });
   const image = join(folder, "crashed");
   await cp(path, image);
   await cp(join(folder, log), image + log.slice("live".length));
   await store.close();
-  return { image, log: image + log.slice("live".length), ends };
+  const copy = image + log.slice("live".length);
+  return { image, log: copy, ends: endsOf(await readFile(copy)) };
 }
 
 /** Every prefix of the last records: what is whole in it is there, what is not is gone, and nothing is called damage. */
@@ -210,7 +208,7 @@ async function cuts(folder: string, next: () => number, until: number): Promise<
   const whole = await readFile(log);
   const base = await readFile(image);
   const first = ends.at(-4) ?? 0;
-  const lengths = Array.from({ length: whole.length - first + 1 }, (_, i) => first + i);
+  const lengths = Array.from({ length: (ends.at(-1) ?? 0) - first + 2 }, (_, i) => first + i);
   // A short run takes some of them; the long one takes all.
   const order = lengths.map((length) => [next(), length] as const).sort(([a], [b]) => a - b).map(([, length]) => length);
   let count = 0;
@@ -233,7 +231,7 @@ async function cuts(folder: string, next: () => number, until: number): Promise<
 
 /** One flipped bit, anywhere in the log or the image: refused, and left as it is. */
 async function flips(folder: string, next: () => number, until: number): Promise<number> {
-  const { image, log } = await crashed(folder, 30);
+  const { image, log, ends } = await crashed(folder, 30);
   for (const name of await readdir(folder)) {
     if (!name.startsWith("crashed")) await rm(join(folder, name));
   }
@@ -241,7 +239,9 @@ async function flips(folder: string, next: () => number, until: number): Promise
   for (; count === 0 || performance.now() < until; count++) {
     const target = next() < 0.7 ? log : image;
     const bytes = await readFile(target);
-    const place = Math.floor(next() * bytes.length);
+    // Mostly where something stands, and now and then in the zeros behind it.
+    const within = target === log && next() < 0.9 ? (ends.at(-1) ?? 0) : bytes.length;
+    const place = Math.floor(next() * within);
     const bit = 1 << Math.floor(next() * 8);
     bytes[place] = (bytes[place] ?? 0) ^ bit;
     await writeFile(target, bytes);

@@ -4,11 +4,12 @@ import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promi
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import initSqlJs from "sql.js";
-import { isCorrupt, isIncompatible, openSqlite, type StoreError } from "unibus-membership";
+import { isCorrupt, isIncompatible, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { contents, failure, logOf, useFolder } from "./support/folder.js";
+import { contents, endsOf, failure, logOf, useFolder } from "./support/folder.js";
 
 const HEADER = 128;
+const SECTOR = 512;
 const opTimeoutMs = 20_000;
 
 /** Has the process kill itself at its `at`th change of a file, halfway through if that is a write. */
@@ -63,15 +64,16 @@ describe("sqlite: recovery", () => {
   const folder = useFolder();
 
   /** A file and its log as a kill leaves them: `users` acknowledged, and where the record of each ends. */
-  async function crashed(name: string, users: number): Promise<{ path: string; log: string; ends: number[] }> {
+  async function crashed(
+    name: string,
+    users: number,
+    work: (store: Store) => Promise<unknown> = () => Promise.resolve(),
+  ): Promise<{ path: string; log: string; ends: number[] }> {
     const live = folder.file(`${name}-live`);
     const store = await openSqlite(live, { opTimeoutMs });
     const liveLog = await logOf(live);
-    const ends = [HEADER];
-    for (let i = 0; i < users; i++) {
-      await store.users.add({ key: `u${String(i)}`, name: "x".repeat(i) });
-      ends.push((await stat(liveLog)).size);
-    }
+    for (let i = 0; i < users; i++) await store.users.add({ key: `u${String(i)}`, name: "x".repeat(i) });
+    await work(store);
     const own = join(folder.path, name);
     await mkdir(own);
     const path = join(own, "membership.db");
@@ -79,7 +81,14 @@ describe("sqlite: recovery", () => {
     const log = path + liveLog.slice(live.length);
     await cp(liveLog, log);
     await store.close();
-    return { path, log, ends };
+    return { path, log, ends: endsOf(await readFile(log)) };
+  }
+
+  /** Puts the files back as a crash would have left them. */
+  async function left(path: string, image: Buffer, log: string, bytes: Buffer): Promise<void> {
+    await Promise.all([rm(`${path}-redo0`, { force: true }), rm(`${path}-redo1`, { force: true })]);
+    await writeFile(path, image);
+    await writeFile(log, bytes);
   }
 
   const first = (count: number): string[] => Array.from({ length: count }, (_, i) => `u${String(i)}`);
@@ -88,10 +97,10 @@ describe("sqlite: recovery", () => {
     this.timeout(120_000);
     const { path, log, ends } = await crashed("cut", 4);
     const [image, whole] = [await readFile(path), await readFile(log)];
-    for (let length = ends[2] ?? 0; length <= whole.length; length++) {
-      await Promise.all([rm(`${path}-redo0`, { force: true }), rm(`${path}-redo1`, { force: true })]);
-      await writeFile(path, image);
-      await writeFile(log, whole.subarray(0, length));
+    const lengths = [whole.length - 1, whole.length];
+    for (let length = ends[2] ?? 0; length <= (ends.at(-1) ?? 0) + 1; length++) lengths.push(length);
+    for (const length of lengths) {
+      await left(path, image, log, whole.subarray(0, length));
       expect(await usersOf(path), `cut at ${String(length)}`).to.deep.equal(first(ends.filter((end) => end <= length).length - 1));
     }
   });
@@ -100,19 +109,20 @@ describe("sqlite: recovery", () => {
     this.timeout(120_000);
     const { path, log, ends } = await crashed("zeros", 3);
     const [image, whole] = [await readFile(path), await readFile(log)];
-    for (let length = ends[2] ?? 0; length < whole.length; length += 7) {
-      await Promise.all([rm(`${path}-redo0`, { force: true }), rm(`${path}-redo1`, { force: true })]);
-      await writeFile(path, image);
-      await writeFile(log, Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]));
+    for (let length = ends[2] ?? 0; length < (ends[3] ?? 0); length += 7) {
+      await left(path, image, log, Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]));
       expect(await usersOf(path), `zeros from ${String(length)}`).to.deep.equal(first(2));
     }
   });
 
   it("refuses a flipped bit at every byte of the log, says where, and touches nothing", async function () {
     this.timeout(240_000);
-    const { path, log } = await crashed("flips", 3);
+    const { path, log, ends } = await crashed("flips", 3);
     const whole = await readFile(log);
-    for (let place = 0; place < whole.length; place++) {
+    const places = Array.from({ length: (ends.at(-1) ?? 0) + 30 }, (_, place) => place);
+    // Where nothing was written yet, too.
+    for (let place = places.length; place < whole.length; place += 9_973) places.push(place);
+    for (const place of places) {
       const bytes = Buffer.from(whole);
       bytes[place] = (bytes[place] ?? 0) ^ (1 << (place * 5) % 8);
       await writeFile(log, bytes);
@@ -128,6 +138,87 @@ describe("sqlite: recovery", () => {
     }
     await writeFile(log, whole);
     expect(await usersOf(path)).to.deep.equal(first(3));
+  });
+
+  const zeros = { encrypted: true, owner: "o", sealedKey: new Uint8Array(900), ownerPublicKey: new Uint8Array(300) };
+
+  /** The log without some of the sectors that its last batch, from `start` to `end`, was written to. */
+  function without(whole: Buffer, start: number, end: number, missing: (sector: number) => boolean): { bytes: Buffer; firstMissing: number } {
+    const bytes = Buffer.from(whole);
+    let firstMissing = Infinity;
+    for (let sector = Math.floor(start / SECTOR), i = 0; sector * SECTOR < end; sector++, i++) {
+      if (!missing(i)) continue;
+      const from = Math.max(start, sector * SECTOR);
+      bytes.fill(0, from, (sector + 1) * SECTOR);
+      firstMissing = Math.min(firstMissing, from);
+    }
+    return { bytes, firstMissing };
+  }
+
+  it("cuts off the last batch from the first sector that never came, whichever they are, zeros in what it holds or not", async function () {
+    this.timeout(240_000);
+    // One batch: what is submitted together shares a write.
+    const batch = (store: Store): Promise<unknown> =>
+      Promise.all([
+        store.users.add({ key: "u2", name: "x".repeat(250) }),
+        store.users.add({ key: "u3" }),
+        store.rooms.create({ id: "r", ...zeros }),
+        store.users.add({ key: "u4", name: "y".repeat(200) }),
+        store.users.add({ key: "u5", name: "z".repeat(256) }),
+      ]);
+    const { path, log, ends } = await crashed("sectors", 2, batch);
+    const [image, whole] = [await readFile(path), await readFile(log)];
+    const [start = 0, end = 0] = [ends[2], ends.at(-1)];
+    const sectors = Math.ceil(end / SECTOR) - Math.floor(start / SECTOR);
+    expect(ends.length).to.equal(8);
+    expect(sectors).to.be.within(5, 7);
+    // Of the records, in their order, how many users each leaves.
+    const users = [0, 1, 2, 3, 4, 4, 5, 6];
+    for (let subset = 0; subset < 2 ** sectors; subset++) {
+      const { bytes, firstMissing } = without(whole, start, end, (i) => (subset & (1 << i)) !== 0);
+      await left(path, image, log, bytes);
+      const records = ends.filter((each) => each <= firstMissing).length - 1;
+      expect(await usersOf(path), `without ${subset.toString(2)}`).to.deep.equal(first(users[records] ?? 0));
+    }
+  });
+
+  it("refuses a sector of zeros that another batch follows: it had been on the disk", async () => {
+    const { path, log, ends } = await crashed("hole", 2, async (store) => {
+      await store.rooms.create({ id: "r", ...zeros });
+      await store.users.add({ key: "u2" });
+    });
+    const whole = await readFile(log);
+    const [start = 0, end = 0] = [ends[2], ends[3]];
+    const sectors = Math.ceil(end / SECTOR) - Math.floor(start / SECTOR);
+    // The last one holds the begin of the next batch as well.
+    for (let hole = 0; hole < sectors - 1; hole++) {
+      const { bytes } = without(whole, start, end, (i) => i === hole);
+      await writeFile(log, bytes);
+      const error = await refused(path, join(folder.path, "hole"));
+      expect(isCorrupt(error), `sector ${String(hole)}: ${String(error)}`).to.be.true;
+      expect(error.details).to.deep.equal({ file: log, offset: start });
+    }
+  });
+
+  it("refuses a flipped bit in the last record also where it holds zeros, and a flip in one of a batch of many", async function () {
+    this.timeout(120_000);
+    const { path, log, ends } = await crashed("last", 1, (store) =>
+      Promise.all([store.users.add({ key: "u1" }), store.rooms.create({ id: "r", ...zeros })]),
+    );
+    const whole = await readFile(log);
+    for (let place = ends[1] ?? 0; place < (ends[3] ?? 0); place += 13) {
+      const bytes = Buffer.from(whole);
+      bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
+      await writeFile(log, bytes);
+      const error = await refused(path, join(folder.path, "last"));
+      expect(isCorrupt(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+      expect(error.details?.["offset"]).to.equal(place < (ends[2] ?? 0) ? ends[1] : ends[2]);
+    }
+    await writeFile(log, whole);
+    const store = await openSqlite(path, { opTimeoutMs });
+    expect((await store.roomKeys.get("r", "o")).sealed).to.deep.equal(zeros.sealedKey);
+    expect((await store.members.get("r", "o")).publicKey).to.deep.equal(zeros.ownerPublicKey);
+    await store.close();
   });
 
   it("refuses a flipped bit in the file, with a log and with an empty one", async function () {
@@ -243,8 +334,8 @@ describe("sqlite: recovery", () => {
         else survived++;
         if (await stat(path).catch(() => undefined)) expect(await integrityOf(path)).to.equal("ok");
         await verify(path);
-        const left = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01])?$/.test(name));
-        expect(left, "left over").to.deep.equal([]);
+        const remains = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01])?$/.test(name));
+        expect(remains, "left over").to.deep.equal([]);
         await rm(own, { recursive: true });
       }
     }

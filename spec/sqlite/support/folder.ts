@@ -29,6 +29,13 @@ export async function contents(folder: string): Promise<Record<string, string>> 
   return found;
 }
 
+/** Where the header of a log ends, and then each of its records. */
+export function endsOf(log: Buffer): number[] {
+  const ends = [128];
+  for (let at = 128; log[at] === 0xff; ends.push(at)) at += 25 + log.readUInt32LE(at + 5);
+  return ends;
+}
+
 /** The name of the one log that is in use. */
 export async function logOf(file: string): Promise<string> {
   const found: string[] = [];
