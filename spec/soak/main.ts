@@ -10,7 +10,7 @@ interface Soak {
 const soaks = new Map<string, () => Promise<Soak>>([
   ["sqlite", () => import("./sqlite.js")],
   ["jetstream", () => import("./jetstream.js")],
-  ["crash-points", () => Promise.resolve({ run: longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_EVERY_RIVAL: "1" }) })],
+  ["crash-points", () => Promise.resolve({ run: longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_AT_LENGTH: "1" }) })],
   ["quorum", () => Promise.resolve({ run: longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" }) })],
 ]);
 

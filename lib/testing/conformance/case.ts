@@ -48,6 +48,15 @@ export function unique(label: string): string {
   return `${label}-${randomBytes(8).toString("hex")}`;
 }
 
+/** Calls that do not wait for each other, with a bounded number under way: many round trips take the time of few. */
+export async function atOnce<T>(items: readonly T[], call: (item: T, index: number) => Promise<void>): Promise<void> {
+  const waiting = items.entries();
+  const lane = async (): Promise<void> => {
+    for (const [index, item] of waiting) await call(item, index);
+  };
+  await Promise.all(Array.from({ length: 16 }, lane));
+}
+
 /** Bytes that show where they came from. */
 export function bytes(text: string): Uint8Array {
   return new Uint8Array(Buffer.from(text, "utf8"));

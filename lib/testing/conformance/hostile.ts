@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { aloneCases, byCodePoint, bytes, cases, encryptedRoom, refused, sameBytes, unique, walk } from "./case.js";
+import { aloneCases, atOnce, byCodePoint, bytes, cases, encryptedRoom, refused, sameBytes, unique, walk } from "./case.js";
 
 /** Ids that mean something to SQL, to NATS subjects, to file systems, to JavaScript objects, to Unicode. Each is an id like any other. */
 const IDS: readonly string[] = [
@@ -31,16 +31,15 @@ export const hostileCases = [
     "a room of any id is itself and no other": async (context) => {
       const { store } = context;
       const owner = "the owner";
-      for (const id of IDS) {
-        const room = await store.rooms.create({ id, owner, name: `room ${String(IDS.indexOf(id))}` });
-        assert.equal(room.id, id);
-      }
+      await atOnce(IDS, async (id, i) => {
+        assert.equal((await store.rooms.create({ id, owner, name: `room ${String(i)}` })).id, id);
+      });
       const check = async (each: typeof store): Promise<void> => {
-        for (const [i, id] of IDS.entries()) {
+        await atOnce(IDS, async (id, i) => {
           const room = await each.rooms.get(id);
           assert.deepEqual([room.id, room.name], [id, `room ${String(i)}`]);
           assert.equal(await each.isMember(id, owner), true);
-        }
+        });
       };
       await check(store);
       const sorted = [...IDS].sort(byCodePoint);
@@ -50,11 +49,13 @@ export const hostileCases = [
       const again = await context.reopened();
       await check(again);
       // Every other one goes, and takes none of its neighbours along.
-      for (const [i, id] of IDS.entries()) if (i % 2 === 0) await again.rooms.delete(id);
-      for (const [i, id] of IDS.entries()) {
+      await atOnce(IDS, async (id, i) => {
+        if (i % 2 === 0) await again.rooms.delete(id);
+      });
+      await atOnce(IDS, async (id, i) => {
         if (i % 2 === 0) await refused("NOT_FOUND", () => again.rooms.get(id));
         else assert.equal((await again.rooms.get(id)).name, `room ${String(i)}`);
-      }
+      });
       const rest = IDS.filter((_, i) => i % 2 === 1).sort(byCodePoint);
       assert.deepEqual((await again.rooms.listForEndpoint(owner)).map((room) => room.id), rest);
     },
@@ -64,12 +65,12 @@ export const hostileCases = [
       for (const [i, key] of KEYS.entries()) await store.users.add({ key, name: String(i), role: i % 3 === 0 ? "admin" : "member" });
       for (const [i, key] of KEYS.entries()) if (i % 2 === 0) await store.users.revoke(key);
       const check = async (each: typeof store): Promise<void> => {
-        for (const [i, key] of KEYS.entries()) {
+        await atOnce(KEYS, async (key, i) => {
           const user = await each.users.get(key);
           assert.deepEqual([user.key, user.name, user.status], [key, String(i), i % 2 === 0 ? "revoked" : "active"]);
           assert.equal(await each.isAuthorized(key), i % 2 !== 0, key);
           assert.equal(await each.isAdmin(key.toUpperCase()), i % 2 !== 0 && i % 3 === 0, key);
-        }
+        });
         const listed = await walk((page) => each.users.list(page), 9);
         assert.deepEqual([...new Set(listed.map((user) => user.key))].sort(), [...KEYS].sort());
       };
@@ -78,16 +79,16 @@ export const hostileCases = [
     },
 
     "nobody is a user for bearing a name of JavaScript's or of the store's own": async ({ store }) => {
-      for (const key of KEYS) {
+      await atOnce(KEYS, async (key) => {
         assert.equal(await store.isAuthorized(key), false, key);
         assert.equal((await store.authorize(key)).reason, "unknown", key);
-      }
+      });
       await store.users.addFirstAdmin({ key: "root" });
-      for (const key of KEYS) {
+      await atOnce(KEYS, async (key) => {
         assert.equal(await store.isAdmin(key), false, key);
         await refused("NOT_FOUND", () => store.users.get(key), key);
         await refused("NOT_FOUND", () => store.users.revoke(key), key);
-      }
+      });
       assert.deepEqual((await store.users.list()).items.map((user) => user.key), ["root"]);
     },
   }),
@@ -95,38 +96,42 @@ export const hostileCases = [
   ...cases("ids", {
     "an endpoint of any id is itself and no other": async ({ store, other }) => {
       const { id, owner } = await encryptedRoom(store);
-      for (const [i, endpoint] of IDS.entries()) {
+      await atOnce(IDS, async (endpoint, i) => {
         const member = await store.members.add(id, {
           endpoint, state: i % 2 === 0 ? "joined" : "invited", invitedBy: endpoint, publicKey: bytes(`pk ${String(i)}`),
           sealedKey: { epoch: 1, sealed: bytes(`key ${String(i)}`) },
         });
         assert.equal(member.endpoint, endpoint);
-      }
+      });
       const another = await other();
       assert.deepEqual((await another.members.list(id)).map((member) => member.endpoint), [owner, ...IDS].sort(byCodePoint));
-      for (const [i, endpoint] of IDS.entries()) {
+      await atOnce(IDS, async (endpoint, i) => {
         const member = await another.members.get(id, endpoint);
         assert.deepEqual([member.endpoint, member.invitedBy], [endpoint, endpoint]);
         sameBytes(member.publicKey, bytes(`pk ${String(i)}`), "public key");
         sameBytes((await another.roomKeys.get(id, endpoint)).sealed, bytes(`key ${String(i)}`), "sealed key");
         assert.equal(await another.isMember(id, endpoint), i % 2 === 0, JSON.stringify(endpoint));
         assert.ok((await another.rooms.listForEndpoint(endpoint)).some((room) => room.id === id));
-      }
+      });
       const names = [owner, ...IDS];
       await store.roomKeys.rekey(id, new Map(names.map((name, i) => [name, bytes(`second ${String(i)}`)])), { expectedEpoch: 1 });
-      for (const [i, name] of names.entries()) {
+      await atOnce(names, async (name, i) => {
         const keys = await store.roomKeys.list(id, name);
         assert.deepEqual(keys.map((key) => key.epoch), [1, 2]);
         sameBytes(keys[1]?.sealed, bytes(`second ${String(i)}`), "second key");
-      }
-      for (const [i, endpoint] of IDS.entries()) if (i % 2 === 0) await store.members.remove(id, endpoint);
-      for (const [i, endpoint] of IDS.entries()) {
+      });
+      await atOnce(IDS, async (endpoint, i) => {
+        if (i % 2 === 0) await store.members.remove(id, endpoint);
+      });
+      await atOnce(IDS, async (endpoint, i) => {
         if (i % 2 === 0) await refused("NOT_FOUND", () => another.members.get(id, endpoint));
         else assert.equal((await another.roomKeys.list(id, endpoint)).length, 2);
         assert.equal((await another.rooms.listForEndpoint(endpoint)).some((room) => room.id === id), i % 2 === 1);
-      }
+      });
       await store.rooms.delete(id);
-      for (const endpoint of IDS) assert.ok(!(await another.rooms.listForEndpoint(endpoint)).some((room) => room.id === id));
+      await atOnce(IDS, async (endpoint) => {
+        assert.ok(!(await another.rooms.listForEndpoint(endpoint)).some((room) => room.id === id));
+      });
     },
 
     "a room and an endpoint side by side are not taken for another pair": async ({ store }) => {
