@@ -1,49 +1,70 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
-// it ended. --crash-points and --quorum take the time that they take. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing.
+// it ended. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
+// take the time that they take: --crash-points, --quorum, and
+// npm run soak -- --jetstream-scale [--replicas 1]: many records; it takes what it takes.
 
+import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";
 
-interface Soak {
-  run(options: { seconds: number; seed: number; withoutProof?: boolean; log: (line: string) => void }): Promise<unknown>;
+interface Options {
+  seconds: number;
+  seed: number;
+  withoutProof: boolean;
+  replicas: Replicas;
+  log: (line: string) => void;
 }
 
-const soaks = new Map<string, () => Promise<Soak>>([
-  ["sqlite", () => import("./sqlite.js")],
-  ["jetstream", () => import("./jetstream.js")],
-  ["crash-points", () => Promise.resolve({ run: longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_AT_LENGTH: "1" }) })],
-  ["quorum", () => Promise.resolve({ run: longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" }) })],
-]);
+type Run = (options: Options) => Promise<unknown>;
 
-function optionsOf(args: readonly string[]): { names: string[]; seconds: number; seed: number; withoutProof: boolean } {
+const timed = new Map<string, Run>([
+  ["sqlite", async (options) => (await import("./sqlite.js")).run(options)],
+  ["jetstream", async (options) => (await import("./jetstream.js")).run(options)],
+]);
+const sized = new Map<string, Run>([
+  ["crash-points", longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
+  ["quorum", longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" })],
+  ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
+]);
+const soaks = new Map([...timed, ...sized]);
+
+function replicasOf(text: string | undefined): Replicas {
+  const found = ([1, 2, 3, 4, 5] as const).find((each) => String(each) === text);
+  if (found === undefined) throw new Error("--replicas is 1, 2, 3, 4 or 5");
+  return found;
+}
+
+function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options, "log"> {
   const names: string[] = [];
   let seconds = 60;
   let withoutProof = false;
   let seed = Math.floor(Math.random() * 2 ** 31);
+  let replicas: Replicas = 3;
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
     if (name === "seconds") seconds = Number(rest.shift());
     else if (name === "seed") seed = Number(rest.shift());
     else if (name === "without-proof") withoutProof = true;
+    else if (name === "replicas") replicas = replicasOf(rest.shift());
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed, --without-proof or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
   }
   if (!(seconds > 0) || !Number.isSafeInteger(seed)) throw new Error("--seconds and --seed are numbers");
-  return { names: names.length > 0 ? names : ["sqlite", "jetstream"], seconds, seed, withoutProof };
+  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas };
 }
 
-const { names, seconds, seed, withoutProof } = optionsOf(process.argv.slice(2));
+const { names, ...options } = optionsOf(process.argv.slice(2));
 let failed = 0;
 for (const name of names) {
-  console.log(`${name}: ${seconds} s, seed ${seed}`);
+  const seeded = timed.has(name) ? `, seed ${options.seed}` : "";
+  console.log(timed.has(name) ? `${name}: ${options.seconds} s${seeded}` : `${name}:`);
   try {
-    const soak = await soaks.get(name)?.();
-    await soak?.run({ seconds, seed, withoutProof, log: (line) => console.log(`${name}: ${line}`) });
+    await soaks.get(name)?.({ ...options, log: (line) => console.log(`${name}: ${line}`) });
     console.log(`${name}: passed`);
   } catch (error) {
     failed++;
     console.error(error);
-    console.log(`${name}: FAILED, seed ${seed}`);
+    console.log(`${name}: FAILED${seeded}`);
   }
 }
 process.exitCode = failed === 0 ? 0 : 1;
