@@ -47,8 +47,11 @@ const REQUIRED = [
   "subjects", "retention", "storage", "max_msgs_per_subject", "max_msgs", "max_bytes", "max_age", "max_msg_size", "allow_direct",
   "deny_delete", "deny_purge",
 ] as const;
-/** Settings that must not be there at all: messages would come from elsewhere, or go by. */
-const FORBIDDEN = ["mirror", "sources", "subject_transform", "republish", "sealed", "no_ack"] as const;
+/**
+ * Settings that must not be there at all: messages would come from elsewhere, or go by, or be acknowledged before the
+ * server has written them (`persist_mode`, which is left out unless it is `async`).
+ */
+const FORBIDDEN = ["mirror", "sources", "subject_transform", "republish", "sealed", "no_ack", "persist_mode"] as const;
 
 function incompatible(bucket: string, setting: string, message: string): StoreError {
   return new StoreError("INCOMPATIBLE", message, { details: { bucket, setting } });
@@ -63,16 +66,17 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
   if (mark !== String(FORMAT)) {
     return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(FORMAT)}`);
   }
-  const wanted = settings(bucket);
-  for (const name of REQUIRED) {
-    if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
-      return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
-    }
-  }
+  // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.
   for (const name of FORBIDDEN) {
     const value = config[name];
     if (value !== undefined && value !== false && value !== null && !(Array.isArray(value) && value.length === 0)) {
       return incompatible(bucket, name, `The bucket ${bucket} has ${name}, which it must not have`);
+    }
+  }
+  const wanted = settings(bucket);
+  for (const name of REQUIRED) {
+    if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
+      return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
     }
   }
   return undefined;
@@ -131,22 +135,25 @@ function passes(error: Json): boolean {
 
 function refused(bucket: string, error: Json): StoreError {
   const description = String(error["description"]);
-  const details = { bucket, setting: "num_replicas" };
   switch (error["err_code"]) {
     case REPLICAS_NOT_SUPPORTED:
     case NO_SUITABLE_PEERS:
     case INSUFFICIENT_RESOURCES:
-      return new StoreError(
-        "INCOMPATIBLE",
-        `The bucket ${bucket} cannot have that many replicas (${description}): start more servers in one cluster, or ask for fewer replicas`,
-        { details },
-      );
+      return tooFew(bucket, description);
     case JETSTREAM_NOT_ENABLED:
     case JETSTREAM_NOT_ENABLED_FOR_ACCOUNT:
       return noJetStream();
     default:
       return new StoreError("UNAVAILABLE", `The bucket ${bucket} cannot be opened: ${description}`, { details: { bucket } });
   }
+}
+
+function tooFew(bucket: string, why: string): StoreError {
+  return incompatible(
+    bucket,
+    "num_replicas",
+    `The bucket ${bucket} cannot have that many replicas (${why}): start more servers in one cluster, or ask for fewer replicas`,
+  );
 }
 
 function noJetStream(): StoreError {
@@ -176,8 +183,8 @@ export function removed(bucket: string): StoreError {
   return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, { details: { bucket } });
 }
 
-/** Opens a bucket, making it if it is missing. Answers the replicas that it has. */
-export async function ensureBucket(link: Link, bucket: string, replicas: Replicas | undefined, call: Call): Promise<number> {
+/** Opens a bucket, making it if it is missing. */
+export async function ensureBucket(link: Link, bucket: string, replicas: Replicas | undefined, call: Call): Promise<StreamState> {
   let found = await streamState(link, bucket, call);
   if (found === undefined) {
     const config = { ...settings(bucket), num_replicas: replicas ?? 1, metadata: { [MARK]: String(FORMAT) } };
@@ -195,5 +202,19 @@ export async function ensureBucket(link: Link, bucket: string, replicas: Replica
   if (found === undefined) throw removed(bucket);
   const reason = unfit(bucket, found.config);
   if (reason !== undefined) throw reason;
-  return found.replicas;
+  return found;
+}
+
+/** Asks for more replicas than a bucket has, and rejects if the servers are too few. A server that is down comes back. */
+export async function requestReplicas(link: Link, bucket: string, found: StreamState, replicas: Replicas, call: Call): Promise<void> {
+  // A server that is in no cluster takes the new number for a fact, and still has the data once.
+  if (found.cluster["name"] === undefined) throw tooFew(bucket, "the server is in no cluster");
+  const config = { ...found.config, num_replicas: replicas };
+  try {
+    const error = asObject((await link.api(`STREAM.UPDATE.KV_${bucket}`, config, link.attemptMs(call)))["error"]);
+    if (error["err_code"] === NO_SUITABLE_PEERS && !passes(error)) throw refused(bucket, error);
+  } catch (error) {
+    // Whoever did not answer does later: opening does not wait for it.
+    if (!isUnavailable(error)) throw error;
+  }
 }

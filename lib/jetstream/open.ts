@@ -5,7 +5,7 @@ import { MembershipStore } from "../membership-store.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
+import { checkServer, ensureBucket, removed, requestReplicas, streamState, unfit } from "./buckets.js";
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
 import { JetStreamMembers } from "./members.js";
@@ -131,17 +131,19 @@ export async function openOn(
   const members = new JetStreamMembers(log);
   const sweep = new Sweep(log);
 
-  const found = await call.run(async () => {
+  const rollsOut = await call.run(async () => {
     await checkServer(link, call);
-    const have = await Promise.all(buckets.map(({ name }) => ensureBucket(link, name, replicas, call)));
+    const found = await Promise.all(buckets.map(async ({ name }) => ({ name, state: await ensureBucket(link, name, replicas, call) })));
     // A barrier in each: the quorum is there, and every read finds the barrier's key.
     await Promise.all(buckets.map((one) => one.fresh(call)));
     await users.prepare(call);
-    return have;
+    const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
+    if (replicas === undefined || lacking === undefined) return false;
+    // What can be known at once is said at once: where this one cannot have more replicas, none can.
+    await requestReplicas(link, lacking.name, lacking.state, replicas, call);
+    return true;
   });
-  if (replicas !== undefined && found.some((have) => have < replicas)) {
-    rollOut(link, buckets, replicas, background, onRollout);
-  }
+  if (replicas !== undefined && rollsOut) rollOut(link, buckets, replicas, background, onRollout);
 
   background.run(SWEEP_MS, "end", (own) => sweep.some(own));
   for (const one of buckets) {
