@@ -25,8 +25,8 @@ export interface RolloutProgress {
 
 const POLL_MS = 500;
 const STEADY_POLLS = 4;
-/** A bucket of some gigabytes takes its time; what is not done then goes on at the next opening. */
-const ROLLOUT_MS = 6 * 60 * 60 * 1000;
+/** As long as the store is open: the longest that a timer takes. What is not done then goes on at the next opening. */
+const ROLLOUT_MS = 2 ** 31 - 1;
 
 export function rollOut(
   link: Link,
@@ -43,8 +43,23 @@ export function rollOut(
     }
   };
   background.run(ROLLOUT_MS, "end", async (call) => {
-    for (const bucket of buckets) await raise(link, bucket, replicas, call, tell);
+    for (const bucket of buckets) {
+      while (!(await raised(link, bucket, replicas, call, tell))) await pause(POLL_MS, call);
+    }
   });
+}
+
+/** Whether there is nothing left to do. What fails may pass, as a setting that an operator repairs: only the store's end is the end. */
+async function raised(...args: Parameters<typeof raise>): Promise<boolean> {
+  const [link, , , call] = args;
+  try {
+    await raise(...args);
+    return true;
+  } catch (error) {
+    call.check();
+    if (link.closed) throw error;
+    return false;
+  }
 }
 
 async function raise(link: Link, bucket: Bucket, replicas: Replicas, call: Call, tell: (progress: RolloutProgress) => void): Promise<void> {
