@@ -1,0 +1,180 @@
+/**
+ * A replica that lags answers with what was. Here a connection gives such an answer again, as it came before another
+ * instance changed the room: what a call says afterwards must be of the room as it is.
+ */
+import { expect } from "chai";
+import { isStoreError, openJetStream, type Store } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { natsClients, type Connection } from "../support/nats-clients.js";
+
+type RequestMany = Connection["requestMany"];
+type Message = Awaited<ReturnType<RequestMany>> extends AsyncIterable<infer M> ? M : never;
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+function lagging(inner: Connection) {
+  const answers = new Map<string, readonly Message[]>();
+  let lags = false;
+  let stale = 0;
+  const requestMany: RequestMany = async (subject, payload, options) => {
+    const request = `${subject} ${String(payload)}`;
+    const before = answers.get(request);
+    if (lags && before !== undefined) {
+      // Once each: the replica catches up.
+      answers.delete(request);
+      stale++;
+      return given(before);
+    }
+    const messages: Message[] = [];
+    for await (const message of await inner.requestMany(subject, payload, options)) {
+      messages.push(message);
+      // What follows the closing message is nothing, and a client waits for it.
+      if (message.data.length === 0 && message.headers !== undefined && message.headers.code !== 0) break;
+    }
+    if (!lags) answers.set(request, messages);
+    return given(messages);
+  };
+  return {
+    /** From now on every request is first answered as it was the last time. */
+    lag(): void {
+      lags = true;
+      stale = 0;
+    },
+    catchUp(): void {
+      lags = false;
+      answers.clear();
+    },
+    get stale(): number {
+      return stale;
+    },
+    connection: new Proxy(inner, {
+      get(target, name) {
+        if (name === "requestMany") return requestMany;
+        const found: unknown = Reflect.get(target, name);
+        return typeof found === "function" ? (found.bind(target) as unknown) : found;
+      },
+    }),
+  };
+}
+
+async function* given(messages: readonly Message[]): AsyncGenerator<Message> {
+  await Promise.resolve();
+  yield* messages;
+}
+
+describe("jetstream: a key put from a replica that lags", function () {
+  this.timeout(60_000);
+  let server: NatsServer;
+  let clean: Connection;
+  let behind: ReturnType<typeof lagging>;
+  let a: Store;
+  let b: Store;
+
+  before(async () => {
+    server = await startNatsServer();
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    clean = await client.connect(server.url);
+    behind = lagging(await client.connect(server.url));
+    a = await openJetStream(clean, 1, { opTimeoutMs: 20_000 });
+    b = await openJetStream(behind.connection, 1, { opTimeoutMs: 20_000 });
+  });
+
+  after(async () => {
+    await a.close();
+    await b.close();
+    await clean.close();
+    await behind.connection.close();
+    await server.dispose();
+  });
+
+  const rekey = (room: string): Promise<unknown> => a.roomKeys.rekey(room, new Map([["own", bytes("own 2")]]), { expectedEpoch: 1 });
+  const cases: readonly { what: string; change: (room: string) => Promise<unknown>; epoch: number; end: string }[] = [
+    { what: "the member was removed", change: (room) => a.members.remove(room, "bob"), epoch: 1, end: "NOT_FOUND" },
+    { what: "the room was deleted", change: (room) => a.rooms.delete(room), epoch: 1, end: "NOT_FOUND" },
+    {
+      what: "the room was deleted, and made anew without an epoch",
+      change: async (room) => {
+        await a.rooms.delete(room);
+        await a.rooms.create({ id: room, owner: "bob", encrypted: true });
+      },
+      epoch: 1,
+      end: "CONFLICT",
+    },
+    {
+      what: "the room was deleted, and made anew without encryption",
+      change: async (room) => {
+        await a.rooms.delete(room);
+        await a.rooms.create({ id: room, owner: "bob" });
+      },
+      epoch: 1,
+      end: "CONFLICT",
+    },
+    {
+      what: "the member was removed, and there was a rekey without it",
+      change: async (room) => {
+        await a.members.remove(room, "bob");
+        await rekey(room);
+      },
+      epoch: 2,
+      end: "NOT_FOUND",
+    },
+    {
+      what: "there was a rekey, with a key for the member",
+      change: (room) => a.roomKeys.rekey(room, new Map([["own", bytes("own 2")], ["bob", bytes("bob 2")]]), { expectedEpoch: 1 }),
+      epoch: 2,
+      end: "ALREADY_EXISTS",
+    },
+    {
+      what: "there was a rekey, and the member was added after it",
+      change: async (room) => {
+        await a.members.remove(room, "bob");
+        await rekey(room);
+        await a.members.add(room, { endpoint: "bob", state: "joined" });
+      },
+      epoch: 2,
+      end: "done",
+    },
+    {
+      what: "there was a rekey, and the epoch asked for is still to come",
+      change: async (room) => {
+        await a.members.remove(room, "bob");
+        await rekey(room);
+        await a.members.add(room, { endpoint: "bob", state: "joined" });
+      },
+      epoch: 3,
+      end: "CONFLICT",
+    },
+    {
+      what: "another put one",
+      change: (room) => a.roomKeys.put(room, "bob", 1, bytes("bob, another's")),
+      epoch: 1,
+      end: "ALREADY_EXISTS",
+    },
+  ];
+
+  for (const [n, { what, change, epoch, end }] of cases.entries()) {
+    it(`${what}: ${end}`, async () => {
+      const room = `room-${n}`;
+      await a.rooms.create({ id: room, owner: "own", encrypted: true, sealedKey: bytes("own 1") });
+      await a.members.add(room, { endpoint: "bob", state: "joined" });
+      // Asks for what a put asks for, and so has its answers: bob has no key yet, and this one is of an epoch to come.
+      expect(await b.roomKeys.put(room, "bob", 7, bytes("early")).then(() => "done", codeOf)).to.equal("CONFLICT");
+      await change(room);
+      const before = await a.roomKeys.list(room, "bob").catch(() => []);
+      behind.lag();
+      const ended = await b.roomKeys.put(room, "bob", epoch, bytes("bob, put")).then(() => "done", codeOf);
+      expect(behind.stale, "answers of a replica that lags").to.be.greaterThan(0);
+      behind.catchUp();
+      expect(ended).to.equal(end);
+      const after = await a.roomKeys.list(room, "bob").catch(() => []);
+      expect(after.map((key) => Buffer.from(key.sealed).toString())).to.deep.equal(
+        [...before.map((key) => Buffer.from(key.sealed).toString()), ...(end === "done" ? ["bob, put"] : [])],
+      );
+    });
+  }
+});
+
+function codeOf(error: unknown): string {
+  return isStoreError(error) ? error.code : String(error);
+}
