@@ -238,14 +238,14 @@ export async function run(options: { scale?: Scale; replicas?: Replicas; log: (l
   }
 }
 
-async function inParallel<T>(items: readonly T[], run: (item: T, index: number) => Promise<unknown>): Promise<void> {
+export async function inParallel<T>(items: readonly T[], run: (item: T, index: number) => Promise<unknown>): Promise<void> {
   const entries = items.entries();
   await Promise.all(Array.from({ length: WIDTH }, async () => {
     for (const [index, item] of entries) await run(item, index);
   }));
 }
 
-async function keysOf<T>(list: (page: PageRequest) => Promise<Page<T>>, keyOf: (item: T) => string): Promise<string[]> {
+export async function keysOf<T>(list: (page: PageRequest) => Promise<Page<T>>, keyOf: (item: T) => string): Promise<string[]> {
   const keys: string[] = [];
   let after: string | undefined;
   do {
@@ -256,7 +256,7 @@ async function keysOf<T>(list: (page: PageRequest) => Promise<Page<T>>, keyOf: (
   return keys;
 }
 
-function must(isSo: boolean, otherwise: string): void {
+export function must(isSo: boolean, otherwise: string): void {
   if (!isSo) throw new Surprise(otherwise);
 }
 

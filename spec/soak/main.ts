@@ -1,7 +1,7 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
 // it ended. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
-// take the time that they take: --crash-points, --quorum, and
-// npm run soak -- --jetstream-scale [--replicas 1]: many records; it takes what it takes.
+// take the time that they take: --crash-points, --quorum, --jetstream-scale [--replicas 1] with many records,
+// --jetstream-rollout [--records 50000] with more replicas of many.
 
 import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";
@@ -11,6 +11,7 @@ interface Options {
   seed: number;
   withoutProof: boolean;
   replicas: Replicas;
+  records: number;
   log: (line: string) => void;
 }
 
@@ -24,6 +25,7 @@ const sized = new Map<string, Run>([
   ["crash-points", longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["quorum", longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" })],
   ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
+  ["jetstream-rollout", async ({ records, log }) => (await import("./jetstream-rollout.js")).run({ records, log })],
 ]);
 const soaks = new Map([...timed, ...sized]);
 
@@ -39,6 +41,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
   let withoutProof = false;
   let seed = Math.floor(Math.random() * 2 ** 31);
   let replicas: Replicas = 3;
+  let records = 50_000;
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
@@ -46,11 +49,12 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (name === "seed") seed = Number(rest.shift());
     else if (name === "without-proof") withoutProof = true;
     else if (name === "replicas") replicas = replicasOf(rest.shift());
+    else if (name === "records") records = Number(rest.shift());
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
   }
-  if (!(seconds > 0) || !Number.isSafeInteger(seed)) throw new Error("--seconds and --seed are numbers");
-  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas };
+  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0)) throw new Error("--seconds, --seed and --records are numbers");
+  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records };
 }
 
 const { names, ...options } = optionsOf(process.argv.slice(2));
