@@ -82,6 +82,9 @@ const LOOK_MS = 5000;
  * cuts an answer short for its size: at 64 MiB, with messages of at most 1 MiB.
  */
 const MAX_CHANGES = 50;
+/** How long one catch-up may take: at first, and after others that took too long. */
+const FOLLOW_MS = 200;
+const MAX_FOLLOW_MS = 1000;
 /** So many keys that were not in the copy make it worth while to read them all, but not all the time. */
 const MANY_MISSES = 16;
 const ASK_AGAIN_MS = 5000;
@@ -96,6 +99,8 @@ export class Bucket {
   #asking = 0;
   readonly #copy = new Copy<Entry>();
   #catchingUp: Promise<DirectAnswer> | undefined;
+  /** Catch-ups that failed one after the other. */
+  #slow = 0;
   #misses = 0;
   #asked = Number.NEGATIVE_INFINITY;
   #seen = 0;
@@ -145,6 +150,10 @@ export class Bucket {
     this.#copy.clear();
   }
 
+  suspect(): void {
+    this.#copy.suspect();
+  }
+
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
   async fresh(call: Call): Promise<number> {
     this.#use();
@@ -159,15 +168,16 @@ export class Bucket {
     this.saw(seq);
     for (const retries = new Retries(call); !this.#copy.reach(seq); ) {
       await retries.turn();
-      const answer = await this.#catchUp(call);
+      const answer = await this.#catchUp();
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
     }
     const taken = this.#taken(wanted);
     if (taken !== undefined) return taken;
     if (++this.#misses >= MANY_MISSES) this.#askForAll();
+    const { era } = this.#copy;
     const found = await this.read(wanted, seq, call);
     // An absence is not kept: anybody can ask for keys that nobody has.
-    this.#copy.keep(found.upTo, wanted.flatMap((key) => found.get(key)?.detached() ?? []));
+    this.#copy.keep(era, found.upTo, wanted.flatMap((key) => found.get(key)?.detached() ?? []));
     return found;
   }
 
@@ -193,30 +203,35 @@ export class Bucket {
     if (messages > MAX_RECORDS) return;
     const found = new Map<string, Entry>();
     let upTo = 0;
+    const { era } = this.#copy;
     await this.scan(">", call, { end: () => this.fresh(call) }, (entry) => {
       upTo = entry.seq;
       if (entry.key !== BARRIER_KEY) found.set(entry.key, entry.detached());
       return "go on";
     });
     this.#misses = 0;
-    this.#copy.keep(upTo, [...found.values()], true);
+    this.#copy.keep(era, upTo, [...found.values()], true);
   }
 
   /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
-  #catchUp(call: Call): Promise<DirectAnswer> {
-    this.#catchingUp ??= this.#follow(call).finally(() => {
+  #catchUp(): Promise<DirectAnswer> {
+    this.#catchingUp ??= this.#follow().finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
   }
 
-  async #follow(call: Call): Promise<DirectAnswer> {
+  async #follow(): Promise<DirectAnswer> {
+    const { era } = this.#copy;
     const request = { seq: this.#copy.next, next_by_subj: ">", batch: MAX_CHANGES };
-    const answer = await this.#link.direct(this.stream, request, this.#link.attemptMs(call));
+    // Everybody waits for it, so that it has a time of its own, and a short one at first: another replica may be quicker.
+    const answer = await this.#link.direct(this.stream, request, Math.min(FOLLOW_MS * 2 ** this.#slow, MAX_FOLLOW_MS));
+    this.#slow = answer.kind === "failed" ? Math.min(this.#slow + 1, 3) : 0;
     if (answer.kind !== "end") return answer;
+    if (!whole(answer)) return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
     // An answer that is not full has come to the end of its replica's log: nothing that came meanwhile is left out.
     if (answer.messages.length < MAX_CHANGES && answer.pending === 0) {
-      this.#copy.follow(answer.messages.map((message) => decode(message, this.#subjects.length).detached()));
+      this.#copy.follow(era, answer.messages.map((message) => decode(message, this.#subjects.length).detached()));
       // Nothing that comes later may lie before what was seen here.
       this.saw(this.#copy.at);
     } else {
@@ -392,7 +407,7 @@ export class Bucket {
         return;
       }
       // A bucket has its barrier from the start: a replica without it is behind, or the answer was cut short.
-      if (answer.kind !== "end" || answer.pending > 0) {
+      if (answer.kind !== "end" || answer.pending > 0 || !complete(answer)) {
         for (const read of waiting) {
           this.#again(read, answer.kind === "failed" ? answer : undefined);
         }
@@ -444,7 +459,7 @@ export class Bucket {
       );
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
       if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
-      if (answer.kind !== "end" || answer.upTo < needed) continue;
+      if (answer.kind !== "end" || answer.upTo < needed || !complete(answer)) continue;
       this.saw(answer.upTo);
       for (const message of answer.messages) {
         const entry = intact(decode(message, this.#subjects.length));
@@ -500,6 +515,11 @@ export class Bucket {
         case "empty":
           break;
         case "end":
+          if (!whole(answer)) {
+            retries.failed("lost", new Error("a part of the answer is missing"));
+            await retries.pause();
+            continue;
+          }
           for (const message of answer.messages) {
             next = message.seq + 1;
             last = message.seq;
@@ -543,6 +563,24 @@ function refused(ack: { code: number; description: string }, retries: Retries): 
   const error = new StoreError("UNAVAILABLE", `JetStream refuses the write: ${ack.description}`);
   if (ack.code !== 503) throw error;
   retries.failed("no-responders", error);
+}
+
+// A client that reconnects in the middle of an answer misses what was sent to the connection before, and gets the end.
+
+/** Whether no message is missing, by the first one alone: it says how many follow. */
+function complete({ messages }: { messages: readonly DirectMessage[] }): boolean {
+  const [first] = messages;
+  return first === undefined || (first.before === 0 && first.following === messages.length - 1);
+}
+
+/** The same, by all: each names the one before it, and the end names the last. */
+function whole({ messages, last }: { messages: readonly DirectMessage[]; last: number }): boolean {
+  let before = 0;
+  for (const message of messages) {
+    if (message.before !== before) return false;
+    before = message.seq;
+  }
+  return last === before;
 }
 
 function decode(message: DirectMessage, skip: number): Entry {

@@ -104,6 +104,16 @@ export class DirectMessage {
     return Number(this.#message.headers?.get("Nats-Sequence") ?? 0);
   }
 
+  /** The sequence of the message before it in the same answer, 0 for the first. */
+  get before(): number {
+    return Number(this.#message.headers?.get("Nats-Last-Sequence") ?? 0);
+  }
+
+  /** How many messages follow it in the same answer. */
+  get following(): number {
+    return Number(this.#message.headers?.get("Nats-Num-Pending") ?? 0);
+  }
+
   /** When it was stored, in RFC 3339. */
   get stamp(): string {
     return this.#message.headers?.get("Nats-Time-Stamp") ?? "";
@@ -111,7 +121,7 @@ export class DirectMessage {
 }
 
 export type DirectAnswer =
-  | { readonly kind: "end"; readonly messages: DirectMessage[]; readonly upTo: number; readonly pending: number }
+  | { readonly kind: "end"; readonly messages: DirectMessage[]; readonly upTo: number; readonly pending: number; readonly last: number }
   | { readonly kind: "empty" }
   | { readonly kind: "too-many" }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
@@ -242,6 +252,7 @@ export class Link {
               messages,
               upTo: Number(headers.get("Nats-UpTo-Sequence") || 0),
               pending: Number(headers.get("Nats-Num-Pending") || 0),
+              last: Number(headers.get("Nats-Last-Sequence") || 0),
             };
           case 404:
             return { kind: "empty" };

@@ -43,6 +43,13 @@ export class Copy<T extends Kept> {
   #whole = false;
   #ahead: Found<T>[] = [];
   #used = 0;
+  #reached = 0;
+  /** Another number after each {@link clear}: what was asked for before it is not taken. */
+  #era = 0;
+
+  get era(): number {
+    return this.#era;
+  }
 
   /** Where the copy is. */
   get at(): number {
@@ -56,12 +63,13 @@ export class Copy<T extends Kept> {
 
   /** Takes the sequence of an acknowledged barrier. Answers whether the copy is as of it, or later. */
   reach(seq: number): boolean {
-    const now = performance.now();
-    if (now - this.#used > SURE_MS) {
-      if (this.#newest === undefined) this.clear();
-      else this.#unsure = true;
+    // Only an acknowledgement that is new tells of the log: a call that comes again with its own does not.
+    if (seq > this.#reached) {
+      const now = performance.now();
+      if (now - this.#used > SURE_MS) this.suspect();
+      this.#used = now;
+      this.#reached = seq;
     }
-    this.#used = now;
     if (this.#unsure) return false;
     if (this.#records.size === 0 && !this.#whole && seq > this.#at) {
       this.#at = this.#quiet = seq;
@@ -81,7 +89,8 @@ export class Copy<T extends Kept> {
    * Takes records as of `upTo`, where it is known that they stand so at the sequence that the copy is as of. `whole`: there
    * are no others.
    */
-  keep(upTo: number, records: readonly T[], whole = false): void {
+  keep(era: number, upTo: number, records: readonly T[], whole = false): void {
+    if (era !== this.#era) return;
     if (this.#ahead.length < MAX_AHEAD || whole) this.#ahead.push({ upTo, records, whole });
     this.#settle();
   }
@@ -100,7 +109,8 @@ export class Copy<T extends Kept> {
   }
 
   /** Takes everything that was stored from {@link next} on, in order. */
-  follow(changes: readonly T[]): void {
+  follow(era: number, changes: readonly T[]): void {
+    if (era !== this.#era) return;
     if (this.#unsure) {
       const [first] = changes;
       if (first === undefined || first.seq !== this.#newest?.seq || first.stamp !== this.#newest.stamp) {
@@ -112,7 +122,8 @@ export class Copy<T extends Kept> {
       this.#at = this.#quiet = first.seq;
     }
     for (const change of changes) {
-      this.#at = Math.max(this.#at, change.seq);
+      if (change.seq <= this.#at) continue;
+      this.#at = change.seq;
       if (change.key === BARRIER_KEY) continue;
       this.#quiet = this.#at;
       if (this.#whole || this.#records.has(change.key)) this.#put(change);
@@ -120,7 +131,14 @@ export class Copy<T extends Kept> {
     this.#settle();
   }
 
+  /** Time has passed in which another log could have taken the place of the one that is known. */
+  suspect(): void {
+    if (this.#newest === undefined) this.clear();
+    else this.#unsure = true;
+  }
+
   clear(): void {
+    this.#era++;
     this.#records.clear();
     this.#ahead = [];
     this.#newest = undefined;

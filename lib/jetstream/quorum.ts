@@ -22,12 +22,16 @@ interface Log {
   readonly seen: number;
   /** It may not be the one that was known: it is not there at the moment, or has gone back as a restored one has. */
   doubt(): void;
+  /** Nothing was heard of it for a while. */
+  suspect(): void;
 }
 
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
 const HEDGE_MS = 150;
 /** An acknowledgement that is slow still proves what it proves. */
 const BARRIER_TIMEOUT_MS = 2000;
+/** But it tells of a moment that may be that long ago. */
+const RECENT_MS = 500;
 const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
@@ -88,8 +92,10 @@ export class Barrier {
     let longest = 1;
     for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
     const { seen } = this.#log;
+    const sent = performance.now();
     const ack = await this.#link.publish(this.#stream, this.#subject, BARRIER, Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS)));
     this.#inFlight--;
+    if (performance.now() - sent > RECENT_MS) this.#log.suspect();
     // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.
     if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;

@@ -19,6 +19,8 @@ import { codeOf, removeIfThere } from "./files.js";
 const MAX_ADDRESS = 100;
 /** A contender decides in a few milliseconds; one that is stopped meanwhile holds the file as far as we can tell. */
 const CONTEND_MS = 1500;
+/** So much longer waits the first in line. */
+const PATIENCE_MS = 10_000;
 
 /** Who holds a file, for a person to find. Whether it still does is not said by this, but by its socket. */
 export interface Holder {
@@ -178,8 +180,10 @@ async function contend(path: string, place: Place, own: string, until: number, c
     if (others.length === 0) return true;
     const holder = await readHolder(path);
     if (holder !== undefined && others.includes(holder.socket)) throw locked(path, holder);
-    if (performance.now() > until) throw locked(path, undefined);
-    if (others.some((name) => name < own)) return false;
+    const first = others.every((name) => name > own);
+    // The others give up before the first in line does, so that however slow the machine is, one gets in.
+    if (performance.now() > (first ? until + PATIENCE_MS : until)) throw locked(path, undefined);
+    if (!first) return false;
     await delay(2 + Math.random() * 10);
   }
 }

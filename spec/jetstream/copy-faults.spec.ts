@@ -1,0 +1,156 @@
+import { expect } from "chai";
+import { Buffer } from "node:buffer";
+import { openJetStream, type NatsConnection } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { natsClients, type Connection } from "../support/nats-clients.js";
+import { pause } from "../support/wait.js";
+
+/** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
+const opTimeoutMs = 20_000;
+
+/** Longer than another log may take the place of the one that is known, unnoticed. */
+const OUTAGE_MS = 2500;
+
+/** What may be done to what a store says to the servers, and to what they say: nothing is made up. */
+
+interface Taps {
+  connection: NatsConnection;
+  /** Between a replica's answer to a catch-up and its delivery. */
+  afterCatchUp: ((messages: unknown[]) => Promise<unknown[]>) | undefined;
+  beforeCatchUp: (() => Promise<void>) | undefined;
+  /** So many barriers are answered as by a stream without a leader. */
+  refuse: number;
+}
+
+function tapped(connection: Connection): Taps {
+  const taps: Taps = {
+    afterCatchUp: undefined, beforeCatchUp: undefined, refuse: 0,
+    connection: {
+      ...(connection.info === undefined ? {} : { info: connection.info }),
+      request: (subject, payload, options) => {
+        if (subject.endsWith("users.barrier") && taps.refuse > 0) {
+          taps.refuse--;
+          return Promise.reject(Object.assign(new Error("503"), { code: "503" }));
+        }
+        return connection.request(subject, payload, options);
+      },
+      requestMany: async (subject, payload, options) => {
+        const catchUp = String(payload).includes('"next_by_subj":">"');
+        if (catchUp) await taps.beforeCatchUp?.();
+        const answers = await connection.requestMany(subject, payload, options);
+        const { afterCatchUp } = taps;
+        if (!catchUp || afterCatchUp === undefined) return answers;
+        return (async function* () {
+          const all = [];
+          for await (const message of answers) {
+            all.push(message);
+            if (message.data.length === 0 && (message.headers?.code ?? 0) !== 0) break;
+          }
+          yield* (await afterCatchUp(all)) as typeof all;
+        })();
+      },
+      isClosed: () => connection.isClosed(),
+      isDraining: () => connection.isDraining(),
+    },
+  };
+  return taps;
+}
+
+// What a store keeps of the users has to be right whatever becomes of the answers that it is made of.
+describe("what a store keeps of the users, when answers are late, lost or of another log", function () {
+  this.timeout(60_000);
+  let server: NatsServer;
+  let raw: Connection;
+  let other: Connection;
+  before(async () => {
+    server = await startNatsServer();
+    const [first, second] = await Promise.all(natsClients.map((client) => client.connect(server.url)));
+    if (first === undefined || second === undefined) throw new Error("two clients are needed");
+    [raw, other] = [first, second];
+  });
+  after(async () => {
+    await Promise.all([raw.close(), other.close()]);
+    await server.dispose();
+  });
+
+  it("an answer that is later than the loss and return of the leader does not put old records over new ones", async () => {
+    const prefix = "late_";
+    const taps = tapped(raw);
+    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
+    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
+    await here.users.addFirstAdmin({ key: "root" });
+    await here.users.add({ key: "guest" });
+    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    await there.users.update("guest", { name: "renamed" });
+
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => { release = resolve; });
+    let answered: () => void = () => undefined;
+    const inFlight = new Promise<void>((resolve) => { answered = resolve; });
+    taps.afterCatchUp = async (all) => {
+      answered();
+      await held;
+      return all;
+    };
+    const early = here.isAuthorized("guest");
+    await inFlight;
+    taps.afterCatchUp = undefined;
+    await there.users.revoke("guest");
+    taps.refuse = 1;
+    expect((await here.authorize("guest")).reason).to.equal("revoked");
+    release();
+    await early;
+    for (let i = 0; i < 5; i++) expect((await here.authorize("guest")).reason).to.equal("revoked");
+    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("checks that wait through an outage do not hide that another log takes the place of the known one meanwhile", async () => {
+    const prefix = "other_log_";
+    const taps = tapped(raw);
+    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
+    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
+    await here.users.addFirstAdmin({ key: "root" });
+    await here.users.add({ key: "guest" });
+    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    await there.users.add({ key: "somebody" });
+    const api = async (subject: string, body: unknown): Promise<Record<string, unknown>> =>
+      JSON.parse(Buffer.from((await other.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 5000 })).data).toString()) as Record<string, unknown>;
+    const stream = `KV_${prefix}users`;
+    const { config } = await api(`STREAM.INFO.${stream}`, {});
+    let deleted: () => void = () => undefined;
+    const gone = new Promise<void>((resolve) => { deleted = resolve; });
+    taps.beforeCatchUp = async () => {
+      taps.beforeCatchUp = undefined;
+      await api(`STREAM.DELETE.${stream}`, {});
+      deleted();
+    };
+    const early = here.isAuthorized("guest", { timeoutMs: 8000 });
+    await gone;
+    await pause(OUTAGE_MS);
+    await api(`STREAM.CREATE.${stream}`, config);
+    for (let i = 0; i < 60; i++) await other.request(`$KV.${prefix}users.barrier`, `{"k":"barrier"}`, { timeout: 5000 });
+    // It began while the user was there: either answer is right.
+    await early;
+    // A bucket without what opening put there proves nothing: whether it says so or no answer comes in time, it denies.
+    for (let i = 0; i < 5; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("an answer of which a part was lost on the way is none", async () => {
+    const prefix = "lost_";
+    const taps = tapped(raw);
+    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
+    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
+    await here.users.addFirstAdmin({ key: "root" });
+    await here.users.add({ key: "guest" });
+    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    await there.users.revoke("guest");
+    // The client's connection was another one for the first message.
+    taps.afterCatchUp = (all) => {
+      taps.afterCatchUp = undefined;
+      return Promise.resolve(all.slice(1));
+    };
+    for (let i = 0; i < 5; i++) expect((await here.authorize("guest")).reason).to.equal("revoked");
+    await Promise.all([here.close(), there.close()]);
+  });
+});
