@@ -2,6 +2,7 @@ import { expect } from "chai";
 import { randomBytes } from "node:crypto";
 import { openJetStream, openSqlite, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { AT_LENGTH } from "../support/at-length.js";
 import { dropBuckets, natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
 import { FaultyConnection } from "./support/faulty-connection.js";
 import {
@@ -11,8 +12,7 @@ import {
 /** Generous: what counts here is what is stored, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
 
-/** `npm run soak -- --crash-points`: every way to die, and every rival of every operation. Otherwise some rivals of each, in turn. */
-const AT_LENGTH = process.env["UNIBUS_AT_LENGTH"] === "1";
+// At length: every way to die, and every rival of every operation. Otherwise some rivals of each, in turn.
 const WAYS = ["before", "after", "without"] as const;
 const IN_TURN = 3;
 

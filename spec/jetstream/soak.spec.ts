@@ -9,10 +9,10 @@ describe("jetstream: a short soak", function () {
 
   it("finds no answer without an explanation while servers, routes and clients fail", async () => {
     const log = (line: string): void => console.log(`      ${line}`);
-    const results = await run({ seconds: 25, seed, clusters: [3], log });
+    const results = await run({ seconds: 16, seed, clusters: [3], log });
     for (const { operations, partitions } of results) {
       expect(operations).to.be.greaterThan(100);
-      expect(partitions).to.be.greaterThan(5);
+      expect(partitions).to.be.greaterThan(2);
     }
   });
 
