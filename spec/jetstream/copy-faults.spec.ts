@@ -73,14 +73,22 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     await server.dispose();
   });
 
-  it("an answer that is later than the loss and return of the leader does not put old records over new ones", async () => {
-    const prefix = "late_";
+  let prefixes = 0;
+
+  /** Two stores on the same buckets, of which the first keeps a guest who may come in. */
+  async function stores() {
+    const prefix = `faults${prefixes++}_`;
     const taps = tapped(raw);
     const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
     const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
     await here.users.addFirstAdmin({ key: "root" });
     await here.users.add({ key: "guest" });
     for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    return { prefix, taps, here, there };
+  }
+
+  it("an answer that is later than the loss and return of the leader does not put old records over new ones", async () => {
+    const { taps, here, there } = await stores();
     await there.users.update("guest", { name: "renamed" });
 
     let release: () => void = () => undefined;
@@ -105,13 +113,7 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
   });
 
   it("checks that wait through an outage do not hide that another log takes the place of the known one meanwhile", async () => {
-    const prefix = "other_log_";
-    const taps = tapped(raw);
-    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
-    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
-    await here.users.addFirstAdmin({ key: "root" });
-    await here.users.add({ key: "guest" });
-    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    const { taps, here, there, prefix } = await stores();
     await there.users.add({ key: "somebody" });
     const api = async (subject: string, body: unknown): Promise<Record<string, unknown>> =>
       JSON.parse(Buffer.from((await other.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 5000 })).data).toString()) as Record<string, unknown>;
@@ -137,13 +139,7 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
   });
 
   it("an answer of which a part was lost on the way is none", async () => {
-    const prefix = "lost_";
-    const taps = tapped(raw);
-    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
-    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
-    await here.users.addFirstAdmin({ key: "root" });
-    await here.users.add({ key: "guest" });
-    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    const { taps, here, there } = await stores();
     await there.users.revoke("guest");
     // The client's connection was another one for the first message.
     taps.afterCatchUp = (all) => {
