@@ -9,17 +9,25 @@ import { ENDPOINTS, ROOMS, USERS, clock, random, type Line, type Orders, type Ro
 
 type Connection = NatsConnection & { close(): Promise<void> };
 
+const SLEEPER = new Int32Array(new SharedArrayBuffer(4));
+
+/** Milliseconds in which this process could do nothing because its parent was too busy to listen. */
+let unheard = 0;
+
 /** Written at once: what was told is with the parent, also when this process is killed. */
 function tell(line: Line): void {
   const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
+  const began = performance.now();
   for (let sent = 0; sent < bytes.length;) {
     try {
       sent += writeSync(1, bytes, sent);
     } catch (error) {
       // A pipe that is full: the parent is busy.
       if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+      Atomics.wait(SLEEPER, 0, 0, 5);
     }
   }
+  unheard += performance.now() - began;
 }
 
 const pause = async (ms: number): Promise<void> => {
@@ -107,6 +115,7 @@ class Client {
   async #call(at: string, op: SoakOperation, run: (id: string) => Promise<string>): Promise<void> {
     const id = `${this.#orders.name}.${++this.#calls}`;
     const began = clock();
+    const before = unheard;
     tell({ i: id, t: began, at, op });
     let out: string;
     try {
@@ -116,7 +125,7 @@ class Client {
     }
     const t = clock();
     // `keys` is two calls.
-    const late = (t - began) / 1000 - this.#orders.timeoutMs * (op.f === "keys" ? 2 : 1);
+    const late = (t - began) / 1000 - (unheard - before) - this.#orders.timeoutMs * (op.f === "keys" ? 2 : 1);
     tell({ r: id, t, out, ...(late > 0 ? { late } : {}) });
   }
 
