@@ -144,6 +144,19 @@ export class MemberChanges {
     }
   }
 
+  /**
+   * Whoever gives up while something is being staged goes with the others all the same, if one of those still waits: so
+   * nobody who shares a head can say from here on that its change was surely not made, until it is known that none was.
+   */
+  async #together<T>(commit: () => Promise<T>, call: SharedCall): Promise<T> {
+    if (call.going.length > 1) for (const each of call.going) each.outcome = "unknown";
+    try {
+      return await commit();
+    } finally {
+      if (call.outcome === "none") for (const each of call.going) each.outcome = "none";
+    }
+  }
+
   /** Settles items and takes them off the list. What is left needs another attempt. */
   async #attempt(roomId: string, items: Item[], call: SharedCall): Promise<void> {
     const fresh = items.some((item) => item.fresh);
@@ -200,7 +213,7 @@ export class MemberChanges {
       after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
     };
     call.going = going.map(({ item }) => item.call);
-    const committed = await this.#log.commit(room, commit, call);
+    const committed = await this.#together(() => this.#log.commit(room, commit, call), call);
     for (const { item, settle } of going) {
       if (committed === undefined) {
         item.fresh = true;
