@@ -545,6 +545,12 @@ export class Bucket {
   }
 }
 
+/** Notes what a scan met. A record that it meets again was changed meanwhile, or came from a replica that was behind at first. */
+export function newest(found: Map<string, Entry>, entry: Entry): void {
+  found.delete(entry.key);
+  found.set(entry.key, entry);
+}
+
 const MAX_PAGE = 512;
 
 export interface ScanOptions {

@@ -5,6 +5,7 @@ import type { Call } from "../call.js";
 import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
+import { newest } from "./bucket.js";
 import type { Entry } from "./bucket.js";
 import { base64, keys, parseHint, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
@@ -119,8 +120,7 @@ export class JetStreamRooms implements RoomsDriver {
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {
     const { rooms } = this.#log.buckets;
-    const items: Room[] = [];
-    let last: Entry | undefined;
+    const found = new Map<string, Entry>();
     const options = {
       from: cursor(page.after) + 1,
       page: Math.min(page.limit + 1, 512),
@@ -128,13 +128,16 @@ export class JetStreamRooms implements RoomsDriver {
     };
     await rooms.scan(ALL, call, options, (entry) => {
       if (!entry.key.startsWith("room.")) return "go on";
-      const { record } = readRoom(entry);
-      if (record === undefined) return "go on";
-      items.push(toRoom(untoken(entry.key.slice("room.".length)), record));
-      last = entry;
-      return items.length < page.limit ? "go on" : "stop";
+      if (readRoom(entry).record === undefined) found.delete(entry.key);
+      else newest(found, entry);
+      return found.size < page.limit ? "go on" : "stop";
     });
-    return last !== undefined && items.length >= page.limit ? { items, next: toCursor(last.seq) } : { items };
+    const items = Array.from(found.values()).flatMap((entry) => {
+      const { record } = readRoom(entry);
+      return record === undefined ? [] : [toRoom(untoken(entry.key.slice("room.".length)), record)];
+    });
+    const last = [...found.values()].at(-1);
+    return last !== undefined && found.size >= page.limit ? { items, next: toCursor(last.seq) } : { items };
   }
 
   /**

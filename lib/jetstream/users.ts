@@ -11,6 +11,7 @@ import type { UsersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
+import { newest } from "./bucket.js";
 import type { Bucket, Entry, Snapshot } from "./bucket.js";
 import { Retries } from "./connection.js";
 import { UNWRITTEN, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, wasWritten } from "./records.js";
@@ -139,7 +140,7 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
-    const found: Entry[] = [];
+    const found = new Map<string, Entry>();
     let end = 0;
     const options = {
       from: cursor(page.after) + 1,
@@ -147,17 +148,17 @@ export class JetStreamUsers implements UsersDriver {
       end: async () => (end = await this.#bucket.fresh(call)),
     };
     await this.#bucket.scan(">", call, options, (entry) => {
-      if (entry.key.startsWith("user.")) found.push(entry);
-      return found.length < page.limit ? "go on" : "stop";
+      if (entry.key.startsWith("user.")) newest(found, entry);
+      return found.size < page.limit ? "go on" : "stop";
     });
     const items: User[] = [];
-    for (const entry of found) {
+    for (const entry of found.values()) {
       const { record } = readUser(entry);
       const row = record.stage === undefined ? record.user : await this.#staged(entry.key, end, call);
       if (row !== undefined) items.push(toUser(row));
     }
-    const last = found.at(-1);
-    return last !== undefined && found.length >= page.limit ? { items, next: toCursor(last.seq) } : { items };
+    const last = [...found.values()].at(-1);
+    return last !== undefined && found.size >= page.limit ? { items, next: toCursor(last.seq) } : { items };
   }
 
   async #view(key: string, min: number, call: Call): Promise<View> {

@@ -62,7 +62,7 @@ async function* given(messages: readonly Message[]): AsyncGenerator<Message> {
   yield* messages;
 }
 
-describe("jetstream: a key put from a replica that lags", function () {
+describe("jetstream: what another replica is behind with", function () {
   this.timeout(60_000);
   let server: NatsServer;
   let clean: Connection;
@@ -173,6 +173,32 @@ describe("jetstream: a key put from a replica that lags", function () {
       );
     });
   }
+
+  it("a list has each user once, as it is now", async () => {
+    await a.users.addFirstAdmin({ key: "root" });
+    await a.users.add({ key: "guest" });
+    await b.users.list();
+    await a.users.revoke("guest");
+    behind.lag();
+    const { items } = await b.users.list();
+    expect(behind.stale).to.be.greaterThan(0);
+    behind.catchUp();
+    expect(items.map(({ key, status }) => `${key} ${status}`)).to.deep.equal(["root active", "guest revoked"]);
+  });
+
+  it("a list has each room once, as it is now, and none that is deleted", async () => {
+    await a.rooms.create({ id: "renamed", owner: "o", name: "before" });
+    await a.rooms.create({ id: "deleted", owner: "o" });
+    await b.rooms.list();
+    await a.rooms.update("renamed", { name: "after" });
+    await a.rooms.delete("deleted");
+    behind.lag();
+    const { items } = await b.rooms.list();
+    expect(behind.stale).to.be.greaterThan(0);
+    behind.catchUp();
+    expect(items.filter(({ id }) => id === "renamed").map(({ name }) => name)).to.deep.equal(["after"]);
+    expect(items.some(({ id }) => id === "deleted")).to.equal(false);
+  });
 });
 
 function codeOf(error: unknown): string {
