@@ -12,6 +12,7 @@ import { Retries, asObject, unavailable } from "./connection.js";
 import type { DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
 import { Copy, MAX_RECORDS } from "./copy.js";
 import { BARRIER_KEY, Barrier } from "./quorum.js";
+import { all } from "./settled.js";
 
 /** Where a record stands in the log, and since when. */
 type Place = Pick<DirectMessage, "seq" | "stamp">;
@@ -474,6 +475,26 @@ export class Bucket {
     return found;
   }
 
+  /** What is listed of the records after a sequence, each once and as it stands at a moment after this call. */
+  async page(after: number, limit: number, isListed: (entry: Entry) => boolean, call: Call): Promise<PageOfRecords> {
+    const found = new Map<string, Entry>();
+    let end = 0;
+    const options = { from: after + 1, page: Math.min(limit + 2, MAX_PAGE), end: async () => (end = await this.fresh(call)) };
+    // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
+    await this.scan(">", call, options, (entry) => {
+      // Met again, it was changed meanwhile, or came from a replica that was behind at first.
+      found.delete(entry.key);
+      if (isListed(entry)) found.set(entry.key, entry);
+      return found.size < limit ? "go on" : "stop";
+    });
+    const entries = [...found.values()];
+    const last = entries.at(-1);
+    if (last === undefined || entries.length < limit) return { entries, next: undefined, end };
+    // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
+    const now = await all(entries.map(async ({ key }) => (await this.read([key], end, call)).get(key)));
+    return { entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)), next: last.seq, end };
+  }
+
   #again(read: Read, failed: { failure: Parameters<Retries["failed"]>[0]; error: unknown } | undefined): void {
     const retry = async (): Promise<void> => {
       if (failed !== undefined) read.retries.failed(failed.failure, failed.error);
@@ -545,13 +566,15 @@ export class Bucket {
   }
 }
 
-/** Notes what a scan met. A record that it meets again was changed meanwhile, or came from a replica that was behind at first. */
-export function newest(found: Map<string, Entry>, entry: Entry): void {
-  found.delete(entry.key);
-  found.set(entry.key, entry);
-}
-
 const MAX_PAGE = 512;
+
+export interface PageOfRecords {
+  readonly entries: readonly Entry[];
+  /** Where the next page goes on, if there may be one. */
+  readonly next: number | undefined;
+  /** The moment as of which the page is, or an earlier one. */
+  readonly end: number;
+}
 
 export interface ScanOptions {
   /** The first sequence to read. */

@@ -90,7 +90,8 @@ export class Copy<T extends Kept> {
    * are no others.
    */
   keep(era: number, upTo: number, records: readonly T[], whole = false): void {
-    if (era !== this.#era) return;
+    // While it is not sure which log this is, nothing of it may take the place of what the look at it goes by.
+    if (era !== this.#era || this.#unsure) return;
     if (this.#ahead.length < MAX_AHEAD || whole) this.#ahead.push({ upTo, records, whole });
     this.#settle();
   }

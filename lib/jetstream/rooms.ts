@@ -5,7 +5,6 @@ import type { Call } from "../call.js";
 import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
-import { newest } from "./bucket.js";
 import type { Entry } from "./bucket.js";
 import { base64, keys, parseHint, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
@@ -16,8 +15,6 @@ import type { RoomLog } from "./room-log.js";
 const CHUNK = 200;
 /** An entry younger than this may be of an addition under way, which clearing it away would only hold up. */
 const STALE_MS = 60_000;
-/** The barrier is among all keys, and so ends a scan that is fresh. */
-const ALL = ">";
 
 export class JetStreamRooms implements RoomsDriver {
   readonly #log: RoomLog;
@@ -119,25 +116,13 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {
-    const { rooms } = this.#log.buckets;
-    const found = new Map<string, Entry>();
-    const options = {
-      from: cursor(page.after) + 1,
-      page: Math.min(page.limit + 1, 512),
-      end: () => rooms.fresh(call),
-    };
-    await rooms.scan(ALL, call, options, (entry) => {
-      if (!entry.key.startsWith("room.")) return "go on";
-      if (readRoom(entry).record === undefined) found.delete(entry.key);
-      else newest(found, entry);
-      return found.size < page.limit ? "go on" : "stop";
-    });
-    const items = Array.from(found.values()).flatMap((entry) => {
+    const isLive = (entry: Entry): boolean => entry.key.startsWith("room.") && readRoom(entry).record !== undefined;
+    const { entries, next } = await this.#log.buckets.rooms.page(cursor(page.after), page.limit, isLive, call);
+    const items = entries.flatMap((entry) => {
       const { record } = readRoom(entry);
       return record === undefined ? [] : [toRoom(untoken(entry.key.slice("room.".length)), record)];
     });
-    const last = [...found.values()].at(-1);
-    return last !== undefined && found.size >= page.limit ? { items, next: toCursor(last.seq) } : { items };
+    return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
   /**

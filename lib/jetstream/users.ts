@@ -11,7 +11,6 @@ import type { UsersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
-import { newest } from "./bucket.js";
 import type { Bucket, Entry, Snapshot } from "./bucket.js";
 import { Retries } from "./connection.js";
 import { UNWRITTEN, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, wasWritten } from "./records.js";
@@ -140,25 +139,15 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
-    const found = new Map<string, Entry>();
-    let end = 0;
-    const options = {
-      from: cursor(page.after) + 1,
-      page: Math.min(page.limit + 2, 512),
-      end: async () => (end = await this.#bucket.fresh(call)),
-    };
-    await this.#bucket.scan(">", call, options, (entry) => {
-      if (entry.key.startsWith("user.")) newest(found, entry);
-      return found.size < page.limit ? "go on" : "stop";
-    });
+    const isUser = (entry: Entry): boolean => entry.key.startsWith("user.");
+    const { entries, next, end } = await this.#bucket.page(cursor(page.after), page.limit, isUser, call);
     const items: User[] = [];
-    for (const entry of found.values()) {
+    for (const entry of entries) {
       const { record } = readUser(entry);
       const row = record.stage === undefined ? record.user : await this.#staged(entry.key, end, call);
       if (row !== undefined) items.push(toUser(row));
     }
-    const last = [...found.values()].at(-1);
-    return last !== undefined && found.size >= page.limit ? { items, next: toCursor(last.seq) } : { items };
+    return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
   async #view(key: string, min: number, call: Call): Promise<View> {

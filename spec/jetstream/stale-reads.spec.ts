@@ -174,31 +174,37 @@ describe("jetstream: what another replica is behind with", function () {
     });
   }
 
-  it("a list has each user once, as it is now", async () => {
-    await a.users.addFirstAdmin({ key: "root" });
-    await a.users.add({ key: "guest" });
-    await b.users.list();
-    await a.users.revoke("guest");
-    behind.lag();
-    const { items } = await b.users.list();
-    expect(behind.stale).to.be.greaterThan(0);
-    behind.catchUp();
-    expect(items.map(({ key, status }) => `${key} ${status}`)).to.deep.equal(["root active", "guest revoked"]);
-  });
+  // A page that its limit ends, and one that the end of the log does.
+  for (const limit of [2, 1000]) {
+    it(`a page of at most ${limit} has each user once, as it is now`, async () => {
+      const prefix = `users_${limit}_`;
+      await using here = await openJetStream(clean, 1, { prefix, opTimeoutMs: 20_000 });
+      await using there = await openJetStream(behind.connection, 1, { prefix, opTimeoutMs: 20_000 });
+      for (const key of ["first", "second"]) await here.users.add({ key });
+      expect((await there.users.list({ limit })).items).to.have.length(2);
+      await here.users.revoke("first");
+      behind.lag();
+      const { items } = await there.users.list({ limit });
+      expect(behind.stale).to.be.greaterThan(0);
+      behind.catchUp();
+      expect(items.map(({ key, status }) => `${key} ${status}`).sort()).to.deep.equal(["first revoked", "second active"]);
+    });
 
-  it("a list has each room once, as it is now, and none that is deleted", async () => {
-    await a.rooms.create({ id: "renamed", owner: "o", name: "before" });
-    await a.rooms.create({ id: "deleted", owner: "o" });
-    await b.rooms.list();
-    await a.rooms.update("renamed", { name: "after" });
-    await a.rooms.delete("deleted");
-    behind.lag();
-    const { items } = await b.rooms.list();
-    expect(behind.stale).to.be.greaterThan(0);
-    behind.catchUp();
-    expect(items.filter(({ id }) => id === "renamed").map(({ name }) => name)).to.deep.equal(["after"]);
-    expect(items.some(({ id }) => id === "deleted")).to.equal(false);
-  });
+    it(`a page of at most ${limit} has each room once, as it is now, and none that is deleted`, async () => {
+      const prefix = `rooms_${limit}_`;
+      await using here = await openJetStream(clean, 1, { prefix, opTimeoutMs: 20_000 });
+      await using there = await openJetStream(behind.connection, 1, { prefix, opTimeoutMs: 20_000 });
+      for (const id of ["renamed", "deleted"]) await here.rooms.create({ id, owner: "o", name: "before" });
+      expect((await there.rooms.list({ limit })).items).to.have.length(2);
+      await here.rooms.update("renamed", { name: "after" });
+      await here.rooms.delete("deleted");
+      behind.lag();
+      const { items } = await there.rooms.list({ limit });
+      expect(behind.stale).to.be.greaterThan(0);
+      behind.catchUp();
+      expect(items.map(({ id, name }) => `${id} ${name}`)).to.deep.equal(["renamed after"]);
+    });
+  }
 });
 
 function codeOf(error: unknown): string {
