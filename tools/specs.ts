@@ -31,6 +31,7 @@ function allSpecs(): string[] {
 
 interface Totals extends Counts {
   readonly conformance: Map<string, Counts>;
+  readonly failures: string[];
 }
 
 async function runFile(file: string, running: Set<ChildProcess>): Promise<FileReport> {
@@ -56,15 +57,16 @@ async function runFile(file: string, running: Set<ChildProcess>): Promise<FileRe
 
   process.stdout.write(`\n${file}\n${Buffer.concat(output).toString()}`);
   console.log(`${file} took ${((performance.now() - began) / 1000).toFixed(1)} s`);
-  const found = report ?? { passed: 0, failed: 0, conformance: {} };
+  const found = report ?? { passed: 0, failed: 0, conformance: {}, failures: [] };
   if (found.failed > 0 || (code === 0 && found.passed > 0)) return found;
-  console.log(found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.");
-  return { ...found, failed: 1 };
+  const why = found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.";
+  return { ...found, failed: 1, failures: [why] };
 }
 
-function add(totals: Totals, report: FileReport): void {
+function add(totals: Totals, file: string, report: FileReport): void {
   totals.passed += report.passed;
   totals.failed += report.failed;
+  totals.failures.push(...report.failures.map((failure) => `${file}\n${failure}`));
   for (const [target, counts] of Object.entries(report.conformance)) totals.conformance.set(target, counts);
 }
 
@@ -82,7 +84,7 @@ function printTable(conformance: ReadonlyMap<string, Counts>): void {
 export async function runSpecs(named: readonly string[]): Promise<Counts> {
   const began = performance.now();
   const queue = named.length > 0 ? [...named] : allSpecs();
-  const totals: Totals = { passed: 0, failed: 0, conformance: new Map() };
+  const totals: Totals = { passed: 0, failed: 0, conformance: new Map(), failures: [] };
   const running = new Set<ChildProcess>();
   const stop = (signal: NodeJS.Signals): void => {
     queue.length = 0;
@@ -90,11 +92,13 @@ export async function runSpecs(named: readonly string[]): Promise<Counts> {
   };
   process.once("SIGINT", stop).once("SIGTERM", stop);
   const lane = async (): Promise<void> => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) add(totals, await runFile(file, running));
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) add(totals, file, await runFile(file, running));
   };
   await Promise.all(Array.from({ length: LANES }, lane));
   process.removeListener("SIGINT", stop).removeListener("SIGTERM", stop);
   printTable(totals.conformance);
+  // Again, at the end: the output of a long run is read from there, and may be cut.
+  for (const failure of totals.failures) console.log(`FAILED ${failure}\n`);
   console.log(`specs took ${((performance.now() - began) / 1000).toFixed(1)} s`);
   return totals;
 }

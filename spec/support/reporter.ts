@@ -15,21 +15,27 @@ export interface Counts {
 export interface FileReport extends Counts {
   /** The same by target of the conformance suite. */
   readonly conformance: Readonly<Record<string, Counts>>;
+  /** The title of each test that failed, and why it did. */
+  readonly failures: readonly string[];
 }
 
 /** mocha's own, and at the end the counts for the process that runs all files. */
 export default class Reporter extends Mocha.reporters.Spec {
   readonly #total: Counts = { passed: 0, failed: 0 };
   readonly #conformance: Record<string, Counts> = {};
+  readonly #failures: string[] = [];
 
   constructor(runner: Mocha.Runner, options: Mocha.MochaOptions) {
     super(runner, options);
     runner.on(EVENT_TEST_PASS, (test) => this.#count(test, "passed"));
-    runner.on(EVENT_TEST_FAIL, (test) => this.#count(test, "failed"));
+    runner.on(EVENT_TEST_FAIL, (test, error: unknown) => {
+      this.#count(test, "failed");
+      this.#failures.push(`${test.titlePath().join(": ")}\n${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    });
     // A skipped test shows nothing, and must not pass for one that did.
     if (process.env["CI"] !== undefined) runner.on(EVENT_TEST_PENDING, (test) => this.#count(test, "failed"));
     runner.once(EVENT_RUN_END, () => {
-      const report: FileReport = { ...this.#total, conformance: this.#conformance };
+      const report: FileReport = { ...this.#total, conformance: this.#conformance, failures: this.#failures };
       process.send?.(report);
     });
   }
