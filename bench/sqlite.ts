@@ -204,17 +204,27 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
   }
 }
 
-async function measure(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<Figures> {
-  const rounds: Figures[] = [];
-  for (let i = 0; i < ROUNDS; i++) rounds.push(await round(folder, users, node));
-  const middle = (of: (figures: Figures) => number | undefined): number => median(rounds.map((figures) => of(figures) ?? NaN));
+/** The sizes in turn, so that how their costs compare does not rest on what the machine did when. */
+async function measured(folder: string, node: ((path: string) => SyncDatabase) | undefined): Promise<{ small: Figures; large: Figures }> {
+  const small: Figures[] = [];
+  const large: Figures[] = [];
+  for (let i = 0; i < ROUNDS; i++) {
+    small.push(await round(folder, SMALL, node));
+    large.push(await round(folder, LARGE, node));
+  }
+  return { small: medians(small), large: medians(large) };
+}
+
+function medians(rounds: readonly Figures[]): Figures {
+  const middle = (of: (figures: Figures) => number): number => median(rounds.map(of));
+  const [first] = rounds;
   return {
-    add: new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, middle(({ add }) => add.get(inFlight))])),
+    add: new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, middle(({ add }) => add.get(inFlight) ?? NaN)])),
     addBetter: middle(({ addBetter }) => addBetter),
-    addNode: node === undefined ? undefined : middle(({ addNode }) => addNode),
+    addNode: first?.addNode === undefined ? undefined : middle(({ addNode }) => addNode ?? NaN),
     check: middle(({ check }) => check),
     get: middle(({ get }) => get),
-    getNode: node === undefined ? undefined : middle(({ getNode }) => getNode),
+    getNode: first?.getNode === undefined ? undefined : middle(({ getNode }) => getNode ?? NaN),
   };
 }
 
@@ -297,21 +307,19 @@ function report(users: number, figures: Figures): void {
 }
 
 async function main(): Promise<void> {
-  const measured = process.argv[2];
-  if (measured !== undefined) return memory(measured);
+  const path = process.argv[2];
+  if (path !== undefined) return memory(path);
   const folder = mkdtempSync(join(process.env["BENCH_FOLDER"] ?? tmpdir(), "unibus-bench-"));
   try {
     const node = await nodeSqlite();
     console.log(`Node ${process.version}, ${process.platform} ${process.arch}`);
     await populate(folder, SMALL, node);
-    const small = await measure(folder, SMALL, node);
-    report(SMALL, small);
-
     await populate(folder, LARGE, node);
     // Before anything is added to them: both have the same rows to read.
     const opened = await openings(folder, LARGE);
     const perUser = memoryOf(join(folder, `own-${LARGE}`)) / LARGE;
-    const large = await measure(folder, LARGE, node);
+    const { small, large } = await measured(folder, node);
+    report(SMALL, small);
     report(LARGE, large);
 
     console.log(`\nFrom ${count(SMALL)} to ${count(LARGE)} users, the cost of`);

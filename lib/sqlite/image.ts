@@ -130,7 +130,7 @@ export class Image {
         expiresAt: row[7] === null ? undefined : integer(row[7]),
         revision: toRevision(integer(row[8])),
       };
-      if (tables.users.has(user.key)) throw new Error("a user is there twice");
+      // One that is there twice would have two places.
       tables.apply({ kind: "user", row: user });
     });
     await this.#each(`SELECT ordinal, ${asIs("id")}, ${asIs("name")}, encrypted, ${asIs("owner")}, epoch, rekey_required, created_at, revision

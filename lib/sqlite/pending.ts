@@ -98,6 +98,11 @@ export class Pending {
 
   // What a check may believe.
 
+  /** Whether something waits that is of the user. */
+  touchesUser(key: string): boolean {
+    return this.#users.size > 0 && this.#users.has(key);
+  }
+
   /** A durable user as far as nothing that waits takes it away. */
   admitted(row: UserRow): UserRow {
     const waiting = this.#users.get(row.key);

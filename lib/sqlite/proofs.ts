@@ -19,7 +19,7 @@ export function proofs({ tables, view }: Database): ProofsInMemory {
       return row === undefined ? undefined : userRecord(row);
     },
 
-    facts: admitted,
+    facts: (key) => (view.touchesUser(key) ? admitted(key) : tables.users.facts(key)),
 
     joined: (roomId, endpoint) =>
       tables.rooms.get(roomId)?.members.get(endpoint)?.row.state === "joined" && !view.deniesMember(roomId, endpoint),

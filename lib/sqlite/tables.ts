@@ -4,6 +4,7 @@
 import { isActiveAdmin } from "../rules.js";
 import type { Change } from "./changes.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+import { UserTable } from "./user-table.js";
 
 export interface MemberEntry {
   row: MemberRow;
@@ -20,7 +21,7 @@ export interface RoomEntry {
 export class Misfit extends Error {}
 
 export class Tables {
-  readonly users = new Map<string, UserRow>();
+  readonly users = new UserTable();
   readonly usersInOrder = new InOrder<UserRow>();
   readonly admins = new ActiveAdmins();
   readonly rooms = new Map<string, RoomEntry>();
@@ -54,12 +55,11 @@ export class Tables {
   }
 
   #user(row: UserRow): void {
-    const before = this.users.get(row.key);
+    const before = this.users.set(row);
     if (before !== undefined) {
       if (before.ordinal !== row.ordinal) throw new Misfit("a user changed its place");
       this.admins.delete(before);
     }
-    this.users.set(row.key, row);
     this.usersInOrder.set(row);
     this.admins.add(row);
     if (row.role === "admin") this.adminEver = true;

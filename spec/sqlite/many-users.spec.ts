@@ -1,0 +1,54 @@
+import { expect } from "chai";
+import { openSqlite, type Store } from "unibus-membership";
+
+const USERS = 40_000;
+/** So many that some share a whole hash of 32 bits with a user. */
+const STRANGERS = 1_000_000;
+
+const keyOf = (kind: "user" | "none", n: number): string => `${kind}-${String(n).padStart(8, "0")}`;
+
+describe("sqlite: many users", function () {
+  this.timeout(300_000);
+  let store: Store;
+
+  before(async () => {
+    store = await openSqlite(":memory:", { opTimeoutMs: 60_000 });
+  });
+
+  after(() => store.close());
+
+  async function allowed(keys: Iterable<string>): Promise<string[]> {
+    const found: string[] = [];
+    for (const key of keys) if (await store.isAuthorized(key)) found.push(key);
+    return found;
+  }
+
+  it("each of many is allowed, and no stranger is taken for one of them", async () => {
+    await Promise.all(Array.from({ length: USERS }, (_, n) => store.users.add({ key: keyOf("user", n) })));
+    const missed: number[] = [];
+    for (let n = 0; n < USERS; n++) if (!(await store.isAuthorized(keyOf("user", n)))) missed.push(n);
+    expect(missed).to.deep.equal([]);
+
+    function* strangers(): Generator<string, void, undefined> {
+      for (let n = 0; n < STRANGERS; n++) yield keyOf("none", n);
+    }
+    expect(await allowed(strangers())).to.deep.equal([]);
+  });
+
+  it("keys of every length, of which each begins with the one before, are users of their own", async () => {
+    const keys = Array.from({ length: 256 }, (_, n) => "k".repeat(n + 1));
+    for (const key of keys) await store.users.add({ key });
+    expect(await allowed(keys)).to.deep.equal(keys);
+    const kept = keys.filter((_, n) => n % 3 === 0);
+    for (const key of keys) if (!kept.includes(key)) await store.users.revoke(key);
+    expect(await allowed(keys)).to.deep.equal(kept);
+    for (const key of keys) expect((await store.users.get(key)).key).to.equal(key);
+  });
+
+  it("what is no key is nobody, also where the low bits of its characters are a user's", async () => {
+    await store.users.add({ key: "abc" });
+    const none = ["", "k".repeat(257), "\u0161\u0162\u0163", "abc\u0000", "abc\u0100", { length: 3, charCodeAt: (i: number) => 0x61 + i }, ["abc"], 3, null];
+    expect(await allowed(none as string[])).to.deep.equal([]);
+    expect(await allowed(["abc", " ABC\n"])).to.deep.equal(["abc", " ABC\n"]);
+  });
+});
