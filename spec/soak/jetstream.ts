@@ -239,7 +239,8 @@ function around(entries: readonly Entry[], wrong: number): string {
   const near = entries.map((entry, index) => ({ entry, index })).filter(({ entry, index }) =>
     index === wrong || (!READS.has(entry.input.f) && entry.invoked < t0 + 1e6) || Math.abs(entry.invoked - t0) < 3e5);
   const ms = (t: number): string => ((t - t0) / 1000).toFixed(1);
-  return near.slice(-60).map(({ entry: { id, input, invoked, returned, output }, index }) =>
+  const at = near.findIndex(({ index }) => index === wrong);
+  return near.slice(Math.max(0, at - 150), at + 15).map(({ entry: { id, input, invoked, returned, output }, index }) =>
     `${index === wrong ? ">>" : "  "} ${ms(invoked).padStart(9)} ${returned === undefined ? "?".padStart(9) : ms(returned).padStart(9)}  ${id.padEnd(9)} ${JSON.stringify(input)} ${output ?? "unknown"}`).join("\n");
 }
 
