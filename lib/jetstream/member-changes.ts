@@ -44,19 +44,42 @@ interface Item {
 
 /**
  * The time of a head that is on its way: as long as any of those that wait for it has time, and no longer, so that a
- * call that is aborted, and a store that closes, end it too. What may have been sent is said of those that are in it.
+ * call that is aborted, and a store that closes, end it too.
+ *
+ * Whoever gives up while others go on with it is committed all the same. So nobody who shares a head can say that its
+ * change was surely not made, from before anything of it is sent until it is known that nothing of it was stored.
  */
 class SharedCall extends Call {
-  readonly #calls: readonly Call[];
-  going: readonly Call[] = [];
+  /** Who still waits for what is being done. */
+  #waiting: readonly Call[];
 
   constructor(calls: readonly Call[]) {
     super({ timeoutMs: undefined, signal: undefined }, Math.max(1, ...calls.map((call) => call.remaining())), "write");
-    this.#calls = calls;
+    this.#waiting = calls;
+  }
+
+  /** Runs what commits the changes of these, and of no others. */
+  async committing<T>(calls: readonly Call[], commit: () => Promise<T>): Promise<T> {
+    this.#waiting = calls;
+    if (calls.length > 1) this.#tell("unknown");
+    try {
+      return await commit();
+    } finally {
+      if (this.outcome === "none") this.#tell("none");
+    }
+  }
+
+  /** From now on it goes on for these. */
+  for(calls: readonly Call[]): void {
+    this.#waiting = calls;
+  }
+
+  #tell(outcome: "none" | "unknown" | undefined): void {
+    for (const call of this.#waiting) call.outcome = outcome;
   }
 
   override get ended(): StoreError | undefined {
-    return this.#calls.every((call) => call.ended !== undefined) ? this.#calls[0]?.ended : undefined;
+    return this.#waiting.every((call) => call.ended !== undefined) ? this.#waiting[0]?.ended : undefined;
   }
 
   override check(): void {
@@ -75,7 +98,8 @@ class SharedCall extends Call {
 
   override set outcome(outcome: "none" | "unknown" | undefined) {
     super.outcome = outcome;
-    for (const call of this.going) call.outcome = outcome;
+    // One alone ends what it waits for: nothing is sent after it has given up.
+    if (this.#waiting.length === 1) this.#tell(outcome);
   }
 }
 
@@ -139,21 +163,9 @@ export class MemberChanges {
   /** One head for those that wait, or as many attempts at one as it takes. */
   async #round(roomId: string, items: Item[], call: SharedCall): Promise<void> {
     for (const retries = new Retries(call); items.length > 0; ) {
+      call.for(items.map((item) => item.call));
       await retries.turn();
       await this.#attempt(roomId, items, call);
-    }
-  }
-
-  /**
-   * Whoever gives up while something is being staged goes with the others all the same, if one of those still waits: so
-   * nobody who shares a head can say from here on that its change was surely not made, until it is known that none was.
-   */
-  async #together<T>(commit: () => Promise<T>, call: SharedCall): Promise<T> {
-    if (call.going.length > 1) for (const each of call.going) each.outcome = "unknown";
-    try {
-      return await commit();
-    } finally {
-      if (call.outcome === "none") for (const each of call.going) each.outcome = "none";
     }
   }
 
@@ -212,8 +224,8 @@ export class MemberChanges {
       undo: (own) => all(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
       after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
     };
-    call.going = going.map(({ item }) => item.call);
-    const committed = await this.#together(() => this.#log.commit(room, commit, call), call);
+    const calls = going.map(({ item }) => item.call);
+    const committed = await call.committing(calls, () => this.#log.commit(room, commit, call));
     for (const { item, settle } of going) {
       if (committed === undefined) {
         item.fresh = true;

@@ -12,10 +12,11 @@ type Options = Parameters<Request>[2];
  * - `without`: all writes that are under way at the same time are stored, this one is not; then it dies.
  * - `lose`: this one is stored, its acknowledgement is lost; the connection lives.
  * - `hold`: this one is sent when `release` is called.
+ * - `unheard`: nobody takes this one, nor any after it, until `release` is called.
  */
 export interface Fault {
   readonly at: number;
-  readonly how: "before" | "after" | "without" | "lose" | "hold";
+  readonly how: "before" | "after" | "without" | "lose" | "hold" | "unheard";
 }
 
 const BARRIER = ".barrier";
@@ -30,15 +31,25 @@ function closed(): Error {
   return Object.assign(new Error("CONNECTION_CLOSED"), { name: "NatsError", code: "CONNECTION_CLOSED" });
 }
 
+function noResponders(): Error {
+  return Object.assign(new Error("503"), { name: "NatsError", code: "503" });
+}
+
 interface Signal {
   readonly happened: Promise<void>;
+  is(): boolean;
   now(): void;
 }
 
 function signal(): Signal {
-  let now = (): void => undefined;
-  const happened = new Promise<void>((resolve) => (now = resolve));
-  return { happened, now };
+  let is = false;
+  let resolve = (): void => undefined;
+  const happened = new Promise<void>((done) => (resolve = done));
+  const now = (): void => {
+    is = true;
+    resolve();
+  };
+  return { happened, is: () => is, now };
 }
 
 /** A real connection that dies, forgets or hesitates at a chosen write. */
@@ -118,8 +129,9 @@ export class FaultyConnection {
     const fault = this.#fault;
     if (fault === undefined) return this.#written(send);
     const { at, how } = fault;
+    if (n === at) this.#reached.now();
+    if (n >= at && how === "unheard" && !this.#released.is()) throw noResponders();
     if (n === at) {
-      this.#reached.now();
       switch (how) {
         case "before":
         case "without":
@@ -137,6 +149,9 @@ export class FaultyConnection {
           throw Object.assign(new Error("TIMEOUT"), { name: "NatsError", code: "TIMEOUT" });
         case "hold":
           await this.#released.happened;
+          break;
+        case "unheard":
+          break;
       }
     } else if (n > at && (how === "before" || how === "after")) {
       // What comes after the fault's write never leaves.
