@@ -24,11 +24,4 @@ export default defineConfig(
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
     },
   },
-  {
-    files: ["spec/**/*.ts"],
-    rules: {
-      // chai asserts by reading a property: `expect(allowed).to.be.false`.
-      "@typescript-eslint/no-unused-expressions": "off",
-    },
-  },
 );

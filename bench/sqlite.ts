@@ -4,12 +4,14 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
-import { copyFile, mkdir, open, rm } from "node:fs/promises";
+import { copyFile, mkdir, open, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setImmediate as turn } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import BetterSqlite from "better-sqlite3";
+import initSqlJs from "sql.js";
 import { isAuthorized, openSqlite, type Store } from "../dist/index.js";
 
 const ROUNDS = 5;
@@ -248,6 +250,33 @@ async function openings(folder: string, users: number): Promise<{ own: number; b
   return { own: median(own), better: median(better) };
 }
 
+/** How long the event loop stands still in a checkpoint, and how long sql.js alone takes to export the same database. */
+async function stalls(folder: string, users: number): Promise<{ own: number; exporting: number }> {
+  const own: number[] = [];
+  const exporting: number[] = [];
+  const sqlJs = await initSqlJs();
+  const place = join(folder, "stalls");
+  await mkdir(place);
+  for (let i = 0; i < ROUNDS; i++) {
+    const path = await copied(join(folder, `own-${users}`), join(place, "own"));
+    const store = await openSqlite(path, { opTimeoutMs });
+    await store.users.add({ key: "one more" });
+    const delays = monitorEventLoopDelay({ resolution: 1 });
+    await turn();
+    delays.enable();
+    // Closing brings the file up to date, as the checkpoint of a running store does.
+    await store.close();
+    delays.disable();
+    own.push(delays.max / 1e9);
+
+    const database = new sqlJs.Database(await readFile(path));
+    exporting.push(await seconds(() => database.export()));
+    database.close();
+  }
+  await rm(place, { recursive: true });
+  return { own: median(own), exporting: median(exporting) };
+}
+
 /** In a process of its own, so that nobody else's garbage is counted. */
 async function memory(path: string): Promise<void> {
   const collect = (globalThis as { gc?: () => void }).gc;
@@ -276,6 +305,7 @@ function memoryOf(path: string): number {
 }
 
 const count = (value: number): string => Math.round(value).toLocaleString("en-US");
+const ms = (value: number): string => `${(value * 1000).toFixed(0)} ms`;
 let missed = 0;
 
 function ratio(name: string, value: number, floor: number, aim?: number): void {
@@ -317,6 +347,7 @@ async function main(): Promise<void> {
     await populate(folder, LARGE, node);
     // Before anything is added to them: both have the same rows to read.
     const opened = await openings(folder, LARGE);
+    const stalled = await stalls(folder, LARGE);
     const perUser = memoryOf(join(folder, `own-${LARGE}`)) / LARGE;
     const { small, large } = await measured(folder, node);
     report(SMALL, small);
@@ -330,6 +361,10 @@ async function main(): Promise<void> {
     console.log(`  opening ${opened.own.toFixed(2)} s, better-sqlite3 reads all in ${opened.better.toFixed(2)} s`);
     atMost("opening", opened.own / opened.better, 3);
     console.log(`  memory: ${count(perUser)} bytes per user`);
+
+    console.log(`\nA checkpoint of ${count(LARGE)} users`);
+    console.log(`  the event loop stands still for ${ms(stalled.own)}, an export by sql.js alone takes ${ms(stalled.exporting)}`);
+    atMost("the longest standstill", stalled.own / stalled.exporting, 1.25);
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -76,13 +76,14 @@ describe("README.md", function () {
     const table = [...readme.matchAll(/^\| `([A-Z_]+)` \|/gm)].map(([, code]) => code);
     const source = await readFile(join(root, "lib/errors.ts"), "utf8");
     const codes = [...(/type StoreErrorCode =([^;]*);/.exec(source)?.[1] ?? "").matchAll(/"([A-Z_]+)"/g)].map(([, code]) => code);
-    expect(table).to.have.members(codes).and.not.be.empty;
+    expect(codes.length).to.be.greaterThan(5);
+    expect(table).to.have.members(codes);
   });
 
   it("names nothing that the package does not have", () => {
     const named = [...readme.matchAll(/import \{([^}]*)\} from "unibus-membership"/g)].flatMap(([, names]) => names?.split(",") ?? []);
     for (const name of named) expect(library).to.have.property(name.trim());
-    expect(named).not.to.be.empty;
+    expect(named.length).to.be.greaterThan(0);
   });
 
   it("links to files that are there", async () => {

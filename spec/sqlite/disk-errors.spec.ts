@@ -63,14 +63,14 @@ describe("sqlite: disk errors", () => {
 
   async function expectReadOnly(): Promise<void> {
     const later = (await failure(store.users.add({ key: "later" }))) as StoreError;
-    expect(isUnavailable(later), String(later)).to.be.true;
+    expect(isUnavailable(later), String(later)).to.equal(true);
     expect(later.outcome).to.equal("none");
     expect((await store.users.list()).items.map(({ key }) => key)).to.deep.equal(["admin", "before"]);
     expect((await store.users.get("before")).status).to.equal("active");
-    expect(await isAuthorized(store, "before")).to.be.true;
-    expect(await hasAdmin(store)).to.be.true;
-    expect(await isMember(store, "room", "alice")).to.be.true;
-    expect(await isAuthorized(store, "met")).to.be.false;
+    expect(await isAuthorized(store, "before")).to.equal(true);
+    expect(await hasAdmin(store)).to.equal(true);
+    expect(await isMember(store, "room", "alice")).to.equal(true);
+    expect(await isAuthorized(store, "met")).to.equal(false);
   }
 
   async function expectKept(...perhaps: string[]): Promise<void> {
@@ -80,7 +80,7 @@ describe("sqlite: disk errors", () => {
     const keys = (await store.users.list()).items.map(({ key }) => key).filter((key) => !perhaps.includes(key));
     expect(keys).to.deep.equal(["admin", "before"]);
     await store.users.add({ key: "again" });
-    expect(await isAuthorized(store, "again")).to.be.true;
+    expect(await isAuthorized(store, "again")).to.equal(true);
   }
 
   for (const code of ["ENOSPC", "EIO", "EDQUOT"]) {
@@ -90,8 +90,8 @@ describe("sqlite: disk errors", () => {
       const removed = failure(store.rooms.delete("room"));
       const met = (await failure(store.users.add({ key: "met" }))) as StoreError;
       // What took away, and was not done, takes nothing away any longer.
-      expect(isUnavailable(await taken) && isUnavailable(await removed)).to.be.true;
-      expect(isUnavailable(met), String(met)).to.be.true;
+      expect(isUnavailable(await taken) && isUnavailable(await removed)).to.equal(true);
+      expect(isUnavailable(met), String(met)).to.equal(true);
       expect(met.outcome).to.equal("unknown");
       expect((met.cause as { code?: string }).code).to.equal(code);
       restoreAll();
@@ -110,7 +110,7 @@ describe("sqlite: disk errors", () => {
     fail(ioError("EIO"));
     expect(((await first) as StoreError).outcome).to.equal("unknown");
     for (const error of (await Promise.all(behind)) as StoreError[]) {
-      expect(isUnavailable(error)).to.be.true;
+      expect(isUnavailable(error)).to.equal(true);
       expect(error.outcome).to.equal("none");
     }
     restoreAll();
@@ -147,7 +147,7 @@ describe("sqlite: disk errors", () => {
 
   it("a disk that takes no byte has failed", async () => {
     writing(() => () => Promise.resolve(0));
-    expect(isUnavailable(await failure(store.users.add({ key: "met" })))).to.be.true;
+    expect(isUnavailable(await failure(store.users.add({ key: "met" })))).to.equal(true);
     restoreAll();
     await expectKept();
   });
@@ -163,23 +163,23 @@ describe("sqlite: disk errors", () => {
     const granted = failure(store.users.add({ key: "met" }, limits));
     const revoked = failure(store.users.revoke("before", limits));
     const deleted = failure(store.rooms.delete("room", limits));
-    expect(await isAuthorized(store, "met")).to.be.false;
-    expect(await isAuthorized(store, "before")).to.be.false;
-    expect(await isMember(store, "room", "alice")).to.be.false;
+    expect(await isAuthorized(store, "met")).to.equal(false);
+    expect(await isAuthorized(store, "before")).to.equal(false);
+    expect(await isMember(store, "room", "alice")).to.equal(false);
     // Read committed: what others read is what the disk has.
     expect((await store.users.get("before")).status).to.equal("active");
     expect((await store.rooms.get("room")).owner).to.equal("alice");
     for (const error of (await Promise.all([granted, revoked, deleted])) as StoreError[]) {
-      expect(isTimeout(error), String(error)).to.be.true;
+      expect(isTimeout(error), String(error)).to.equal(true);
       expect(error.outcome).to.equal("unknown");
     }
-    expect(await isAuthorized(store, "admin")).to.be.true;
-    expect(await hasAdmin(store)).to.be.true;
+    expect(await isAuthorized(store, "admin")).to.equal(true);
+    expect(await hasAdmin(store)).to.equal(true);
     // The one write that each batch is, until nothing waits any more.
     restoreAll();
     for (const each of hung.splice(0)) each();
     await store.users.add({ key: "after" });
-    expect(await isAuthorized(store, "met")).to.be.true;
+    expect(await isAuthorized(store, "met")).to.equal(true);
     expect((await store.users.get("before")).status).to.equal("revoked");
   });
 
@@ -194,8 +194,8 @@ describe("sqlite: disk errors", () => {
     );
     const write = failure(store.users.add({ key: "met" }));
     const closing = (await failure(store.close())) as StoreError;
-    expect(isTimeout(closing), String(closing)).to.be.true;
-    expect(isTimeout(await write)).to.be.true;
+    expect(isTimeout(closing), String(closing)).to.equal(true);
+    expect(isTimeout(await write)).to.equal(true);
     expect(((await failure(openSqlite(folder.file()))) as StoreError).code).to.equal("LOCKED");
     restoreAll();
     release();
@@ -206,7 +206,7 @@ describe("sqlite: disk errors", () => {
         return undefined;
       });
     }
-    expect(await isAuthorized(next, "met")).to.be.true;
+    expect(await isAuthorized(next, "met")).to.equal(true);
     store = next;
   });
 
@@ -216,10 +216,10 @@ describe("sqlite: disk errors", () => {
     for (const until = performance.now() + 30_000; error === undefined && performance.now() < until; ) {
       error = await store.users.add({ key: `k${String(performance.now())}` }).then(() => undefined, (reason: unknown) => reason as StoreError);
     }
-    expect(isUnavailable(error)).to.be.true;
-    expect(await isAuthorized(store, "before")).to.be.true;
+    expect(isUnavailable(error)).to.equal(true);
+    expect(await isAuthorized(store, "before")).to.equal(true);
     const closing = (await failure(store.close())) as StoreError;
-    expect(isUnavailable(closing)).to.be.true;
+    expect(isUnavailable(closing)).to.equal(true);
     expect(closing.details?.["lost"]).to.be.at.least(3);
   });
 
@@ -230,7 +230,7 @@ describe("sqlite: disk errors", () => {
     await store.close();
     restoreAll();
     store = await openSqlite(folder.file());
-    expect(await isAuthorized(store, "before")).to.be.true;
+    expect(await isAuthorized(store, "before")).to.equal(true);
     expect((await store.rooms.get("room")).owner).to.equal("alice");
   });
 
@@ -288,7 +288,7 @@ describe("sqlite: disk errors", () => {
     expect(child.said).to.include("later UNAVAILABLE none");
     expect(child.said).to.include("check true false");
     store = await openSqlite(folder.file());
-    for (let i = 0; i < Number(count); i++) expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.be.true;
+    for (let i = 0; i < Number(count); i++) expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.equal(true);
     await store.users.add({ key: "later" });
   });
 });

@@ -24,7 +24,7 @@ describe("sqlite: durability", () => {
       expect((await child.ended).signal).to.equal("SIGKILL");
       expect(child.said.length).to.equal(callers * 5);
       const store = await openSqlite(folder.file());
-      for (const key of child.said) expect(await store.isAuthorized(key), key).to.be.true;
+      for (const key of child.said) expect(await store.isAuthorized(key), key).to.equal(true);
       await store.close();
     });
   }

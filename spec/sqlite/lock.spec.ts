@@ -18,7 +18,7 @@ setInterval(() => undefined, 1000);
 
 async function expectLocked(path: string, pid: number | undefined): Promise<void> {
   const error = await failure(openSqlite(path));
-  expect(isLocked(error), String(error)).to.be.true;
+  expect(isLocked(error), String(error)).to.equal(true);
   const holder = (error as StoreError).details?.["holder"] as { pid: number; host: string; since: string } | undefined;
   expect(holder?.pid).to.equal(pid);
   expect(holder?.host).to.equal(hostname());
@@ -34,7 +34,7 @@ describe("sqlite: one owner", () => {
     await store.users.add({ key: "a1" });
     await store.close();
     const next = await openSqlite(folder.file());
-    expect(await next.isAuthorized("a1")).to.be.true;
+    expect(await next.isAuthorized("a1")).to.equal(true);
     await next.close();
   });
 
@@ -72,7 +72,7 @@ describe("sqlite: one owner", () => {
     await store.users.add({ key: "a1" });
     await store.close();
     const direct = await openSqlite(file);
-    expect(await direct.isAuthorized("a1")).to.be.true;
+    expect(await direct.isAuthorized("a1")).to.equal(true);
     await direct.close();
   });
 
@@ -87,7 +87,7 @@ describe("sqlite: one owner", () => {
       await child.kill();
     }
     const store = await openSqlite(folder.file());
-    expect(await store.isAuthorized("held")).to.be.true;
+    expect(await store.isAuthorized("held")).to.equal(true);
     await store.close();
     expect((await readdir(folder.path)).filter((name) => name.includes("-lock"))).to.deep.equal([]);
   });
@@ -137,7 +137,7 @@ describe("sqlite: one owner", () => {
         return undefined;
       });
     }
-    expect(await store.isAuthorized("held")).to.be.true;
+    expect(await store.isAuthorized("held")).to.equal(true);
     await store.close();
   });
 
@@ -196,7 +196,7 @@ describe("sqlite: one owner", () => {
   it("leaves nothing of a lock behind when opening is refused", async () => {
     await writeFile(folder.file(), "not a database at all, but somebody's notes".repeat(10));
     const before = await contents(folder.path);
-    expect(isIncompatible(await failure(openSqlite(folder.file())))).to.be.true;
+    expect(isIncompatible(await failure(openSqlite(folder.file())))).to.equal(true);
     expect(await contents(folder.path)).to.deep.equal(before);
   });
 });

@@ -127,13 +127,13 @@ describe("sqlite: recovery", () => {
       await writeFile(log, bytes);
       const error = await failure(openSqlite(path, { opTimeoutMs }));
       // In the format's number the damage looks like another version.
-      expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+      expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
       if (place >= HEADER) {
         const offset = (error as StoreError).details?.["offset"];
         expect(offset).to.be.a("number").and.satisfy((at: number) => at <= place);
         expect((error as StoreError).details?.["file"]).to.equal(log);
       }
-      expect((await readFile(log)).equals(bytes)).to.be.true;
+      expect((await readFile(log)).equals(bytes)).to.equal(true);
     }
     await writeFile(log, whole);
     expect(await usersOf(path)).to.deep.equal(first(3));
@@ -194,7 +194,7 @@ describe("sqlite: recovery", () => {
       const { bytes } = without(whole, start, end, (i) => i === hole);
       await writeFile(log, bytes);
       const error = await refused(path, join(folder.path, "hole"));
-      expect(isCorrupt(error), `sector ${String(hole)}: ${String(error)}`).to.be.true;
+      expect(isCorrupt(error), `sector ${String(hole)}: ${String(error)}`).to.equal(true);
       expect(error.details).to.deep.equal({ file: log, offset: start });
     }
   });
@@ -210,7 +210,7 @@ describe("sqlite: recovery", () => {
       bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
       await writeFile(log, bytes);
       const error = await refused(path, join(folder.path, "last"));
-      expect(isCorrupt(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+      expect(isCorrupt(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
       expect(error.details?.["offset"]).to.equal(place < (ends[2] ?? 0) ? ends[1] : ends[2]);
     }
     await writeFile(log, whole);
@@ -231,7 +231,7 @@ describe("sqlite: recovery", () => {
         bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
         await writeFile(path, bytes);
         const error = await refused(path, join(folder.path, "image"));
-        expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.be.true;
+        expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
       }
       await writeFile(path, whole);
     }
@@ -246,7 +246,7 @@ describe("sqlite: recovery", () => {
     database.close();
     for (const bytes of [foreign, Buffer.from("notes"), Buffer.alloc(5000, 1), foreign.subarray(0, 700)]) {
       await writeFile(folder.file(), bytes);
-      expect(isIncompatible(await refused(folder.file(), folder.path))).to.be.true;
+      expect(isIncompatible(await refused(folder.file(), folder.path))).to.equal(true);
     }
   });
 
@@ -262,7 +262,7 @@ describe("sqlite: recovery", () => {
     format.writeUInt32LE(2, 16);
     format.writeUInt32LE(crc32(format.subarray(0, 40)), 40);
     await writeFile(log, format);
-    expect(isIncompatible(await refused(path, join(folder.path, "newer")))).to.be.true;
+    expect(isIncompatible(await refused(path, join(folder.path, "newer")))).to.equal(true);
   });
 
   it("refuses the log of another database, and one whose file is missing, by name", async () => {
@@ -271,12 +271,12 @@ describe("sqlite: recovery", () => {
     const own = await readFile(a.log);
     await cp(b.log, a.log);
     const foreign = await refused(a.path, join(folder.path, "a"));
-    expect(isCorrupt(foreign), String(foreign)).to.be.true;
+    expect(isCorrupt(foreign), String(foreign)).to.equal(true);
     expect(foreign.details?.["file"]).to.equal(a.log);
     await writeFile(a.log, own);
     await rm(a.path);
     const orphan = await refused(a.path, join(folder.path, "a"));
-    expect(isCorrupt(orphan)).to.be.true;
+    expect(isCorrupt(orphan)).to.equal(true);
     expect(orphan.message).to.contain(a.log);
   });
 
@@ -288,7 +288,7 @@ describe("sqlite: recovery", () => {
     await next.users.add({ key: "u0" });
     await next.close();
     await writeFile(folder.file(), old);
-    expect(isCorrupt(await refused(folder.file(), folder.path))).to.be.true;
+    expect(isCorrupt(await refused(folder.file(), folder.path))).to.equal(true);
   });
 
   it("opens the file alone after a clean close: it is everything, and SQLite finds nothing wrong with it", async () => {
@@ -300,7 +300,7 @@ describe("sqlite: recovery", () => {
     const copy = folder.file("alone.db");
     await cp(folder.file(), copy);
     const alone = await openSqlite(copy);
-    expect(await alone.hasAdmin()).to.be.true;
+    expect(await alone.hasAdmin()).to.equal(true);
     expect((await alone.roomKeys.get("r", "alice")).sealed).to.deep.equal(new Uint8Array([1, 2, 3]));
     await alone.close();
   });
