@@ -256,11 +256,11 @@ async function stalls(folder: string, users: number): Promise<{ own: number; exp
   const exporting: number[] = [];
   const sqlJs = await initSqlJs();
   const place = join(folder, "stalls");
-  await mkdir(place);
   for (let i = 0; i < ROUNDS; i++) {
+    await mkdir(place);
     const path = await copied(join(folder, `own-${users}`), join(place, "own"));
     const store = await openSqlite(path, { opTimeoutMs });
-    await store.users.add({ key: "one more" });
+    await store.users.add({ key: "one-more" });
     const delays = monitorEventLoopDelay({ resolution: 1 });
     await turn();
     delays.enable();
@@ -272,8 +272,8 @@ async function stalls(folder: string, users: number): Promise<{ own: number; exp
     const database = new sqlJs.Database(await readFile(path));
     exporting.push(await seconds(() => database.export()));
     database.close();
+    await rm(place, { recursive: true });
   }
-  await rm(place, { recursive: true });
   return { own: median(own), exporting: median(exporting) };
 }
 
