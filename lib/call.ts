@@ -2,7 +2,7 @@
  * One call's time. Every wait of an operation goes through its `Call`, so that whatever a backend does, hang, die or
  * answer late, the call settles in time and a late answer has nobody left to reach.
  */
-import { StoreError } from "./errors.js";
+import { StoreError, isStoreError } from "./errors.js";
 import type { Bounds } from "./arguments.js";
 
 export class Call {
@@ -114,7 +114,9 @@ export class Call {
         (error: unknown) => {
           if (this.#ended !== undefined) return;
           settle();
-          reject(error instanceof Error ? error : new StoreError("UNAVAILABLE", "The backend failed", { cause: error }));
+          // What else was begun for it, side by side with what failed, is to stop too.
+          this.#ended = isStoreError(error) ? error : new StoreError("UNAVAILABLE", "The backend failed", { cause: error });
+          reject(error instanceof Error ? error : this.#ended);
         },
       );
     });

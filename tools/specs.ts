@@ -10,7 +10,7 @@ import type { Counts, FileReport } from "../spec/support/reporter.js";
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Files under way at a time. */
-const LANES = 3;
+const LANES = 4;
 
 /** How long a file's process may go on after its last test. */
 const EXIT_WITHIN_MS = 30_000;

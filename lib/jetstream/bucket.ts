@@ -283,6 +283,8 @@ export class Bucket {
     const before = call.outcome;
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
+      // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
+      call.check();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
       const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
       switch (ack.kind) {
@@ -293,7 +295,10 @@ export class Bucket {
           // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,
           // while the real leader stores the message. Only what stands in the log as of now tells.
           const entry = (await this.read([key], await this.fresh(call), call)).get(key);
-          if ((entry?.seq ?? 0) === expected) break;
+          if ((entry?.seq ?? 0) === expected) {
+            lost = true;
+            break;
+          }
           if (entry === undefined) {
             call.outcome = before;
             return undefined;
@@ -517,6 +522,8 @@ export class Bucket {
     let last = 0;
     let end = await options.end?.();
     let answers = 0;
+    // A place that the log has not come to: nothing is behind it.
+    if (end !== undefined && next > end) return;
     for (const retries = new Retries(call); ; ) {
       this.#use();
       call.check();
@@ -596,10 +603,10 @@ function refused(ack: { code: number; description: string }, retries: Retries): 
 
 // A client that reconnects in the middle of an answer misses what was sent to the connection before, and gets the end.
 
-/** Whether no message is missing, by the first one alone: it says how many follow. */
+/** Whether no message is missing, by the first one alone: it says how many follow. There is one at least, the barrier. */
 function complete({ messages }: { messages: readonly DirectMessage[] }): boolean {
   const [first] = messages;
-  return first === undefined || (first.before === 0 && first.following === messages.length - 1);
+  return first !== undefined && first.before === 0 && first.following === messages.length - 1;
 }
 
 /** The same, by all: each names the one before it, and the end names the last. */

@@ -35,8 +35,16 @@ export interface NatsConnection {
   isDraining(): boolean;
 }
 
-/** What a failed request tells. `lost` covers everything after which the request may still have been carried out. */
-export type Failure = "closed" | "lost" | "no-responders" | "refused";
+/**
+ * What a failed request tells. After `lost` the request may still have been carried out, and after `no-answers` too: the
+ * client may not hear what is said to it. Nobody took what was `refused`.
+ */
+export type Failure = "closed" | "lost" | "no-answers" | "no-responders" | "refused";
+
+/** Waiting does not open a closed connection, nor does it give a permission. */
+export function isFinal(failure: Failure): boolean {
+  return failure === "closed" || failure === "refused" || failure === "no-answers";
+}
 
 interface ErrorShape {
   readonly name: string;
@@ -54,6 +62,12 @@ function shape(error: unknown): ErrorShape {
   };
 }
 
+/** Of the two permissions that a request needs, the one to publish it: the other is to hear the answer. */
+function mayNotPublish(error: unknown): boolean {
+  const { operation, permissionContext } = error as { operation?: unknown; permissionContext?: { operation?: unknown } };
+  return (permissionContext?.operation ?? operation) === "publish";
+}
+
 /** Names are of the 3.x client, codes of the 2.x client. What neither knows counts as lost: nothing is concluded from it. */
 export function failureOf(error: unknown): Failure {
   const { name, code, message } = shape(error);
@@ -66,7 +80,7 @@ export function failureOf(error: unknown): Failure {
     if (cause !== undefined && cause !== error) return failureOf(cause);
     return "lost";
   }
-  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError") return "refused";
+  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError") return mayNotPublish(error) ? "refused" : "no-answers";
   if (code === "MAX_PAYLOAD_EXCEEDED" || message.includes("max_payload")) return "refused";
   return "lost";
 }
@@ -288,6 +302,8 @@ export function unavailable(failure: Failure, cause: unknown): StoreError {
       return new StoreError("UNAVAILABLE", "JetStream does not answer: no leader, no quorum, or not enabled", { cause });
     case "refused":
       return new StoreError("UNAVAILABLE", "The NATS server refuses the request", { cause });
+    case "no-answers":
+      return new StoreError("UNAVAILABLE", "The NATS server refuses to deliver answers: the inbox of the connection is not permitted", { cause });
     case "lost":
       return new StoreError("UNAVAILABLE", "JetStream did not answer", { cause });
   }
@@ -306,8 +322,7 @@ export class Retries {
 
   failed(failure: Failure, error: unknown): void {
     this.#last = { failure, error };
-    // Waiting does not open a closed connection, nor does it give a permission.
-    if (failure === "closed" || failure === "refused") throw unavailable(failure, error);
+    if (isFinal(failure)) throw unavailable(failure, error);
   }
 
   /** What every attempt begins with: nothing at first, a pause from then on. Throws once the call's time is over. */

@@ -69,9 +69,10 @@ class SharedCall extends Call {
     }
   }
 
-  /** From now on it goes on for these. */
+  /** From now on it goes on for these, of whose changes nothing was stored. */
   for(calls: readonly Call[]): void {
     this.#waiting = calls;
+    super.outcome = "none";
   }
 
   #tell(outcome: "none" | "unknown" | undefined): void {
@@ -225,7 +226,17 @@ export class MemberChanges {
       after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
     };
     const calls = going.map(({ item }) => item.call);
-    const committed = await call.committing(calls, () => this.#log.commit(room, commit, call));
+    let committed: { value: true } | undefined;
+    try {
+      committed = await call.committing(calls, () => this.#log.commit(room, commit, call));
+    } catch (error) {
+      // What ended this head does not end those that wait for another.
+      for (const { item } of going) {
+        item.reject(error);
+        drop(items, (other) => other === item);
+      }
+      return;
+    }
     for (const { item, settle } of going) {
       if (committed === undefined) {
         item.fresh = true;

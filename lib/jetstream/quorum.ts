@@ -5,7 +5,7 @@
  * docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { unavailable } from "./connection.js";
+import { isFinal, unavailable } from "./connection.js";
 import type { Link } from "./connection.js";
 
 interface Waiter {
@@ -75,9 +75,13 @@ export class Barrier {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#waiters = this.#waiters.filter((waiter) => {
-      const { ended } = waiter.call;
-      if (ended !== undefined) waiter.reject(ended);
-      return ended === undefined;
+      try {
+        waiter.call.check();
+        return true;
+      } catch (error) {
+        waiter.reject(error);
+        return false;
+      }
     });
     if (this.#waiters.length === 0) return;
     const number = ++this.#sent;
@@ -112,7 +116,7 @@ export class Barrier {
       return;
     }
     if (ack.kind !== "failed" || ack.failure !== "lost") this.#log.doubt();
-    if (ack.kind === "failed" && (ack.failure === "closed" || ack.failure === "refused")) {
+    if (ack.kind === "failed" && isFinal(ack.failure)) {
       const { failure, error } = ack;
       for (const waiter of this.#waiters.splice(0)) waiter.reject(unavailable(failure, error));
       clearTimeout(this.#timer);

@@ -4,6 +4,7 @@ import { openJetStream, type NatsConnection } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { pause } from "../support/wait.js";
+import { messagesOf, natsError, type Message } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -30,7 +31,7 @@ function tapped(connection: Connection): Taps {
       request: (subject, payload, options) => {
         if (subject.endsWith("users.barrier") && taps.refuse > 0) {
           taps.refuse--;
-          return Promise.reject(Object.assign(new Error("503"), { code: "503" }));
+          return Promise.reject(natsError("503"));
         }
         return connection.request(subject, payload, options);
       },
@@ -41,12 +42,7 @@ function tapped(connection: Connection): Taps {
         const { afterCatchUp } = taps;
         if (!catchUp || afterCatchUp === undefined) return answers;
         return (async function* () {
-          const all = [];
-          for await (const message of answers) {
-            all.push(message);
-            if (message.data.length === 0 && (message.headers?.code ?? 0) !== 0) break;
-          }
-          yield* (await afterCatchUp(all)) as typeof all;
+          yield* (await afterCatchUp(await messagesOf(answers))) as Message[];
         })();
       },
       isClosed: () => connection.isClosed(),

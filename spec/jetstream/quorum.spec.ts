@@ -1,6 +1,7 @@
 import { expect } from "chai";
-import { isStoreError, openJetStream, type Store } from "unibus-membership";
+import { openJetStream, type Store } from "unibus-membership";
 import { startNatsCluster, type CutMode, type NatsCluster } from "unibus-membership/testing";
+import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { CHECKS, PROBE_TIMEOUT_MS, Probes } from "./support/probes.js";
@@ -309,10 +310,6 @@ function clientOf(n: number): (typeof natsClients)[number] {
   const client = natsClients[n % natsClients.length];
   if (client === undefined) throw new Error("no client");
   return client;
-}
-
-function codeOf(error: unknown): string {
-  return isStoreError(error) ? error.code : String(error);
 }
 
 /** Resolves when the processes have stopped: their monitoring no longer answers. */

@@ -3,12 +3,11 @@
  * instance changed the room: what a call says afterwards must be of the room as it is.
  */
 import { expect } from "chai";
-import { isStoreError, openJetStream, type Store } from "unibus-membership";
+import { openJetStream, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
-
-type RequestMany = Connection["requestMany"];
-type Message = Awaited<ReturnType<RequestMany>> extends AsyncIterable<infer M> ? M : never;
+import { given, messagesOf, tapped, type Message, type RequestMany } from "./support/taps.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -25,12 +24,7 @@ function lagging(inner: Connection) {
       stale++;
       return given(before);
     }
-    const messages: Message[] = [];
-    for await (const message of await inner.requestMany(subject, payload, options)) {
-      messages.push(message);
-      // What follows the closing message is nothing, and a client waits for it.
-      if (message.data.length === 0 && message.headers !== undefined && message.headers.code !== 0) break;
-    }
+    const messages = await messagesOf(await inner.requestMany(subject, payload, options));
     if (!lags) answers.set(request, messages);
     return given(messages);
   };
@@ -47,19 +41,8 @@ function lagging(inner: Connection) {
     get stale(): number {
       return stale;
     },
-    connection: new Proxy(inner, {
-      get(target, name) {
-        if (name === "requestMany") return requestMany;
-        const found: unknown = Reflect.get(target, name);
-        return typeof found === "function" ? (found.bind(target) as unknown) : found;
-      },
-    }),
+    connection: tapped(inner, { requestMany }),
   };
-}
-
-async function* given(messages: readonly Message[]): AsyncGenerator<Message> {
-  await Promise.resolve();
-  yield* messages;
 }
 
 describe("jetstream: what another replica is behind with", function () {
@@ -206,7 +189,3 @@ describe("jetstream: what another replica is behind with", function () {
     });
   }
 });
-
-function codeOf(error: unknown): string {
-  return isStoreError(error) ? error.code : String(error);
-}

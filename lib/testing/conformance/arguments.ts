@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { isStoreError } from "../../errors.js";
 import { inspect } from "node:util";
 import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, unique, settled } from "./case.js";
 import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, withArgument, world } from "./methods.js";
@@ -233,6 +234,21 @@ export const argumentCases = [
       controller.abort();
       assert.deepEqual(await store.users.get(w.member), user);
       assert.equal(await store.isAuthorized(w.member), true);
+    },
+
+    "a write aborted in the turn in which it began says that it was not made only if it was not": async ({ store, other }) => {
+      const another = await other();
+      for (let ticks = 0; ticks < 12; ticks++) {
+        const controller = new AbortController();
+        const key = unique("user");
+        const told = store.users.add({ key }, { signal: controller.signal }).then(() => "done" as const, (error: unknown) => error);
+        for (let tick = 0; tick < ticks; tick++) await Promise.resolve();
+        controller.abort();
+        const answer = await told;
+        if (!isStoreError(answer) || answer.outcome !== "none") continue;
+        await sleep(20);
+        await refused("NOT_FOUND", () => another.users.get(key), "surely not done");
+      }
     },
 
     "a call aborted on its way settles, and says what is true of its write": async ({ store, other }) => {

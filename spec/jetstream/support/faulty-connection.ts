@@ -1,4 +1,5 @@
 import type { Connection } from "../../support/nats-clients.js";
+import { natsError } from "./taps.js";
 
 type Request = Connection["request"];
 type Message = Awaited<ReturnType<Request>>;
@@ -26,14 +27,7 @@ export function isWrite(subject: string): boolean {
   return (subject.startsWith("$KV.") && !subject.endsWith(BARRIER)) || subject.includes("STREAM.PURGE");
 }
 
-function closed(): Error {
-  // The shape of the 2.x client's; the library knows errors by their shape.
-  return Object.assign(new Error("CONNECTION_CLOSED"), { name: "NatsError", code: "CONNECTION_CLOSED" });
-}
-
-function noResponders(): Error {
-  return Object.assign(new Error("503"), { name: "NatsError", code: "503" });
-}
+const closed = (): Error => natsError("CONNECTION_CLOSED");
 
 interface Signal {
   readonly happened: Promise<void>;
@@ -130,7 +124,7 @@ export class FaultyConnection {
     if (fault === undefined) return this.#written(send);
     const { at, how } = fault;
     if (n === at) this.#reached.now();
-    if (n >= at && how === "unheard" && !this.#released.is()) throw noResponders();
+    if (n >= at && how === "unheard" && !this.#released.is()) throw natsError("503");
     if (n === at) {
       switch (how) {
         case "before":
@@ -146,7 +140,7 @@ export class FaultyConnection {
         }
         case "lose":
           await this.#written(send);
-          throw Object.assign(new Error("TIMEOUT"), { name: "NatsError", code: "TIMEOUT" });
+          throw natsError("TIMEOUT");
         case "hold":
           await this.#released.happened;
           break;

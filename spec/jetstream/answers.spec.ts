@@ -1,0 +1,150 @@
+/**
+ * What servers say can arrive in part, or not at all, or be about the client. A call must not take it for more than it is.
+ */
+import { expect } from "chai";
+import { isStoreError, openJetStream, type Store } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { codeOf } from "../support/code-of.js";
+import { natsClients, type Connection } from "../support/nats-clients.js";
+import { eventually, pause } from "../support/wait.js";
+import { given, isEnd, messagesOf, natsError, tapped, type Request } from "./support/taps.js";
+
+/** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
+const opTimeoutMs = 20_000;
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+describe("jetstream: answers that come in part, not at all, or tell of the client", function () {
+  this.timeout(60_000);
+  let server: NatsServer;
+  let inner: Connection;
+  let store: Store;
+  /** Of which answer of many messages only the end arrives, as after a reconnection in the middle of it. Once. */
+  let cut: ((subject: string, payload: string) => boolean) | undefined;
+  let between: ((subject: string, send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
+  const asked: string[] = [];
+
+  before(async () => {
+    server = await startNatsServer();
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    inner = await client.connect(server.url);
+  });
+
+  after(async () => {
+    await inner.close();
+    await server.dispose();
+  });
+
+  let prefixes = 0;
+  beforeEach(async () => {
+    cut = between = undefined;
+    const connection = tapped(inner, {
+      request: (subject, payload, options) => {
+        asked.push(subject);
+        const send = (): ReturnType<Request> => inner.request(subject, payload, options);
+        return between === undefined ? send() : between(subject, send);
+      },
+      requestMany: async (subject, payload, options) => {
+        asked.push(subject);
+        const messages = await messagesOf(await inner.requestMany(subject, payload, options));
+        if (cut?.(subject, String(payload)) !== true) return given(messages);
+        cut = undefined;
+        return given(messages.filter(isEnd));
+      },
+    });
+    store = await openJetStream(connection, 1, { prefix: `answers${prefixes++}_`, opTimeoutMs });
+    // An opening goes on behind its answer, and what it asks is not what is tested.
+    await quiet();
+  });
+
+  afterEach(() => store.close());
+
+  /** Resolves when nothing is asked of the servers any more. */
+  function quiet(): Promise<void> {
+    return eventually("nothing is asked any more", async () => {
+      asked.length = 0;
+      await pause(300);
+      return asked.length === 0;
+    });
+  }
+
+  /** The acknowledgement of the next commit on a room is lost, and then all but the end of the read that looks for it. */
+  function loseCommit(): void {
+    between = async (subject, send) => {
+      const answer = await send();
+      if (!subject.includes("rooms.room.")) return answer;
+      between = undefined;
+      cut = (of, payload) => of.endsWith("_rooms") && payload.includes("multi_last");
+      throw natsError("TIMEOUT");
+    };
+  }
+
+  it("a list of which only the end arrived is not empty", async () => {
+    await store.rooms.create({ id: "r", owner: "o" });
+    cut = (subject, payload) => subject.endsWith("rooms_by_member") && payload.includes("multi_last");
+    expect((await store.rooms.listForEndpoint("o")).map(({ id }) => id)).to.deep.equal(["r"]);
+    expect(cut).to.equal(undefined);
+  });
+
+  it("a page of which only the end arrived is not short", async () => {
+    for (const key of ["a", "b", "c"]) await store.users.add({ key });
+    cut = (subject, payload) => subject.endsWith("users") && payload.includes("multi_last");
+    const first = await store.users.list({ limit: 2 });
+    expect(first.items.map(({ key }) => key)).to.deep.equal(["a", "b"]);
+    expect(cut).to.equal(undefined);
+  });
+
+  it("an addition is not taken for one in vain because only the end of an answer arrived", async () => {
+    await store.rooms.create({ id: "r", owner: "o" });
+    loseCommit();
+    await store.members.add("r", { endpoint: "m", state: "joined" });
+    expect((await store.rooms.listForEndpoint("m")).map(({ id }) => id)).to.deep.equal(["r"]);
+    expect(cut).to.equal(undefined);
+  });
+
+  it("a rekey is not taken for one in vain because only the end of an answer arrived: its keys stay", async () => {
+    await store.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey: bytes("1") });
+    loseCommit();
+    await store.roomKeys.rekey("r", new Map([["o", bytes("2")]]), { expectedEpoch: 1 });
+    const key = await store.roomKeys.get("r", "o", 2);
+    expect(Buffer.from(key.sealed).toString()).to.equal("2");
+    expect(cut).to.equal(undefined);
+  });
+
+  it("a write of which the client may not hear the answer is not surely undone, as one is that it may not send", async () => {
+    const denied = (operation: string): Error => natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation, subject: "_INBOX.x.*" } });
+    for (const [key, operation] of [["heard by the server", "subscription"], ["never sent", "publish"]] as const) {
+      const user = key.replaceAll(" ", "-");
+      between = async (subject, send) => {
+        if (!subject.includes("users.user.")) return send();
+        if (operation === "subscription") await send();
+        throw denied(operation);
+      };
+      const error = await store.users.add({ key: user }).catch((failure: unknown) => failure);
+      between = undefined;
+      expect(codeOf(error), key).to.equal("UNAVAILABLE");
+      const there = await store.users.get(user).then(() => true, () => false);
+      expect({ there, outcome: isStoreError(error) ? error.outcome : undefined }).to.deep.equal(
+        operation === "subscription" ? { there: true, outcome: "unknown" } : { there: false, outcome: "none" },
+      );
+    }
+  });
+
+  it("nothing is published any more for a call that has failed, while another bucket has no leader", async () => {
+    await store.rooms.create({ id: "r", owner: "o" });
+    between = (subject, send) => {
+      if (subject.endsWith("rooms_by_member.barrier")) return Promise.reject(natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation: "publish" } }));
+      return subject.endsWith("rooms.barrier") ? Promise.reject(natsError("503")) : send();
+    };
+    expect(await store.rooms.listForEndpoint("o").then(() => "done", codeOf)).to.equal("UNAVAILABLE");
+    await quiet();
+  });
+
+  it("a cursor that lies behind everything gives an empty page", async () => {
+    await store.users.add({ key: "k" });
+    await store.rooms.create({ id: "r", owner: "o" });
+    expect(await store.users.list({ after: "czz" })).to.deep.equal({ items: [] });
+    expect(await store.rooms.list({ after: "czz" })).to.deep.equal({ items: [] });
+  });
+});

@@ -1,0 +1,42 @@
+import type { Connection } from "../../support/nats-clients.js";
+
+export type Request = Connection["request"];
+export type RequestMany = Connection["requestMany"];
+export type Message = Awaited<ReturnType<RequestMany>> extends AsyncIterable<infer M> ? M : never;
+
+/** The same connection, with something between it and whoever asks: nothing is made up. */
+export function tapped(inner: Connection, taps: Partial<Pick<Connection, "request" | "requestMany">>): Connection {
+  return new Proxy(inner, {
+    get(target, name) {
+      if (name === "request" && taps.request !== undefined) return taps.request;
+      if (name === "requestMany" && taps.requestMany !== undefined) return taps.requestMany;
+      const found: unknown = Reflect.get(target, name);
+      return typeof found === "function" ? (found.bind(target) as unknown) : found;
+    },
+  });
+}
+
+/** What closes an answer of many messages. Nothing follows it, and a client waits for that. */
+export function isEnd(message: Message): boolean {
+  return message.data.length === 0 && (message.headers?.code ?? 0) !== 0;
+}
+
+/** All of an answer. */
+export async function messagesOf(answers: AsyncIterable<Message>): Promise<Message[]> {
+  const messages: Message[] = [];
+  for await (const message of answers) {
+    messages.push(message);
+    if (isEnd(message)) break;
+  }
+  return messages;
+}
+
+export async function* given(messages: readonly Message[]): AsyncGenerator<Message> {
+  await Promise.resolve();
+  yield* messages;
+}
+
+/** An error in the shape of the 2.x client's. The library knows errors by their shape. */
+export function natsError(code: string, more: object = {}): Error {
+  return Object.assign(new Error(code), { name: "NatsError", code }, more);
+}
