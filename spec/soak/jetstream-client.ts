@@ -5,7 +5,8 @@ import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { connect } from "nats";
 import { isStoreError, openJetStream, type NatsConnection, type Store } from "unibus-membership";
-import { ENDPOINTS, ROOMS, USERS, clock, random, type Line, type Orders, type RoomOperation, type SoakOperation, type UserOperation } from "./jetstream-history.js";
+import { ENDPOINTS, ROOMS, USERS, clock, type Line, type Orders, type RoomOperation, type SoakOperation, type UserOperation } from "./jetstream-history.js";
+import { random } from "./random.js";
 
 type Connection = NatsConnection & { close(): Promise<void> };
 

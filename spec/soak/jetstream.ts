@@ -11,7 +11,8 @@ import { connect } from "nats";
 import { build, type Options } from "tsup";
 import { openJetStream } from "unibus-membership";
 import { startNatsCluster, type CutMode, type NatsCluster } from "unibus-membership/testing";
-import { READS, clock, random, roomModel, userModel, type Line, type Orders, type SoakOperation } from "./jetstream-history.js";
+import { READS, clock, roomModel, userModel, type Line, type Orders, type SoakOperation } from "./jetstream-history.js";
+import { random } from "./random.js";
 import { TooManyCourses, unexplained, type Model, type Operation } from "./linearizability.js";
 
 export interface SoakOptions {

@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { openSqlite } from "unibus-membership";
-import { applyTo, nextOperation, perform, random, type Model } from "./sqlite-operations.js";
+import { applyTo, nextOperation, perform, type Model } from "./sqlite-operations.js";
+import { random } from "./random.js";
 
 export interface Orders {
   readonly path: string;

@@ -11,7 +11,8 @@ import { fileURLToPath } from "node:url";
 import initSqlJs from "sql.js";
 import ts from "typescript";
 import { isCorrupt, isIncompatible, openSqlite } from "unibus-membership";
-import { applyTo, canonical, emptyModel, modelsIn, nextOperation, random, type Model } from "./sqlite-operations.js";
+import { applyTo, canonical, emptyModel, modelsIn, nextOperation, type Model } from "./sqlite-operations.js";
+import { random } from "./random.js";
 import type { Orders } from "./sqlite-writer.js";
 import { endsOf } from "../sqlite/support/folder.js";
 
