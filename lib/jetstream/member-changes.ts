@@ -4,6 +4,7 @@
  * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
  */
 import { Call } from "../call.js";
+import { isConflict } from "../errors.js";
 import type { StoreError } from "../errors.js";
 import { Retries } from "./connection.js";
 import type { MemberRow, RoomRecord } from "./records.js";
@@ -209,6 +210,9 @@ export class MemberChanges {
       } catch (error) {
         if (isRefusal(error) && !fresh) {
           item.fresh = true;
+        } else if (isConflict(error) && !(await this.#log.isSame(room, call))) {
+          // The room was deleted between the reads, and its rows with it: who was a member seemed to be none.
+          continue;
         } else {
           item.reject(error);
           drop(items, (other) => other === item);

@@ -121,6 +121,12 @@ export class RoomLog {
     return live(roomId, await this.slot(roomId, min, call));
   }
 
+  /** Whether the room that was read is there still, and none of its rows was removed until now. */
+  async isSame(room: LiveRoom, call: Call): Promise<boolean> {
+    const { record } = await this.slot(room.id, await this.buckets.rooms.fresh(call), call);
+    return record?.incarnation === room.record.incarnation;
+  }
+
   /** The room and one member of it, at one moment: the rows are at least as new as the record says that they must be. */
   async member(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
     // The incarnation is part of the row's key and known only from the record: asked for as a family, both are one round.

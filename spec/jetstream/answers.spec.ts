@@ -22,6 +22,8 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   /** Of which answer of many messages only the end arrives, as after a reconnection in the middle of it. Once. */
   let cut: ((subject: string, payload: string) => boolean) | undefined;
   let between: ((subject: string, send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
+  /** What happens before a request for many messages is sent. */
+  let meanwhile: ((subject: string, payload: string) => Promise<void>) | undefined;
   const asked: string[] = [];
 
   before(async () => {
@@ -38,7 +40,7 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
 
   let prefixes = 0;
   beforeEach(async () => {
-    cut = between = undefined;
+    cut = between = meanwhile = undefined;
     const connection = tapped(inner, {
       request: (subject, payload, options) => {
         asked.push(subject);
@@ -47,6 +49,7 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
       },
       requestMany: async (subject, payload, options) => {
         asked.push(subject);
+        await meanwhile?.(subject, String(payload));
         const messages = await messagesOf(await inner.requestMany(subject, payload, options));
         if (cut?.(subject, String(payload)) !== true) return given(messages);
         cut = undefined;
@@ -110,6 +113,27 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     const key = await store.roomKeys.get("r", "o", 2);
     expect(Buffer.from(key.sealed).toString()).to.equal("2");
     expect(cut).to.equal(undefined);
+  });
+
+  it("an addition to a room that is deleted between its reads does not take a member for none", async () => {
+    await using other = await openJetStream(inner, 1, { prefix: `answers${prefixes - 1}_`, opTimeoutMs });
+    await other.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey: bytes("1") });
+    // So that the owner's row stands in the bucket, and no longer in the room's record.
+    await other.members.add("r", { endpoint: "m" });
+    let reads = 0;
+    meanwhile = async (subject, payload) => {
+      if (!subject.endsWith("_members") || !payload.includes("multi_last") || ++reads !== 2) return;
+      meanwhile = undefined;
+      await other.rooms.delete("r");
+      await eventually("its rows are gone", async () => {
+        const answer = await inner.request(`$JS.API.STREAM.INFO.KV_answers${prefixes - 1}_members`, "{}", { timeout: 2000 });
+        // What is left is the barrier.
+        return (JSON.parse(new TextDecoder().decode(answer.data)) as { state: { messages: number } }).state.messages <= 1;
+      });
+    };
+    const adding = store.members.add("r", { endpoint: "o", sealedKey: { epoch: 3, sealed: bytes("3") } });
+    expect(await adding.then(() => "done", codeOf)).to.equal("NOT_FOUND");
+    expect(meanwhile).to.equal(undefined);
   });
 
   it("a write of which the client may not hear the answer is not surely undone, as one is that it may not send", async () => {
