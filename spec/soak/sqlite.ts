@@ -40,7 +40,7 @@ const opTimeoutMs = 60_000;
 /** The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many. */
 async function compileWriter(folder: string): Promise<string> {
   const library = JSON.stringify(import.meta.resolve("unibus-membership"));
-  for (const name of ["sqlite-operations", "sqlite-writer"]) {
+  for (const name of ["random", "sqlite-operations", "sqlite-writer"]) {
     const source = await readFile(fileURLToPath(new URL(`./${name}.ts`, import.meta.url)), "utf8");
     const { outputText } = ts.transpileModule(source, {
       compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022, verbatimModuleSyntax: true },
