@@ -13,8 +13,9 @@ import type { Meta } from "./image.js";
 import { HEADER_BYTES, LogDamage, decodeHeader, isZero, readRecords } from "./log-format.js";
 import type { Header, LogRecord } from "./log-format.js";
 import type { Pace } from "./pace.js";
+import { Misfit } from "./rows.js";
 import { Segment, segmentPath } from "./segment.js";
-import { Misfit, Tables } from "./tables.js";
+import { Tables } from "./tables.js";
 
 export interface Recovered {
   readonly tables: Tables;

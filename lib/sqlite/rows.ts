@@ -48,6 +48,9 @@ export interface UserRow {
   readonly revision: string;
 }
 
+/** A transaction, or a row, that does not fit the state it is applied to. */
+export class Misfit extends Error {}
+
 export function toRevision(sequence: number): string {
   return sequence.toString(36);
 }

@@ -3,6 +3,7 @@
  */
 import { isActiveAdmin } from "../rules.js";
 import type { Change } from "./changes.js";
+import { Misfit } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { UserTable } from "./user-table.js";
 
@@ -16,9 +17,6 @@ export interface RoomEntry {
   row: RoomRow;
   readonly members: Map<string, MemberEntry>;
 }
-
-/** A transaction that does not fit the state it is applied to. */
-export class Misfit extends Error {}
 
 export class Tables {
   readonly users = new UserTable();

@@ -5,6 +5,7 @@
  */
 import { randomInt } from "node:crypto";
 import type { UserFacts } from "../rules.js";
+import { Misfit } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
 /** Entries begin at multiples of this many bytes, which an address counts. */
@@ -86,7 +87,7 @@ export class UserTable {
 
   #add(row: UserRow, hash: number): void {
     const { key } = row;
-    if (key.length < 1 || key.length > MAX_KEY) throw new RangeError("A key of this length is no user's");
+    if (key.length < 1 || key.length > MAX_KEY) throw new Misfit("a key of this length is no user's");
     const units = Math.ceil((KEY_AT + key.length) / UNIT_BYTES);
     const room = this.#chunks.length * CHUNK_UNITS - this.#end;
     const address = room < units ? this.#chunks.length * CHUNK_UNITS : this.#end;
@@ -100,7 +101,12 @@ export class UserTable {
     chunk[at + LENGTH_AT] = key.length - 1;
     write32(chunk, at + HASH_AT, hash);
     write32(chunk, at + INDEX_AT, this.#rows.length);
-    for (let i = 0; i < key.length; i++) chunk[at + KEY_AT + i] = key.charCodeAt(i);
+    for (let i = 0; i < key.length; i++) {
+      const unit = key.charCodeAt(i);
+      // A byte would hold a part of it, and be taken for another character.
+      if (unit > 0x7f) throw new Misfit("a key that is not ASCII is no user's");
+      chunk[at + KEY_AT + i] = unit;
+    }
     this.#rows.push(row);
     if (this.#rows.length * 2 > this.#slots.length) this.#grow();
     fill(this.#slots, hash, address);

@@ -238,6 +238,22 @@ describe("sqlite: recovery", () => {
     expect(await usersOf(path)).to.deep.equal(first(2));
   });
 
+  it("refuses a file in which a user's key is none, also where the low bits of its characters are another's", async () => {
+    for (const key of ["\u0175\u0130", "\u00e9", "", "k".repeat(257)]) {
+      await usersOf(folder.file());
+      const sqlJs = await initSqlJs();
+      const database = new sqlJs.Database(await readFile(folder.file()));
+      database.run("INSERT OR REPLACE INTO users VALUES (1, ?, 'member', 'active', '', 0, NULL, NULL, 1)", [key]);
+      const damaged = Buffer.from(database.export());
+      database.close();
+      await rm(folder.path, { recursive: true });
+      await mkdir(folder.path);
+      await writeFile(folder.file(), damaged);
+      expect(isCorrupt(await refused(folder.file(), folder.path)), JSON.stringify(key)).to.equal(true);
+      await rm(folder.file());
+    }
+  });
+
   it("refuses what is not a file of ours, and leaves it as it is", async () => {
     const sqlJs = await initSqlJs();
     const database = new sqlJs.Database();

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { isStoreError } from "../../errors.js";
 import { inspect } from "node:util";
+import { isStoreError } from "../../errors.js";
 import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, unique, settled } from "./case.js";
 import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, withArgument, world } from "./methods.js";
 import type { MethodName, World } from "./methods.js";
