@@ -28,10 +28,10 @@ export function fields(value: unknown, path: string, names: readonly string[]): 
   if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
     throw invalid(path, "an object");
   }
-  const found: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   for (const name of Object.keys(value)) {
     if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
   }
+  const found: Record<string, unknown> = {};
   // A field that is inherited, as of a class instance, counts too: read each name once, so that a getter cannot answer twice.
   for (const name of names) {
     const field: unknown = (value as Record<string, unknown>)[name];
@@ -49,14 +49,29 @@ function hasControl(text: string): boolean {
   return false;
 }
 
+/** Whether all of it is printable ASCII, as nearly every id and name is: then its length is that in bytes, and nothing is left to check. */
+function isPlain(text: string): boolean {
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x20 || unit > 0x7e) return false;
+  }
+  return true;
+}
+
 function text(value: unknown, path: string, min: number, max: number): string {
   if (typeof value !== "string") throw invalid(path, "a string");
   // The cheap bound comes first: a huge string is refused without being measured.
-  if (value.length > max || Buffer.byteLength(value, "utf8") > max) throw invalid(path, `at most ${String(max)} bytes of UTF-8`);
+  if (value.length > max) throw tooLong(path, max);
   if (value.length < min) throw invalid(path, "a string that is not empty");
+  if (isPlain(value)) return value;
+  if (Buffer.byteLength(value, "utf8") > max) throw tooLong(path, max);
   if (!value.isWellFormed()) throw invalid(path, "well-formed Unicode (no lone surrogates)");
   if (hasControl(value)) throw invalid(path, "no control characters");
   return value;
+}
+
+function tooLong(path: string, max: number): StoreError {
+  return invalid(path, `at most ${String(max)} bytes of UTF-8`);
 }
 
 /** A room or endpoint id: case-sensitive, never normalized. */
@@ -70,13 +85,22 @@ export function name(value: unknown, path: string): string {
 
 const ASCII_WHITE_SPACE = "\t\n\v\f\r ";
 const PRINTABLE_ASCII = /^[\x21-\x7e]{1,256}$/;
-/** A key that is already in its one form, which is what nearly every check is called with. */
-const FOLDED = /^[\x21-\x40\x5b-\x7e]{1,256}$/;
+const MAX_KEY_CHARS = 256;
+
+/** Whether a key is already in its one form, which is what nearly every call comes with. */
+function isFolded(key: string): boolean {
+  if (key.length < 1 || key.length > MAX_KEY_CHARS) return false;
+  for (let i = 0; i < key.length; i++) {
+    const unit = key.charCodeAt(i);
+    if (unit < 0x21 || unit > 0x7e || (unit > 0x40 && unit < 0x5b)) return false;
+  }
+  return true;
+}
 
 /** A sign key, folded. ASCII rules only: `toLowerCase` on anything else could make two keys one. */
 export function signKey(value: unknown, path: string): string {
   if (typeof value !== "string") throw invalid(path, "a string");
-  if (FOLDED.test(value)) return value;
+  if (isFolded(value)) return value;
   let start = 0;
   let end = value.length;
   while (start < end && ASCII_WHITE_SPACE.includes(value.charAt(start))) start++;

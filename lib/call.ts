@@ -5,18 +5,95 @@
 import { StoreError, isStoreError } from "./errors.js";
 import type { Bounds } from "./arguments.js";
 
+/**
+ * The calls of a store that run, and one timer that ends those whose time is over: one for each call would be a good part
+ * of what a fast call costs. The timer stays set when the call for which it was set is done, without keeping the process.
+ */
+export class Calls {
+  readonly #running: Call[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  /** When the timer fires. */
+  #due = Infinity;
+  #whenIdle: (() => void) | undefined;
+
+  begin(call: Call): void {
+    if (this.#running.length === 0) this.#timer?.ref();
+    call.place = this.#running.push(call) - 1;
+    if (call.expiresAt < this.#due) this.#setTimer(call.expiresAt);
+  }
+
+  finish(call: Call): void {
+    if (this.#running[call.place] !== call) return;
+    // The last one takes its place.
+    const last = this.#running.pop();
+    if (last !== undefined && last !== call) {
+      this.#running[call.place] = last;
+      last.place = call.place;
+    }
+    if (this.#running.length > 0) return;
+    this.#timer?.unref();
+    this.#whenIdle?.();
+  }
+
+  /** Resolves when no call runs; after `graceMs` those that do are ended. */
+  async close(graceMs: number, ended: (call: Call) => StoreError): Promise<void> {
+    if (this.#running.length > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(() => {
+          for (const call of [...this.#running]) call.end(ended(call));
+        }, graceMs);
+        this.#whenIdle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    this.clearTimer();
+  }
+
+  clearTimer(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#due = Infinity;
+  }
+
+  #setTimer(at: number): void {
+    clearTimeout(this.#timer);
+    this.#due = at;
+    this.#timer = setTimeout(() => {
+      this.#expire();
+    }, Math.ceil(at - performance.now()));
+  }
+
+  #expire(): void {
+    this.clearTimer();
+    let next = Infinity;
+    for (const call of [...this.#running]) {
+      if (call.remaining() <= 0) call.expire();
+      else next = Math.min(next, call.expiresAt);
+    }
+    if (next < Infinity) this.#setTimer(next);
+  }
+}
+
 export class Call {
-  readonly #expiresAt: number;
+  /** Of `performance.now()`. */
+  readonly expiresAt: number;
+  /** Its place among the calls that run, which only {@link Calls} knows to keep. */
+  place = 0;
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
+  readonly #calls: Calls | undefined;
   #outcome: "none" | "unknown" | undefined;
   #ended: StoreError | undefined;
   #end: ((error: StoreError) => void) | undefined;
 
-  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write") {
+  /** `calls` are those that it is ended with; without them it has a timer to itself. */
+  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: Calls) {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
-    this.#expiresAt = performance.now() + this.#timeoutMs;
+    this.expiresAt = performance.now() + this.#timeoutMs;
     this.#signal = bounds.signal;
+    this.#calls = calls;
     this.#outcome = kind === "write" ? "none" : undefined;
   }
 
@@ -31,7 +108,7 @@ export class Call {
 
   /** Milliseconds left, never below 0. */
   remaining(): number {
-    return this.#ended === undefined ? Math.max(0, this.#expiresAt - performance.now()) : 0;
+    return this.#ended === undefined ? Math.max(0, this.expiresAt - performance.now()) : 0;
   }
 
   get aborted(): boolean {
@@ -55,6 +132,11 @@ export class Call {
     this.#stop(error);
   }
 
+  /** Ends the call because its time is over. */
+  expire(): void {
+    this.#stop(this.#timeoutError());
+  }
+
   #stop(error: StoreError): StoreError {
     if (this.#ended === undefined) {
       this.#ended = error;
@@ -75,50 +157,74 @@ export class Call {
     return this.outcome === undefined ? options : { ...options, outcome: this.outcome };
   }
 
-  /** Runs `operation` until it settles, the time is over, the signal aborts or the call is ended, whichever comes first. */
-  run<T>(operation: (call: this) => Promise<T>): Promise<T> {
+  /**
+   * Runs `operation` until it settles, the time is over, the signal aborts or the call is ended, whichever comes first.
+   * `explain` makes what it rejects with of what it ended with.
+   */
+  run<T>(operation: (call: this) => Promise<T>, explain: (error: unknown, call: this) => unknown = asIs): Promise<T> {
     return new Promise<T>((resolve, reject) => {
+      const fail = (error: unknown): void => {
+        const reason = explain(error, this);
+        reject(reason instanceof Error ? reason : unexplained(reason));
+      };
       if (this.#ended !== undefined || this.aborted) {
-        reject(this.#stop(this.#abortError()));
+        fail(this.#stop(this.#abortError()));
         return;
       }
-      const onAbort = (): void => {
-        this.#stop(this.#abortError());
-      };
-      const timer = setTimeout(() => {
-        this.#stop(this.#timeoutError());
-      }, this.remaining());
-      this.#signal?.addEventListener("abort", onAbort, { once: true });
-      const settle = (): void => {
-        clearTimeout(timer);
-        this.#signal?.removeEventListener("abort", onAbort);
-        this.#end = undefined;
-      };
-      this.#end = (error) => {
-        settle();
-        reject(error);
-      };
-      // An async function, so that what throws at once rejects like what throws later.
-      const running = (async () => operation(this))();
+      const settled = this.#begin(fail);
+      let running: Promise<T>;
+      try {
+        running = operation(this);
+      } catch (error) {
+        running = Promise.reject(error instanceof Error ? error : unexplained(error));
+      }
       running.then(
         (value) => {
           if (this.#ended !== undefined) return;
           // The timer may be late where the event loop was busy: an answer after the deadline is late all the same.
           if (this.remaining() <= 0) {
-            this.#stop(this.#timeoutError());
+            this.expire();
             return;
           }
-          settle();
+          settled();
           resolve(value);
         },
         (error: unknown) => {
           if (this.#ended !== undefined) return;
-          settle();
+          settled();
           // What else was begun for it, side by side with what failed, is to stop too.
-          this.#ended = isStoreError(error) ? error : new StoreError("UNAVAILABLE", "The backend failed", { cause: error });
-          reject(error instanceof Error ? error : this.#ended);
+          this.#ended = isStoreError(error) ? error : unexplained(error);
+          fail(error);
         },
       );
     });
   }
+
+  /** Waits for the end that comes first, and answers how to wait no longer. */
+  #begin(fail: (error: StoreError) => void): () => void {
+    const calls = this.#calls ?? new Calls();
+    const signal = this.#signal;
+    const onAbort = (): void => {
+      this.#stop(this.#abortError());
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    calls.begin(this);
+    const settled = (): void => {
+      this.#end = undefined;
+      calls.finish(this);
+      if (this.#calls === undefined) calls.clearTimer();
+      signal?.removeEventListener("abort", onAbort);
+    };
+    this.#end = (error) => {
+      settled();
+      fail(error);
+    };
+    return settled;
+  }
+}
+
+const asIs = (error: unknown): unknown => error;
+
+function unexplained(error: unknown): StoreError {
+  return new StoreError("UNAVAILABLE", "The backend failed", { cause: error });
 }

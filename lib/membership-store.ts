@@ -5,7 +5,7 @@
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied, factsOf, proved } from "./authorization.js";
-import { Call } from "./call.js";
+import { Call, Calls } from "./call.js";
 import type { Driver } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
@@ -25,9 +25,8 @@ export class MembershipStore extends OwnStore implements Store {
   readonly users: Users;
   readonly #driver: Driver;
   readonly #opTimeoutMs: number;
-  readonly #running = new Set<Call>();
+  readonly #calls = new Calls();
   #closing: Promise<void> | undefined;
-  #idle: (() => void) | undefined;
 
   constructor(driver: Driver, opTimeoutMs: number) {
     super();
@@ -211,21 +210,12 @@ export class MembershipStore extends OwnStore implements Store {
     return this.close();
   }
 
+  /** Calls in flight keep the time that a call has; what hangs beyond it is ended, so that closing ends too. */
   async #close(): Promise<void> {
-    if (this.#running.size > 0) {
-      // Calls in flight keep the time that a call has; what hangs beyond it is ended, so that closing ends too.
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(() => {
-          for (const call of this.#running) {
-            call.end(new StoreError("CLOSED", "The store was closed", call.outcome === undefined ? {} : { outcome: call.outcome }));
-          }
-        }, this.#opTimeoutMs);
-        this.#idle = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
+    await this.#calls.close(
+      this.#opTimeoutMs,
+      ({ outcome }) => new StoreError("CLOSED", "The store was closed", outcome === undefined ? {} : { outcome }),
+    );
     await this.#driver.close();
   }
 
@@ -261,14 +251,8 @@ export class MembershipStore extends OwnStore implements Store {
     return typeof ask === "boolean" ? Promise.resolve(ask) : this.#proved(bounds, ask, deny);
   }
 
-  async #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
-    const call = new Call(bounds, this.#opTimeoutMs, "read");
-    this.#running.add(call);
-    try {
-      return await proved(call, ask, fallback);
-    } finally {
-      this.#done(call);
-    }
+  #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
+    return proved(new Call(bounds, this.#opTimeoutMs, "read", this.#calls), ask, fallback);
   }
 
   #ofMember<T>(
@@ -297,23 +281,18 @@ export class MembershipStore extends OwnStore implements Store {
     });
   }
 
-  async #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Promise<T>]): Promise<T> {
-    if (this.#closing !== undefined) throw new StoreError("CLOSED", "The store is closed");
-    const [bounds, operation] = prepare();
-    const call = new Call(bounds, timeoutMs, kind);
-    this.#running.add(call);
+  #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Promise<T>]): Promise<T> {
+    if (this.#closing !== undefined) return Promise.reject(new StoreError("CLOSED", "The store is closed"));
+    let prepared: ReturnType<typeof prepare>;
     try {
-      return await call.run(operation);
+      prepared = prepare();
     } catch (error) {
-      throw admitted(error, call);
-    } finally {
-      this.#done(call);
+      return new Promise(() => {
+        throw error;
+      });
     }
-  }
-
-  #done(call: Call): void {
-    this.#running.delete(call);
-    if (this.#running.size === 0) this.#idle?.();
+    const [bounds, operation] = prepared;
+    return new Call(bounds, timeoutMs, kind, this.#calls).run(operation, admitted);
   }
 }
 

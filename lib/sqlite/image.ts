@@ -71,6 +71,10 @@ function metaChecksum(values: readonly string[]): string {
   return String(crc32(Buffer.from(values.join("\n"), "utf8")));
 }
 
+const USER_ROLES = ["admin", "member"] as const;
+const STATUSES = ["active", "revoked"] as const;
+const MEMBER_ROLES = ["owner", "member"] as const;
+const STATES = ["invited", "joined"] as const;
 const META_NAMES = ["database", "generation", "sequence", "admin_ever"] as const;
 
 export class Image {
@@ -118,12 +122,14 @@ export class Image {
   /** Fills empty tables. Throws on rows that the library does not write. */
   async load(tables: Tables, pace: Pace): Promise<void> {
     tables.adminEver = this.meta().adminEver;
-    await this.#each(`SELECT ordinal, key, role, status, ${asIs("name")}, created_at, revoked_at, expires_at, revision FROM users ORDER BY ordinal`, pace, (row) => {
+    tables.users.reserve(integer(this.#database.exec("SELECT count(*) FROM users")[0]?.values[0]?.[0]));
+    await this.#each(`SELECT ordinal, key, ${which("role", USER_ROLES)}, ${which("status", STATUSES)}, ${asIs("name")}, created_at, revoked_at, expires_at, revision
+         FROM users ORDER BY ordinal`, pace, (row) => {
       const user: UserRow = {
         ordinal: integer(row[0]),
         key: text(row[1]),
-        role: oneOf(row[2], "admin", "member"),
-        status: oneOf(row[3], "active", "revoked"),
+        role: oneOf(row[2], USER_ROLES),
+        status: oneOf(row[3], STATUSES),
         name: text(row[4]),
         createdAt: integer(row[5]),
         revokedAt: row[6] === null ? undefined : integer(row[6]),
@@ -149,12 +155,13 @@ export class Image {
       if (tables.rooms.has(room.id)) throw new Error("a room is there twice");
       tables.apply({ kind: "room", row: room });
     });
-    await this.#each(`SELECT ${asIs("room_id")}, ${asIs("endpoint")}, role, state, ${asIs("invited_by")}, public_key, since, revision FROM members`, pace, (row) => {
+    await this.#each(`SELECT ${asIs("room_id")}, ${asIs("endpoint")}, ${which("role", MEMBER_ROLES)}, ${which("state", STATES)},
+         ${asIs("invited_by")}, public_key, since, revision FROM members`, pace, (row) => {
       const member: MemberRow = {
         roomId: text(row[0]),
         endpoint: text(row[1]),
-        role: oneOf(row[2], "owner", "member"),
-        state: oneOf(row[3], "invited", "joined"),
+        role: oneOf(row[2], MEMBER_ROLES),
+        state: oneOf(row[3], STATES),
         invitedBy: row[4] === null ? undefined : text(row[4]),
         publicKey: row[5] === null ? undefined : blob(row[5]),
         since: integer(row[6]),
@@ -277,6 +284,11 @@ function asIs(column: string): string {
   return `iif(unicode(${column}) = 65279, CAST(${column} AS BLOB), ${column})`;
 }
 
+/** Which of two words a column has, as a number: each text costs more to bring over than all that is done with it. */
+function which(column: string, [a, b]: readonly [string, string]): string {
+  return `CASE ${column} WHEN '${a}' THEN 0 WHEN '${b}' THEN 1 END`;
+}
+
 function text(value: SqlValue | undefined): string {
   if (value instanceof Uint8Array) return Buffer.from(value).toString("utf8");
   if (typeof value !== "string") throw new Error("a column has a value of another type");
@@ -298,8 +310,8 @@ function blob(value: SqlValue | undefined): Uint8Array {
   return value;
 }
 
-function oneOf<const T extends string>(value: SqlValue | undefined, a: T, b: T): T {
-  if (value === a) return a;
-  if (value === b) return b;
+function oneOf<const T extends string>(value: SqlValue | undefined, [a, b]: readonly [T, T]): T {
+  if (value === 0) return a;
+  if (value === 1) return b;
   throw new Error("a column has a value that is none of its own");
 }

@@ -44,6 +44,8 @@ export class Journal {
   #used = 0;
   #spare: Buffer | undefined;
   #writing = false;
+  /** Whether the last batch was one entry: a caller who writes one thing after the other has nobody to wait for. */
+  #alone = false;
   #scheduled = false;
   #broken = false;
   #next: { log: Log; switched: () => void } | undefined;
@@ -94,14 +96,19 @@ export class Journal {
     this.#buffer = grown;
   }
 
-  /** After the callers that the last batch woke have run: what they submit now shares one write. */
+  /**
+   * After the callers that the last batch woke have run: what they submit now shares one write. Where it woke only one, or
+   * none, whoever submits something in this turn still shares it, and nobody waits for the turn's end.
+   */
   #schedule(): void {
     if (this.#scheduled || this.#writing || this.#broken) return;
     this.#scheduled = true;
-    process.nextTick(() => {
+    const flush = (): void => {
       this.#scheduled = false;
       this.#flush();
-    });
+    };
+    if (this.#alone) void Promise.resolve().then(flush);
+    else process.nextTick(flush);
   }
 
   #flush(): void {
@@ -111,6 +118,7 @@ export class Journal {
       return;
     }
     const entries = this.#entries;
+    this.#alone = entries.length === 1;
     const bytes = this.#buffer.subarray(0, this.#used);
     const buffer = this.#buffer;
     this.#entries = [];
@@ -138,7 +146,8 @@ export class Journal {
   #done(entries: readonly Entry[]): void {
     this.#events.durable(entries);
     this.#switch();
-    this.#schedule();
+    // Without an entry the next one schedules.
+    if (this.#entries.length > 0 || this.#idle.length > 0) this.#schedule();
   }
 
   #fail(cause: unknown, perhaps: readonly Entry[]): void {

@@ -84,37 +84,38 @@ export class Segment {
   }
 
   /** Resolves when the bytes are on the disk, in files that an opening will find. */
-  async append(bytes: Uint8Array): Promise<void> {
-    const end = this.#end + bytes.length;
-    const grow = this.#grows && end > this.#room && bytes.length <= SMALL_BYTES;
-    const written = grow ? this.#writeAndGrow(bytes) : this.#write(bytes, this.#end);
+  append(bytes: Uint8Array): Promise<void> {
+    const grow = this.#grows && this.#end + bytes.length > this.#room && bytes.length <= SMALL_BYTES;
+    const written = grow ? this.#writeAndGrow(bytes, this.#end) : this.#write(bytes, this.#end);
+    // After a write that failed there is none any more, wherever it would go.
+    this.#end += bytes.length;
     const now = performance.now();
-    if (now - this.#looked < LOOK_EVERY_MS) {
-      await written;
-    } else {
-      this.#looked = now;
-      const [, there] = await Promise.all([written, this.isThere()]);
-      if (!there) throw new Error("The files of the store are gone");
-    }
-    this.#end = end;
+    if (now - this.#looked < LOOK_EVERY_MS) return written;
+    this.#looked = now;
+    return this.#andStillThere(written);
+  }
+
+  async #andStillThere(written: Promise<void>): Promise<void> {
+    const [, there] = await Promise.all([written, this.isThere()]);
+    if (!there) throw new Error("The files of the store are gone");
   }
 
   /**
    * A write that makes the file grow waits for the file system's journal too, so this one makes room for many. To an
    * opening the zeros are the end of the log.
    */
-  async #writeAndGrow(bytes: Uint8Array): Promise<void> {
-    const room = Math.ceil((this.#end + bytes.length) / GROWTH_BYTES) * GROWTH_BYTES;
-    const padded = Buffer.alloc(room - this.#end);
+  async #writeAndGrow(bytes: Uint8Array, position: number): Promise<void> {
+    const room = Math.ceil((position + bytes.length) / GROWTH_BYTES) * GROWTH_BYTES;
+    const padded = Buffer.alloc(room - position);
     padded.set(bytes);
     try {
-      await this.#write(padded, this.#end);
+      await this.#write(padded, position);
       this.#room = room;
     } catch (error) {
       if (!isFull(error)) throw error;
       // There may be room for what is asked, if not for more.
       this.#grows = false;
-      await this.#write(bytes, this.#end);
+      await this.#write(bytes, position);
     }
   }
 
@@ -123,9 +124,9 @@ export class Segment {
     await this.#write(encodeSeal(this.generation, seal), SEAL_AT);
   }
 
-  async #write(bytes: Uint8Array, position: number): Promise<void> {
-    await writeAll(this.#handle, bytes, position);
-    if (SYNCED_WRITES === undefined) await this.#handle.datasync();
+  #write(bytes: Uint8Array, position: number): Promise<void> {
+    const written = writeAll(this.#handle, bytes, position);
+    return SYNCED_WRITES === undefined ? written.then(() => this.#handle.datasync()) : written;
   }
 
   /** Whether the image and this file are where they were: what is written to a file without a name is gone with the process. */

@@ -1,34 +1,44 @@
 /**
- * The users by key. What most checks need of a user stands beside its key in one block of bytes, and the index is so
- * small that a processor's cache holds it for a million users: a check then waits for the memory once or twice. A `Map`
- * of rows makes it wait some nine times: for its bucket, its entries, the keys that share the bucket, and the row.
+ * The users by key. An entry holds the key and what most checks need of its user, so that a check waits for the memory
+ * once, however many users there are. A `Map` of rows makes it wait some nine times: for its bucket, its entries, the
+ * keys that share the bucket, and the row.
+ *
+ * The entries are in blocks, by the first bits of their keys' hashes (extendible hashing): no addition moves more than
+ * one block, where one large table would hold up every check while it grows.
  */
 import { randomInt } from "node:crypto";
 import type { UserFacts } from "../rules.js";
 import { Misfit } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
-/** Entries begin at multiples of this many bytes, which an address counts. */
-const UNIT_BYTES = 16;
-const CHUNK_BITS = 17;
-const CHUNK_UNITS = 1 << CHUNK_BITS;
-/** A slot has the address of an entry and, above it, bits of its key's hash, so that few entries are looked at in vain. */
-const ADDRESS_BITS = 27;
-const ADDRESS = 2 ** ADDRESS_BITS - 1;
-/** Of a slot that is empty: no entry stands there. */
-const NONE = 0;
-
-/** An entry: what kind of user it is, the length of the key less 1, its hash and the row's index (4 bytes each), the key. */
-const LENGTH_AT = 1;
-const HASH_AT = 2;
-const INDEX_AT = 6;
-const KEY_AT = 10;
+/** An entry, in words of 32 bits: what kind of user it is and how long the key, its hash, the row's index, the key. */
+const HASH = 1;
+const INDEX = 2;
+const KEY = 3;
+/** As many characters as the usual keys have; what a longer one has beyond them is compared in its row. */
+const KEY_CHARS = 64;
+const ENTRY_WORDS = KEY + KEY_CHARS / 4;
 const MAX_KEY = 256;
 
+/** In the first word, beside the kind: 0, so that no entry is where none begins. */
+const LENGTH_SHIFT = 8;
+const KIND_MASK = 0xff;
 /** What stands for the rest of a user: its row has to be asked. */
 const OTHER = 0;
 const ACTIVE_MEMBER = 1;
 const ACTIVE_ADMIN = 2;
+
+/** Of entries. A block that would have to be larger is split. */
+const MIN_BLOCK = 16;
+const MAX_BLOCK = 16_384;
+/** A block grows when it is as full as this, */
+const FULL = 0.75;
+/** and by this much. */
+const GROWTH = 1.5;
+/** How full the blocks are of a table that was made for its users. */
+const RESERVED = 0.65;
+/** A hash has so many bits to tell blocks by. */
+const MAX_DEPTH = 20;
 
 const activeMember: UserFacts = Object.freeze({ role: "member", status: "active" });
 const activeAdmin: UserFacts = Object.freeze({ role: "admin", status: "active" });
@@ -38,163 +48,230 @@ function kindOf({ status, expiresAt, role }: UserRow): number {
   return role === "admin" ? ACTIVE_ADMIN : ACTIVE_MEMBER;
 }
 
+/** Entries whose hashes begin with the same `depth` bits: by the bits at their other end, with open addressing. */
+class Block {
+  readonly depth: number;
+  readonly capacity: number;
+  readonly words: Int32Array;
+  count = 0;
+
+  constructor(depth: number, capacity: number) {
+    this.depth = depth;
+    this.capacity = capacity;
+    this.words = new Int32Array(capacity * ENTRY_WORDS);
+  }
+
+  /** Where a search for the hash begins. */
+  first(hash: number): number {
+    return (((hash & 0xffff) * this.capacity) >>> 16) * ENTRY_WORDS;
+  }
+
+  next(at: number): number {
+    const next = at + ENTRY_WORDS;
+    return next === this.words.length ? 0 : next;
+  }
+
+  /** A place for an entry, whose first word is then to be set. */
+  place(hash: number): number {
+    let at = this.first(hash);
+    while (this.words[at] !== 0) at = this.next(at);
+    this.count++;
+    return at;
+  }
+
+  /** A copy of the other block's entry. */
+  copy(other: Block, from: number): void {
+    const to = this.place(other.words[from + HASH] ?? 0);
+    for (let i = 0; i < ENTRY_WORDS; i++) this.words[to + i] = other.words[from + i] ?? 0;
+  }
+}
+
 /** Keys are 1 to 256 characters of ASCII, as the argument checks leave them. No user ever goes. */
 export class UserTable {
-  /** Which keys meet in one slot differs from store to store. */
+  /** Which keys meet in one place differs from store to store. */
   readonly #seed = randomInt(2 ** 31);
-  /** By hash, with open addressing. At most half of the slots are in use. */
-  #slots = new Uint32Array(64);
-  /** The first is never used, so that {@link NONE} is no entry's address. */
-  readonly #chunks: Uint8Array[] = [new Uint8Array(0)];
-  #end = CHUNK_UNITS;
+  /** By the first bits of a hash; a block whose entries share fewer bits is there more than once. */
+  #blocks: Block[] = [new Block(1, MIN_BLOCK), new Block(1, MIN_BLOCK)];
+  #depth = 1;
   readonly #rows: UserRow[] = [];
+  /** The beginning of the key that was hashed last, as an entry has it. */
+  readonly #asked = new Int32Array(KEY_CHARS / 4);
+
+  /** Makes an empty table one for so many users, so that nothing is moved while they are put in. */
+  reserve(users: number): void {
+    const entries = Math.max(2 * MIN_BLOCK, users / RESERVED);
+    const depth = Math.max(1, Math.min(MAX_DEPTH, Math.ceil(Math.log2(entries / MAX_BLOCK))));
+    this.#depth = depth;
+    this.#blocks = Array.from({ length: 2 ** depth }, () => new Block(depth, Math.ceil(entries / 2 ** depth)));
+  }
 
   get(key: string): UserRow | undefined {
-    const address = this.#find(key, this.#hash(key));
-    return address === NONE ? undefined : this.#row(address);
+    const hash = this.#hash(key);
+    if (hash === undefined) return undefined;
+    const block = this.#block(hash);
+    const at = this.#find(block, key, hash);
+    return at === undefined ? undefined : this.#row(block, at);
   }
 
   /** What the rules need to know of the user. Anything may be asked for: who is not a key is nobody. */
   facts(key: string): UserFacts | undefined {
     if (typeof key !== "string" || key.length > MAX_KEY) return undefined;
-    const address = this.#find(key, this.#hash(key));
-    if (address === NONE) return undefined;
-    switch (this.#chunk(address)[offsetOf(address)] ?? OTHER) {
+    const hash = this.#hash(key);
+    if (hash === undefined) return undefined;
+    const block = this.#block(hash);
+    const at = this.#find(block, key, hash);
+    if (at === undefined) return undefined;
+    switch ((block.words[at] ?? OTHER) & KIND_MASK) {
       case ACTIVE_MEMBER:
         return activeMember;
       case ACTIVE_ADMIN:
         return activeAdmin;
       default:
-        return this.#row(address);
+        return this.#row(block, at);
     }
   }
 
   /** Puts a user in, and answers the row that was there. */
   set(row: UserRow): UserRow | undefined {
-    const hash = this.#hash(row.key);
-    const address = this.#find(row.key, hash);
-    if (address === NONE) {
-      this.#add(row, hash);
+    const { key } = row;
+    if (key.length < 1 || key.length > MAX_KEY) throw new Misfit("a key of this length is no user's");
+    const hash = this.#hash(key);
+    if (hash === undefined) throw new Misfit("a key that is not ASCII is no user's");
+    const block = this.#block(hash);
+    const at = this.#find(block, key, hash);
+    if (at === undefined) {
+      this.#add(block, hash, row);
       return undefined;
     }
-    const before = this.#row(address);
-    const chunk = this.#chunk(address);
-    const at = offsetOf(address);
-    this.#rows[read32(chunk, at + INDEX_AT)] = row;
-    chunk[at] = kindOf(row);
+    const before = this.#row(block, at);
+    block.words[at] = firstWord(row);
+    this.#rows[indexOf(block, at)] = row;
     return before;
   }
 
-  #add(row: UserRow, hash: number): void {
-    const { key } = row;
-    if (key.length < 1 || key.length > MAX_KEY) throw new Misfit("a key of this length is no user's");
-    const units = Math.ceil((KEY_AT + key.length) / UNIT_BYTES);
-    const room = this.#chunks.length * CHUNK_UNITS - this.#end;
-    const address = room < units ? this.#chunks.length * CHUNK_UNITS : this.#end;
-    if (address + units > ADDRESS) throw new RangeError("The keys of all users are too long together");
-    if (room < units) this.#chunks.push(new Uint8Array(CHUNK_UNITS * UNIT_BYTES));
-    this.#end = address + units;
-
-    const chunk = this.#chunk(address);
-    const at = offsetOf(address);
-    chunk[at] = kindOf(row);
-    chunk[at + LENGTH_AT] = key.length - 1;
-    write32(chunk, at + HASH_AT, hash);
-    write32(chunk, at + INDEX_AT, this.#rows.length);
-    for (let i = 0; i < key.length; i++) {
-      const unit = key.charCodeAt(i);
-      // A byte would hold a part of it, and be taken for another character.
-      if (unit > 0x7f) throw new Misfit("a key that is not ASCII is no user's");
-      chunk[at + KEY_AT + i] = unit;
-    }
+  #add(block: Block, hash: number, row: UserRow): void {
+    const { words } = block;
+    const at = block.place(hash);
+    words[at] = firstWord(row);
+    words[at + HASH] = hash;
+    words[at + INDEX] = this.#rows.length;
+    for (let i = wordsOf(row.key) - 1; i >= 0; i--) words[at + KEY + i] = this.#asked[i] ?? 0;
     this.#rows.push(row);
-    if (this.#rows.length * 2 > this.#slots.length) this.#grow();
-    fill(this.#slots, hash, address);
+    if (block.count > block.capacity * FULL) this.#grow(block, hash);
   }
 
-  #grow(): void {
-    const twice = new Uint32Array(this.#slots.length * 2);
-    for (const slot of this.#slots) {
-      const address = slot & ADDRESS;
-      if (address !== NONE) fill(twice, read32(this.#chunk(address), offsetOf(address) + HASH_AT), address);
+  /** `hash` is of any entry of the block. */
+  #grow(block: Block, hash: number): void {
+    const capacity = Math.ceil(block.capacity * GROWTH);
+    if (capacity <= MAX_BLOCK || block.depth === MAX_DEPTH) {
+      const grown = new Block(block.depth, capacity);
+      for (const at of entries(block)) grown.copy(block, at);
+      this.#put(grown, hash);
+      return;
     }
-    this.#slots = twice;
+    const depth = block.depth + 1;
+    const [zero, one] = [new Block(depth, capacity >>> 1), new Block(depth, capacity >>> 1)];
+    const bit = 2 ** (32 - depth);
+    for (const at of entries(block)) (((block.words[at + HASH] ?? 0) & bit) === 0 ? zero : one).copy(block, at);
+    if (depth > this.#depth) {
+      this.#blocks = this.#blocks.flatMap((each) => [each, each]);
+      this.#depth = depth;
+    }
+    this.#put(zero, hash & ~bit);
+    this.#put(one, hash | bit);
   }
 
-  /** The address of the user's entry, or {@link NONE}. */
-  #find(key: string, hash: number): number {
-    const mark = hash >>> ADDRESS_BITS;
-    const slots = this.#slots;
-    const mask = slots.length - 1;
-    for (let at = hash & mask; ; at = (at + 1) & mask) {
-      const slot = slots[at] ?? NONE;
-      if (slot === NONE) return NONE;
-      if (slot >>> ADDRESS_BITS === mark && this.#isOf(slot & ADDRESS, key)) return slot & ADDRESS;
+  /** Puts the block in every place that belongs to it. */
+  #put(block: Block, hash: number): void {
+    const places = 2 ** (this.#depth - block.depth);
+    const first = Math.floor((hash >>> (32 - this.#depth)) / places) * places;
+    this.#blocks.fill(block, first, first + places);
+  }
+
+  #block(hash: number): Block {
+    const block = this.#blocks[hash >>> (32 - this.#depth)];
+    if (block === undefined) throw new RangeError("A hash without a block");
+    return block;
+  }
+
+  /** The user's entry, if the key that was hashed last is one's. */
+  #find(block: Block, key: string, hash: number): number | undefined {
+    const { words } = block;
+    for (let at = block.first(hash); words[at] !== 0; at = block.next(at)) {
+      if (words[at + HASH] === hash && this.#isOf(block, at, key)) return at;
     }
+    return undefined;
   }
 
   /** Every character counts: keys of one hash are not one user. */
-  #isOf(address: number, key: string): boolean {
-    const chunk = this.#chunk(address);
-    const at = offsetOf(address);
-    if (chunk[at + LENGTH_AT] !== key.length - 1) return false;
-    // The last first, so that the memory brings all of the entry at once.
-    const last = key.length - 1;
-    if (chunk[at + KEY_AT + last] !== key.charCodeAt(last)) return false;
-    for (let i = 0; i < key.length; i++) {
-      if (chunk[at + KEY_AT + i] !== key.charCodeAt(i)) return false;
+  #isOf(block: Block, at: number, key: string): boolean {
+    const { words } = block;
+    if ((words[at] ?? 0) >>> LENGTH_SHIFT !== key.length) return false;
+    const used = wordsOf(key);
+    for (let i = 0; i < used; i++) {
+      if (words[at + KEY + i] !== this.#asked[i]) return false;
     }
-    return true;
+    return key.length <= KEY_CHARS || this.#row(block, at)?.key === key;
   }
 
-  #hash(key: string): number {
+  #row(block: Block, at: number): UserRow | undefined {
+    return this.#rows[indexOf(block, at)];
+  }
+
+  /**
+   * By MurmurHash3, the one of 32 bits: weaker ones let keys meet that differ in a running number. `undefined` if a character
+   * is not ASCII: the words would hold a part of it, and be taken for another character's.
+   */
+  #hash(key: string): number | undefined {
+    const { length } = key;
     let hash = this.#seed;
-    let i = 0;
-    for (const end = key.length - 3; i < end; i += 4) {
-      const four = key.charCodeAt(i) | (key.charCodeAt(i + 1) << 8) | (key.charCodeAt(i + 2) << 16) | (key.charCodeAt(i + 3) << 24);
+    let all = 0;
+    for (let i = 0; i < length; i += 4) {
+      let four = 0;
+      if (i + 4 <= length) {
+        const [a, b, c, d] = [key.charCodeAt(i), key.charCodeAt(i + 1), key.charCodeAt(i + 2), key.charCodeAt(i + 3)];
+        all |= a | b | c | d;
+        four = a | (b << 8) | (c << 16) | (d << 24);
+      } else {
+        for (let at = i; at < length; at++) {
+          const unit = key.charCodeAt(at);
+          all |= unit;
+          four |= unit << (8 * (at - i));
+        }
+      }
+      if (i < KEY_CHARS) this.#asked[i >>> 2] = four;
       hash = mixed(hash, four);
     }
-    for (; i < key.length; i++) hash = mixed(hash, key.charCodeAt(i));
-    hash ^= key.length;
+    if (all > 0x7f) return undefined;
+    hash ^= length;
     hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
     hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-    return (hash ^ (hash >>> 16)) >>> 0;
-  }
-
-  #chunk(address: number): Uint8Array {
-    const chunk = this.#chunks[address >>> CHUNK_BITS];
-    if (chunk === undefined) throw new RangeError("An address without a chunk");
-    return chunk;
-  }
-
-  #row(address: number): UserRow | undefined {
-    return this.#rows[read32(this.#chunk(address), offsetOf(address) + INDEX_AT)];
+    return hash ^ (hash >>> 16);
   }
 }
 
-/** In its chunk. */
-function offsetOf(address: number): number {
-  return (address & (CHUNK_UNITS - 1)) * UNIT_BYTES;
-}
-
-/** MurmurHash3, the one of 32 bits: weaker ones let keys meet that differ in a running number. */
 function mixed(hash: number, four: number): number {
   const scaled = Math.imul(four, 0xcc9e2d51);
   const bits = hash ^ Math.imul((scaled << 15) | (scaled >>> 17), 0x1b873593);
   return (Math.imul((bits << 13) | (bits >>> 19), 5) + 0xe6546b64) | 0;
 }
 
-function fill(slots: Uint32Array, hash: number, address: number): void {
-  const mask = slots.length - 1;
-  let at = hash & mask;
-  while (slots[at] !== NONE) at = (at + 1) & mask;
-  slots[at] = ((hash >>> ADDRESS_BITS) << ADDRESS_BITS) | address;
+/** How many words of an entry the key takes. */
+function wordsOf(key: string): number {
+  return (Math.min(key.length, KEY_CHARS) + 3) >>> 2;
 }
 
-function read32(bytes: Uint8Array, at: number): number {
-  return ((bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8) | ((bytes[at + 2] ?? 0) << 16) | ((bytes[at + 3] ?? 0) << 24)) >>> 0;
+/** Of the entry's row. */
+function indexOf({ words }: Block, at: number): number {
+  const index = words[at + INDEX];
+  if (index === undefined) throw new RangeError("A place without an entry");
+  return index;
 }
 
-function write32(bytes: Uint8Array, at: number, value: number): void {
-  for (let i = 0; i < 4; i++) bytes[at + i] = value >>> (8 * i);
+function firstWord(row: UserRow): number {
+  return kindOf(row) | (row.key.length << LENGTH_SHIFT);
+}
+
+function* entries({ words }: Block): Generator<number, void, undefined> {
+  for (let at = 0; at < words.length; at += ENTRY_WORDS) if (words[at] !== 0) yield at;
 }

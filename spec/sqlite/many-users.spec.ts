@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { openSqlite, type Store } from "unibus-membership";
+import { useFolder } from "./support/folder.js";
 
 const USERS = 40_000;
 /** So many that some share a whole hash of 32 bits with a user. */
@@ -11,11 +12,24 @@ describe("sqlite: many users", function () {
   this.timeout(300_000);
   let store: Store;
 
-  before(async () => {
-    store = await openSqlite(":memory:", { opTimeoutMs: 60_000 });
-  });
+  const open = async (path: string): Promise<void> => {
+    store = await openSqlite(path, { opTimeoutMs: 60_000 });
+  };
 
-  after(() => store.close());
+  beforeEach(() => open(":memory:"));
+  // Before the folder goes.
+  afterEach(() => store.close());
+  const folder = useFolder();
+
+  async function add(from: number, to: number, prefix = ""): Promise<void> {
+    await Promise.all(Array.from({ length: to - from }, (_, n) => store.users.add({ key: prefix + keyOf("user", from + n) })));
+  }
+
+  async function missed(to: number, prefix = ""): Promise<number[]> {
+    const found: number[] = [];
+    for (let n = 0; n < to; n++) if (!(await store.isAuthorized(prefix + keyOf("user", n)))) found.push(n);
+    return found;
+  }
 
   async function allowed(keys: Iterable<string>): Promise<string[]> {
     const found: string[] = [];
@@ -23,16 +37,28 @@ describe("sqlite: many users", function () {
     return found;
   }
 
-  it("each of many is allowed, and no stranger is taken for one of them", async () => {
-    await Promise.all(Array.from({ length: USERS }, (_, n) => store.users.add({ key: keyOf("user", n) })));
-    const missed: number[] = [];
-    for (let n = 0; n < USERS; n++) if (!(await store.isAuthorized(keyOf("user", n)))) missed.push(n);
-    expect(missed).to.deep.equal([]);
+  for (const [kind, prefix] of [["short keys", ""], ["long keys that differ at their end", "k".repeat(80)]] as const) {
+    it(`each of many is allowed, and no stranger is taken for one of them: ${kind}`, async () => {
+      await add(0, USERS, prefix);
+      expect(await missed(USERS, prefix)).to.deep.equal([]);
 
-    function* strangers(): Generator<string, void, undefined> {
-      for (let n = 0; n < STRANGERS; n++) yield keyOf("none", n);
-    }
-    expect(await allowed(strangers())).to.deep.equal([]);
+      function* strangers(): Generator<string, void, undefined> {
+        for (let n = 0; n < STRANGERS; n++) yield prefix + keyOf("none", n);
+      }
+      expect(await allowed(strangers())).to.deep.equal([]);
+    });
+  }
+
+  it("each is allowed after the next opening, and when as many again have come", async () => {
+    await store.close();
+    await open(folder.file());
+    await add(0, USERS);
+    await store.close();
+    await open(folder.file());
+    expect(await missed(USERS)).to.deep.equal([]);
+    await add(USERS, 2 * USERS);
+    await store.users.revoke(keyOf("user", 7));
+    expect(await missed(2 * USERS)).to.deep.equal([7]);
   });
 
   it("keys of every length, of which each begins with the one before, are users of their own", async () => {
@@ -47,7 +73,7 @@ describe("sqlite: many users", function () {
 
   it("what is no key is nobody, also where the low bits of its characters are a user's", async () => {
     await store.users.add({ key: "abc" });
-    const none = ["", "k".repeat(257), "\u0161\u0162\u0163", "abc\u0000", "abc\u0100", { length: 3, charCodeAt: (i: number) => 0x61 + i }, ["abc"], 3, null];
+    const none = ["", "k".repeat(257), "\u0161\u0162\u0163", "\u6261bc", "a\u6362c", "abc\u0000", "abc\u0100", { length: 3, charCodeAt: (i: number) => 0x61 + i }, ["abc"], 3, null];
     expect(await allowed(none as string[])).to.deep.equal([]);
     expect(await allowed(["abc", " ABC\n"])).to.deep.equal(["abc", " ABC\n"]);
   });
