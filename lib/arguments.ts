@@ -32,12 +32,17 @@ export function fields(value: unknown, path: string, names: readonly string[]): 
     if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
   }
   const found: Record<string, unknown> = {};
-  // A field that is inherited, as of a class instance, counts too: read each name once, so that a getter cannot answer twice.
-  for (const name of names) {
-    const field: unknown = (value as Record<string, unknown>)[name];
-    if (field !== undefined) found[name] = field;
-  }
+  for (const name of names) found[name] = field(value, name);
   return found;
+}
+
+/**
+ * A field that is inherited, as of a class instance, counts too; one that something put into every object's prototype does
+ * not. Read once, so that a getter cannot answer twice.
+ */
+function field(value: object, name: string): unknown {
+  if (name in Object.prototype && !Object.hasOwn(value, name)) return undefined;
+  return (value as Readonly<Record<string, unknown>>)[name];
 }
 
 /** C0, DEL and C1. */
@@ -170,10 +175,19 @@ export interface Bounds {
 
 const UNBOUNDED: Bounds = { timeoutMs: undefined, signal: undefined };
 
+/** What only inherits from a signal throws where it is asked. */
+function isSignal(value: unknown): value is AbortSignal {
+  try {
+    return value instanceof AbortSignal && typeof value.aborted === "boolean";
+  } catch {
+    return false;
+  }
+}
+
 function bounds(found: Readonly<Record<string, unknown>>, path: string): Bounds {
   const { timeoutMs, signal } = found;
   if (timeoutMs !== undefined) integer(timeoutMs, `${path}.timeoutMs`, 1, MAX_CALL_TIMEOUT_MS);
-  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid(`${path}.signal`, "an AbortSignal");
+  if (signal !== undefined && !isSignal(signal)) throw invalid(`${path}.signal`, "an AbortSignal");
   return { timeoutMs: timeoutMs as number | undefined, signal };
 }
 

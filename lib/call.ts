@@ -2,7 +2,9 @@
  * One call's time. Every wait of an operation goes through its `Call`, so that whatever a backend does, hang, die or
  * answer late, the call settles in time and a late answer has nobody left to reach.
  */
-import { StoreError, isStoreError } from "./errors.js";
+// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+import { clearTimeout, setTimeout } from "node:timers";
+import { StoreError, isError, isStoreError } from "./errors.js";
 import type { Bounds } from "./arguments.js";
 
 /**
@@ -19,7 +21,9 @@ export class Calls {
   begin(call: Call): void {
     if (this.#running.length === 0) this.#timer?.ref();
     call.place = this.#running.push(call) - 1;
-    if (call.expiresAt < this.#due) this.#setTimer(call.expiresAt);
+    // A timer that should have fired is late, or was lost: nobody's time may hang on it.
+    if (this.#due < call.startedAt) this.#setTimer(call.startedAt);
+    else if (call.expiresAt < this.#due) this.#setTimer(call.expiresAt);
   }
 
   finish(call: Call): void {
@@ -67,17 +71,20 @@ export class Calls {
 
   #expire(): void {
     this.clearTimer();
+    const late: Call[] = [];
     let next = Infinity;
-    for (const call of [...this.#running]) {
-      if (call.remaining() <= 0) call.expire();
+    for (const call of this.#running) {
+      if (call.remaining() <= 0) late.push(call);
       else next = Math.min(next, call.expiresAt);
     }
     if (next < Infinity) this.#setTimer(next);
+    for (const call of late) call.expire();
   }
 }
 
 export class Call {
-  /** Of `performance.now()`. */
+  /** By `performance.now()`. */
+  readonly startedAt = performance.now();
   readonly expiresAt: number;
   /** Its place among the calls that run, which only {@link Calls} knows to keep. */
   place = 0;
@@ -91,7 +98,7 @@ export class Call {
   /** `calls` are those that it is ended with; without them it has a timer to itself. */
   constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: Calls) {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
-    this.expiresAt = performance.now() + this.#timeoutMs;
+    this.expiresAt = this.startedAt + this.#timeoutMs;
     this.#signal = bounds.signal;
     this.#calls = calls;
     this.#outcome = kind === "write" ? "none" : undefined;
@@ -165,7 +172,7 @@ export class Call {
     return new Promise<T>((resolve, reject) => {
       const fail = (error: unknown): void => {
         const reason = explain(error, this);
-        reject(reason instanceof Error ? reason : unexplained(reason));
+        reject(isError(reason) ? reason : unexplained(reason));
       };
       if (this.#ended !== undefined || this.aborted) {
         fail(this.#stop(this.#abortError()));
@@ -176,7 +183,7 @@ export class Call {
       try {
         running = operation(this);
       } catch (error) {
-        running = Promise.reject(error instanceof Error ? error : unexplained(error));
+        running = Promise.reject(isError(error) ? error : unexplained(error));
       }
       running.then(
         (value) => {

@@ -100,12 +100,14 @@ function checkKind(value: unknown, kind: Kind, path: string): void {
   }
 }
 
+/** Those fields that are there: to somebody else, `undefined` may mean more than nothing. */
 function checkTable(value: unknown, kinds: Readonly<Record<string, Kind>>, path: string): Readonly<Record<string, unknown>> {
-  const found = args.fields(value, path, Object.keys(kinds));
-  for (const [name, kind] of Object.entries(kinds)) {
-    if (found[name] !== undefined) checkKind(found[name], kind, `${path}.${name}`);
+  const found = Object.entries(args.fields(value, path, Object.keys(kinds))).filter(([, field]) => field !== undefined);
+  for (const [name, field] of found) {
+    const kind = kinds[name];
+    if (kind !== undefined) checkKind(field, kind, `${path}.${name}`);
   }
-  return found;
+  return Object.fromEntries(found);
 }
 
 const JETSTREAM_NAMES = ["opTimeoutMs", "prefix", "onRollout", "replicas", "connection", "connect"];

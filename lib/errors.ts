@@ -71,6 +71,15 @@ const codes: ReadonlySet<unknown> = new Set<StoreErrorCode>([
   "INCOMPATIBLE",
 ]);
 
+/** Never throws: what somebody rejects with may be of any kind, a proxy that was revoked too. */
+export function isError(error: unknown): error is Error {
+  try {
+    return error instanceof Error;
+  } catch {
+    return false;
+  }
+}
+
 /** Whether `error` is a {@link StoreError} of this or another copy of the library. Never throws. */
 export function isStoreError(error: unknown): error is StoreError {
   try {

@@ -64,6 +64,11 @@ for (const [name, check] of Object.entries(checks)) {
       },
       "rejects with what is no error": () => ({ then: (_: unknown, reject: (error: unknown) => void) => reject(undefined) }),
       "rejects": () => Promise.reject(new Error("down")),
+      "rejects with what nobody can look at": () => {
+        const { proxy, revoke } = Proxy.revocable({}, {});
+        revoke();
+        return { then: (_: unknown, reject: (error: unknown) => void) => reject(proxy) };
+      },
       "rejects later": async () => {
         await later(0, 5);
         throw new Error("down");

@@ -146,6 +146,8 @@ export class Journal {
   #done(entries: readonly Entry[]): void {
     this.#events.durable(entries);
     this.#switch();
+    // Who waited is to share its write with whom the last one woke.
+    if (this.#entries.length > 0) this.#alone = false;
     // Without an entry the next one schedules.
     if (this.#entries.length > 0 || this.#idle.length > 0) this.#schedule();
   }

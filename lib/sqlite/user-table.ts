@@ -31,11 +31,11 @@ const ACTIVE_ADMIN = 2;
 /** Of entries. A block that would have to be larger is split. */
 const MIN_BLOCK = 16;
 const MAX_BLOCK = 16_384;
-/** A block grows when it is as full as this, */
+/** A block grows, or is split, when it is as full as this; */
 const FULL = 0.75;
-/** and by this much. */
-const GROWTH = 1.5;
-/** How full the blocks are of a table that was made for its users. */
+/** what it becomes is as full as this, */
+const GROWN = 0.5;
+/** and a block of a table that was made for its users as this. */
 const RESERVED = 0.65;
 /** A hash has so many bits to tell blocks by. */
 const MAX_DEPTH = 20;
@@ -162,17 +162,21 @@ export class UserTable {
 
   /** `hash` is of any entry of the block. */
   #grow(block: Block, hash: number): void {
-    const capacity = Math.ceil(block.capacity * GROWTH);
-    if (capacity <= MAX_BLOCK || block.depth === MAX_DEPTH) {
-      const grown = new Block(block.depth, capacity);
+    const { words } = block;
+    if (capacityFor(block.count) <= MAX_BLOCK || block.depth === MAX_DEPTH) {
+      const grown = new Block(block.depth, capacityFor(block.count));
       for (const at of entries(block)) grown.copy(block, at);
       this.#put(grown, hash);
       return;
     }
     const depth = block.depth + 1;
-    const [zero, one] = [new Block(depth, capacity >>> 1), new Block(depth, capacity >>> 1)];
     const bit = 2 ** (32 - depth);
-    for (const at of entries(block)) (((block.words[at + HASH] ?? 0) & bit) === 0 ? zero : one).copy(block, at);
+    const isOne = (at: number): boolean => ((words[at + HASH] ?? 0) & bit) !== 0;
+    // Counted first: whatever falls to each of them, it has room for it.
+    let ones = 0;
+    for (const at of entries(block)) if (isOne(at)) ones++;
+    const [zero, one] = [new Block(depth, capacityFor(block.count - ones)), new Block(depth, capacityFor(ones))];
+    for (const at of entries(block)) (isOne(at) ? one : zero).copy(block, at);
     if (depth > this.#depth) {
       this.#blocks = this.#blocks.flatMap((each) => [each, each]);
       this.#depth = depth;
@@ -254,6 +258,10 @@ function mixed(hash: number, four: number): number {
   const scaled = Math.imul(four, 0xcc9e2d51);
   const bits = hash ^ Math.imul((scaled << 15) | (scaled >>> 17), 0x1b873593);
   return (Math.imul((bits << 13) | (bits >>> 19), 5) + 0xe6546b64) | 0;
+}
+
+function capacityFor(entries: number): number {
+  return Math.max(MIN_BLOCK, Math.ceil(entries / GROWN));
 }
 
 /** How many words of an entry the key takes. */

@@ -1,5 +1,7 @@
 import { expect } from "chai";
 import files, { promises as fs } from "node:fs";
+import { join } from "node:path";
+import { mock } from "node:test";
 import { hasAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
 import { failure, useFolder } from "./support/folder.js";
@@ -117,6 +119,54 @@ describe("sqlite: disk errors", () => {
     await expectReadOnly();
     await expectKept("met");
     expect((await store.rooms.list()).items.map(({ id }) => id)).to.deep.equal(["room"]);
+  });
+
+  it("callers who write one thing after the other share their writes, however they began", async () => {
+    let writes = 0;
+    writing((original) => (...args) => {
+      writes++;
+      return original(...args);
+    });
+    const writer = async (name: string): Promise<void> => {
+      for (let n = 0; n < 100; n++) await store.users.add({ key: `${name}-${String(n)}` });
+    };
+    const first = writer("first");
+    // The first one's is on its way to the disk when the second begins.
+    await new Promise(setImmediate);
+    await Promise.all([first, writer("second")]);
+    expect(writes).to.be.lessThan(120);
+  });
+
+  it("a call ends in its time also after somebody lost the timer of another", async () => {
+    await store.close();
+    store = await openSqlite(folder.file(), { opTimeoutMs: 100 });
+    mock.timers.enable({ apis: ["setTimeout"] });
+    await store.users.list();
+    mock.timers.reset();
+    writing(() => () => new Promise(() => undefined));
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    expect(isTimeout(await failure(store.users.add({ key: "met" })))).to.equal(true);
+  });
+
+  it("works where a timer is a number, as in a browser's window", async () => {
+    const child = new Child(`
+      const { setTimeout: set, clearTimeout: clear } = globalThis;
+      const timers = new Map();
+      globalThis.setTimeout = (...args) => {
+        const timer = set(...args);
+        timers.set(+timer, timer);
+        return +timer;
+      };
+      globalThis.clearTimeout = (id) => clear(timers.get(id));
+      const store = await openSqlite(path);
+      await store.users.add({ key: "user" });
+      say(String(await store.isAuthorized("user")));
+      await store.close();
+      say("closed");
+    `, [join(folder.path, "another")]);
+    await child.says("closed");
+    expect(child.said).to.deep.equal(["true", "closed"]);
+    expect(await child.ended).to.deep.equal({ code: 0, signal: null });
   });
 
   it("a short write goes on where it stopped", async () => {

@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { openSqlite, type Store } from "unibus-membership";
+import { Child } from "./support/child.js";
 import { useFolder } from "./support/folder.js";
 
 const USERS = 40_000;
@@ -59,6 +60,22 @@ describe("sqlite: many users", function () {
     await add(USERS, 2 * USERS);
     await store.users.revoke(keyOf("user", 7));
     expect(await missed(2 * USERS)).to.deep.equal([7]);
+  });
+
+  it("a table whose users' hashes are all the same answers as any other", async () => {
+    const child = new Child(`
+      Math.imul = () => 0;
+      const store = await openSqlite(":memory:", { opTimeoutMs: 60_000 });
+      const users = Array.from({ length: 13_000 }, (_, n) => "user" + n);
+      await Promise.all(users.map((key) => store.users.add({ key })));
+      const answers = await Promise.all([users[0], users.at(-1), "stranger"].map((key) => store.isAuthorized(key)));
+      say(answers.join(" "));
+    `, []);
+    try {
+      await child.says("true true false");
+    } finally {
+      await child.kill();
+    }
   });
 
   it("keys of every length, of which each begins with the one before, are users of their own", async () => {

@@ -5,7 +5,7 @@ import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, uniq
 import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, withArgument, world } from "./methods.js";
 import type { MethodName, World } from "./methods.js";
 import type { Steps } from "./case.js";
-import type { Store } from "../../store.js";
+import type { NewUser, Store, User } from "../../store.js";
 
 /** All that the methods of the table could have changed by mistake. */
 async function all(store: Store, w: World): Promise<unknown> {
@@ -21,7 +21,7 @@ async function all(store: Store, w: World): Promise<unknown> {
   };
 }
 
-const shown = (value: unknown): string => inspect(value, { maxStringLength: 20, maxArrayLength: 4 });
+const shown = (value: unknown): string => inspect(value, { maxStringLength: 20, maxArrayLength: 4, customInspect: false });
 
 const malformed: Steps = Object.fromEntries(
   METHOD_NAMES.map((name) => [
@@ -113,6 +113,25 @@ export const argumentCases = [
       const key = `${unique("k")}${"x".repeat(256)}`.slice(0, 256);
       assert.equal((await store.users.add({ key: `  ${key.toUpperCase()}  `, expiresAt: new Date(8.64e15) })).key, key);
       assert.equal(await store.isAuthorized(key), true);
+    },
+
+    "a role that something put into every object's prototype is nobody's": async ({ store }) => {
+      const prototype = Object.prototype as { role?: string };
+      const keys = [unique("user"), unique("user"), unique("user")] as const;
+      const added = ((): Promise<User>[] => {
+        prototype.role = "admin";
+        try {
+          return [
+            store.users.add({ key: keys[0] }),
+            store.users.add({ key: keys[1], role: undefined } as unknown as NewUser),
+            store.users.add(Object.assign(Object.create(null) as object, { key: keys[2] })),
+          ];
+        } finally {
+          delete prototype.role;
+        }
+      })();
+      for (const adding of added) assert.equal((await adding).role, "member");
+      for (const key of keys) assert.equal(await store.isAdmin(key), false);
     },
 
     "what is malformed is said before what is missing": async ({ store }) => {

@@ -59,7 +59,7 @@ const NO_DATE: Bad = ["2999-01-01", 0, Date.now(), {}, new Date(NaN), true, { ge
 const NO_FLAG: Bad = [null, 0, 1, "", "true", "false", {}, []];
 const NO_OBJECT: Bad = [null, 7, "text", true, [], [{}], new Uint8Array(1), () => ({})];
 const NO_TIMEOUT: Bad = [null, 0, -1, 0.5, 1.5, NaN, Infinity, 600_001, 2 ** 31, "5", 5n, {}, [5]];
-const NO_SIGNAL: Bad = [null, 0, true, {}, "abort", { aborted: false }, new AbortController()];
+const NO_SIGNAL: Bad = [null, 0, true, {}, "abort", { aborted: false }, new AbortController(), Object.create(AbortSignal.prototype)];
 const NO_REVISION: Bad = [null, "", 0, 7, {}, [], true];
 const NO_LIMIT: Bad = [null, 0, -1, 1.5, 1001, NaN, Infinity, "10", 10n, {}, [10]];
 const NO_CURSOR: Bad = [null, "", 7, {}, [], true];
