@@ -3,8 +3,8 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
-import { copyFile, mkdir, open, readFile, rm } from "node:fs/promises";
+import { constants, mkdtempSync, rmSync, write } from "node:fs";
+import { copyFile, mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
@@ -114,7 +114,29 @@ async function populate(folder: string, users: number, node: ((path: string) => 
   }
 }
 
+/** What nobody who writes without blocking can be faster than: an append to a log that has its blocks, one at a time. */
+async function plainLog(path: string): Promise<{ append(count: number): Promise<void>; close(): Promise<void> }> {
+  await writeFile(path, Buffer.alloc(PLAIN_LOG_BYTES), { flush: true });
+  const file = await open(path, constants.O_RDWR | constants.O_DSYNC);
+  const record = Buffer.alloc(RECORD_BYTES, "record");
+  let at = 0;
+  return {
+    append: async (count) => {
+      for (let n = 0; n < count; n++, at += RECORD_BYTES) {
+        await new Promise<void>((resolve, reject) => {
+          write(file.fd, record, 0, RECORD_BYTES, at % (PLAIN_LOG_BYTES - RECORD_BYTES), (error) => {
+            if (error === null) resolve();
+            else reject(error);
+          });
+        });
+      }
+    },
+    close: () => file.close(),
+  };
+}
+
 interface Figures {
+  readonly plain: number;
   readonly add: Map<number, number>;
   readonly addBetter: number;
   readonly addNode: number | undefined;
@@ -128,6 +150,9 @@ const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [[1, 
 const SYNC_ADDS = 500;
 const READS = 20_000;
 const TURNS = 6;
+/** Of a user, in the log. */
+const RECORD_BYTES = 200;
+const PLAIN_LOG_BYTES = 1024 * 1024;
 
 /** A copy that is on the disk: what is left to write of it would be paid for by the first who syncs. */
 async function copied(from: string, to: string): Promise<string> {
@@ -161,9 +186,10 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
   const own = await openSqlite(await fresh("own"), { opTimeoutMs });
   const better = betterSqlite(await fresh("better"));
   const other = node?.(await fresh("node"));
+  const log = await plainLog(join(place, "plain"));
   try {
     const adds = new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, new Rate()]));
-    const [addBetter, addNode, check, get, getNode] = [new Rate(), new Rate(), new Rate(), new Rate(), new Rate()];
+    const [plain, addBetter, addNode, check, get, getNode] = [new Rate(), new Rate(), new Rate(), new Rate(), new Rate(), new Rate()];
     let next = users;
     for (let i = 0; i < TURNS; i++) {
       const syncAdds = (database: SyncDatabase) => (): void => {
@@ -177,6 +203,7 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
         if (other !== undefined) await addNode.of(SYNC_ADDS, syncAdds(other));
         next += SYNC_ADDS;
       }
+      await plain.of(SYNC_ADDS, () => log.append(SYNC_ADDS));
 
       // Made beforehand, and each a string of its own: as a request brings it.
       const keys = Array.from({ length: READS }, (_, n) => keyOf(((i * READS + n) * 7919) % users));
@@ -191,6 +218,7 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
       if (other !== undefined) await getNode.of(READS, gets(other));
     }
     return {
+      plain: plain.perSecond,
       add: new Map([...adds].map(([inFlight, rate]) => [inFlight, rate.perSecond])),
       addBetter: addBetter.perSecond,
       addNode: other === undefined ? undefined : addNode.perSecond,
@@ -202,6 +230,7 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
     await own.close();
     better.close();
     other?.close();
+    await log.close();
     await rm(place, { recursive: true });
   }
 }
@@ -221,6 +250,7 @@ function medians(rounds: readonly Figures[]): Figures {
   const middle = (of: (figures: Figures) => number): number => median(rounds.map(of));
   const [first] = rounds;
   return {
+    plain: middle(({ plain }) => plain),
     add: new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, middle(({ add }) => add.get(inFlight) ?? NaN)])),
     addBetter: middle(({ addBetter }) => addBetter),
     addNode: first?.addNode === undefined ? undefined : middle(({ addNode }) => addNode ?? NaN),
@@ -328,6 +358,8 @@ function report(users: number, figures: Figures): void {
   } else {
     console.log(`  node:sqlite    not in Node ${process.version}`);
   }
+  const alone = figures.add.get(1) ?? NaN;
+  console.log(`  a plain append ${count(figures.plain)}/s: users.add, 1 in flight, has ${(alone / figures.plain).toFixed(2)}x of that, better-sqlite3 ${(figures.addBetter / figures.plain).toFixed(2)}x`);
   const floors = new Map([[1, [0.8, 1]], [64, [5, 8]], [1024, [12, 20]]]);
   for (const [inFlight, rate] of figures.add) {
     const [floor = 0, aim = 0] = floors.get(inFlight) ?? [];
