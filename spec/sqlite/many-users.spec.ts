@@ -5,7 +5,7 @@ import { useFolder } from "./support/folder.js";
 
 const USERS = 40_000;
 /** So many that some share a whole hash of 32 bits with a user. */
-const STRANGERS = 1_000_000;
+const STRANGERS = 500_000;
 
 const keyOf = (kind: "user" | "none", n: number): string => `${kind}-${String(n).padStart(8, "0")}`;
 
