@@ -17,13 +17,13 @@ export class Calls {
   /** When the timer fires. */
   #due = Infinity;
   #whenIdle: (() => void) | undefined;
+  /** When whatever still runs is ended, and with what. */
+  #closing: { readonly at: number; readonly error: (call: Call) => StoreError } | undefined;
 
   begin(call: Call): void {
     if (this.#running.length === 0) this.#timer?.ref();
     call.place = this.#running.push(call) - 1;
-    // A timer that should have fired is late, or was lost: nobody's time may hang on it.
-    if (this.#due < call.startedAt) this.#setTimer(call.startedAt);
-    else if (call.expiresAt < this.#due) this.#setTimer(call.expiresAt);
+    this.#wakeAt(call.expiresAt, call.startedAt);
   }
 
   finish(call: Call): void {
@@ -39,17 +39,14 @@ export class Calls {
     this.#whenIdle?.();
   }
 
-  /** Resolves when no call runs; after `graceMs` those that do are ended. */
-  async close(graceMs: number, ended: (call: Call) => StoreError): Promise<void> {
+  /** Resolves when no call runs; after `graceMs` those whose own time is not over are ended with `error`. */
+  async close(graceMs: number, error: (call: Call) => StoreError): Promise<void> {
     if (this.#running.length > 0) {
+      const now = performance.now();
+      this.#closing = { at: now + graceMs, error };
+      this.#wakeAt(this.#closing.at, now);
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(() => {
-          for (const call of [...this.#running]) call.end(ended(call));
-        }, graceMs);
-        this.#whenIdle = () => {
-          clearTimeout(timer);
-          resolve();
-        };
+        this.#whenIdle = resolve;
       });
     }
     this.clearTimer();
@@ -61,24 +58,36 @@ export class Calls {
     this.#due = Infinity;
   }
 
+  #wakeAt(at: number, now: number): void {
+    // A timer that should have fired is late, or was lost: nobody's time may hang on it.
+    if (this.#due < now) this.#setTimer(now);
+    else if (at < this.#due) this.#setTimer(at);
+  }
+
   #setTimer(at: number): void {
     clearTimeout(this.#timer);
     this.#due = at;
     this.#timer = setTimeout(() => {
-      this.#expire();
+      this.#wake();
     }, Math.ceil(at - performance.now()));
   }
 
-  #expire(): void {
+  /** Timers fire up to a millisecond early: who has time left keeps it. */
+  #wake(): void {
     this.clearTimer();
+    const closing = this.#closing;
+    const closed = closing !== undefined && closing.at <= performance.now();
     const late: Call[] = [];
-    let next = Infinity;
+    let next = closing === undefined || closed ? Infinity : closing.at;
     for (const call of this.#running) {
-      if (call.remaining() <= 0) late.push(call);
+      if (closed || call.remaining() <= 0) late.push(call);
       else next = Math.min(next, call.expiresAt);
     }
     if (next < Infinity) this.#setTimer(next);
-    for (const call of late) call.expire();
+    for (const call of late) {
+      if (closed && call.remaining() > 0) call.end(closing.error(call));
+      else call.expire();
+    }
   }
 }
 
