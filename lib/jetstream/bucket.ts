@@ -10,7 +10,8 @@ import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, asObject, unavailable } from "./connection.js";
 import type { DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
-import { Copy, MAX_RECORDS } from "./copy.js";
+import { Copy } from "./copy.js";
+import { AbsenceFences } from "./absence.js";
 import { BARRIER_KEY, Barrier } from "./quorum.js";
 import { all } from "./settled.js";
 
@@ -88,6 +89,8 @@ const FOLLOW_MS = 200;
 const MAX_FOLLOW_MS = 1000;
 /** So many keys that were not in the copy make it worth while to read them all, but not all the time. */
 const MANY_MISSES = 16;
+/** What one request can ask for: the server answers at most 1,024 records. */
+const ALL_AT_ONCE = 1000;
 const ASK_AGAIN_MS = 5000;
 
 export class Bucket {
@@ -96,6 +99,7 @@ export class Bucket {
   readonly #link: Link;
   readonly #subjects: string;
   readonly #barrier: Barrier;
+  readonly #absence: AbsenceFences;
   readonly #maxFilters: number;
   #asking = 0;
   readonly #copy = new Copy<Entry>();
@@ -121,6 +125,7 @@ export class Bucket {
     this.stream = `KV_${name}`;
     this.#subjects = `$KV.${name}.`;
     this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY, this);
+    this.#absence = new AbsenceFences(link, this.stream, this.#subjects, this);
   }
 
   /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
@@ -148,7 +153,11 @@ export class Bucket {
 
   /** What is kept of the log is forgotten: see {@link Barrier}. */
   doubt(): void {
-    this.#copy.clear();
+    this.#copy.forgetLog();
+  }
+
+  noteBarrier(seq: number): void {
+    this.#copy.noteBarrier(seq);
   }
 
   suspect(): void {
@@ -176,7 +185,7 @@ export class Bucket {
     if (taken !== undefined) return taken;
     if (++this.#misses >= MANY_MISSES) this.#askForAll();
     const { era } = this.#copy;
-    const found = await this.read(wanted, seq, call);
+    const found = await this.readCertain(wanted, seq, call);
     // An absence is not kept: anybody can ask for keys that nobody has.
     this.#copy.keep(era, found.upTo, wanted.flatMap((key) => found.get(key)?.detached() ?? []));
     return found;
@@ -187,7 +196,7 @@ export class Bucket {
     for (const key of wanted) {
       const entry = this.#copy.get(key);
       if (entry === undefined) return undefined;
-      if (entry !== "none") entries.push(entry);
+      entries.push(entry);
     }
     return new Taken(this.#copy.at, entries);
   }
@@ -199,19 +208,16 @@ export class Bucket {
     this.onMisses?.();
   }
 
-  /** Reads the whole bucket into the copy, if it is not too large for it. */
+  /** Reads the whole bucket into the copy, where one request can: only then are the records those of one moment. */
   async keepAll(messages: number, call: Call): Promise<void> {
-    if (messages > MAX_RECORDS) return;
-    const found = new Map<string, Entry>();
-    let upTo = 0;
+    if (messages > ALL_AT_ONCE) return;
+    const min = await this.fresh(call);
     const { era } = this.#copy;
-    await this.scan(">", call, { end: () => this.fresh(call) }, (entry) => {
-      upTo = entry.seq;
-      if (entry.key !== BARRIER_KEY) found.set(entry.key, entry.detached());
-      return "go on";
-    });
+    const answer = await this.#link.direct(this.stream, { multi_last: [`${this.#subjects}>`] }, this.#link.attemptMs(call));
+    if (answer.kind !== "end" || answer.upTo < min || answer.pending > 0 || !complete(answer)) return;
     this.#misses = 0;
-    this.#copy.keep(era, upTo, [...found.values()], true);
+    const entries = answer.messages.map((message) => decode(message, this.#subjects.length).detached());
+    this.#copy.keep(era, answer.upTo, entries.filter(({ key }) => key !== BARRIER_KEY));
   }
 
   /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
@@ -300,6 +306,11 @@ export class Bucket {
             break;
           }
           if (entry === undefined) {
+            // Purged, or missed by a replica that catches up from a snapshot: then it may be this very write.
+            if (!(await this.areAbsent([key], call))) {
+              lost = true;
+              break;
+            }
             call.outcome = before;
             return undefined;
           }
@@ -361,6 +372,25 @@ export class Bucket {
       };
       this.#enqueue(read);
     });
+  }
+
+  /**
+   * The same for keys alone, of which each that was not found is surely not there, as the leader says after this call. A
+   * replica that catches up from a snapshot misses for a moment what is there.
+   */
+  async readCertain(wanted: readonly string[], min: number, call: Call): Promise<Snapshot> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const found = await this.read(wanted, min, call);
+      const missing = wanted.filter((key) => found.get(key) === undefined);
+      if (await this.areAbsent(missing, call)) return found;
+    }
+  }
+
+  /** Whether none of the keys is there, as the leader says after this call. `false` proves nothing. */
+  async areAbsent(wanted: readonly string[], call: Call): Promise<boolean> {
+    const absent = await all(wanted.map((key) => this.#absence.prove(key, call)));
+    return absent.every((is) => is);
   }
 
   #enqueue(read: Read): void {

@@ -205,14 +205,25 @@ export class Link {
     return Math.max(1, Math.ceil(Math.min(ATTEMPT_MS, call.remaining())));
   }
 
-  /** Publishes, expecting `expected` as the last sequence of the subject (0: none) where it is given. */
-  async publish(stream: string, subject: string, payload: Uint8Array | string, timeoutMs: number, expected?: number): Promise<Ack> {
+  /**
+   * Publishes, expecting `expected` as the last sequence of the subject (0: none) where it is given, or as that of the
+   * subject `expectedOf`.
+   */
+  async publish(
+    stream: string,
+    subject: string,
+    payload: Uint8Array | string,
+    timeoutMs: number,
+    expected?: number,
+    expectedOf?: string,
+  ): Promise<Ack> {
     let reply: Json;
     try {
       const options: { timeout: number; headers?: NatsHeaders } = { timeout: timeoutMs };
       if (expected !== undefined) {
         options.headers = this.#headers();
         options.headers.set("Nats-Expected-Last-Subject-Sequence", String(expected));
+        if (expectedOf !== undefined) options.headers.set("Nats-Expected-Last-Subject-Sequence-Subject", expectedOf);
       }
       reply = parse((await this.#counted(this.connection.request(subject, payload, options))).data);
     } catch (error) {
@@ -286,12 +297,16 @@ export class Link {
   }
 }
 
-/** Whether a server's version is at least `major.minor`. An unknown one is not. */
-export function atLeast(version: string | undefined, major: number, minor: number): boolean {
-  const match = /^v?(\d+)\.(\d+)\./.exec(version ?? "");
+/** Whether a server's version is at least `major.minor.patch`. An unknown one is not. */
+export function atLeast(version: string | undefined, major: number, minor: number, patch = 0): boolean {
+  const match = /^v?(\d+)\.(\d+)\.(\d+)/.exec(version ?? "");
   if (match === null) return false;
-  const [found, foundMinor] = [Number(match[1]), Number(match[2])];
-  return found > major || (found === major && foundMinor >= minor);
+  const wanted = [major, minor, patch];
+  for (const [i, least] of wanted.entries()) {
+    const found = Number(match[i + 1]);
+    if (found !== least) return found > least;
+  }
+  return true;
 }
 
 export function unavailable(failure: Failure, cause: unknown): StoreError {

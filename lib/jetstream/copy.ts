@@ -3,9 +3,13 @@
  * barrier gets the very next sequence after the one that the copy is as of, nothing else was stored between, and the copy
  * is as of the barrier too: no read is needed. Otherwise one read of everything since then brings it there.
  *
+ * That read is believed only if it has no gap: a replica that catches up from a snapshot drops what was superseded before
+ * it has what superseded it. A gap that is a barrier of this store's own is none: it held no record.
+ *
  * The acknowledgement of a barrier proves as much here as it does for a read: docs/protocol.md has the argument.
  */
 import { BARRIER_KEY } from "./quorum.js";
+import { SequenceSet } from "./sequence-set.js";
 
 /** What is kept of a record. */
 export interface Kept {
@@ -19,7 +23,6 @@ export interface Kept {
 interface Found<T> {
   readonly upTo: number;
   readonly records: readonly T[];
-  readonly whole: boolean;
 }
 
 /** The most records that are kept. Those that were kept longest go first. */
@@ -39,8 +42,8 @@ export class Copy<T extends Kept> {
   #newest: T | undefined;
   /** The copy was not needed for a while: whether the log is the one that is known shows with the next read. */
   #unsure = false;
-  /** What is not in the copy is not in the bucket. */
-  #whole = false;
+  /** Where this store's own barriers stand: no record was ever there. */
+  readonly #barriers = new SequenceSet();
   #ahead: Found<T>[] = [];
   #used = 0;
   #reached = 0;
@@ -61,6 +64,11 @@ export class Copy<T extends Kept> {
     return this.#unsure && this.#newest !== undefined ? this.#newest.seq : this.#at + 1;
   }
 
+  /** Takes the sequence of a barrier of this store that was acknowledged. */
+  noteBarrier(seq: number): void {
+    this.#barriers.add(seq);
+  }
+
   /** Takes the sequence of an acknowledged barrier. Answers whether the copy is as of it, or later. */
   reach(seq: number): boolean {
     // Only an acknowledgement that is new tells of the log: a call that comes again with its own does not.
@@ -71,28 +79,25 @@ export class Copy<T extends Kept> {
       this.#reached = seq;
     }
     if (this.#unsure) return false;
-    if (this.#records.size === 0 && !this.#whole && seq > this.#at) {
+    if (this.#records.size === 0 && seq > this.#at) {
       this.#at = this.#quiet = seq;
-    } else if (seq === this.#at + 1) {
+    } else if (seq > this.#at && this.#barriers.hasAll(this.#at + 1, seq)) {
       this.#at = seq;
     }
     if (this.#ahead.length > 0) this.#settle();
     return seq <= this.#at;
   }
 
-  /** The record, `none` where there is none, or `undefined` where it is not known. */
-  get(key: string): T | "none" | undefined {
-    return this.#records.get(key) ?? (this.#whole ? "none" : undefined);
+  /** The record, or `undefined` where it is not known. */
+  get(key: string): T | undefined {
+    return this.#records.get(key);
   }
 
-  /**
-   * Takes records as of `upTo`, where it is known that they stand so at the sequence that the copy is as of. `whole`: there
-   * are no others.
-   */
-  keep(era: number, upTo: number, records: readonly T[], whole = false): void {
+  /** Takes records as of `upTo`, where it is known that they stand so at the sequence that the copy is as of. */
+  keep(era: number, upTo: number, records: readonly T[]): void {
     // While it is not sure which log this is, nothing of it may take the place of what the look at it goes by.
     if (era !== this.#era || this.#unsure) return;
-    if (this.#ahead.length < MAX_AHEAD || whole) this.#ahead.push({ upTo, records, whole });
+    if (this.#ahead.length < MAX_AHEAD) this.#ahead.push({ upTo, records });
     this.#settle();
   }
 
@@ -102,16 +107,24 @@ export class Copy<T extends Kept> {
       if (found.upTo > this.#at) {
         ahead.push(found);
       } else if (found.upTo >= this.#quiet) {
-        this.#whole ||= found.whole;
         for (const record of found.records) this.#put(record);
       }
     }
     this.#ahead = ahead;
   }
 
-  /** Takes everything that was stored from {@link next} on, in order. */
+  /** Takes everything that was stored from {@link next} on, in order. With a gap in it, it proves nothing: see above. */
   follow(era: number, changes: readonly T[]): void {
     if (era !== this.#era) return;
+    let end = this.#unsure ? (changes[0]?.seq ?? 0) : this.#at;
+    for (const { seq } of changes) {
+      if (seq <= end) continue;
+      if (!this.#barriers.hasAll(end + 1, seq - 1)) {
+        this.clear();
+        return;
+      }
+      end = seq;
+    }
     if (this.#unsure) {
       const [first] = changes;
       if (first === undefined || first.seq !== this.#newest?.seq || first.stamp !== this.#newest.stamp) {
@@ -127,8 +140,9 @@ export class Copy<T extends Kept> {
       this.#at = change.seq;
       if (change.key === BARRIER_KEY) continue;
       this.#quiet = this.#at;
-      if (this.#whole || this.#records.has(change.key)) this.#put(change);
+      if (this.#records.has(change.key)) this.#put(change);
     }
+    this.#barriers.dropBelow(this.#newest?.seq ?? this.#at);
     this.#settle();
   }
 
@@ -143,14 +157,19 @@ export class Copy<T extends Kept> {
     this.#records.clear();
     this.#ahead = [];
     this.#newest = undefined;
-    this.#unsure = this.#whole = false;
+    this.#unsure = false;
+  }
+
+  /** Forgets the log too: another may have taken its place. */
+  forgetLog(): void {
+    this.clear();
+    this.#barriers.clear();
   }
 
   #put(record: T): void {
     this.#records.set(record.key, record);
     if (this.#newest === undefined || record.seq > this.#newest.seq) this.#newest = record;
     if (this.#records.size <= MAX_RECORDS) return;
-    this.#whole = false;
     for (const key of this.#records.keys()) {
       this.#records.delete(key);
       break;

@@ -20,7 +20,7 @@ const BYTES_OF_A_ROW = 200;
 
 /** What one change wants. `row` is complete but for how many there are with it. */
 export interface MemberChange<T> {
-  readonly row: Omit<MemberRow, "of">;
+  readonly row: Omit<MemberRow, "of" | "members">;
   /** What changes of the room with it. */
   readonly next: Partial<Pick<RoomRecord, "members" | "rekeyRequired">>;
   readonly stage?: Stage;
@@ -213,6 +213,9 @@ export class MemberChanges {
         } else if (isConflict(error) && !(await this.#log.isSame(room, call))) {
           // The room was deleted between the reads, and its rows with it: who was a member seemed to be none.
           continue;
+        } else if (isRefusal(error) && !(await this.#log.areStrangers(room, [item.endpoint], [member], call))) {
+          // A replica that catches up from a snapshot missed a member.
+          continue;
         } else {
           item.reject(error);
           drop(items, (other) => other === item);
@@ -221,8 +224,9 @@ export class MemberChanges {
     }
     if (going.length === 0) return;
     const { members, rekeyRequired } = working.record;
+    const of = going.length;
     const commit: Commit<true> = {
-      changes: going.map(({ item, after, change }) => ({ endpoint: item.endpoint, after, row: { ...change.row, of: going.length } })),
+      changes: going.map(({ item, after, change }) => ({ endpoint: item.endpoint, after, row: { ...change.row, of, members } })),
       next: { v, members, rekeyRequired },
       result: () => true,
       stage: { keys: async (own) => Math.max(...(await all(going.map(({ change }) => inPlace(change.stage, own))))) },

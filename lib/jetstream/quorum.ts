@@ -24,6 +24,8 @@ interface Log {
   doubt(): void;
   /** Nothing was heard of it for a while. */
   suspect(): void;
+  /** A barrier of this store stands there. */
+  noteBarrier(seq: number): void;
 }
 
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
@@ -104,6 +106,7 @@ export class Barrier {
     if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;
       const { seq } = ack;
+      this.#log.noteBarrier(seq);
       const proved = this.#waiters.filter((waiter) => waiter.since < number);
       this.#waiters = this.#waiters.filter((waiter) => waiter.since >= number);
       for (const waiter of proved) waiter.resolve(seq);
@@ -137,4 +140,4 @@ export class Barrier {
 
 /** The barrier's value: it is read like every record, by the key that it names. */
 export const BARRIER_KEY = "barrier";
-const BARRIER = JSON.stringify({ k: BARRIER_KEY });
+export const BARRIER = JSON.stringify({ k: BARRIER_KEY });

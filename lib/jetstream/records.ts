@@ -130,6 +130,8 @@ export interface MemberRow {
   readonly v: number;
   /** The number of rows that version `v` has: they are put into the bucket one by one, and count as one. */
   readonly of: number;
+  /** The number of members as of version `v`. Rows that were written before there was this field do not say it. */
+  readonly members?: number | undefined;
   readonly gone: boolean;
   readonly owner: boolean;
   readonly joined: boolean;
@@ -234,6 +236,7 @@ function memberRow(fields: Fields): MemberRow {
     id: fields.text("id"),
     v: fields.number("v"),
     of: fields.number("of"),
+    members: fields.maybeNumber("members"),
     gone: fields.flag("gone"),
     owner: fields.flag("owner"),
     joined: fields.flag("joined"),

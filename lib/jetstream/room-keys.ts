@@ -59,7 +59,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
-      const entry = (await this.#log.buckets.roomKeys.read([key], Math.max(keysMin, record.keysSeq), call)).get(key);
+      const { roomKeys } = this.#log.buckets;
+      const needed = Math.max(keysMin, record.keysSeq);
+      // With `min` of a barrier, a key that is not there is surely not there.
+      const rows = await (keysMin === 0 ? roomKeys.read([key], needed, call) : roomKeys.readCertain([key], needed, call));
+      const entry = rows.get(key);
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
         const latest = (await this.#list(roomId, endpoint, min, keysMin, call)).at(-1);
@@ -85,7 +89,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       await retries.turn();
       const found = await this.#all(before.room, before.at, keysMin, call);
       const after = await this.#membership(roomId, endpoint, await this.#log.buckets.rooms.fresh(call), call);
-      if (after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation) return found;
+      const isSame = after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation;
+      if (isSame && found !== undefined) return found;
       before = after;
     }
   }
@@ -149,14 +154,17 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { record } = room;
     if (epoch === record.epoch) return record.attempt;
     const key = keys.epoch(room.id, record.incarnation, epoch);
-    const entry = (await this.#log.buckets.roomKeys.read([key], record.keysSeq, call)).get(key);
+    const entry = (await this.#log.buckets.roomKeys.readCertain([key], record.keysSeq, call)).get(key);
     // Not there although the room went past it: the room was deleted meanwhile.
     if (entry === undefined) throw rules.roomNotFound(room.id);
     return readEpoch(entry);
   }
 
-  /** Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. */
-  async #all(room: LiveRoom, at: Holder, keysMin: number, call: Call): Promise<RoomKey[]> {
+  /**
+   * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch is
+   * missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
+   */
+  async #all(room: LiveRoom, at: Holder, keysMin: number, call: Call): Promise<RoomKey[] | undefined> {
     const { record } = room;
     if (record.epoch === 0) return [];
     const { roomKeys } = this.#log.buckets;
@@ -167,6 +175,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     ]);
     const attempts = new Map<number, string>([[record.epoch, record.attempt]]);
     for (const entry of epochs.values()) attempts.set(Number(entry.key.split(".").at(-1)), readEpoch(entry));
+    for (let epoch = 1; epoch < record.epoch; epoch++) if (!attempts.has(epoch)) return undefined;
     const found: RoomKey[] = [];
     for (const entry of rows.values()) {
       const [attempt, number] = entry.key.split(".").reverse();

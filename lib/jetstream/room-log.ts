@@ -116,23 +116,56 @@ export class RoomLog {
     return readRoom((await this.buckets.rooms.read([key], min, call)).get(key));
   }
 
-  /** The room, or `NOT_FOUND`. */
+  /** The same as of a moment after this call. A record that is not there is surely not there. */
+  async freshSlot(roomId: string, call: Call): Promise<RoomSlot> {
+    return this.#slotFor(roomId, await this.buckets.rooms.fresh(call), call);
+  }
+
+  /** With `min` of a barrier, what is not there is surely not there. */
+  async #slotFor(roomId: string, min: number, call: Call): Promise<RoomSlot> {
+    if (min === 0) return this.slot(roomId, 0, call);
+    const key = keys.room(roomId);
+    return readRoom((await this.buckets.rooms.readCertain([key], min, call)).get(key));
+  }
+
+  /** The room, or `NOT_FOUND`, which with `min` of a barrier is sure. */
   async room(roomId: string, min: number, call: Call): Promise<LiveRoom> {
-    return live(roomId, await this.slot(roomId, min, call));
+    return live(roomId, await this.#slotFor(roomId, min, call));
   }
 
   /** Whether the room that was read is there still, and none of its rows was removed until now. */
   async isSame(room: LiveRoom, call: Call): Promise<boolean> {
-    const { record } = await this.slot(room.id, await this.buckets.rooms.fresh(call), call);
+    const { record } = await this.freshSlot(room.id, call);
     return record?.incarnation === room.record.incarnation;
   }
 
-  /** The room and one member of it, at one moment: the rows are at least as new as the record says that they must be. */
+  /**
+   * The room and one member of it, at one moment: the rows are at least as new as the record says that they must be. With
+   * `min` of a barrier, who is not there is surely not there.
+   */
   async member(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const found = await this.#member(roomId, endpoint, min, call);
+      if (min === 0 || (await this.areStrangers(found.room, [endpoint], [found.member], call))) return found;
+    }
+  }
+
+  /**
+   * Whether those of whom no row was found had none at a moment after this call. A replica that catches up from a snapshot
+   * misses rows for a moment. The room's record, which was read before, is of a moment at which they had none either: rows
+   * of a room that is there are never removed.
+   */
+  async areStrangers(room: LiveRoom, endpoints: readonly string[], members: readonly Standing[], call: Call): Promise<boolean> {
+    const missing = endpoints.filter((_, i) => members[i]?.row === undefined && members[i]?.after === 0);
+    return this.buckets.members.areAbsent(missing.map((endpoint) => keys.member(room.id, endpoint, room.record.incarnation)), call);
+  }
+
+  async #member(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
     // The incarnation is part of the row's key and known only from the record: asked for as a family, both are one round.
     const family = keys.memberOfAny(roomId, endpoint);
     const { members } = this.buckets;
-    const [slot, early] = await Promise.all([this.slot(roomId, min, call), members.read([`${family}.*`], 0, call)]);
+    const [slot, early] = await Promise.all([this.#slotFor(roomId, min, call), members.read([`${family}.*`], 0, call)]);
     const room = live(roomId, slot);
     const rows = early.upTo >= room.record.membersSeq ? early : await members.read([`${family}.*`], room.record.membersSeq, call);
     const key = keys.member(roomId, endpoint, room.record.incarnation);
@@ -185,7 +218,8 @@ export class RoomLog {
       // of a read that a write got in the way of.
       least = await this.buckets.rooms.fresh(call);
       const newest = [...rows.values()].filter((row) => row.v === v);
-      if (v > record.v && newest.length === newest[0]?.of) {
+      const total = newest[0]?.members ?? present.size;
+      if (v > record.v && newest.length === newest[0]?.of && present.size === total) {
         const now = await this.room(roomId, least, call);
         if (now.record.incarnation === incarnation) return { room, v, members: present };
       }
@@ -308,7 +342,7 @@ export class RoomLog {
       let fresh = false;
       for (const retries = new Retries(call); ; ) {
         await retries.turn();
-        const slot = await this.slot(roomId, fresh ? await this.buckets.rooms.fresh(call) : 0, call);
+        const slot = fresh ? await this.freshSlot(roomId, call) : await this.slot(roomId, 0, call);
         const { record } = slot;
         if (record === undefined) {
           if (fresh) throw roomNotFound(roomId);
@@ -365,7 +399,7 @@ export class RoomLog {
         );
         if (seq !== undefined) return plan.result(record);
         this.#cleanUp(plan.undo);
-        slot = await this.slot(roomId, await this.buckets.rooms.fresh(call), call);
+        slot = await this.freshSlot(roomId, call);
       }
     });
   }

@@ -39,6 +39,7 @@ export class JetStreamRooms implements RoomsDriver {
         id: membership,
         v: 1,
         of: 1,
+        members: 1,
         gone: false,
         owner: true,
         joined: true,
@@ -90,7 +91,10 @@ export class JetStreamRooms implements RoomsDriver {
         if (name === record.name) return { room, step: { done: toRoom(id, record) } };
         return { room, step: { commit: { next: { v: record.v + 1, name }, result: (next) => toRoom(id, next) } } };
       }
-      const [before, successor] = await this.#log.standings(room, [record.owner, owner] as const, call);
+      const pair = [record.owner, owner] as const;
+      const standings = await this.#log.standings(room, pair, call);
+      if (min > 0 && !(await this.#log.areStrangers(room, pair, standings, call))) return { room, step: "again" };
+      const [before, successor] = standings;
       rules.checkOwner(id, owner, memberFacts(successor.row));
       const from = need(id, record.owner, before);
       const to = need(id, owner, successor);
@@ -100,8 +104,8 @@ export class JetStreamRooms implements RoomsDriver {
         step: {
           commit: {
             changes: [
-              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v, of: 2 } },
-              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v, of: 2 } },
+              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v, of: 2, members: record.members } },
+              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v, of: 2, members: record.members } },
             ],
             next: { v, name, owner },
             result: (next) => toRoom(id, next),

@@ -77,9 +77,10 @@ export class Sweep {
 
   async #room(roomId: string, traces: readonly Trace[], call: Call): Promise<void> {
     // First as cheap as possible: nearly always everything is in order.
-    const suspects = await this.#suspects(roomId, traces, 0, call);
-    if (suspects.found.length === 0) return;
-    const { slot, found } = await this.#suspects(roomId, suspects.found, await this.#log.buckets.rooms.fresh(call), call);
+    const suspects = await this.#suspects(roomId, await this.#log.slot(roomId, 0, call), traces, call);
+    if (suspects.length === 0) return;
+    const slot = await this.#log.freshSlot(roomId, call);
+    const found = await this.#suspects(roomId, slot, suspects, call, true);
     const open = found.filter(({ verdict }) => verdict === "open");
     const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));
     // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
@@ -87,24 +88,23 @@ export class Sweep {
     await all(removable.map(({ bucket, key }) => bucket.purge(key, call)));
   }
 
+  /** `sure`: what is not there is surely not there, as the leaders say. */
   async #suspects(
     roomId: string,
+    slot: RoomSlot,
     traces: readonly Trace[],
-    min: number,
     call: Call,
-  ): Promise<{ slot: RoomSlot; found: (Trace & { verdict: Verdict })[] }> {
-    const slot = await this.#log.slot(roomId, min, call);
+    sure = false,
+  ): Promise<(Trace & { verdict: Verdict })[]> {
     const { record } = slot;
-    if (record === undefined) {
-      return { slot, found: traces.map((trace) => ({ ...trace, verdict: withoutRoom(trace) })) };
-    }
+    if (record === undefined) return traces.map((trace) => ({ ...trace, verdict: withoutRoom(slot, trace) }));
     const judged = await all(
-      traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, call) })),
+      traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, call, sure) })),
     );
-    return { slot, found: judged.filter(({ verdict }) => verdict !== "live") };
+    return judged.filter(({ verdict }) => verdict !== "live");
   }
 
-  async #judge(roomId: string, record: RoomRecord, trace: Trace, call: Call): Promise<Verdict> {
+  async #judge(roomId: string, record: RoomRecord, trace: Trace, call: Call, sure: boolean): Promise<Verdict> {
     // Made for a room of that id before this one, or for an attempt to make one that this one came before.
     if (trace.incarnation !== record.incarnation) return "dead";
     const { membership, made } = trace;
@@ -117,7 +117,11 @@ export class Sweep {
       ...(entry === undefined ? [] : [readMember(entry).row]),
     ];
     const row = rows.find((candidate) => candidate.id === membership.id);
-    if (row === undefined) return "open";
+    if (row === undefined) {
+      // A row that a replica missed, as one does that catches up from a snapshot, is of a member who is there.
+      const isThere = sure && entry === undefined && !(await members.areAbsent([rowKey], call));
+      return isThere ? "live" : "open";
+    }
     if (row.gone) return "dead";
     if (made === undefined) return "live";
     if (made.epoch > record.epoch) return "open";
@@ -128,9 +132,12 @@ export class Sweep {
   }
 }
 
-/** Rows and epochs are written only of rooms that were; what is staged may be of one that is about to be. */
-function withoutRoom(trace: Trace): Verdict {
-  return trace.membership === undefined ? "dead" : "open";
+/**
+ * Rows and epochs are written only of rooms that were, which leave a tombstone; what is staged may be of a room that is about
+ * to be. Where there is not even a tombstone nothing is dead before the fence.
+ */
+function withoutRoom(slot: RoomSlot, trace: Trace): Verdict {
+  return trace.membership === undefined && slot.seq > 0 ? "dead" : "open";
 }
 
 function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): Trace | undefined {

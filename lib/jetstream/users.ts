@@ -78,7 +78,7 @@ export class JetStreamUsers implements UsersDriver {
     const seen = await this.#view(key, 0, call);
     if (seen.user !== undefined) return toUser(seen.user);
     // A miss is said only by a read that is as fresh as a check.
-    const fresh = await this.#view(key, await this.#bucket.fresh(call), call);
+    const fresh = await this.#freshView(key, call);
     if (fresh.user === undefined) throw rules.userNotFound(key);
     return toUser(fresh.user);
   }
@@ -154,6 +154,16 @@ export class JetStreamUsers implements UsersDriver {
     return view(await this.#withGuard([keys.user(key)], min, call), key);
   }
 
+  /** The same as of a moment after this call. A user who is not there is surely not there. */
+  async #freshView(key: string, call: Call): Promise<View> {
+    const recordKey = keys.user(key);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const snapshot = await this.#withGuard([recordKey], await this.#bucket.fresh(call), call);
+      if (snapshot.get(recordKey) !== undefined || (await this.#bucket.areAbsent([recordKey], call))) return view(snapshot, key);
+    }
+  }
+
   /** Reads together with the guard. It is there from the opening on: an answer without it is no answer. */
   async #withGuard(recordKeys: readonly string[], min: number, call: Call): Promise<Snapshot> {
     for (const retries = new Retries(call); ; ) {
@@ -165,9 +175,11 @@ export class JetStreamUsers implements UsersDriver {
 
   /** The same as of a moment after this call. */
   async #provedWithGuard(recordKeys: readonly string[], call: Call): Promise<Snapshot> {
-    const snapshot = await this.#bucket.proved([...recordKeys, keys.admins], call);
-    if (snapshot.get(keys.admins) !== undefined) return snapshot;
-    return this.#withGuard(recordKeys, await this.#bucket.fresh(call), call);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const snapshot = await this.#bucket.proved([...recordKeys, keys.admins], call);
+      if (snapshot.get(keys.admins) !== undefined) return snapshot;
+    }
   }
 
   /** A user whose record holds a stage: with the guard of the same moment it is clear what counts. */
@@ -185,7 +197,7 @@ export class JetStreamUsers implements UsersDriver {
       await retries.turn();
       for (;;) {
         call.check();
-        const seen = await this.#view(key, fresh ? await this.#bucket.fresh(call) : 0, call);
+        const seen = fresh ? await this.#freshView(key, call) : await this.#view(key, 0, call);
         let next: UserRow | undefined;
         try {
           next = change(seen.user, seen.guard.guard);
@@ -237,6 +249,7 @@ export class JetStreamUsers implements UsersDriver {
   async #commitWithGuard(key: string, seen: View, next: UserRow, call: Call): Promise<boolean> {
     if (!(await this.#settled(seen, call))) return false;
     const guard = await this.#nextGuard(seen, next, call);
+    if (guard === undefined) return false;
     const attempt = newId();
     const before = seen.slot.record;
     const id = newWrite();
@@ -302,15 +315,19 @@ export class JetStreamUsers implements UsersDriver {
     );
   }
 
-  /** The guard after the change, or the refusal to leave no active admin. */
-  async #nextGuard(seen: View, next: UserRow, call: Call): Promise<Guard> {
+  /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */
+  async #nextGuard(seen: View, next: UserRow, call: Call): Promise<Guard | undefined> {
     const { guard } = seen.guard;
     const from = adminUntil(seen.user);
     const to = adminUntil(next);
     const now = Date.now();
     let others = guard.witnesses.filter((witness) => witness.key !== next.key);
     const rest = guard.admins - (from === undefined ? 0 : 1);
-    if (others.length === 0 && rest > 0) others = await this.#witnesses(next.key, call);
+    if (others.length === 0 && rest > 0) {
+      const found = await this.#witnesses(next.key, rest, call);
+      if (found === undefined) return undefined;
+      others = found;
+    }
     if (to === undefined && from !== undefined && seen.user !== undefined && rules.isActiveAdmin(facts(seen.user), now)) {
       if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();
     }
@@ -325,27 +342,31 @@ export class JetStreamUsers implements UsersDriver {
     return { ...guard, ever: guard.ever || next.admin, admins, witnesses, head: undefined };
   }
 
-  /** The admins that last longest, of all users but one: needed only when no witness is left. */
-  async #witnesses(except: string, call: Call): Promise<Witness[]> {
-    let witnesses: Witness[] = [];
+  /**
+   * The admins that last longest, of all users but one: needed only when no witness is left. `undefined`: there are not `count`
+   * of them, because the guard has moved on, or because a replica that catches up from a snapshot missed some.
+   */
+  async #witnesses(except: string, count: number, call: Call): Promise<Witness[] | undefined> {
+    const admins = new Map<string, Witness>();
     const staged: string[] = [];
-    const consider = (user: UserRow | undefined): void => {
+    const consider = (recordKey: string, user: UserRow | undefined): void => {
+      // Met again, it was changed meanwhile.
+      admins.delete(recordKey);
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
-      witnesses = [...witnesses.filter((witness) => witness.key !== user.key), { key: user.key, until: user.expiresAt }]
-        .sort(longestFirst)
-        .slice(0, MAX_WITNESSES);
+      admins.set(recordKey, { key: user.key, until: user.expiresAt });
     };
     let end = 0;
     await this.#bucket.scan(">", call, { end: async () => (end = await this.#bucket.fresh(call)) }, (entry) => {
       if (entry.key.startsWith("user.")) {
         const { record } = readUser(entry);
-        if (record.stage === undefined) consider(record.user);
+        if (record.stage === undefined) consider(entry.key, record.user);
         else staged.push(entry.key);
       }
       return "go on";
     });
-    for (const key of staged) consider(await this.#staged(key, end, call));
-    return witnesses;
+    for (const key of staged) consider(key, await this.#staged(key, end, call));
+    if (admins.size !== count) return undefined;
+    return [...admins.values()].sort(longestFirst).slice(0, MAX_WITNESSES);
   }
 }
 

@@ -196,7 +196,7 @@ describe("what a store keeps of the users", function () {
     await Promise.all([here.close(), there.close()]);
   });
 
-  it("once some were asked for, all are kept: also those that nobody asked for, and that nobody else is there", async () => {
+  it("once some were asked for, all are kept: also those that nobody asked for", async () => {
     const { here, there, counts } = await open();
     const keys = Array.from({ length: 700 }, (_, i) => `user-${i}`);
     await Promise.all(keys.map((key) => there.users.add({ key })));
@@ -206,9 +206,10 @@ describe("what a store keeps of the users", function () {
       counts.reads = 0;
       const key = keys[next++] ?? "";
       expect(await here.isAuthorized(key)).to.equal(true);
-      expect((await here.authorize("nobody")).reason).to.equal("unknown");
       return counts.reads === 0;
     });
+    // Who is not there is looked for each time: what a replica does not have proves nothing.
+    expect((await here.authorize("nobody")).reason).to.equal("unknown");
     await there.users.add({ key: "nobody" });
     expect(await here.isAuthorized("nobody")).to.equal(true);
     await there.users.revoke("nobody");
