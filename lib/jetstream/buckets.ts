@@ -163,11 +163,25 @@ function noJetStream(): StoreError {
   );
 }
 
+/**
+ * Why a version of the server cannot be used, although newer and older ones can. 2.12.7 to 2.12.9 do not find a key that is
+ * rarely written after a restart (nats-server #8254): the guard of the admins is such a key, and without it anybody could
+ * become the first admin.
+ */
+function defectOf(version: string | undefined): string | undefined {
+  const isDefective = atLeast(version, 2, 12, 7) && !atLeast(version, 2, 12, 10);
+  return isDefective ? "after a restart it does not find keys that are rarely written. Use 2.12.10 or later" : undefined;
+}
+
 /** Whether the server can hold the buckets at all. */
 export async function checkServer(link: Link, call: Call): Promise<void> {
   const version = link.connection.info?.version;
   if (version !== undefined && !atLeast(version, 2, 11)) {
     throw new StoreError("INCOMPATIBLE", `nats-server ${version} is too old: 2.11 or later is needed`, { details: { version } });
+  }
+  const defect = defectOf(version);
+  if (version !== undefined && defect !== undefined) {
+    throw new StoreError("INCOMPATIBLE", `nats-server ${version} breaks a promise: ${defect}`, { details: { version } });
   }
   if (!link.jetStream) {
     // A server without it can still stand in a cluster that has it: only if nobody answers is there none.

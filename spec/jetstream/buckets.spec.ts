@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
+import { codeOf } from "../support/code-of.js";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
 import { eventually } from "../support/wait.js";
@@ -154,6 +155,24 @@ describe("jetstream: buckets", function () {
       await store.close();
     });
   });
+
+  for (const [version, end] of [["2.10.29", "too old"], ["2.12.7", "breaks a promise"], ["2.12.9", "breaks a promise"], ["2.12.10", ""], ["2.14.0-RC.1", ""]] as const) {
+    it(`a server that says that it is ${version} is ${end === "" ? "taken" : `refused: ${end}`}`, async () => {
+      const as = new Proxy(connection, {
+        get: (target, name) => {
+          if (name === "info") return { ...target.info, version };
+          const found: unknown = Reflect.get(target, name);
+          return typeof found === "function" ? (found.bind(target) as unknown) : found;
+        },
+      });
+      const opened = await openJetStream(as, 1, { prefix: newPrefix() }).then(
+        (store) => store.close().then(() => ""),
+        (error: unknown) => `${codeOf(error)} ${String(error)}`,
+      );
+      if (end === "") expect(opened).to.equal("");
+      else expect(opened).to.contain("INCOMPATIBLE").and.contain(version).and.contain(end);
+    });
+  }
 
   describe("that change while a store is open", () => {
     const drifts: readonly { bucket: BucketName; setting: string; to: (prefix: string) => unknown; forGood?: true }[] = [
