@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { bytes, cases, encryptedRoom, sameBytes, unique } from "./case.js";
+import { bytes, cases, encryptedRoom, sameBytes, settled, unique } from "./case.js";
 import type { Room, User } from "../../store.js";
 
 /** Changes whatever can be changed of a record: what it came from must not notice. */
@@ -100,6 +100,9 @@ export const copyCases = cases("copies", {
     const key = unique("key");
     await store.users.add({ key, expiresAt: new Date("2999-01-01T00:00:00Z") });
     for (const each of [store, await other()]) {
+      await settled(async () => {
+        assert.deepEqual(await each.rooms.get(id), await store.rooms.get(id));
+      });
       const reads: readonly (readonly [string, () => Promise<unknown>])[] = [
         ["rooms.get", () => each.rooms.get(id)],
         ["rooms.listForEndpoint", () => each.rooms.listForEndpoint(guest)],

@@ -257,11 +257,15 @@ export const roomCases = cases("rooms", {
     const before = await seen(context.store, id);
     const user = await context.store.users.get(key);
     const store = await context.reopened();
-    assert.deepEqual(await seen(store, id), before);
+    await settled(async () => {
+      assert.deepEqual(await seen(store, id), before);
+    });
     assert.deepEqual(await store.users.get(key), user);
     assert.equal(await store.isAuthorized(key), true);
     assert.equal(await store.isMember(id, guest), true);
-    await refused("NOT_FOUND", () => store.rooms.get(gone.id));
+    await settled(async () => {
+      await refused("NOT_FOUND", () => store.rooms.get(gone.id));
+    });
     const later = await store.rooms.update(id, { name: "later" });
     assert.notEqual(later.revision, before.room.revision);
   },
