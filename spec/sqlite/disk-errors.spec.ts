@@ -2,7 +2,7 @@ import { expect } from "chai";
 import files, { promises as fs } from "node:fs";
 import { join } from "node:path";
 import { mock } from "node:test";
-import { hasAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
+import { hasAdmin, isAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
 import { failure, useFolder } from "./support/folder.js";
 
@@ -231,6 +231,54 @@ describe("sqlite: disk errors", () => {
     await store.users.add({ key: "after" });
     expect(await isAuthorized(store, "met")).to.equal(true);
     expect((await store.users.get("before")).status).to.equal("revoked");
+  });
+
+  it("a disk that hangs: a removal, a demotion and an earlier expiry count at once too, and nothing beside them", async () => {
+    await store.users.add({ key: "second", role: "admin" });
+    await store.users.add({ key: "guest" });
+    for (const endpoint of ["bob", "carol"]) await store.members.add("room", { endpoint, state: "joined" });
+    const hung: (() => void)[] = [];
+    writing(
+      (original) =>
+        (...args) =>
+          new Promise((resolve, reject) => hung.push(() => void original(...args).then(resolve, reject))),
+    );
+    const taken = Promise.all([
+      store.members.remove("room", "bob"), store.users.update("second", { role: "member" }), store.users.update("before", { expiresAt: new Date(1000) }),
+    ]);
+    const checks = async (): Promise<unknown> => ({
+      bob: await isMember(store, "room", "bob"), carol: await isMember(store, "room", "carol"), before: (await store.authorize("before")).reason,
+      second: [await isAuthorized(store, "second"), await isAdmin(store, "second")], guest: await isAuthorized(store, "guest"),
+      admin: [await isAdmin(store, "admin"), await hasAdmin(store)],
+    });
+    const expected = { bob: false, carol: true, before: "expired", second: [true, false], guest: true, admin: [true, true] };
+    expect(await checks()).to.deep.equal(expected);
+    expect((await store.members.list("room")).map(({ endpoint }) => endpoint), "what others read is what the disk has").to.include("bob");
+    restoreAll();
+    while (hung.length > 0) hung.shift()?.();
+    await taken;
+    expect(await checks()).to.deep.equal(expected);
+  });
+
+  it("a call whose time is over before a closing store ends it is told so, not that the store was closed", async () => {
+    await store.close();
+    store = await openSqlite(folder.file(), { opTimeoutMs: 50 });
+    let release: () => void = () => undefined;
+    writing(
+      (original) =>
+        (...args) =>
+          new Promise((resolve, reject) => (release = () => void original(...args).then(resolve, reject))),
+    );
+    const over = failure(store.users.add({ key: "met" }, { timeoutMs: 60 }));
+    const early = failure(store.users.add({ key: "behind" }, { timeoutMs: 60_000 }));
+    const closing = store.close();
+    // Whoever looks next finds both: the call's time over, and that of closing.
+    for (const until = performance.now() + 100; performance.now() < until; );
+    expect(((await over) as StoreError).code).to.equal("TIMEOUT");
+    expect(((await early) as StoreError).code).to.equal("CLOSED");
+    restoreAll();
+    release();
+    await closing;
   });
 
   it("a store that closes while the disk hangs says so in time, and keeps its lock until the disk has answered", async () => {

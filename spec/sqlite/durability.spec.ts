@@ -1,8 +1,59 @@
 import { expect } from "chai";
+import { constants, promises as fs } from "node:fs";
+import { relative } from "node:path";
 import { openSqlite } from "unibus-membership";
 import { run } from "../soak/sqlite.js";
 import { Child } from "./support/child.js";
-import { useFolder } from "./support/folder.js";
+import { logOf, useFolder } from "./support/folder.js";
+
+/** Of this process's descriptor of a file. */
+async function flagsOf(path: string): Promise<number> {
+  for (const fd of await fs.readdir("/proc/self/fd")) {
+    if ((await fs.readlink(`/proc/self/fd/${fd}`).catch(() => "")) !== path) continue;
+    const [, flags] = /^flags:\s*(\d+)$/m.exec(await fs.readFile(`/proc/self/fdinfo/${fd}`, "utf8")) ?? [];
+    return Number.parseInt(flags ?? "", 8);
+  }
+  throw new Error(`${path} is not open`);
+}
+
+/** What is done to the files of a folder, in its order, by their names. The folder itself is `.`; of the lock nothing is told. */
+async function watchFiles(folder: string): Promise<{ steps: string[]; end: () => void }> {
+  const steps: string[] = [];
+  const tell = (step: string, ...paths: unknown[]): void => {
+    const names = paths.map((path) => relative(folder, String(path)) || ".");
+    if (!names.some((name) => name.startsWith("..") || name.includes("-lock"))) steps.push([step, ...names].join(" "));
+  };
+  const { open, rename, unlink } = fs;
+  const opened = new WeakMap<object, unknown>();
+  const some = await open(folder, "r");
+  await some.close();
+  const handles = Object.getPrototypeOf(some) as { sync: (this: object) => Promise<void> };
+  const { sync } = handles;
+  fs.open = async (...args) => {
+    const handle = await open(...args);
+    opened.set(handle, args[0]);
+    return handle;
+  };
+  handles.sync = async function () {
+    await sync.call(this);
+    tell("sync", opened.get(this));
+  };
+  fs.rename = async (from, to) => {
+    await rename(from, to);
+    tell("rename", from, to);
+  };
+  fs.unlink = async (path) => {
+    await unlink(path);
+    tell("unlink", path);
+  };
+  return {
+    steps,
+    end: () => {
+      Object.assign(fs, { open, rename, unlink });
+      handles.sync = sync;
+    },
+  };
+}
 
 describe("sqlite: durability", () => {
   const folder = useFolder();
@@ -40,6 +91,44 @@ describe("sqlite: durability", () => {
     ]);
     expect(order[0]).to.equal("added");
     await store.close();
+  });
+
+  // A machine that loses its power is not to be had here: instead, what the system is told, and in which order.
+  if (process.platform === "linux") {
+    it("has the system write to the log through to the disk, in a new file and in an old one", async () => {
+      for (const key of ["new", "old"]) {
+        const store = await openSqlite(folder.file());
+        await store.users.add({ key });
+        const flags = await flagsOf(await logOf(folder.file()));
+        expect(flags & constants.O_DSYNC, `${key}: ${flags.toString(8)}`).to.equal(constants.O_DSYNC);
+        await store.close();
+      }
+    });
+  }
+
+  it("names its files only when what they hold is on the disk, and acknowledges and deletes only when they have their names for good", async () => {
+    const told = await watchFiles(folder.path);
+    try {
+      const store = await openSqlite(folder.file());
+      await store.users.add({ key: "k" }).then(() => told.steps.push("acknowledged"));
+      await store.close();
+    } finally {
+      told.end();
+    }
+    const renamed = told.steps.flatMap((step, at) => (step.startsWith("rename ") ? [{ at, names: step.split(" ").slice(1) }] : []));
+    // The image and the log of an opening, and of the checkpoint of a close.
+    expect(renamed.map(({ names }) => names[1])).to.deep.equal([
+      "membership.db", "membership.db-redo1", "membership.db-redo0", "membership.db",
+    ]);
+    for (const { at, names: [from = "", to = ""] } of renamed) {
+      const story = `${from} as ${to} in: ${told.steps.join(", ")}`;
+      expect(told.steps.lastIndexOf(`sync ${from}`, at), story).to.be.greaterThan(told.steps.lastIndexOf(`rename ${from} ${to}`, at - 1));
+      const next = told.steps.slice(at + 1);
+      const synced = next.indexOf("sync .");
+      expect(synced, story).to.be.at.least(0);
+      expect(next.slice(0, synced).filter((step) => !step.startsWith("sync ")), story).to.deep.equal([]);
+    }
+    expect(told.steps.at(-1)).to.equal("unlink membership.db-redo1");
   });
 
   it("survives kills at random instants, cuts and flipped bits (a short run of npm run soak -- --sqlite)", async function () {

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { spawnSync } from "node:child_process";
 import { cp, mkdir, readFile, readdir, symlink, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { hostname } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -15,6 +15,9 @@ await store.users.add({ key: "held" });
 say("holding");
 setInterval(() => undefined, 1000);
 `;
+
+/** More than a socket's queue takes: Node asks for 511 places. */
+const MAX_QUEUE = 5000;
 
 async function expectLocked(path: string, pid: number | undefined): Promise<void> {
   const error = await failure(openSqlite(path));
@@ -90,6 +93,31 @@ describe("sqlite: one owner", () => {
     expect(await store.isAuthorized("held")).to.equal(true);
     await store.close();
     expect((await readdir(folder.path)).filter((name) => name.includes("-lock"))).to.deep.equal([]);
+  });
+
+  it("names another process that is stopped and cannot take more visitors", async () => {
+    const child = new Child(HOLD, [folder.file()]);
+    const visitors: Socket[] = [];
+    try {
+      await child.says("holding");
+      child.process.kill("SIGSTOP");
+      const { socket: name } = JSON.parse(await readFile(`${folder.file()}-lock`, "utf8")) as { socket: string };
+      // Until its queue is full. Other systems than Linux say then what they say of the dead.
+      let full = process.platform !== "linux";
+      while (!full && visitors.length < MAX_QUEUE) {
+        const visitor = connect(join(folder.path, name));
+        visitors.push(visitor);
+        full = await new Promise<boolean>((resolve) => {
+          visitor.once("connect", () => resolve(false));
+          visitor.once("error", () => resolve(true));
+        });
+      }
+      expect(full, "a full queue").to.equal(true);
+      await expectLocked(folder.file(), child.process.pid);
+    } finally {
+      for (const visitor of visitors) visitor.destroy();
+      await child.kill();
+    }
   });
 
   it("is not fooled by a pid that lives: that of a killed holder may be anybody's by now", async () => {

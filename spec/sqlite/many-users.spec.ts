@@ -67,12 +67,13 @@ describe("sqlite: many users", function () {
       Math.imul = () => 0;
       const store = await openSqlite(":memory:", { opTimeoutMs: 60_000 });
       const users = Array.from({ length: 13_000 }, (_, n) => "user" + n);
-      await Promise.all(users.map((key) => store.users.add({ key })));
-      const answers = await Promise.all([users[0], users.at(-1), "stranger"].map((key) => store.isAuthorized(key)));
+      const long = "k".repeat(80);
+      await Promise.all([...users, long + "1"].map((key) => store.users.add({ key })));
+      const answers = await Promise.all([users[0], users.at(-1), "stranger", long + "1", long + "2"].map((key) => store.isAuthorized(key)));
       say(answers.join(" "));
     `, []);
     try {
-      await child.says("true true false");
+      await child.says("true true false true false");
     } finally {
       await child.kill();
     }
