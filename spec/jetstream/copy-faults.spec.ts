@@ -4,7 +4,7 @@ import { openJetStream, type NatsConnection } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { pause } from "../support/wait.js";
-import { messagesOf, natsError, type Message } from "./support/taps.js";
+import { messagesOf, natsError, type Message, type Request } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -21,19 +21,49 @@ interface Taps {
   beforeCatchUp: (() => Promise<void>) | undefined;
   /** So many barriers are answered as by a stream without a leader. */
   refuse: number;
+  barrier: ((send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
+}
+
+/** The first barrier is stored, and its acknowledgement waits for `deliver`; those after it are not sent before `goOn`. */
+function held() {
+  const signal = (): { readonly happened: Promise<void>; readonly now: () => void } => {
+    let now: () => void = () => undefined;
+    const happened = new Promise<void>((resolve) => { now = resolve; });
+    return { happened, now };
+  };
+  const [stored, delivered, gone] = [signal(), signal(), signal()];
+  let first = true;
+  return {
+    tap: async (send: () => ReturnType<Request>): ReturnType<Request> => {
+      if (!first) {
+        await gone.happened;
+        return send();
+      }
+      first = false;
+      const answer = await send();
+      stored.now();
+      await delivered.happened;
+      return answer;
+    },
+    stored: stored.happened,
+    deliver: delivered.now,
+    goOn: gone.now,
+  };
 }
 
 function tapped(connection: Connection): Taps {
   const taps: Taps = {
-    afterCatchUp: undefined, beforeCatchUp: undefined, refuse: 0,
+    afterCatchUp: undefined, beforeCatchUp: undefined, refuse: 0, barrier: undefined,
     connection: {
       ...(connection.info === undefined ? {} : { info: connection.info }),
       request: (subject, payload, options) => {
-        if (subject.endsWith("users.barrier") && taps.refuse > 0) {
+        const send = (): ReturnType<Request> => connection.request(subject, payload, options);
+        if (!subject.endsWith("users.barrier")) return send();
+        if (taps.refuse > 0) {
           taps.refuse--;
           return Promise.reject(natsError("503"));
         }
-        return connection.request(subject, payload, options);
+        return taps.barrier === undefined ? send() : taps.barrier(send);
       },
       requestMany: async (subject, payload, options) => {
         const catchUp = String(payload).includes('"next_by_subj":">"');
@@ -131,6 +161,29 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     await early;
     // A bucket without what opening put there proves nothing: whether it says so or no answer comes in time, it denies.
     for (let i = 0; i < 5; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("a barrier that was on its way when a check began proves nothing to it", async () => {
+    const { taps, here, there } = await stores();
+    // More than once: a machine that stops here lets the store read anew, which is right in any case.
+    for (let round = 0; round < 5; round++) {
+      const key = `guest-${String(round)}`;
+      await here.users.add({ key });
+      for (let i = 0; i < 3; i++) expect(await here.isAuthorized(key)).to.equal(true);
+      const barriers = held();
+      taps.barrier = barriers.tap;
+      const early = here.isAuthorized(key);
+      await barriers.stored;
+      await there.users.revoke(key);
+      const late = here.isAuthorized(key);
+      barriers.deliver();
+      // It began before the revocation: either answer is right.
+      await early;
+      barriers.goOn();
+      expect(await late).to.equal(false);
+      taps.barrier = undefined;
+    }
     await Promise.all([here.close(), there.close()]);
   });
 

@@ -5,6 +5,7 @@ import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { AT_LENGTH } from "../support/at-length.js";
 import { dropBuckets, natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
 import { FaultyConnection } from "./support/faulty-connection.js";
+import { quieted } from "./support/taps.js";
 import {
   Names, firstAdmin, outcome, roomOperations, roomsIn, setupRooms, setupUsers, userOperations, usersIn, type Action, type Operation,
 } from "./support/operations.js";
@@ -12,7 +13,8 @@ import {
 /** Generous: what counts here is what is stored, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
 
-// At length: every way to die, and every rival of every operation. Otherwise some rivals of each, in turn.
+// At length: every way to die, and every rival of every operation. Otherwise those on the same record, a store that opens and
+// sweeps, and some of the others, in turn.
 const WAYS = ["before", "after", "without"] as const;
 const IN_TURN = 3;
 
@@ -33,6 +35,7 @@ const RIVALS: ReadonlySet<string> = new Set([
 const anew: readonly Operation[] = [
   {
     name: "a room deleted and made anew",
+    on: "room",
     run: async (store, of) => {
       await store.rooms.delete(of("room"));
       await store.rooms.create({ id: of("room"), owner: of("own"), encrypted: true, sealedKey: Uint8Array.of(1) });
@@ -41,6 +44,7 @@ const anew: readonly Operation[] = [
   },
   {
     name: "members removed and added again",
+    on: "room",
     run: async (store, of) => {
       for (const endpoint of ["bob", "carol", "inv"]) {
         await store.members.remove(of("room"), of(endpoint));
@@ -49,6 +53,9 @@ const anew: readonly Operation[] = [
     },
   },
 ];
+
+/** Changes nothing that anybody sees. */
+const sweep: Operation = { name: "another store opens and sweeps", on: "", run: () => Promise.resolve() };
 
 interface Found {
   readonly ends: readonly string[];
@@ -225,7 +232,7 @@ describe("jetstream: crash points", function () {
           await inBuckets((prefix, connection) => inStores(prefix, connection, async (store, other, slow) => {
             for (const [index, rival] of rivals(family, operation).entries()) {
               const check = await eitherOrder(family, operation, rival);
-              for (let at = 1; await held(family, store, other, slow, { operation, rival, at, names: new Names(`${index}.${at}`), check }); at++);
+              for (let at = 1; await held(family, prefix, store, other, slow, { operation, rival, at, names: new Names(`${index}.${at}`), check }); at++);
             }
           }));
         } else {
@@ -233,7 +240,7 @@ describe("jetstream: crash points", function () {
             const check = await eitherOrder(family, operation, rival);
             const names = new Names("0");
             const point = (at: number): Promise<boolean> => inBuckets((prefix, connection) =>
-              inStores(prefix, connection, (store, other, slow) => held(family, store, other, slow, { operation, rival, at, names, check })));
+              inStores(prefix, connection, (store, other, slow) => held(family, prefix, store, other, slow, { operation, rival, at, names, check })));
             for (let at = 1; await point(at); at++);
           }
         }
@@ -253,7 +260,7 @@ describe("jetstream: crash points", function () {
 
   /** Whether the operation has that many writes. */
   async function held(
-    family: Family, store: Store, other: Store, slow: FaultyConnection,
+    family: Family, prefix: string, store: Store, other: Store, slow: FaultyConnection,
     { operation, rival, at, names, check }: { operation: Operation; rival: Operation; at: number; names: Names; check: Check },
   ): Promise<boolean> {
     const of = (name: string): string => names.of(name);
@@ -271,7 +278,7 @@ describe("jetstream: crash points", function () {
     if (!isHeld) return false;
     await slow.quiet();
     const done = settled;
-    const second = names.plain(await outcome(rival.run(other, of)));
+    const second = names.plain(await outcome(rival === sweep ? openAndSweep(prefix) : rival.run(other, of)));
     slow.release();
     const first = await running;
     await slow.quiet();
@@ -283,10 +290,25 @@ describe("jetstream: crash points", function () {
 
   /** What another instance does meanwhile. */
   function rivals(family: Family, operation: Operation): readonly Operation[] {
-    const all = family === families["rooms"] ? [...family.operations.filter(({ name }) => RIVALS.has(name)), ...anew] : family.operations;
-    if (AT_LENGTH) return all;
+    const isRooms = family === families["rooms"];
+    const all = isRooms ? [...family.operations.filter(({ name }) => RIVALS.has(name)), ...anew] : family.operations;
     const turn = family.operations.indexOf(operation) % IN_TURN;
-    return all.filter((_, index) => index % IN_TURN === turn % Math.min(IN_TURN, all.length));
+    const inTurn = (index: number): boolean => index % IN_TURN === turn % Math.min(IN_TURN, all.length);
+    const some = AT_LENGTH ? all : all.filter(({ on }, index) => on === operation.on || inTurn(index));
+    // First, while there is little to sweep. It leaves users alone.
+    return isRooms ? [sweep, ...some] : some;
+  }
+
+  /** Resolves when a store that was opened has swept. */
+  async function openAndSweep(prefix: string): Promise<void> {
+    const observed = quieted(await clientOf(0).connect(server.url));
+    try {
+      const store = await open(observed.connection, prefix);
+      await observed.quiet();
+      await store.close();
+    } finally {
+      await observed.connection.close();
+    }
   }
 
   /** Whether the fault's write came, or the operation ended without it. */

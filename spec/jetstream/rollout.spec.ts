@@ -2,13 +2,15 @@ import { expect } from "chai";
 import { isStoreError, openJetStream, type JetStreamOptions, type Replicas, type RolloutProgress, type Store } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
-import { eventually } from "../support/wait.js";
+import { eventually, pause } from "../support/wait.js";
 import { Load } from "./support/load.js";
 import { BUCKETS, api, configure, streamInfo } from "./support/streams.js";
 
 /** Servers are stopped here, and elect leaders: what counts is how a call ends, not how soon. */
 const opTimeoutMs = 20_000;
 const WITHIN_MS = 90_000;
+/** Longer than a bucket has to be seen complete before it counts as done. */
+const PASSED_MS = 4000;
 
 describe("jetstream: rollout", function () {
   this.timeout(240_000);
@@ -165,6 +167,35 @@ describe("jetstream: rollout", function () {
     expect(await replicasOf(prefix)).to.deep.equal([3, 3, 3, 3, 3]);
     expect(told).to.have.length(count);
     await Promise.all([fewer, third, one].map((store) => store.close()));
+  });
+
+  it("a replica that hangs does not hold the bucket: it is not done before that one has caught up", async () => {
+    const prefix = "hanging_";
+    const hanging = 2;
+    // So that the buckets are made on the others, and these lead.
+    await cluster.node(hanging).stop();
+    await cluster.ready(WITHIN_MS);
+    await (await open(prefix, 1)).close();
+    await cluster.node(hanging).restart();
+    await cluster.ready(WITHIN_MS);
+    cluster.node(hanging).pause();
+    const told: RolloutProgress[] = [];
+    const store = await open(prefix, 3, { onRollout: (step) => told.push(step) });
+    try {
+      const [first] = BUCKETS;
+      await eventually("it has been placed", async () => {
+        const { config, cluster: group } = await streamInfo(via(0), prefix + first);
+        return config["num_replicas"] === 3 && group.replicas?.length === 2;
+      });
+      await pause(PASSED_MS);
+      expect(told.filter(({ current, done }) => done || current === 3)).to.deep.equal([]);
+      expect(told.map(({ bucket }) => bucket)).to.include(prefix + first);
+      cluster.node(hanging).resume();
+      await eventually("it is done", () => told.some(({ done }) => done), WITHIN_MS);
+    } finally {
+      cluster.node(hanging).resume();
+      await store.close();
+    }
   });
 
   it("more replicas than servers are refused at once, for new buckets and for old ones, which stay as they are", async () => {

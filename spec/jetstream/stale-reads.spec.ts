@@ -157,6 +157,33 @@ describe("jetstream: what another replica is behind with", function () {
     });
   }
 
+  for (const { what, change } of [
+    { what: "was removed", change: (room: string) => a.members.remove(room, "bob") },
+    {
+      what: "was removed and invited again",
+      change: async (room: string) => {
+        await a.members.remove(room, "bob");
+        await a.members.add(room, { endpoint: "bob" });
+      },
+    },
+  ]) {
+    it(`who ${what} is no member to a replica that lags, also when the room has changed again`, async () => {
+      const room = `room ${what}`;
+      await a.rooms.create({ id: room, owner: "own" });
+      await a.members.add(room, { endpoint: "bob", state: "joined" });
+      await a.members.add(room, { endpoint: "carol" });
+      for (let i = 0; i < 2; i++) expect(await b.isMember(room, "bob")).to.equal(true);
+      await change(room);
+      // So that the change stands in the members' bucket, and no longer in the room's record.
+      await a.members.join(room, "carol");
+      behind.lag();
+      const isMember = await b.isMember(room, "bob");
+      expect(behind.stale, "answers of a replica that lags").to.be.greaterThan(0);
+      behind.catchUp();
+      expect(isMember).to.equal(false);
+    });
+  }
+
   // A page that its limit ends, and one that the end of the log does.
   for (const limit of [2, 1000]) {
     it(`a page of at most ${limit} has each user once, as it is now`, async () => {

@@ -25,6 +25,8 @@ export type Action = (store: Store, of: (name: string) => string) => Promise<unk
 
 export interface Operation {
   readonly name: string;
+  /** The record that it changes: the room, or the user. */
+  readonly on: string;
   readonly run: Action;
   /** What has to be there besides. */
   readonly setup?: Action;
@@ -58,15 +60,17 @@ async function rekey(store: Store, of: (name: string) => string, expectedEpoch: 
 }
 
 export const roomOperations: readonly Operation[] = [
-  { name: "rooms.create", run: (store, of) => store.rooms.create({ id: of("new"), name: "n", owner: of("own") }) },
+  { name: "rooms.create", on: "new", run: (store, of) => store.rooms.create({ id: of("new"), name: "n", owner: of("own") }) },
   {
     name: "rooms.create with a key",
+    on: "new",
     run: (store, of) => store.rooms.create({
       id: of("new"), owner: of("bob"), encrypted: true, ownerPublicKey: bytes("public"), sealedKey: bytes("new 1"),
     }),
   },
   {
     name: "rooms.create where one was deleted",
+    on: "again",
     setup: async (store, of) => {
       await store.rooms.create({ id: of("again"), owner: of("own"), encrypted: true, sealedKey: bytes("old 1") });
       await store.members.add(of("again"), { endpoint: of("bob"), state: "joined" });
@@ -74,27 +78,30 @@ export const roomOperations: readonly Operation[] = [
     },
     run: (store, of) => store.rooms.create({ id: of("again"), owner: of("carol"), encrypted: true, sealedKey: bytes("again 1") }),
   },
-  { name: "rooms.update name", run: (store, of) => store.rooms.update(of("room"), { name: "after" }) },
-  { name: "rooms.update owner", run: (store, of) => store.rooms.update(of("room"), { owner: of("bob") }) },
-  { name: "rooms.delete", run: (store, of) => store.rooms.delete(of("room")) },
-  { name: "members.add", run: (store, of) => store.members.add(of("room"), { endpoint: of("dave"), invitedBy: of("bob") }) },
+  { name: "rooms.update name", on: "room", run: (store, of) => store.rooms.update(of("room"), { name: "after" }) },
+  { name: "rooms.update owner", on: "room", run: (store, of) => store.rooms.update(of("room"), { owner: of("bob") }) },
+  { name: "rooms.delete", on: "room", run: (store, of) => store.rooms.delete(of("room")) },
+  { name: "members.add", on: "room", run: (store, of) => store.members.add(of("room"), { endpoint: of("dave"), invitedBy: of("bob") }) },
   {
     name: "members.add with a key",
+    on: "room",
     run: (store, of) => store.members.add(of("room"), {
       endpoint: of("dave"), state: "joined", publicKey: bytes("dave"), sealedKey: { epoch: 2, sealed: bytes("dave 2") },
     }),
   },
   {
     name: "members.add of one who was removed",
+    on: "room",
     run: (store, of) => store.members.add(of("room"), { endpoint: of("eve"), sealedKey: { epoch: 2, sealed: bytes("eve 2") } }),
   },
-  { name: "members.join", run: (store, of) => store.members.join(of("room"), of("inv")) },
-  { name: "members.remove", run: (store, of) => store.members.remove(of("room"), of("bob")) },
-  { name: "roomKeys.put", run: (store, of) => store.roomKeys.put(of("room"), of("carol"), 2, bytes("carol 2")) },
-  { name: "roomKeys.put of an old epoch", run: (store, of) => store.roomKeys.put(of("room"), of("carol"), 1, bytes("carol 1")) },
-  { name: "roomKeys.rekey", run: (store, of) => rekey(store, of, 2, ["own", "bob", "inv", "carol"]) },
+  { name: "members.join", on: "room", run: (store, of) => store.members.join(of("room"), of("inv")) },
+  { name: "members.remove", on: "room", run: (store, of) => store.members.remove(of("room"), of("bob")) },
+  { name: "roomKeys.put", on: "room", run: (store, of) => store.roomKeys.put(of("room"), of("carol"), 2, bytes("carol 2")) },
+  { name: "roomKeys.put of an old epoch", on: "room", run: (store, of) => store.roomKeys.put(of("room"), of("carol"), 1, bytes("carol 1")) },
+  { name: "roomKeys.rekey", on: "room", run: (store, of) => rekey(store, of, 2, ["own", "bob", "inv", "carol"]) },
   {
     name: "roomKeys.rekey, the first",
+    on: "bare",
     setup: (store, of) => store.rooms.create({ id: of("bare"), owner: of("own"), encrypted: true }),
     run: (store, of) => store.roomKeys.rekey(of("bare"), new Map([[of("own"), bytes("bare 1")]]), { expectedEpoch: 0 }),
   },
@@ -112,24 +119,25 @@ export const setupUsers: Action = async (store, of) => {
 };
 
 export const firstAdmin: Operation = {
-  name: "users.addFirstAdmin", run: (store, of) => store.users.addFirstAdmin({ key: of("root"), name: "r" }),
+  name: "users.addFirstAdmin", on: "root", run: (store, of) => store.users.addFirstAdmin({ key: of("root"), name: "r" }),
 };
 
 const later = new Date("2100-01-01");
 
 export const userOperations: readonly Operation[] = [
-  { name: "users.add", run: (store, of) => store.users.add({ key: of("nil"), name: "n", expiresAt: later }) },
-  { name: "users.add an admin", run: (store, of) => store.users.add({ key: of("nil"), role: "admin" }) },
-  { name: "users.update to admin", run: (store, of) => store.users.update(of("amy"), { role: "admin" }) },
-  { name: "users.update name", run: (store, of) => store.users.update(of("amy"), { name: "Amy" }) },
-  { name: "users.update an admin's time", run: (store, of) => store.users.update(of("root"), { expiresAt: later }) },
-  { name: "users.update to member", run: (store, of) => store.users.update(of("root"), { role: "member" }) },
-  { name: "users.update to member, the newest admin", run: (store, of) => store.users.update(of("boss"), { role: "member" }) },
-  { name: "users.revoke", run: (store, of) => store.users.revoke(of("amy")) },
-  { name: "users.revoke an admin", run: (store, of) => store.users.revoke(of("root")) },
-  { name: "users.revoke the newest admin", run: (store, of) => store.users.revoke(of("boss")) },
-  { name: "users.reinstate", run: (store, of) => store.users.reinstate(of("max")) },
-  { name: "users.reinstate an admin", run: (store, of) => store.users.reinstate(of("lex")) },
+  { name: "users.add", on: "nil", run: (store, of) => store.users.add({ key: of("nil"), name: "n", expiresAt: later }) },
+  { name: "users.add an admin", on: "nil", run: (store, of) => store.users.add({ key: of("nil"), role: "admin" }) },
+  { name: "users.update to admin", on: "amy", run: (store, of) => store.users.update(of("amy"), { role: "admin" }) },
+  { name: "users.update name", on: "amy", run: (store, of) => store.users.update(of("amy"), { name: "Amy" }) },
+  { name: "users.update an admin's name", on: "root", run: (store, of) => store.users.update(of("root"), { name: "Root" }) },
+  { name: "users.update an admin's time", on: "root", run: (store, of) => store.users.update(of("root"), { expiresAt: later }) },
+  { name: "users.update to member", on: "root", run: (store, of) => store.users.update(of("root"), { role: "member" }) },
+  { name: "users.update to member, the newest admin", on: "boss", run: (store, of) => store.users.update(of("boss"), { role: "member" }) },
+  { name: "users.revoke", on: "amy", run: (store, of) => store.users.revoke(of("amy")) },
+  { name: "users.revoke an admin", on: "root", run: (store, of) => store.users.revoke(of("root")) },
+  { name: "users.revoke the newest admin", on: "boss", run: (store, of) => store.users.revoke(of("boss")) },
+  { name: "users.reinstate", on: "max", run: (store, of) => store.users.reinstate(of("max")) },
+  { name: "users.reinstate an admin", on: "lex", run: (store, of) => store.users.reinstate(of("lex")) },
 ];
 
 /** How a call ended, as far as it is the same on every backend. */

@@ -40,3 +40,43 @@ export async function* given(messages: readonly Message[]): AsyncGenerator<Messa
 export function natsError(code: string, more: object = {}): Error {
   return Object.assign(new Error(code), { name: "NatsError", code }, more);
 }
+
+/** How often the event loop turns while a store that is at work asks nothing: from an answer to the next request. */
+const IDLE_TURNS = 20;
+
+/** The same connection, and a way to wait until a store that uses it has nothing more to ask. */
+export function quieted(inner: Connection): { connection: Connection; quiet: () => Promise<void> } {
+  let underWay = 0;
+  let asked = 0;
+  const begin = (): void => {
+    underWay++;
+    asked++;
+  };
+  const connection = tapped(inner, {
+    request: async (...args) => {
+      begin();
+      try {
+        return await inner.request(...args);
+      } finally {
+        underWay--;
+      }
+    },
+    requestMany: async (...args) => {
+      begin();
+      try {
+        return given(await messagesOf(await inner.requestMany(...args)));
+      } finally {
+        underWay--;
+      }
+    },
+  });
+  const quiet = async (): Promise<void> => {
+    for (let turns = 0, before = asked; turns < IDLE_TURNS; turns++) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (underWay === 0 && asked === before) continue;
+      turns = 0;
+      before = asked;
+    }
+  };
+  return { connection, quiet };
+}
