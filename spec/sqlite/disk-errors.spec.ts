@@ -46,6 +46,19 @@ describe("sqlite: disk errors", () => {
     };
   }
 
+  /** The disk hangs until everything is restored: what was written meanwhile is then carried out. */
+  function hanging(): void {
+    const hung: (() => void)[] = [];
+    writing(
+      (original) =>
+        (...args) =>
+          new Promise((resolve, reject) => hung.push(() => void original(...args).then(resolve, reject))),
+    );
+    restore.push(() => {
+      for (const each of hung.splice(0)) each();
+    });
+  }
+
   const restoreAll = (): void => {
     for (const each of restore.splice(0)) each();
   };
@@ -203,12 +216,7 @@ describe("sqlite: disk errors", () => {
   });
 
   it("a disk that hangs: grants wait, what takes away counts at once, checks and reads go on, and calls end in time", async () => {
-    const hung: (() => void)[] = [];
-    writing(
-      (original) =>
-        (...args) =>
-          new Promise((resolve, reject) => hung.push(() => void original(...args).then(resolve, reject))),
-    );
+    hanging();
     const limits = { timeoutMs: 200 };
     const granted = failure(store.users.add({ key: "met" }, limits));
     const revoked = failure(store.users.revoke("before", limits));
@@ -227,7 +235,6 @@ describe("sqlite: disk errors", () => {
     expect(await hasAdmin(store)).to.equal(true);
     // The one write that each batch is, until nothing waits any more.
     restoreAll();
-    for (const each of hung.splice(0)) each();
     await store.users.add({ key: "after" });
     expect(await isAuthorized(store, "met")).to.equal(true);
     expect((await store.users.get("before")).status).to.equal("revoked");
@@ -237,12 +244,7 @@ describe("sqlite: disk errors", () => {
     await store.users.add({ key: "second", role: "admin" });
     await store.users.add({ key: "guest" });
     for (const endpoint of ["bob", "carol"]) await store.members.add("room", { endpoint, state: "joined" });
-    const hung: (() => void)[] = [];
-    writing(
-      (original) =>
-        (...args) =>
-          new Promise((resolve, reject) => hung.push(() => void original(...args).then(resolve, reject))),
-    );
+    hanging();
     const taken = Promise.all([
       store.members.remove("room", "bob"), store.users.update("second", { role: "member" }), store.users.update("before", { expiresAt: new Date(1000) }),
     ]);
@@ -255,7 +257,6 @@ describe("sqlite: disk errors", () => {
     expect(await checks()).to.deep.equal(expected);
     expect((await store.members.list("room")).map(({ endpoint }) => endpoint), "what others read is what the disk has").to.include("bob");
     restoreAll();
-    while (hung.length > 0) hung.shift()?.();
     await taken;
     expect(await checks()).to.deep.equal(expected);
   });
@@ -263,12 +264,7 @@ describe("sqlite: disk errors", () => {
   it("a call whose time is over before a closing store ends it is told so, not that the store was closed", async () => {
     await store.close();
     store = await openSqlite(folder.file(), { opTimeoutMs: 50 });
-    let release: () => void = () => undefined;
-    writing(
-      (original) =>
-        (...args) =>
-          new Promise((resolve, reject) => (release = () => void original(...args).then(resolve, reject))),
-    );
+    hanging();
     const over = failure(store.users.add({ key: "met" }, { timeoutMs: 60 }));
     const early = failure(store.users.add({ key: "behind" }, { timeoutMs: 60_000 }));
     const closing = store.close();
@@ -277,7 +273,6 @@ describe("sqlite: disk errors", () => {
     expect(((await over) as StoreError).code).to.equal("TIMEOUT");
     expect(((await early) as StoreError).code).to.equal("CLOSED");
     restoreAll();
-    release();
     await closing;
   });
 
