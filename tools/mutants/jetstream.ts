@@ -41,7 +41,6 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "",
     breaks: "Another log could have taken the place of the one that is known: the copy is looked at before it is believed.",
     killedBy: copy("after a while without checks"),
-    chance: true,
   },
   {
     name: "an answer of which a part is missing",
@@ -49,7 +48,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "if (message.before !== before) return false;",
     replace: "",
     breaks: "Each message of an answer names the one before it: what was lost on the way is noticed.",
-    killedBy: copyFaults("of which a part was lost"),
+    killedBy: bySpec("spec/jetstream/answers.spec.ts", "a scan from which a message is missing"),
   },
   {
     name: "a write that was sent says none",
@@ -87,10 +86,38 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "the sweep takes an attempt under way for dead",
     file: "lib/jetstream/sweep.ts",
-    find: `if (row === undefined) return "open";`,
-    replace: `if (row === undefined) return "dead";`,
+    find: `return isThere ? "live" : "open";`,
+    replace: `return isThere ? "live" : "dead";`,
     breaks: "What a live attempt staged is removed only when its commit was made impossible.",
     killedBy: crashPoints("members.add with a key"),
+    chance: true,
+  },
+  {
+    name: "the sweep takes a rekey under way for dead",
+    file: "lib/jetstream/sweep.ts",
+    find: `if (made.epoch > record.epoch) return "open";`,
+    replace: `if (made.epoch > record.epoch) return "dead";`,
+    breaks: "What a live attempt staged is removed only when its commit was made impossible.",
+    killedBy: crashPoints("roomKeys.rekey"),
+    chance: true,
+  },
+  {
+    name: "the sweep takes a creation under way for dead",
+    file: "lib/jetstream/sweep.ts",
+    find: `trace.membership === undefined && slot.seq > 0 ? "dead" : "open";`,
+    replace: `"dead";`,
+    breaks: "What is staged of a room that is about to be is removed only when its creation was made impossible.",
+    killedBy: crashPoints("rooms.create with a key"),
+    chance: true,
+  },
+  {
+    name: "the sweep does not fence",
+    file: "lib/jetstream/sweep.ts",
+    find: "const fenced = open.length === 0 ||",
+    replace: "const fenced = true ||",
+    breaks: "A commit that could still come is made impossible before what it needs is removed.",
+    killedBy: crashPoints("members.add with a key"),
+    chance: true,
   },
   {
     name: "a stage that can still be committed is written over",
@@ -99,6 +126,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "|| seq >= stage.guard) return true;",
     breaks: "A stage is not written over while it can still be committed.",
     killedBy: crashPoints("users.revoke an admin"),
+    chance: true,
   },
   {
     name: "buckets that may be purged",
@@ -115,5 +143,6 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "? steady",
     breaks: "A bucket is said to have its replicas only when all of them hold it.",
     killedBy: bySpec("spec/jetstream/rollout.spec.ts", "a replica that hangs"),
+    chance: true,
   },
 ];

@@ -9,8 +9,9 @@ import type { Killer, Mutant } from "./mutant.js";
 
 /** A run that takes longer has hung. */
 const LIMIT_MS = 600_000;
-/** How long a process may go on after its last test. */
+/** How long a process may go on after its last test, and after one that failed: what that leaves open is of no interest. */
 const EXIT_WITHIN_MS = 15_000;
+const EXIT_RED_WITHIN_MS = 1000;
 
 export interface Run {
   /** `broken`: nothing was tested, so that it says nothing. */
@@ -74,7 +75,7 @@ export class Sandbox {
     let overdue: NodeJS.Timeout | undefined;
     child.on("message", (message) => {
       report = message as FileReport;
-      overdue = setTimeout(() => child.kill("SIGKILL"), EXIT_WITHIN_MS);
+      overdue = setTimeout(() => child.kill("SIGKILL"), report.failed > 0 ? EXIT_RED_WITHIN_MS : EXIT_WITHIN_MS);
     });
     const { code, hung, output } = await this.#end(child);
     clearTimeout(overdue);
