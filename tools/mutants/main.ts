@@ -1,8 +1,6 @@
 // npm run mutants: applies each of a list of one-line changes to a copy of the project, and expects that what is named with
 // it goes red. `npm run mutants -- sqlite/ barrier --runs 10 --jobs 3`: those whose name, file or killer contains a word.
 
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { coreMutants } from "./core.js";
@@ -30,11 +28,6 @@ function text(killer: Killer): string {
     case "simulation":
       return `simulation of ${String(killer.seconds)} s${killer.seed === undefined ? "" : `, seed ${String(killer.seed)}`}`;
   }
-}
-
-/** How often the text to be replaced is there. */
-function places({ file, find }: Mutant): number {
-  return readFileSync(join(root, file), "utf8").split(find).length - 1;
 }
 
 function whole(value: string, name: string): number {
@@ -78,9 +71,8 @@ async function unchanged(sandboxes: readonly Sandbox[], killers: readonly Killer
 async function tried(mutant: Mutant, sandbox: Sandbox, runs: number): Promise<Result> {
   const began = performance.now();
   const result = (end: Result["end"], done: number, red: number, why: string): Result => ({ mutant, end, runs: done, red, seconds: seconds(began), why });
-  const found = places(mutant);
+  const found = sandbox.apply(mutant);
   if (found !== 1) return result("DOES NOT APPLY", 0, 0, `its text is ${String(found)} times in ${mutant.file}`);
-  sandbox.apply(mutant);
   try {
     const build = await sandbox.build();
     if (build.end !== "green") return result("BROKEN", 0, 0, build.why);
@@ -94,7 +86,7 @@ async function tried(mutant: Mutant, sandbox: Sandbox, runs: number): Promise<Re
     }
     return result(red === wanted ? "killed" : "SURVIVED", wanted, red, red === wanted ? last.why : mutant.breaks);
   } finally {
-    sandbox.restore(mutant);
+    sandbox.restore();
   }
 }
 
@@ -114,7 +106,7 @@ async function main(): Promise<boolean> {
   const killers = new Map(selected.map(({ killedBy }) => [text(killedBy), killedBy]));
 
   const began = performance.now();
-  const sandboxes = Array.from({ length: Math.min(whole(values.jobs, "jobs"), selected.length) }, () => new Sandbox(root));
+  const sandboxes = Array.from({ length: Math.min(whole(values.jobs, "jobs"), selected.length) }, () => new Sandbox());
   const stop = (): void => {
     for (const sandbox of sandboxes) sandbox.dispose();
     process.exit(130);
@@ -122,6 +114,7 @@ async function main(): Promise<boolean> {
   process.once("SIGINT", stop).once("SIGTERM", stop);
   const results: Result[] = [];
   try {
+    for (const sandbox of sandboxes) sandbox.fill(root);
     if (!(await unchanged(sandboxes, [...killers.values()]))) {
       console.log("What is to notice the mutants is not green without them.");
       return false;

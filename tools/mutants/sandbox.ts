@@ -22,29 +22,41 @@ export interface Run {
 
 export class Sandbox {
   readonly folder: string;
-  readonly #root: string;
   readonly #running = new Set<ChildProcess>();
+  /** What was changed, as it was. */
+  #original: { readonly path: string; readonly text: string } | undefined;
 
-  constructor(root: string) {
-    this.#root = root;
+  constructor() {
     this.folder = mkdtempSync(join(tmpdir(), "unibus-mutant-"));
+  }
+
+  /** Brings the project here as it is now: what is committed, and what is not yet. */
+  fill(root: string): void {
     const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: root, encoding: "utf8" });
     for (const path of new Set(listed.split("\0"))) {
-      if (path === "" || !existsSync(join(root, path))) continue;
+      // Of a repository inside this one git names the folder alone.
+      if (path === "" || path.endsWith("/") || !existsSync(join(root, path))) continue;
       mkdirSync(dirname(join(this.folder, path)), { recursive: true });
       copyFileSync(join(root, path), join(this.folder, path));
     }
     symlinkSync(join(root, "node_modules"), join(this.folder, "node_modules"), "junction");
   }
 
-  /** Changes the one place. */
-  apply({ file, find, replace }: Mutant): void {
-    const text = readFileSync(join(this.#root, file), "utf8");
-    writeFileSync(join(this.folder, file), text.replace(find, () => replace));
+  /** Changes the one place. Answers in how many places the text is: if not in one, nothing is changed. */
+  apply({ file, find, replace }: Mutant): number {
+    const path = join(this.folder, file);
+    const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+    const pieces = text.split(find);
+    if (pieces.length === 2) {
+      this.#original = { path, text };
+      writeFileSync(path, pieces.join(replace));
+    }
+    return pieces.length - 1;
   }
 
-  restore({ file }: Mutant): void {
-    copyFileSync(join(this.#root, file), join(this.folder, file));
+  restore(): void {
+    if (this.#original !== undefined) writeFileSync(this.#original.path, this.#original.text);
+    this.#original = undefined;
   }
 
   /** Builds the code alone: declaration files take most of a build, and no mutant is in them. */
