@@ -19,6 +19,8 @@ interface Taps {
   /** Between a replica's answer to a catch-up and its delivery. */
   afterCatchUp: ((messages: unknown[]) => Promise<unknown[]>) | undefined;
   beforeCatchUp: (() => Promise<void>) | undefined;
+  /** The same for a read of single users. */
+  afterRead: ((messages: unknown[]) => Promise<unknown[]>) | undefined;
   /** So many barriers are answered as by a stream without a leader. */
   refuse: number;
   barrier: ((send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
@@ -53,7 +55,7 @@ function held() {
 
 function tapped(connection: Connection): Taps {
   const taps: Taps = {
-    afterCatchUp: undefined, beforeCatchUp: undefined, refuse: 0, barrier: undefined,
+    afterCatchUp: undefined, beforeCatchUp: undefined, afterRead: undefined, refuse: 0, barrier: undefined,
     connection: {
       ...(connection.info === undefined ? {} : { info: connection.info }),
       request: (subject, payload, options) => {
@@ -69,10 +71,10 @@ function tapped(connection: Connection): Taps {
         const catchUp = String(payload).includes('"next_by_subj":">"');
         if (catchUp) await taps.beforeCatchUp?.();
         const answers = await connection.requestMany(subject, payload, options);
-        const { afterCatchUp } = taps;
-        if (!catchUp || afterCatchUp === undefined) return answers;
+        const after = catchUp ? taps.afterCatchUp : taps.afterRead;
+        if (after === undefined) return answers;
         return (async function* () {
-          yield* (await afterCatchUp(await messagesOf(answers))) as Message[];
+          yield* (await after(await messagesOf(answers))) as Message[];
         })();
       },
       isClosed: () => connection.isClosed(),
@@ -185,6 +187,51 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       taps.barrier = undefined;
     }
     await Promise.all([here.close(), there.close()]);
+  });
+
+  it("a read that is answered late is not kept where the user was changed meanwhile", async () => {
+    const { taps, here, there } = await stores();
+    // More than once, as above.
+    for (let round = 0; round < 5; round++) {
+      const key = `late-${String(round)}`;
+      await there.users.add({ key });
+      expect(await here.isAuthorized("guest")).to.equal(true);
+      let answered: () => void = () => undefined;
+      const inFlight = new Promise<void>((resolve) => { answered = resolve; });
+      let release: () => void = () => undefined;
+      const released = new Promise<void>((resolve) => { release = resolve; });
+      taps.afterRead = async (all) => {
+        taps.afterRead = undefined;
+        answered();
+        await released;
+        return all;
+      };
+      const early = here.isAuthorized(key);
+      await inFlight;
+      await there.users.revoke(key);
+      // What is kept is brought beyond the revocation, of a user who is not among it.
+      expect(await here.isAuthorized("guest")).to.equal(true);
+      release();
+      // It began before the revocation: either answer is right.
+      await early;
+      for (let i = 0; i < 2; i++) expect((await here.authorize(key)).reason).to.equal("revoked");
+    }
+    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("an acknowledgement of a log that is made anew at once proves nothing of what is kept", async () => {
+    for (let round = 0; round < 3; round++) {
+      const { here, there, prefix } = await stores();
+      const stream = `KV_${prefix}users`;
+      const api = async (subject: string, body: unknown): Promise<Record<string, unknown>> =>
+        JSON.parse(Buffer.from((await other.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 5000 })).data).toString()) as Record<string, unknown>;
+      const { config } = await api(`STREAM.INFO.${stream}`, {});
+      expect(await here.isAuthorized("guest")).to.equal(true);
+      await api(`STREAM.DELETE.${stream}`, {});
+      await api(`STREAM.CREATE.${stream}`, config);
+      expect(await here.isAuthorized("guest", { timeoutMs: 300 })).to.equal(false);
+      await Promise.all([here.close(), there.close()]);
+    }
   });
 
   it("an answer of which a part was lost on the way is none", async () => {

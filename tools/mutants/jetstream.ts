@@ -22,7 +22,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: `ack.kind === "stored" && ack.seq > seen`,
     replace: `ack.kind === "stored"`,
     breaks: "An acknowledgement of another log proves nothing of this one.",
-    killedBy: copy("made anew is not the one whose users are kept"),
+    killedBy: copyFaults("of a log that is made anew at once"),
     chance: true,
   },
   {
@@ -31,7 +31,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "found.upTo >= this.#quiet",
     replace: "found.upTo >= 0",
     breaks: "A read is kept only if nothing but barriers was stored between it and the copy's moment.",
-    killedBy: copy("checks that are under way all the while"),
+    killedBy: copyFaults("a read that is answered late"),
     chance: true,
   },
   {
