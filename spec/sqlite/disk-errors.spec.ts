@@ -263,13 +263,13 @@ describe("sqlite: disk errors", () => {
 
   it("a call whose time is over before a closing store ends it is told so, not that the store was closed", async () => {
     await store.close();
-    store = await openSqlite(folder.file(), { opTimeoutMs: 50 });
+    store = await openSqlite(folder.file(), { opTimeoutMs: 500 });
     hanging();
-    const over = failure(store.users.add({ key: "met" }, { timeoutMs: 60 }));
+    const over = failure(store.users.add({ key: "met" }, { timeoutMs: 550 }));
     const early = failure(store.users.add({ key: "behind" }, { timeoutMs: 60_000 }));
     const closing = store.close();
     // Whoever looks next finds both: the call's time over, and that of closing.
-    for (const until = performance.now() + 100; performance.now() < until; );
+    for (const until = performance.now() + 600; performance.now() < until; );
     expect(((await over) as StoreError).code).to.equal("TIMEOUT");
     expect(((await early) as StoreError).code).to.equal("CLOSED");
     restoreAll();
