@@ -1,6 +1,6 @@
 // What the soak's clients do and tell, and what is right: a user is a register, a room's members are a set, its epoch a counter.
 
-import type { Model } from "./linearizability.js";
+import type { Model, Operation } from "./linearizability.js";
 
 export type UserOperation =
   | { f: "add"; role: "admin" | "member" }
@@ -9,9 +9,9 @@ export type UserOperation =
 
 export type RoomOperation =
   | { f: "create"; e: number }
-  | { f: "delete" | "list" }
+  | { f: "delete" | "list" | "get" | "rename" }
   | { f: "add"; e: number; joined: boolean; epoch?: number }
-  | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "keys"; e: number }
+  | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "keys" | "member"; e: number }
   | { f: "put"; e: number; epoch: number }
   | { f: "rekey"; epoch: number; members: string };
 
@@ -40,7 +40,7 @@ export const ROOMS = 2;
 export const ENDPOINTS = 4;
 
 /** Operations that only read. One that came to nothing tells nothing. */
-export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys"]);
+export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys", "get", "member"]);
 
 export const clock = (): number => Number(process.hrtime.bigint() / 1000n);
 
@@ -117,6 +117,12 @@ export const roomModel: Model<RoomOperation, string> = {
     switch (operation.f) {
       case "delete":
         return accepted(output) ? ABSENT : undefined;
+      case "rename":
+        return answers("ok");
+      case "get":
+      case "member":
+        // What is found may be of a moment ago; that something is not there is said of now.
+        return output === "NOT_FOUND" && operation.f === "member" && as === "." ? state : undefined;
       case "list":
         return answers(`${room.owner} ${room.members}`);
       case "add":
@@ -151,3 +157,57 @@ export const roomModel: Model<RoomOperation, string> = {
     }
   },
 };
+
+export interface HistoryEntry extends Operation<SoakOperation, string> {
+  readonly id: string;
+  readonly at: string;
+}
+
+/**
+ * Promises 6 to 8: whose keys are seen, and whose never. Answers the index of the read that saw what it should not have, and why.
+ * `find` knows every operation by its id, with how it ended: what an operation's keys hold is its id.
+ */
+export function wrongKey(
+  at: string,
+  entries: readonly HistoryEntry[],
+  find: (id: string) => (HistoryEntry & { readonly out: string | undefined }) | undefined,
+): { readonly index: number; readonly why: string } | undefined {
+  const ended = entries.filter(({ output }) => output === "ok");
+  for (const [index, read] of entries.entries()) {
+    if (read.input.f !== "keys" || read.output === undefined || !read.output.startsWith("[")) continue;
+    const { e } = read.input;
+    for (const [epoch, id] of JSON.parse(read.output) as [number, string][]) {
+      const source = find(id);
+      const where = `the key of epoch ${epoch} of e${e} in ${at}, written by ${id}`;
+      const problem = source === undefined ? "nobody wrote it" : keyProblem(source, at, e, epoch);
+      if (problem !== undefined) return { index, why: `${where}: ${problem}` };
+      const { returned } = source ?? {};
+      if (source?.out !== "ok" || returned === undefined) continue;
+      const over = ended.find(({ input, invoked, returned: end }) =>
+        (input.f === "delete" || (input.f === "remove" && "e" in input && input.e === e)) &&
+        invoked > returned && end !== undefined && end < read.invoked);
+      if (over !== undefined) return { index, why: `${where}, outlived the membership (${over.id})` };
+    }
+  }
+  return undefined;
+}
+
+/** Why a key that was read cannot be of this operation. */
+function keyProblem(source: HistoryEntry & { readonly out: string | undefined }, at: string, e: number, epoch: number): string | undefined {
+  const { input, out } = source;
+  if (source.at !== at) return `it is of ${source.at}`;
+  if (out !== "ok" && out !== "unknown" && out !== undefined) return `its writer was told ${out}`;
+  switch (input.f) {
+    case "create":
+      return input.e === e && epoch === 1 ? undefined : "it is another's, or of another epoch";
+    case "add":
+      return "e" in input && input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
+    case "put":
+      return input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
+    case "rekey":
+      return input.members[e] === "x" && input.epoch + 1 === epoch ? undefined : "the rekey did not name it, or was of another epoch";
+    case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
+    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member":
+      return "nobody wrote it";
+  }
+}

@@ -11,9 +11,11 @@ import { connect } from "nats";
 import { build, type Options } from "tsup";
 import { openJetStream } from "unibus-membership";
 import { startNatsCluster, type CutMode, type NatsCluster } from "unibus-membership/testing";
-import { READS, clock, roomModel, userModel, type Line, type Orders, type SoakOperation } from "./jetstream-history.js";
+import {
+  READS, clock, roomModel, userModel, wrongKey, type HistoryEntry as Entry, type Line, type Orders, type SoakOperation,
+} from "./jetstream-history.js";
 import { random } from "./random.js";
-import { TooManyCourses, unexplained, type Model, type Operation } from "./linearizability.js";
+import { TooManyCourses, unexplained, type Model } from "./linearizability.js";
 
 export interface SoakOptions {
   readonly seconds: number;
@@ -99,11 +101,6 @@ async function buildClient(folder: string, withoutProof: boolean): Promise<strin
   });
   await writeFile(join(folder, "package.json"), '{ "type": "commonjs" }');
   return join(folder, "client.cjs");
-}
-
-interface Entry extends Operation<SoakOperation, string> {
-  readonly id: string;
-  readonly at: string;
 }
 
 /** All that the clients told, by record. */
@@ -193,45 +190,9 @@ class History {
     return { checked, skipped };
   }
 
-  /** Promises 6 to 8: whose keys are seen, and whose never. */
   #checkKeys(at: string, entries: readonly Entry[]): void {
-    const ended = entries.filter(({ output }) => output === "ok");
-    for (const [index, read] of entries.entries()) {
-      if (read.input.f !== "keys" || read.output === undefined || !read.output.startsWith("[")) continue;
-      const { e } = read.input;
-      for (const [epoch, id] of JSON.parse(read.output) as [number, string][]) {
-        const source = this.#byId.get(id);
-        const where = `the key of epoch ${epoch} of e${e} in ${at}, written by ${id}`;
-        const problem = source === undefined ? "nobody wrote it" : keyProblem(source, at, e, epoch);
-        if (problem !== undefined) throw new WrongAnswer(`${where}: ${problem}\n${around(entries, index)}`);
-        const { returned } = source ?? {};
-        if (source?.out !== "ok" || returned === undefined) continue;
-        const over = ended.find(({ input, invoked, returned: end }) =>
-          (input.f === "delete" || (input.f === "remove" && "e" in input && input.e === e)) &&
-          invoked > returned && end !== undefined && end < read.invoked);
-        if (over !== undefined) throw new WrongAnswer(`${where}, outlived the membership (${over.id}):\n${around(entries, index)}`);
-      }
-    }
-  }
-}
-
-/** Why a key that was read cannot be of this operation. */
-function keyProblem(source: Entry & { out: string | undefined }, at: string, e: number, epoch: number): string | undefined {
-  const { input, out } = source;
-  if (source.at !== at) return `it is of ${source.at}`;
-  if (out !== "ok" && out !== "unknown" && out !== undefined) return `its writer was told ${out}`;
-  switch (input.f) {
-    case "create":
-      return input.e === e && epoch === 1 ? undefined : "it is another's, or of another epoch";
-    case "add":
-      return "e" in input && input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
-    case "put":
-      return input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
-    case "rekey":
-      return input.members[e] === "x" && input.epoch + 1 === epoch ? undefined : "the rekey did not name it, or was of another epoch";
-    case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
-    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys":
-      return "nobody wrote it";
+    const wrong = wrongKey(at, entries, (id) => this.#byId.get(id));
+    if (wrong !== undefined) throw new WrongAnswer(`${wrong.why}\n${around(entries, wrong.index)}`);
   }
 }
 

@@ -35,6 +35,7 @@ export class TooManyCourses extends Error {}
 export function unexplained<Input, Output>(
   model: Model<Input, Output>,
   history: readonly Operation<Input, Output>[],
+  maxCourses = MAX_COURSES,
 ): number | undefined {
   const events = history.flatMap(({ invoked, returned }, index) => [
     { time: invoked, index, returns: false },
@@ -50,7 +51,7 @@ export function unexplained<Input, Output>(
       underWay.add(index);
       continue;
     }
-    courses = after(model, history, courses, underWay, index);
+    courses = after(model, history, courses, underWay, index, maxCourses);
     if (courses.length === 0) return index;
     underWay.delete(index);
   }
@@ -64,6 +65,7 @@ function after<Input, Output>(
   courses: readonly Course[],
   underWay: ReadonlySet<number>,
   wanted: number,
+  maxCourses: number,
 ): Course[] {
   const found = new Map<string, Course>();
   const seen = new Set<string>();
@@ -72,7 +74,7 @@ function after<Input, Output>(
     const key = nameOf(course);
     if (seen.has(key)) continue;
     seen.add(key);
-    if (seen.size > MAX_COURSES) throw new TooManyCourses(`more than ${MAX_COURSES} courses of things`);
+    if (seen.size > maxCourses) throw new TooManyCourses(`more than ${maxCourses} courses of things`);
     if (course.done.has(wanted)) {
       const done = new Set(course.done);
       done.delete(wanted);

@@ -1,0 +1,120 @@
+/**
+ * Virtual time. Everything that happens in a simulation is an event of one queue; between two events every promise that can
+ * settle has settled. A timeout of two seconds costs nothing, and the same choices give the same course of things.
+ */
+import { setFlagsFromString } from "node:v8";
+
+interface Event {
+  readonly at: number;
+  /** Of two events of the same instant the one that was scheduled first comes first. */
+  readonly order: number;
+  readonly run: () => void;
+  cancelled: boolean;
+}
+
+/** Runs every microtask that is due, and those that they make. V8's own name for what Node does between two callbacks. */
+function microtaskCheckpoint(): () => void {
+  setFlagsFromString("--allow-natives-syntax");
+  return Reflect.construct(Function, ["%PerformMicrotaskCheckpoint()"]) as () => void;
+}
+
+export interface Cancellable {
+  cancel(): void;
+}
+
+export class Engine {
+  /** Milliseconds since the simulation began. */
+  now = 0;
+  /** Counts what happened: a clock without two equal times. */
+  ticks = 0;
+  readonly #heap: Event[] = [];
+  readonly #nextTicks: (() => void)[] = [];
+  readonly #checkpoint = microtaskCheckpoint();
+  #orders = 0;
+
+  /** Runs `run` after `ms`, unless it is cancelled before. */
+  after(ms: number, run: () => void): Cancellable {
+    const event: Event = { at: this.now + Math.max(0, ms), order: this.#orders++, run, cancelled: false };
+    this.#push(event);
+    return {
+      cancel: () => {
+        event.cancelled = true;
+      },
+    };
+  }
+
+  /** What `process.nextTick` is to what runs inside. */
+  nextTick(run: () => void): void {
+    this.#nextTicks.push(run);
+  }
+
+  /** Runs a callback as Node would: next ticks after it, then microtasks, until there are none. */
+  enter(run: () => void): void {
+    this.ticks++;
+    run();
+    this.settle();
+  }
+
+  settle(): void {
+    do {
+      for (let run = this.#nextTicks.shift(); run !== undefined; run = this.#nextTicks.shift()) run();
+      this.#checkpoint();
+    } while (this.#nextTicks.length > 0);
+  }
+
+  /** Runs events until `done`, or until `limit` of virtual time, or until nothing is left. Answers whether it is done. */
+  runUntil(done: () => boolean, limit: number): boolean {
+    while (!done()) {
+      const event = this.#pop();
+      if (event === undefined) return false;
+      if (event.cancelled) continue;
+      if (event.at > limit) {
+        this.#push(event);
+        return false;
+      }
+      this.now = event.at;
+      this.enter(event.run);
+    }
+    return true;
+  }
+
+  #push(event: Event): void {
+    const heap = this.#heap;
+    let i = heap.push(event) - 1;
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      const above = heap[parent];
+      if (above === undefined || isBefore(above, event)) break;
+      heap[i] = above;
+      i = parent;
+    }
+    heap[i] = event;
+  }
+
+  #pop(): Event | undefined {
+    const heap = this.#heap;
+    const [first] = heap;
+    const last = heap.pop();
+    if (last === undefined || first === last) return first;
+    let i = 0;
+    for (;;) {
+      let child = 2 * i + 1;
+      const right = heap[child + 1];
+      let least = heap[child];
+      if (least === undefined) break;
+      if (right !== undefined && isBefore(right, least)) {
+        least = right;
+        child++;
+      }
+      if (isBefore(last, least)) break;
+      heap[i] = least;
+      i = child;
+    }
+    heap[i] = last;
+    return first;
+  }
+}
+
+function isBefore(a: Event, b: Event): boolean {
+  return a.at < b.at || (a.at === b.at && a.order < b.order);
+}

@@ -1,0 +1,159 @@
+/**
+ * One stream as a replicated log, and what a replica that has come to some place in it answers. Nothing is stored per replica:
+ * every record knows from which place to which it was the last of its subject.
+ */
+
+import { Buffer } from "node:buffer";
+
+/** A place in the log: so many entries were committed up to it. A purge is an entry too, but has no sequence. */
+export type Place = number;
+
+export interface StoredMessage {
+  readonly subject: string;
+  readonly seq: number;
+  readonly data: Uint8Array;
+  readonly stamp: string;
+  readonly from: Place;
+  /** The place of what superseded or purged it. */
+  until: Place;
+}
+
+/**
+ * What a replica has. Without `snapshot`: the log up to `place`. With it, the replica catches up from a snapshot of that place: it
+ * has dropped what is not in the snapshot, and has of the rest what stands at or before `place`.
+ */
+export interface View {
+  readonly place: Place;
+  readonly snapshot?: Place;
+}
+
+export class Log {
+  readonly #bySubject = new Map<string, StoredMessage[]>();
+  readonly #messages: StoredMessage[] = [];
+  /** The last sequence at each place. */
+  readonly #sequences: number[] = [0];
+
+  get end(): Place {
+    return this.#sequences.length - 1;
+  }
+
+  sequenceAt(place: Place): number {
+    return this.#sequences[place] ?? 0;
+  }
+
+  append(subject: string, data: Uint8Array, stamp: string): StoredMessage {
+    const from = this.#sequences.length;
+    const seq = this.sequenceAt(this.end) + 1;
+    const message: StoredMessage = { subject, seq, data, stamp, from, until: Infinity };
+    const versions = this.#bySubject.get(subject);
+    if (versions === undefined) {
+      this.#bySubject.set(subject, [message]);
+    } else {
+      const last = versions.at(-1);
+      if (last !== undefined && last.until === Infinity) last.until = from;
+      versions.push(message);
+    }
+    this.#messages.push(message);
+    this.#sequences.push(seq);
+    return message;
+  }
+
+  /** Answers how many were purged. */
+  purge(filter: string): number {
+    const place = this.#sequences.length;
+    const matches = matcher(filter);
+    let purged = 0;
+    for (const [subject, versions] of this.#bySubject) {
+      const last = versions.at(-1);
+      if (last === undefined || last.until !== Infinity || !matches(subject)) continue;
+      last.until = place;
+      purged++;
+    }
+    this.#sequences.push(this.sequenceAt(this.end));
+    return purged;
+  }
+
+  has(message: StoredMessage, { place, snapshot }: View): boolean {
+    return message.from <= place && message.until > (snapshot ?? place);
+  }
+
+  /** The last message of a subject, as a view has it. */
+  last(subject: string, view: View): StoredMessage | undefined {
+    return this.#bySubject.get(subject)?.findLast((message) => this.has(message, view));
+  }
+
+  /** The last message of each subject that any of the filters matches, in order. */
+  lastOfEach(filters: readonly string[], view: View): StoredMessage[] {
+    const found = new Set<StoredMessage>();
+    for (const filter of filters) {
+      if (isLiteral(filter)) {
+        const message = this.last(filter, view);
+        if (message !== undefined) found.add(message);
+        continue;
+      }
+      const matches = matcher(filter);
+      for (const subject of this.#bySubject.keys()) {
+        if (!matches(subject)) continue;
+        const message = this.last(subject, view);
+        if (message !== undefined) found.add(message);
+      }
+    }
+    return [...found].sort((a, b) => a.seq - b.seq);
+  }
+
+  /** What a view has from a sequence on, in order. */
+  from(seq: number, filter: string, view: View): StoredMessage[] {
+    const matches = matcher(filter);
+    return this.#messages.filter((message) => message.seq >= seq && this.has(message, view) && matches(message.subject));
+  }
+
+  /** Whether anything was ever committed that contains a text. */
+  everHad(text: string): boolean {
+    const bytes = Buffer.from(text);
+    return this.#messages.some(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes(bytes));
+  }
+
+  count(view: View): number {
+    let count = 0;
+    for (const message of this.#messages) if (this.has(message, view)) count++;
+    return count;
+  }
+
+  /**
+   * What was superseded last, of what a replica at `least` can still miss: there a snapshot makes a hole that somebody notices.
+   * Barriers do not count.
+   */
+  lastHoles(least: Place, most: number): StoredMessage[] {
+    const found: StoredMessage[] = [];
+    for (let i = this.#messages.length - 1; i >= 0 && found.length < most; i--) {
+      const message = this.#messages[i];
+      if (message !== undefined && message.until !== Infinity && message.until > least && !message.subject.endsWith(".barrier")) found.push(message);
+    }
+    return found;
+  }
+}
+
+export function isLiteral(filter: string): boolean {
+  return !filter.includes("*") && !filter.endsWith(">");
+}
+
+const matchers = new Map<string, (subject: string) => boolean>();
+
+/** Whether a subject matches a filter of NATS: `*` is one token, `>` at the end is all that follow. */
+export function matcher(filter: string): (subject: string) => boolean {
+  if (filter === ">") return () => true;
+  const known = matchers.get(filter);
+  if (known !== undefined) return known;
+  const wanted = filter.split(".");
+  const tail = wanted.at(-1) === ">";
+  const matches = isLiteral(filter)
+    ? (subject: string): boolean => subject === filter
+    : (subject: string): boolean => {
+        const tokens = subject.split(".");
+        if (tail ? tokens.length < wanted.length : tokens.length !== wanted.length) return false;
+        return wanted.every((token, i) => token === "*" || (tail && i === wanted.length - 1) || token === tokens[i]);
+      };
+  if (matchers.size > 2000) matchers.clear();
+  matchers.set(filter, matches);
+  return matches;
+}

@@ -1,0 +1,76 @@
+// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--replay JSON]
+
+import { parseArgs } from "node:util";
+import { read, write, type WrittenSchedule } from "./cases.js";
+import { LibraryLoader } from "./process.js";
+import { shrink } from "./shrink.js";
+import { scheduleOf, simulate, type Outcome, type Schedule } from "./simulation.js";
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: "string", default: "10" },
+    seed: { type: "string" },
+    operations: { type: "string", default: "30" },
+    /** The folder of a built package, other than this one's. */
+    library: { type: "string", default: "dist" },
+    shrink: { type: "string", default: "20" },
+    /** Goes on after a violation, and counts what it meets. */
+    all: { type: "boolean", default: false },
+    /** One schedule, as a failure prints it, with its whole trace. */
+    replay: { type: "string" },
+  },
+});
+
+const loader = new LibraryLoader(values.library);
+
+function print(schedule: Schedule, outcome: Outcome): void {
+  for (const line of outcome.trace) console.log(line);
+  for (const { kind, why, id } of outcome.violations) console.log(`VIOLATION ${kind}${id === "" ? "" : ` (${id})`}: ${why}`);
+  console.log(`schedule ${JSON.stringify(write(schedule))}`);
+}
+
+async function replay(text: string): Promise<number> {
+  const schedule = read(JSON.parse(text) as WrittenSchedule);
+  const outcome = await simulate(schedule, loader, true);
+  print(schedule, outcome);
+  return outcome.violations.length === 0 ? 0 : 1;
+}
+
+async function explore(): Promise<number> {
+  const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
+  const seconds = Number(values.seconds);
+  console.log(`seed ${first}, ${seconds} s`);
+  const began = performance.now();
+  const found = new Map<string, number[]>();
+  let count = 0;
+  let calls = 0;
+  for (let seed = first; performance.now() - began < seconds * 1000; seed++) {
+    const schedule = scheduleOf(seed, Number(values.operations));
+    const outcome = await simulate(schedule, loader);
+    count++;
+    calls += outcome.entries.length;
+    const kinds = new Set(outcome.violations.map(({ kind }) => kind));
+    for (const kind of kinds) {
+      const seeds = found.get(kind);
+      if (seeds === undefined) {
+        found.set(kind, [seed]);
+        console.log(`${((performance.now() - began) / 1000).toFixed(1)} s: seed ${seed}: ${kind}`);
+      } else {
+        seeds.push(seed);
+      }
+    }
+    const [kind] = kinds;
+    if (kind !== undefined && !values.all) {
+      const shortest = await shrink(schedule, kind, loader, Number(values.shrink) * 1000);
+      print(shortest, await simulate(shortest, loader, true));
+      break;
+    }
+  }
+  const took = (performance.now() - began) / 1000;
+  for (const [kind, seeds] of found) console.log(`${String(seeds.length).padStart(6)}  ${kind}: ${seeds.slice(0, 5).join(", ")}`);
+  console.log(`${count} schedules, ${calls} calls in ${took.toFixed(1)} s: ${(count / took).toFixed(0)} schedules a second`);
+  console.log(found.size === 0 ? "no violation" : `${found.size} kinds of violations`);
+  return found.size === 0 ? 0 : 1;
+}
+
+process.exitCode = values.replay === undefined ? await explore() : await replay(values.replay);

@@ -1,0 +1,276 @@
+/** What the clients of a simulation do: every operation of a store, on few records, so that they meet. */
+import { Buffer } from "node:buffer";
+import type { Store } from "unibus-membership";
+import { ENDPOINTS, ROOMS, USERS, type RoomOperation } from "../soak/jetstream-history.js";
+import type { Chance } from "./chance.js";
+
+export type Role = "admin" | "member";
+
+export type AllowlistOperation =
+  | { f: "add" | "role"; u: number; role: Role }
+  | { f: "first" | "revoke" | "reinstate" | "name" | "authorize" | "isAdmin" | "listed" | "getUser"; u: number }
+  | { f: "hasAdmin" };
+
+export type SimulatedOperation = AllowlistOperation | RoomOperation;
+
+/** One call that a client is to make, `gapMs` after the one before it in its lane. */
+export interface Step {
+  readonly store: number;
+  readonly lane: number;
+  readonly gapMs: number;
+  readonly room: number;
+  readonly op: SimulatedOperation;
+  /** A choice between 0 and 1 for whatever the call leaves open: a short time of its own, a signal. */
+  readonly dice: number;
+}
+
+export const userKey = (u: number): string => `user-${u}`;
+export const roomId = (r: number): string => `room-${r}`;
+export const endpointName = (e: number): string => `e${e}`;
+
+/** Which operations come often: each workload has a taste of its own. */
+export interface Taste {
+  /** The share of operations on the allowlist. */
+  readonly users: number;
+  readonly checks: number;
+  /** How many of the records are used. */
+  readonly userCount: number;
+  readonly roomCount: number;
+  readonly endpointCount: number;
+  readonly lanes: number;
+  /** So many stores make the checks, the others the changes; 0: whoever comes. A store that checks much remembers much. */
+  readonly checkers: number;
+  /** Whether records are there when it begins. */
+  readonly prepared: boolean;
+  /** Milliseconds between two calls of a lane, mostly; now and then much more. */
+  readonly gapMs: number;
+}
+
+export function tasteOf(chance: Chance): Taste {
+  return {
+    users: chance.of([0, 0.5, 0.7, 1]),
+    checks: chance.between(0.2, 0.7),
+    prepared: chance.happens(0.7),
+    userCount: chance.of([1, 2, 2, USERS]),
+    roomCount: 1 + chance.below(ROOMS),
+    endpointCount: 2 + chance.below(ENDPOINTS - 1),
+    lanes: chance.of([1, 1, 2, 3]),
+    checkers: chance.of([0, 0, 1, 1, 2]),
+    gapMs: chance.of([1, 3, 10]),
+  };
+}
+
+/** What is there when the rest begins: active users, rooms with an owner and a member. */
+export function preparation(chance: Chance, taste: Taste): Step[] {
+  const step = (room: number, op: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 });
+  const steps: Step[] = [];
+  if (!taste.prepared) return steps;
+  for (let u = 0; taste.users > 0 && u < taste.userCount; u++) steps.push(step(0, { f: "add", u, role: chance.of(["admin", "member"]) }));
+  for (let room = 0; taste.users < 1 && room < taste.roomCount; room++) {
+    steps.push(step(room, { f: "create", e: 0 }), step(room, { f: "add", e: 1, joined: true, epoch: 1 }));
+  }
+  return steps;
+}
+
+export function stepsOf(chance: Chance, count: number, stores: number, taste: Taste): Step[] {
+  const { checkers } = taste;
+  return Array.from({ length: count }, () => {
+    const isCheck = chance.happens(taste.checks);
+    const op = chance.happens(taste.users) ? userOperation(chance, taste, isCheck) : roomOperation(chance, taste, isCheck);
+    const isSplit = checkers > 0 && checkers < stores;
+    return {
+      store: !isSplit ? chance.below(stores) : isCheck ? chance.below(checkers) : checkers + chance.below(stores - checkers),
+      lane: chance.below(taste.lanes),
+      gapMs: chance.happens(0.05) ? chance.between(0, 3000) : chance.between(0, taste.gapMs),
+      room: chance.below(taste.roomCount),
+      op,
+      dice: chance.next(),
+    };
+  });
+}
+
+/** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
+export function interference(chance: Chance, stream: string, taste: Taste): Step {
+  const op: SimulatedOperation =
+    stream !== "KV_users" ? (chance.happens(0.5) ? { f: "rename" } : roomOperation(chance, taste, false))
+    : chance.happens(0.5) ? { f: "name", u: chance.below(taste.userCount) }
+    : userOperation(chance, taste, false);
+  return { store: 0, lane: 0, gapMs: 0, room: chance.below(taste.roomCount), op, dice: 0.5 };
+}
+
+function userOperation(chance: Chance, taste: Taste, isCheck: boolean): AllowlistOperation {
+  const u = chance.below(taste.userCount);
+  if (isCheck) {
+    const f = chance.of(["authorize", "authorize", "authorize", "authorize", "authorize", "authorize", "isAdmin", "isAdmin", "hasAdmin", "listed", "getUser"]);
+    return f === "hasAdmin" ? { f } : { f, u };
+  }
+  const role = chance.of(["admin", "member"] as const);
+  const f = chance.of(["add", "add", "add", "role", "role", "revoke", "revoke", "revoke", "reinstate", "reinstate", "name", "name", "first"]);
+  return f === "add" || f === "role" ? { f, u, role } : { f, u };
+}
+
+function roomOperation(chance: Chance, taste: Taste, isCheck: boolean): RoomOperation {
+  const e = chance.below(taste.endpointCount);
+  if (isCheck) {
+    const f = chance.of(["isMember", "isMember", "list", "indexed", "keys", "get", "member"]);
+    return f === "list" || f === "get" ? { f } : { f, e };
+  }
+  const f = chance.of([
+    "create", "create", "create", "create", "delete", "add", "add", "add", "add", "add", "join", "join", "remove", "remove", "remove", "owner", "put", "rekey",
+    "rename", "rename",
+  ]);
+  switch (f) {
+    case "delete":
+    case "rename":
+      return { f };
+    case "add":
+      return { f, e, joined: chance.happens(0.6), ...(chance.happens(0.5) ? { epoch: 0 } : {}) };
+    case "put":
+      return { f, e, epoch: 0 };
+    case "rekey":
+      return { f, epoch: 0, members: "" };
+    case "create":
+    case "join":
+    case "remove":
+    case "owner":
+      return { f, e };
+  }
+}
+
+type Bounds = Readonly<{ timeoutMs?: number; signal?: AbortSignal }>;
+
+/** What is known of each room by what was answered before: a guess, as a client has it. */
+export class Guesses {
+  readonly #epochs = new Map<string, number>();
+
+  epoch(room: string): number {
+    return this.#epochs.get(room) ?? 1;
+  }
+
+  learn(room: string, epoch: number): void {
+    this.#epochs.set(room, epoch);
+  }
+}
+
+/** What the history says of a call: on which record it was, what it was in full, and how to make it. */
+export interface Planned {
+  readonly at: string;
+  readonly op: SimulatedOperation;
+  readonly run: (store: Store, bounds: Bounds, id: string) => Promise<string>;
+}
+
+export const ALLOWLIST = "allowlist";
+
+const sealed = (id: string): Uint8Array => Buffer.from(id);
+
+async function ok(done: Promise<unknown>): Promise<string> {
+  await done;
+  return "ok";
+}
+
+export function planUser(op: AllowlistOperation): Planned {
+  const key = "u" in op ? userKey(op.u) : "";
+  const run = (make: Planned["run"]): Planned => ({ at: ALLOWLIST, op, run: make });
+  switch (op.f) {
+    case "add":
+      return run((store, bounds) => ok(store.users.add({ key, role: op.role }, bounds)));
+    case "role":
+      return run((store, bounds) => ok(store.users.update(key, { role: op.role }, bounds)));
+    case "first":
+      return run((store, bounds) => ok(store.users.addFirstAdmin({ key }, bounds)));
+    case "revoke":
+      return run((store, bounds) => ok(store.users.revoke(key, bounds)));
+    case "reinstate":
+      return run((store, bounds) => ok(store.users.reinstate(key, bounds)));
+    case "name":
+      return run((store, bounds, id) => ok(store.users.update(key, { name: id }, bounds)));
+    case "authorize":
+      return run(async (store, bounds) => (await store.authorize(key, bounds)).reason);
+    case "isAdmin":
+      return run(async (store, bounds) => String(await store.isAdmin(key, bounds)));
+    case "hasAdmin":
+      return run(async (store, bounds) => String(await store.hasAdmin(bounds)));
+    case "getUser":
+      return run(async (store, bounds) => `found ${(await store.users.get(key, bounds)).revision}`);
+    case "listed":
+      return run(async (store, bounds) => {
+        const user = (await store.users.list({ limit: 1000 }, bounds)).items.find((each) => each.key === key);
+        return user === undefined ? "absent" : `${user.role} ${user.status}`;
+      });
+  }
+}
+
+export function planRoom(room: string, given: RoomOperation, guesses: Guesses): Planned {
+  const epoch = guesses.epoch(room);
+  const op: RoomOperation = given.f === "put" || (given.f === "add" && given.epoch !== undefined) ? { ...given, epoch } : given;
+  const run = (make: Planned["run"]): Planned => ({ at: room, op, run: make });
+  const endpoint = "e" in op ? endpointName(op.e) : "";
+  switch (op.f) {
+    case "create":
+      return run((store, bounds, id) => ok(store.rooms.create({ id: room, owner: endpoint, encrypted: true, sealedKey: sealed(id) }, bounds)));
+    case "delete":
+      return run((store, bounds) => ok(store.rooms.delete(room, bounds)));
+    case "rename":
+      return run((store, bounds, id) => ok(store.rooms.update(room, { name: id }, bounds)));
+    case "get":
+      return run(async (store, bounds) => {
+        guesses.learn(room, (await store.rooms.get(room, bounds)).epoch);
+        return "found";
+      });
+    case "member":
+      return run(async (store, bounds) => {
+        await store.members.get(room, endpoint, bounds);
+        return "found";
+      });
+    case "list":
+      return run(async (store, bounds) => {
+        const members = await store.members.list(room, bounds);
+        const as = Array.from({ length: ENDPOINTS }, (_, e) => members.find((member) => member.endpoint === endpointName(e))?.state[0] ?? ".");
+        return `${members.filter(({ role }) => role === "owner").map((member) => member.endpoint.slice(1)).join()} ${as.join("")}`;
+      });
+    case "add":
+      return run((store, bounds, id) => ok(store.members.add(room, {
+        endpoint,
+        state: op.joined ? "joined" : "invited",
+        ...(op.epoch === undefined ? {} : { sealedKey: { epoch: op.epoch, sealed: sealed(id) } }),
+      }, bounds)));
+    case "join":
+      return run((store, bounds) => ok(store.members.join(room, endpoint, bounds)));
+    case "remove":
+      return run((store, bounds) => ok(store.members.remove(room, endpoint, bounds)));
+    case "owner":
+      return run((store, bounds) => ok(store.rooms.update(room, { owner: endpoint }, bounds)));
+    case "isMember":
+      return run(async (store, bounds) => String(await store.isMember(room, endpoint, bounds)));
+    case "indexed":
+      return run(async (store, bounds) => ((await store.rooms.listForEndpoint(endpoint, bounds)).some(({ id }) => id === room) ? "in" : "out"));
+    case "keys":
+      return run(async (store, bounds) => {
+        // As fresh as this call, because the list before it was.
+        await store.members.list(room, bounds);
+        const keys = await store.roomKeys.list(room, endpoint, bounds);
+        return JSON.stringify(keys.map((key) => [key.epoch, Buffer.from(key.sealed).toString()]));
+      });
+    case "put":
+      return run((store, bounds, id) => ok(store.roomKeys.put(room, endpoint, epoch, sealed(id), bounds)));
+    case "rekey":
+      throw new Error("a rekey is planned when the members are known");
+  }
+}
+
+/** A rekey names the members, which have to be read before. */
+export async function planRekey(store: Store, room: string, bounds: Bounds, guesses: Guesses): Promise<Planned> {
+  const { epoch } = await store.rooms.get(room, bounds);
+  const named = (await store.members.list(room, bounds)).map(({ endpoint }) => endpoint);
+  guesses.learn(room, epoch);
+  const members = Array.from({ length: ENDPOINTS }, (_, e) => (named.includes(endpointName(e)) ? "x" : ".")).join("");
+  return {
+    at: room,
+    op: { f: "rekey", epoch, members },
+    run: async (own, limits, id) => {
+      const { epoch: after } = await own.roomKeys.rekey(room, new Map(named.map((endpoint) => [endpoint, sealed(id)])), { expectedEpoch: epoch, ...limits });
+      guesses.learn(room, after);
+      return "ok";
+    },
+  };
+}

@@ -1,0 +1,188 @@
+/** What must hold of a history, whatever happened: docs of the promises are in the contract, by number. */
+import { READS, roomModel, wrongKey, type HistoryEntry, type RoomOperation, type SoakOperation } from "../soak/jetstream-history.js";
+import { TooManyCourses, unexplained, type Model, type Operation } from "../soak/linearizability.js";
+import { USERS } from "../soak/jetstream-history.js";
+import { ALLOWLIST, type AllowlistOperation, type SimulatedOperation } from "./operations.js";
+
+export interface Entry {
+  readonly id: string;
+  readonly store: string;
+  readonly at: string;
+  readonly op: SimulatedOperation;
+  readonly invoked: number;
+  /** `undefined`: whoever asked heard nothing. */
+  readonly returned: number | undefined;
+  readonly out: string | undefined;
+}
+
+export interface Violation {
+  readonly kind: string;
+  readonly why: string;
+  /** The id of the call that shows it. */
+  readonly id: string;
+}
+
+/** What is not decided by then is left: another seed says more in the same time. */
+const MAX_COURSES = 10_000;
+const MAX_OF_A_RECORD = 5;
+const NEVER = "-";
+const ALLOW_READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "hasAdmin", "listed", "getUser"]);
+
+/** The allowlist as one: for each user `-` or role and status, and whether there ever was an admin. */
+export const allowlistModel: Model<AllowlistOperation, string> = {
+  initial: `${NEVER.repeat(USERS)}.`,
+  step(state, op, output) {
+    const at = "u" in op ? op.u : 0;
+    const is = state[at] ?? NEVER;
+    const ever = state.endsWith("!");
+    const to = (what: string): string => {
+      const next = state.slice(0, at) + what + state.slice(at + 1, USERS);
+      return `${next}${ever || what === "A" || what === "a" ? "!" : "."}`;
+    };
+    const isAdmin = is === "A" || is === "a";
+    const isActive = is === "A" || is === "M";
+    const isLastAdmin = is === "A" && state.indexOf("A") === state.lastIndexOf("A");
+    const accepted = output === undefined || output === "ok";
+    const changed = (next: string, takesAnAdmin = false): string | undefined => {
+      if (is === NEVER) return output === "NOT_FOUND" ? state : undefined;
+      if (takesAnAdmin && isLastAdmin) return output === "CONFLICT" ? state : undefined;
+      return accepted ? to(next) : undefined;
+    };
+    switch (op.f) {
+      case "add":
+        if (is !== NEVER) return output === "ALREADY_EXISTS" ? state : undefined;
+        return accepted ? to(op.role === "admin" ? "A" : "M") : undefined;
+      case "first":
+        if (ever) return output === "CONFLICT" ? state : undefined;
+        if (is !== NEVER) return output === "ALREADY_EXISTS" ? state : undefined;
+        return accepted ? to("A") : undefined;
+      case "role": {
+        const letter = op.role === "admin" ? "A" : "M";
+        return changed(isActive ? letter : letter.toLowerCase(), op.role === "member");
+      }
+      case "revoke":
+        return changed(isAdmin ? "a" : "m", true);
+      case "reinstate":
+        return changed(isAdmin ? "A" : "M");
+      case "name":
+        return changed(is);
+      case "authorize":
+        return output === (is === NEVER ? "unknown" : isActive ? "active" : "revoked") ? state : undefined;
+      case "isAdmin":
+        return is === "A" ? state : undefined;
+      case "hasAdmin":
+        return state.includes("A") ? state : undefined;
+      case "getUser":
+        return is === NEVER ? state : undefined;
+      case "listed":
+        return output === (is === NEVER ? "absent" : `${isAdmin ? "admin" : "member"} ${isActive ? "active" : "revoked"}`) ? state : undefined;
+    }
+  },
+};
+
+const FAILURES: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE", "CLOSED"]);
+
+/** Whether what a read answered is evidence of how things were. A denial for want of an answer is none. */
+function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): boolean {
+  switch (op.f) {
+    case "authorize":
+      return ["active", "unknown", "revoked"].includes(out);
+    case "isAdmin":
+    case "hasAdmin":
+    case "isMember":
+      return out === "true";
+    case "getUser":
+    case "get":
+    case "member":
+      return out === "NOT_FOUND";
+    case "listed":
+      return !FAILURES.has(out) && !(listsMiss && out === "absent");
+    case "indexed":
+      return !FAILURES.has(out) && !(listsMiss && out === "out");
+    case "add": case "first": case "role": case "revoke": case "reinstate": case "name": case "create": case "delete": case "rename":
+    case "join": case "remove": case "owner": case "put": case "rekey": case "list": case "keys":
+      return !FAILURES.has(out);
+  }
+}
+
+export interface OracleOptions {
+  /** Lists of a replica in the middle of a snapshot may miss records: docs/protocol.md, "What it cannot promise". */
+  readonly listsMiss: boolean;
+}
+
+export function violations(entries: readonly Entry[], options: OracleOptions): Violation[] {
+  const found: Violation[] = [];
+  for (const entry of entries) {
+    if (entry.out?.startsWith("not a StoreError") === true) found.push({ kind: "an error that is none of ours", why: entry.out, id: entry.id });
+  }
+  const byRecord = new Map<string, Entry[]>();
+  const known = new Map<string, HistoryEntry & { out: string | undefined }>();
+  for (const entry of entries) {
+    const isRead = READS.has(entry.op.f) || ALLOW_READS.has(entry.op.f);
+    if (entry.at !== ALLOWLIST && entry.op.f !== "keys") known.set(entry.id, { ...historic(entry), out: entry.out });
+    const { out } = entry;
+    if (isRead) {
+      if (out === undefined || !isEvidence(entry.op, out, options.listsMiss)) continue;
+    } else if (out === "none" || out === "CLOSED") {
+      continue;
+    }
+    const isUnknown = out === undefined || out === "unknown" || FAILURES.has(out);
+    const kept: Entry = isUnknown && !isRead ? { ...entry, returned: undefined, out: undefined } : entry;
+    const record = byRecord.get(entry.at);
+    if (record === undefined) byRecord.set(entry.at, [kept]);
+    else record.push(kept);
+  }
+  for (const [at, record] of byRecord) {
+    record.sort((a, b) => a.invoked - b.invoked);
+    try {
+      // Without an answer that nothing explains, others may show too.
+      let rest: readonly Entry[] = record;
+      for (let i = 0; i < MAX_OF_A_RECORD; i++) {
+        const wrong = at === ALLOWLIST ? unexplainedIn(allowlistModel, rest) : unexplainedIn(roomModel, rest);
+        if (wrong === undefined) break;
+        found.push(described(wrong));
+        rest = rest.filter((entry) => entry !== wrong);
+      }
+    } catch (error) {
+      if (!(error instanceof TooManyCourses)) throw error;
+    }
+    if (at === ALLOWLIST) continue;
+    const history = record.map(historic);
+    const key = wrongKey(at, history, (id) => known.get(id));
+    if (key !== undefined) found.push({ kind: "a key that should not be seen", why: key.why, id: record[key.index]?.id ?? "" });
+  }
+  found.push(...backwards(entries));
+  return found;
+}
+
+function unexplainedIn<Op>(model: Model<Op, string>, record: readonly Entry[]): Entry | undefined {
+  const history = record.map(({ op, invoked, returned, out }): Operation<Op, string> => ({ input: op as Op, invoked, returned, output: out }));
+  const index = unexplained(model, history, MAX_COURSES);
+  return index === undefined ? undefined : record[index];
+}
+
+const historic = ({ id, at, op, invoked, returned, out }: Entry): HistoryEntry => ({ id, at, input: op as RoomOperation & SoakOperation, invoked, returned, output: out });
+
+function described(entry: Entry): Violation {
+  const { op, out, id } = entry;
+  const what = `${JSON.stringify(op)} on ${entry.at} answered ${out ?? "nothing"}, which no order of the operations explains`;
+  const isYes = out === "active" || (out === "true" && READS.has(op.f)) || (out === "true" && ALLOW_READS.has(op.f));
+  if (isYes) return { kind: `a wrong yes of ${op.f}`, why: what, id };
+  if (out === "unknown" || out === "NOT_FOUND") return { kind: `a wrong ${out} of ${op.f}`, why: what, id };
+  return { kind: `a wrong answer of ${op.f}`, why: what, id };
+}
+
+/** A store never reads an older version of a user than it read before. */
+function backwards(entries: readonly Entry[]): Violation[] {
+  const found: Violation[] = [];
+  const ended = entries.filter(({ op, out }) => op.f === "getUser" && out?.startsWith("found ") === true);
+  for (const [i, later] of ended.entries()) {
+    for (const earlier of ended.slice(0, i)) {
+      if (earlier.store !== later.store || !("u" in earlier.op) || !("u" in later.op) || earlier.op.u !== later.op.u) continue;
+      if (earlier.returned === undefined || earlier.returned > later.invoked) continue;
+      const [before, after] = [earlier, later].map(({ out = "" }) => Number(out.slice("found ".length)));
+      if ((after ?? 0) < (before ?? 0)) found.push({ kind: "a read that goes back", why: `revision ${after} after ${before}`, id: later.id });
+    }
+  }
+  return found;
+}

@@ -1,0 +1,323 @@
+/** One simulation: stores in processes of their own, what their clients do, what goes wrong, and what came of it. */
+import type { Store } from "unibus-membership";
+import { Chance } from "./chance.js";
+import { SimulatedConnection } from "./connection.js";
+import { Engine } from "./engine.js";
+import { FAULTS, mixOf, without, type Fault, type Mix } from "./mix.js";
+import { Guesses, planRekey, planRoom, planUser, preparation, roomId, interference, stepsOf, tasteOf, type Planned, type SimulatedOperation, type Step, type Taste } from "./operations.js";
+import { violations, type Entry, type Violation } from "./oracle.js";
+import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
+import { SimulatedServers, type World } from "./server.js";
+import { Trace } from "./trace.js";
+
+export interface Schedule {
+  readonly seed: number;
+  /** How many calls are planned. */
+  readonly operations: number;
+  /** The calls that are left out, and the faults that do not happen: what shrinking found to be of no matter. */
+  readonly omit: ReadonlySet<number>;
+  readonly calm: ReadonlySet<Fault>;
+  /** Other choices of the servers and of the network, for the same calls. */
+  readonly turn: number;
+}
+
+export interface Outcome {
+  readonly violations: readonly Violation[];
+  readonly entries: readonly Entry[];
+  readonly trace: readonly string[];
+  readonly events: number;
+}
+
+const OP_TIMEOUT_MS = 2000;
+/** The longest that anything may take: lists have ten times the time of others, and a stopped process comes to that. */
+const WHOLE_MS = 120_000;
+/** What a timer may be late by. */
+const SLACK_MS = 2;
+const MANY = 10;
+/** Changes between a reader's turn and its answer, beyond the planned calls. */
+const MAX_INTERFERENCES = 12;
+const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey"]);
+const CALM: ReadonlySet<Fault> = new Set(FAULTS);
+
+export const scheduleOf = (seed: number, operations = 30): Schedule => ({ seed, operations, omit: new Set(), calm: new Set(), turn: 0 });
+
+/** Runs at one go, from a callback of its own: within a microtask no other would run. */
+export function simulate(schedule: Schedule, loader: LibraryLoader, wantsTrace = false): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    setImmediate(() => {
+      try {
+        resolve(new Simulation(schedule, loader, wantsTrace).run());
+      } catch (error) {
+        reject(error instanceof Error ? error : new Error(String(error)));
+      }
+    });
+  });
+}
+
+interface Client {
+  readonly name: string;
+  readonly process: SimulatedProcess;
+  readonly library: Library;
+  readonly connection: SimulatedConnection;
+  store: Store | undefined;
+  opening: boolean;
+}
+
+class Simulation {
+  readonly #schedule: Schedule;
+  readonly #loader: LibraryLoader;
+  readonly #engine = new Engine();
+  readonly #trace: Trace;
+  readonly #world: World;
+  readonly #mix: Mix;
+  readonly #servers: SimulatedServers;
+  /** The store that each place among the stores has now; those before it may go on. */
+  readonly #clients: Client[] = [];
+  readonly #processes: SimulatedProcess[] = [];
+  readonly #giveBack: (() => void)[] = [];
+  readonly #guesses = new Guesses();
+  readonly #entries = new Map<string, Entry>();
+  readonly #found: Violation[] = [];
+  #clock = 0;
+  #calls = 0;
+  #underWay = 0;
+  #interfered = 0;
+
+  constructor(schedule: Schedule, loader: LibraryLoader, wantsTrace: boolean) {
+    this.#schedule = schedule;
+    this.#loader = loader;
+    this.#trace = new Trace(this.#engine, wantsTrace);
+    this.#mix = without(mixOf(new Chance(schedule.seed, 1)), schedule.calm);
+    this.#world = {
+      engine: this.#engine,
+      chance: new Chance(schedule.seed, 2, schedule.turn),
+      trace: this.#trace,
+      mix: without(this.#mix, CALM),
+      aboutToRead: () => undefined,
+    };
+    this.#servers = new SimulatedServers(this.#world);
+  }
+
+  run(): Outcome {
+    const { seed, operations, omit } = this.#schedule;
+    const chance = new Chance(seed, 3);
+    const taste = tasteOf(chance);
+    const steps = stepsOf(chance, operations, this.#mix.stores, taste).filter((_, i) => !omit.has(i));
+    this.#world.aboutToRead = (stream, reader) => {
+      this.#interfere(stream, reader, taste);
+    };
+    // The stores open while nothing goes wrong: what opening does under faults, stores that open later show.
+    for (let i = 0; i < this.#mix.stores; i++) this.#clients.push(this.#start(`s${i}`));
+    this.#wait(() => this.#clients.every(({ opening }) => !opening), "opening");
+    this.#lane(0, preparation(new Chance(seed, 5), taste));
+    this.#wait(() => this.#underWay === 0, "the preparation");
+    this.#world.mix = this.#mix;
+    for (const [lane, own] of lanesOf(steps)) this.#lane(Number(lane.split(".")[0]), own);
+    this.#wait(() => this.#underWay === 0, "the calls");
+    this.#end(steps);
+    for (const giveBack of this.#giveBack) giveBack();
+    const entries = [...this.#entries.values()];
+    for (const { id, op, out } of entries) {
+      // A name is written with the change itself, and with nothing that is only staged.
+      const stream = op.f === "name" ? "KV_users" : op.f === "rename" ? "KV_rooms" : "";
+      if (out === "none" && this.#servers.stream(stream)?.log.everHad(`"name":"${id}"`) === true) {
+        this.#found.push({ kind: "a write that says none and was stored", why: `${JSON.stringify(op)} said that it was surely not done`, id });
+      }
+    }
+    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 })];
+    return { violations: found, entries, trace: this.#trace.lines ?? [], events: this.#engine.ticks };
+  }
+
+  /** Nothing goes wrong any more: every operation works again, and a store that opens now sees what all the others did. */
+  #end(planned: readonly Step[]): void {
+    const { engine } = this.#world;
+    this.#trace.say(() => "from here on nothing goes wrong");
+    this.#world.mix = without(this.#mix, CALM);
+    for (const process of this.#processes) process.wake();
+    engine.runUntil(() => false, engine.now + 5000);
+    const last = this.#start("last");
+    this.#clients.push(last);
+    this.#wait(() => !last.opening, "opening at the end");
+    if (last.store === undefined) return;
+    const ops = this.#lastCalls(planned);
+    const steps = ops.map(({ room, op }): Step => ({ store: this.#clients.length - 1, lane: 0, gapMs: 0, room, op, dice: 1 }));
+    const before = this.#calls;
+    this.#lane(this.#clients.length - 1, steps);
+    this.#wait(() => this.#underWay === 0, "the calls at the end");
+    for (const { id, out, op } of this.#entries.values()) {
+      if (Number(id.slice(1)) <= before) continue;
+      const isUnknownUser = op.f === "authorize" && out === "unknown";
+      if (!isUnknownUser && (out === undefined || ["TIMEOUT", "UNAVAILABLE", "unknown", "none", "timeout", "unavailable"].includes(out))) {
+        this.#found.push({ kind: "wedged", why: `${JSON.stringify(op)} ended as ${out ?? "nothing"} although nothing went wrong any more`, id });
+      }
+    }
+  }
+
+  /** What is asked and changed at the end: whatever the calls before touched. */
+  #lastCalls(planned: readonly Step[]): { room: number; op: SimulatedOperation }[] {
+    const ops: { room: number; op: SimulatedOperation }[] = [];
+    const isOfUser = ({ op }: Step): boolean => "u" in op || op.f === "hasAdmin";
+    const users = new Set(planned.flatMap(({ op }) => ("u" in op ? op.u : [])));
+    for (const u of users) for (const f of ["authorize", "listed", "name"] as const) ops.push({ room: 0, op: { f, u } });
+    const rooms = planned.filter((step) => !isOfUser(step));
+    for (const room of new Set(rooms.map((step) => step.room))) {
+      ops.push({ room, op: { f: "list" } });
+      const endpoints = new Set(rooms.flatMap(({ op }) => ("e" in op ? op.e : [])));
+      for (const e of endpoints) for (const f of ["isMember", "indexed", "keys"] as const) ops.push({ room, op: { f, e } });
+      ops.push({ room, op: { f: "rename" } }, { room, op: { f: "rekey", epoch: 0, members: "" } });
+    }
+    return ops;
+  }
+
+  #wait(done: () => boolean, what: string): void {
+    if (!this.#engine.runUntil(done, this.#engine.now + WHOLE_MS)) {
+      this.#found.push({ kind: "a call without an end", why: `${what} did not end`, id: "" });
+    }
+  }
+
+  #start(name: string): Client {
+    const { chance } = this.#world;
+    const process = new SimulatedProcess(name, this.#engine, new Chance(this.#schedule.seed, 4, this.#processes.length, chance.below(2 ** 30)));
+    this.#processes.push(process);
+    const { library, giveBack } = this.#loader.lend(process);
+    this.#giveBack.push(giveBack);
+    const connection = new SimulatedConnection(process, this.#servers, this.#world);
+    const client: Client = { name, process, library, connection, store: undefined, opening: true };
+    this.#engine.enter(() => {
+      library.openJetStream(connection, this.#mix.replicas, { opTimeoutMs: OP_TIMEOUT_MS }).then(
+        (store) => {
+          client.store = store;
+          client.opening = false;
+          this.#trace.say(() => `${name} is open`);
+        },
+        (error: unknown) => {
+          client.opening = false;
+          this.#trace.say(() => `${name} cannot open: ${String(error)}`);
+          if (this.#world.mix !== this.#mix) this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
+        },
+      );
+    });
+    return client;
+  }
+
+  /** Calls one after the other, as one client of a store makes them. */
+  #lane(index: number, steps: readonly Step[]): void {
+    const [step, ...rest] = steps;
+    if (step === undefined) return;
+    this.#underWay++;
+    const { chance } = this.#world;
+    this.#engine.after(step.gapMs, () => {
+      let client = this.#clients[index];
+      if (client?.process.state === "dead" || chance.happens(this.#world.mix.reopens)) {
+        // Whoever died is started again; another instance may open at any time, and sweep.
+        client = this.#start(`${client?.name ?? ""}'`);
+        this.#clients[index] = client;
+      }
+      if (client === undefined) return;
+      this.#step(client, step, () => {
+        this.#underWay--;
+        this.#lane(index, rest);
+      });
+    });
+  }
+
+  /** Another store changes what somebody is about to read. */
+  #interfere(stream: string, reader: string, taste: Taste): void {
+    if (this.#interfered === MAX_INTERFERENCES) return;
+    const { chance } = this.#world;
+    const others = this.#clients.filter(({ name, process, store }) => name !== reader && process.state === "running" && store !== undefined);
+    const client = others[chance.below(others.length)];
+    if (client === undefined) return;
+    this.#interfered++;
+    this.#underWay++;
+    const step = interference(chance, stream, taste);
+    // From an event of its own: the reader's turn comes first.
+    this.#engine.after(0, () => {
+      this.#step(client, step, () => {
+        this.#underWay--;
+      });
+    });
+  }
+
+  #step(client: Client, step: Step, then: () => void): void {
+    // A process that is stopped begins nothing until it wakes; of one that died another takes over.
+    const begin = (): void => {
+      if (client.process.state === "dead") {
+        then();
+        return;
+      }
+      if (client.process.state === "stopped" || client.opening) {
+        this.#engine.after(10, begin);
+        return;
+      }
+      const { store } = client;
+      if (store === undefined) {
+        then();
+        return;
+      }
+      let over = false;
+      const once = (): void => {
+        if (over) return;
+        over = true;
+        then();
+      };
+      this.#watchDeath(client, () => over, once);
+      const { op } = step;
+      if (op.f === "rekey") {
+        planRekey(store, roomId(step.room), {}, this.#guesses).then((planned) => {
+          this.#call(client, store, planned, step, once);
+        }, once);
+      } else if ("u" in op || op.f === "hasAdmin") {
+        this.#call(client, store, planUser(op), step, once);
+      } else {
+        this.#call(client, store, planRoom(roomId(step.room), op, this.#guesses), step, once);
+      }
+    };
+    begin();
+  }
+
+  /** A call of a process that dies never ends: whoever waits for it has to go on. */
+  #watchDeath(client: Client, isOver: () => boolean, then: () => void): void {
+    this.#engine.after(50, () => {
+      if (isOver()) return;
+      if (client.process.state === "dead") then();
+      else this.#watchDeath(client, isOver, then);
+    });
+  }
+
+  #call(client: Client, store: Store, { at, op, run }: Planned, { dice }: Step, then: () => void): void {
+    const { chance, mix } = this.#world;
+    const id = `c${++this.#calls}`;
+    const invoked = ++this.#clock;
+    const began = client.process.ranMs;
+    const isShort = dice < mix.shortCalls;
+    const timeoutMs = isShort ? 1 + chance.below(60) : LISTS.has(op.f) ? OP_TIMEOUT_MS * MANY : OP_TIMEOUT_MS;
+    const controller = new AbortController();
+    const aborts = dice > 1 - mix.aborts;
+    if (aborts) client.process.after(chance.between(0, 20), () => controller.abort());
+    this.#trace.say(() => `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`);
+    this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: undefined, out: undefined });
+    const end = (out: string): void => {
+      this.#trace.say(() => `${client.name} ${id}: ${out}`);
+      this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: ++this.#clock, out });
+      const late = client.process.ranMs - began - timeoutMs * (op.f === "keys" ? 2 : 1);
+      if (late > SLACK_MS) this.#found.push({ kind: "a call past its time", why: `${JSON.stringify(op)} took ${late.toFixed(1)} ms more`, id });
+      then();
+    };
+    run(store, { ...(isShort ? { timeoutMs } : {}), ...(aborts ? { signal: controller.signal } : {}) }, id).then(end, (error: unknown) => {
+      const { library } = client;
+      end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
+    });
+  }
+}
+
+function lanesOf(steps: readonly Step[]): Map<string, Step[]> {
+  const lanes = new Map<string, Step[]>();
+  for (const step of steps) {
+    const name = `${step.store}.${step.lane}`;
+    const lane = lanes.get(name);
+    if (lane === undefined) lanes.set(name, [step]);
+    else lane.push(step);
+  }
+  return lanes;
+}

@@ -1,0 +1,32 @@
+// npm run simulate: the simulation as plain JavaScript, since a compiler that runs beside it would cost more than all the rest.
+
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "tsup";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const outDir = join(root, "node_modules/.cache/unibus-membership/simulation");
+
+await build({
+  config: false,
+  entry: { main: join(root, "spec/simulation/main.ts") },
+  outDir,
+  format: "esm",
+  target: "node20",
+  splitting: false,
+  silent: true,
+  dts: false,
+  removeNodeProtocol: false,
+  outExtension: () => ({ js: ".mjs" }),
+});
+const child = spawn(process.execPath, [join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
+const stop = (signal: NodeJS.Signals): void => {
+  child.kill(signal);
+};
+process.on("SIGINT", stop).on("SIGTERM", stop);
+process.exitCode = await new Promise<number>((resolve) => {
+  child.once("close", (code) => {
+    resolve(code ?? 2);
+  });
+});
