@@ -1,12 +1,14 @@
 // npm run simulate: the simulation as plain JavaScript, since a compiler that runs beside it would cost more than all the rest.
 
 import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "tsup";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const outDir = join(root, "node_modules/.cache/unibus-membership/simulation");
+const outDir = await mkdtemp(join(tmpdir(), "unibus-simulation-"));
 
 await build({
   config: false,
@@ -30,3 +32,4 @@ process.exitCode = await new Promise<number>((resolve) => {
     resolve(code ?? 2);
   });
 });
+await rm(outDir, { recursive: true, force: true });

@@ -24,3 +24,11 @@ export function write({ seed, operations, turn, omit, calm }: Schedule): Written
     ...(calm.size === 0 ? {} : { calm: [...calm] }),
   };
 }
+
+export interface Case {
+  /** What was wrong, with the library as it was then. */
+  readonly title: string;
+  readonly schedule: WrittenSchedule;
+}
+
+export const cases: readonly Case[] = [];

@@ -130,7 +130,8 @@ export class SimulatedConnection implements NatsConnection {
       trace.say(() => `${this.#process.name} hears ${heard.length} of ${messages.length} messages that answer ${subject}`);
     }
     const connection = this.#connection;
-    this.#process.after(this.#delay(), () => {
+    const late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
+    this.#process.after(this.#delay() + late, () => {
       if (engine.now >= this.#connectedAt && connection === this.#connection) deliver(heard);
     });
   }

@@ -22,6 +22,8 @@ const { values } = parseArgs({
 });
 
 const loader = new LibraryLoader(values.library);
+// Where an error came from is of interest in a replay alone, and costs a good part of a simulation.
+if (values.replay === undefined) Error.stackTraceLimit = 0;
 
 function print(schedule: Schedule, outcome: Outcome): void {
   for (const line of outcome.trace) console.log(line);

@@ -17,6 +17,8 @@ export interface Mix {
   readonly superseded: number;
   /** Answers of a replica that is behind; of one that is in the middle of a snapshot. */
   readonly staleReads: number;
+  /** How long a replica may stay where it is. */
+  readonly lagMs: number;
   readonly snapshots: number;
   /** Elections, for each request that reaches a stream; old leaders that do not know it yet, and for how long. */
   readonly elections: number;
@@ -28,6 +30,8 @@ export interface Mix {
   readonly stallMs: number;
   readonly lostRequests: number;
   readonly lostAnswers: number;
+  /** Answers that take up to `heldMs` to their client. */
+  readonly lateAnswers: number;
   readonly cutAnswers: number;
   readonly disconnects: number;
   readonly disconnectMs: number;
@@ -45,7 +49,7 @@ export interface Mix {
 
 /** The faults, by name, for whoever wants to do without one. */
 export const FAULTS = [
-  "slow", "heldReads", "heldWrites", "superseded", "staleReads", "snapshots", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "cutAnswers",
+  "slow", "heldReads", "heldWrites", "superseded", "staleReads", "snapshots", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers",
   "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens",
 ] as const satisfies readonly (keyof Mix)[];
 
@@ -54,44 +58,86 @@ export type Fault = (typeof FAULTS)[number];
 /** Versions that differ in what the library does about them. */
 const VERSIONS = ["2.11.17", "2.12.15", "2.14.0", "2.14.5"] as const;
 
+/** The most that a fault happens, for each time that it could. */
+const MOST: Readonly<Record<Fault, number>> = {
+  slow: 0.05,
+  heldReads: 0.5,
+  heldWrites: 0.5,
+  superseded: 0.9,
+  staleReads: 0.6,
+  snapshots: 0.9,
+  elections: 0.03,
+  oldLeaders: 1,
+  stalls: 0.02,
+  lostRequests: 0.03,
+  lostAnswers: 0.15,
+  lateAnswers: 0.3,
+  cutAnswers: 0.1,
+  disconnects: 0.01,
+  stopsAtWrite: 0.1,
+  stops: 0.005,
+  deaths: 0.02,
+  shortCalls: 0.2,
+  aborts: 0.1,
+  reopens: 0.1,
+};
+
+/** Faults that belong together. */
+const THEMES: readonly (readonly Fault[])[] = [
+  ["superseded", "staleReads", "snapshots"],
+  ["elections", "oldLeaders", "stalls", "heldWrites"],
+  ["slow", "heldReads", "lateAnswers"],
+  ["lostRequests", "lostAnswers", "cutAnswers", "disconnects"],
+  ["stopsAtWrite", "stops", "deaths", "reopens"],
+  ["shortCalls", "aborts"],
+];
+
 export function mixOf(chance: Chance): Mix {
-  // Each fault is there in half of the mixes: what hides another one is absent in many.
-  const sometimes = (most: number): number => {
-    const is = chance.happens(0.5);
-    const value = most * chance.between(0.1, 1);
-    return is ? value : 0;
-  };
+  const share = new Map<Fault, number>();
+  if (chance.happens(0.5)) {
+    // Each fault is there in half of the mixes: what hides another one is absent in many.
+    for (const fault of FAULTS) if (chance.happens(0.5)) share.set(fault, chance.between(0.1, 1));
+  } else {
+    // A few themes, in earnest, and nothing else.
+    for (const theme of THEMES) {
+      if (!chance.happens(0.4)) continue;
+      for (const fault of theme) if (chance.happens(0.8)) share.set(fault, chance.between(0.4, 1));
+    }
+  }
+  const often = (fault: Fault): number => MOST[fault] * (share.get(fault) ?? 0);
   return {
     replicas: chance.happens(0.9) ? 3 : 1,
     version: chance.of(VERSIONS),
-    stores: 2 + chance.below(3),
+    stores: chance.of([2, 2, 3, 4]),
     delayMs: chance.between(0.1, 2),
-    slow: sometimes(0.05),
+    slow: often("slow"),
     slowMs: chance.of([20, 200, 1500]),
-    heldReads: sometimes(0.5),
-    heldWrites: sometimes(0.3),
-    superseded: sometimes(0.8),
-    heldMs: chance.of([5, 20, 100, 400]),
-    staleReads: sometimes(0.6),
-    snapshots: sometimes(0.9),
-    elections: sometimes(0.03),
-    oldLeaders: sometimes(1),
+    heldReads: often("heldReads"),
+    heldWrites: often("heldWrites"),
+    superseded: often("superseded"),
+    heldMs: chance.of([5, 20, 100, 400, 1500]),
+    staleReads: often("staleReads"),
+    lagMs: chance.of([5, 50, 500]),
+    snapshots: often("snapshots"),
+    elections: often("elections"),
+    oldLeaders: often("oldLeaders"),
     oldLeaderMs: chance.of([20, 500, 4000]),
     electionMs: chance.of([0, 5, 100, 800]),
-    stalls: sometimes(0.02),
+    stalls: often("stalls"),
     stallMs: chance.of([50, 500, 3000]),
-    lostRequests: sometimes(0.03),
-    lostAnswers: sometimes(0.15),
-    cutAnswers: sometimes(0.1),
-    disconnects: sometimes(0.01),
+    lostRequests: often("lostRequests"),
+    lostAnswers: often("lostAnswers"),
+    lateAnswers: often("lateAnswers"),
+    cutAnswers: often("cutAnswers"),
+    disconnects: often("disconnects"),
     disconnectMs: chance.of([10, 300, 2000]),
-    stopsAtWrite: sometimes(0.1),
-    stops: sometimes(0.005),
+    stopsAtWrite: often("stopsAtWrite"),
+    stops: often("stops"),
     stopMs: chance.of([10, 100, 1000, 6000]),
-    deaths: sometimes(0.02),
-    shortCalls: sometimes(0.2),
-    aborts: sometimes(0.1),
-    reopens: sometimes(0.1),
+    deaths: often("deaths"),
+    shortCalls: often("shortCalls"),
+    aborts: often("aborts"),
+    reopens: often("reopens"),
   };
 }
 

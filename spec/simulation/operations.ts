@@ -1,7 +1,7 @@
 /** What the clients of a simulation do: every operation of a store, on few records, so that they meet. */
 import { Buffer } from "node:buffer";
 import type { Store } from "unibus-membership";
-import { ENDPOINTS, ROOMS, USERS, type RoomOperation } from "../soak/jetstream-history.js";
+import { ENDPOINTS, READS, ROOMS, USERS, type RoomOperation } from "../soak/jetstream-history.js";
 import type { Chance } from "./chance.js";
 
 export type Role = "admin" | "member";
@@ -23,6 +23,10 @@ export interface Step {
   /** A choice between 0 and 1 for whatever the call leaves open: a short time of its own, a signal. */
   readonly dice: number;
 }
+
+const CHECKS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "hasAdmin", "listed", "getUser"]);
+
+export const isChange = ({ f }: SimulatedOperation): boolean => !READS.has(f) && !CHECKS.has(f);
 
 export const userKey = (u: number): string => `user-${u}`;
 export const roomId = (r: number): string => `room-${r}`;
@@ -48,7 +52,7 @@ export interface Taste {
 
 export function tasteOf(chance: Chance): Taste {
   return {
-    users: chance.of([0, 0.5, 0.7, 1]),
+    users: chance.of([0, 0.5, 1, 1]),
     checks: chance.between(0.2, 0.7),
     prepared: chance.happens(0.7),
     userCount: chance.of([1, 2, 2, USERS]),
@@ -67,7 +71,8 @@ export function preparation(chance: Chance, taste: Taste): Step[] {
   if (!taste.prepared) return steps;
   for (let u = 0; taste.users > 0 && u < taste.userCount; u++) steps.push(step(0, { f: "add", u, role: chance.of(["admin", "member"]) }));
   for (let room = 0; taste.users < 1 && room < taste.roomCount; room++) {
-    steps.push(step(room, { f: "create", e: 0 }), step(room, { f: "add", e: 1, joined: true, epoch: 1 }));
+    steps.push(step(room, { f: "create", e: 0 }));
+    for (let e = 1; e < Math.min(3, taste.endpointCount); e++) steps.push(step(room, { f: "add", e, joined: true, epoch: 1 }));
   }
   return steps;
 }
@@ -89,13 +94,20 @@ export function stepsOf(chance: Chance, count: number, stores: number, taste: Ta
   });
 }
 
+/** What was changed last: who reads now most likely reads that. */
+export interface Touched {
+  u: number;
+  room: number;
+}
+
 /** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
-export function interference(chance: Chance, stream: string, taste: Taste): Step {
+export function interference(chance: Chance, stream: string, taste: Taste, touched: Touched): Step {
+  const u = chance.happens(0.8) ? touched.u : chance.below(taste.userCount);
   const op: SimulatedOperation =
     stream !== "KV_users" ? (chance.happens(0.5) ? { f: "rename" } : roomOperation(chance, taste, false))
-    : chance.happens(0.5) ? { f: "name", u: chance.below(taste.userCount) }
+    : chance.happens(0.7) ? { f: "name", u }
     : userOperation(chance, taste, false);
-  return { store: 0, lane: 0, gapMs: 0, room: chance.below(taste.roomCount), op, dice: 0.5 };
+  return { store: 0, lane: 0, gapMs: 0, room: chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op, dice: 0.5 };
 }
 
 function userOperation(chance: Chance, taste: Taste, isCheck: boolean): AllowlistOperation {
@@ -105,19 +117,19 @@ function userOperation(chance: Chance, taste: Taste, isCheck: boolean): Allowlis
     return f === "hasAdmin" ? { f } : { f, u };
   }
   const role = chance.of(["admin", "member"] as const);
-  const f = chance.of(["add", "add", "add", "role", "role", "revoke", "revoke", "revoke", "reinstate", "reinstate", "name", "name", "first"]);
+  const f = chance.of(["add", "add", "add", "role", "role", "revoke", "revoke", "revoke", "reinstate", "reinstate", "name", "name", "name", "name", "first"]);
   return f === "add" || f === "role" ? { f, u, role } : { f, u };
 }
 
 function roomOperation(chance: Chance, taste: Taste, isCheck: boolean): RoomOperation {
   const e = chance.below(taste.endpointCount);
   if (isCheck) {
-    const f = chance.of(["isMember", "isMember", "list", "indexed", "keys", "get", "member"]);
+    const f = chance.of(["isMember", "isMember", "isMember", "isMember", "list", "indexed", "keys", "keys", "get", "member"]);
     return f === "list" || f === "get" ? { f } : { f, e };
   }
   const f = chance.of([
-    "create", "create", "create", "create", "delete", "add", "add", "add", "add", "add", "join", "join", "remove", "remove", "remove", "owner", "put", "rekey",
-    "rename", "rename",
+    "create", "create", "delete", "add", "add", "add", "add", "add", "join", "join", "remove", "remove", "remove", "remove", "owner", "put",
+    "rekey", "rekey", "rekey", "rename", "rename",
   ]);
   switch (f) {
     case "delete":

@@ -2,6 +2,7 @@
  * JetStream, as far as the library uses it, with every freedom that the assumptions of docs/protocol.md leave to the servers: a
  * stream's leader orders and acknowledges, replicas answer reads from wherever they have come to, leaders change at any moment.
  */
+import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
 import { Log, isLiteral, type StoredMessage, type View } from "./log.js";
@@ -62,6 +63,8 @@ class Stream {
   readonly #world: World;
   /** Where each replica is. The leader has applied everything that is committed. */
   readonly #replicas: View[];
+  /** Until when a replica stays where it is. */
+  readonly #lagsUntil: number[] = [];
   #leader = 0;
   #tail: Proposal[] = [];
   #oldLeaders: OldLeader[] = [];
@@ -247,10 +250,14 @@ class Stream {
     const before = this.#replicas[index] ?? { place: end };
     const isCalm = mix.staleReads === 0 && mix.snapshots === 0;
     if (index === this.#leader || isCalm) return (this.#replicas[index] = { place: end });
+    const { now } = this.#world.engine;
     let view: View = { place: end };
     if (before.place < end && chance.happens(mix.snapshots)) {
       view = this.#inSnapshot(before);
+    } else if (now < (this.#lagsUntil[index] ?? 0)) {
+      view = before;
     } else if (chance.happens(mix.staleReads)) {
+      if (chance.happens(0.3)) this.#lagsUntil[index] = now + chance.between(0, mix.lagMs);
       view = chance.happens(0.5) ? before : this.#further(before);
     }
     this.#replicas[index] = view;
@@ -443,5 +450,5 @@ export class SimulatedServers {
 
 function parse(payload: Uint8Array): Json {
   if (payload.length === 0) return {};
-  return JSON.parse(new TextDecoder().decode(payload)) as Json;
+  return JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8")) as Json;
 }

@@ -48,6 +48,7 @@ const ABSENT = "absent";
 
 export const userModel: Model<UserOperation, string> = {
   initial: ABSENT,
+  isPure: (input, output) => isPure(input, output),
   step(state, operation, output) {
     const [role = "", status = ""] = state === ABSENT ? [] : state.split(" ");
     const there = state !== ABSENT;
@@ -99,8 +100,12 @@ function withMember(room: RoomState, e: number, as: "." | "i" | "j"): RoomState 
   return { ...room, members: room.members.slice(0, e) + as + room.members.slice(e + 1) };
 }
 
+/** What only reads, and what was refused, changes nothing. */
+const isPure = ({ f }: SoakOperation, output: string | undefined): boolean => READS.has(f) || (output !== undefined && output !== "ok");
+
 export const roomModel: Model<RoomOperation, string> = {
   initial: ABSENT,
+  isPure,
   step(state, operation, output) {
     const room = readRoom(state);
     if (operation.f === "create") {

@@ -10,6 +10,8 @@ export interface Model<Input, Output> {
    * whose outcome nobody knows the output is `undefined`: whatever it could have done.
    */
   step(state: string, input: Input, output: Output | undefined): string | undefined;
+  /** Whether the operation with that result never changes anything, in whatever state: then it need not wait for another. */
+  isPure?(input: Input, output: Output | undefined): boolean;
 }
 
 export interface Operation<Input, Output> {
@@ -20,16 +22,48 @@ export interface Operation<Input, Output> {
   readonly output: Output | undefined;
 }
 
-/** One course of things: the state, and which of the operations that are under way have taken effect. */
+/** One course of things: the state, and which of the operations that are under way have taken effect, a bit for each place. */
 interface Course {
   readonly state: string;
-  readonly done: ReadonlySet<number>;
+  readonly low: number;
+  readonly high: number;
 }
 
 /** So many courses of things at once are beyond what is worth checking. */
 const MAX_COURSES = 300_000;
+/** Bits of one number, and so half of the operations that can be under way at once. */
+const BITS = 31;
 
 export class TooManyCourses extends Error {}
+
+/** The operations that are under way, each in a place of its own. */
+class UnderWay<Input, Output> {
+  readonly places: (Operation<Input, Output> | undefined)[] = [];
+  readonly #placeOf = new Map<number, number>();
+
+  begin(index: number, operation: Operation<Input, Output>): void {
+    let place = this.places.indexOf(undefined);
+    if (place < 0) place = this.places.length;
+    if (place >= 2 * BITS) throw new TooManyCourses(`more than ${2 * BITS} operations under way at once`);
+    this.places[place] = operation;
+    this.#placeOf.set(index, place);
+  }
+
+  placeOf(index: number): number {
+    return this.#placeOf.get(index) ?? -1;
+  }
+
+  end(index: number): void {
+    this.places[this.placeOf(index)] = undefined;
+  }
+}
+
+const isDone = ({ low, high }: Course, place: number): boolean =>
+  place < BITS ? (low & (1 << place)) !== 0 : (high & (1 << (place - BITS))) !== 0;
+
+/** The course with the operation's bit turned. */
+const turned = ({ state, low, high }: Course, place: number): Course =>
+  place < BITS ? { state, low: low ^ (1 << place), high } : { state, low, high: high ^ (1 << (place - BITS)) };
 
 /** The index of the operation whose answer no order explains, or `undefined` if there is an order. */
 export function unexplained<Input, Output>(
@@ -37,23 +71,23 @@ export function unexplained<Input, Output>(
   history: readonly Operation<Input, Output>[],
   maxCourses = MAX_COURSES,
 ): number | undefined {
-  const events = history.flatMap(({ invoked, returned }, index) => [
-    { time: invoked, index, returns: false },
-    ...(returned === undefined ? [] : [{ time: returned, index, returns: true }]),
+  const events = history.flatMap((operation, index) => [
+    { time: operation.invoked, index, operation, returns: false },
+    ...(operation.returned === undefined ? [] : [{ time: operation.returned, index, operation, returns: true }]),
   ]);
   // Of the same instant: what began may have overlapped what ended.
   events.sort((a, b) => a.time - b.time || Number(a.returns) - Number(b.returns));
 
-  const underWay = new Set<number>();
-  let courses: Course[] = [{ state: model.initial, done: new Set() }];
-  for (const { index, returns } of events) {
+  const underWay = new UnderWay<Input, Output>();
+  let courses: Course[] = [{ state: model.initial, low: 0, high: 0 }];
+  for (const { index, operation, returns } of events) {
     if (!returns) {
-      underWay.add(index);
+      underWay.begin(index, operation);
       continue;
     }
-    courses = after(model, history, courses, underWay, index, maxCourses);
+    courses = after(model, courses, underWay.places, underWay.placeOf(index), maxCourses);
     if (courses.length === 0) return index;
-    underWay.delete(index);
+    underWay.end(index);
   }
   return undefined;
 }
@@ -61,9 +95,8 @@ export function unexplained<Input, Output>(
 /** The courses in which the operation has taken effect, without mention of it. */
 function after<Input, Output>(
   model: Model<Input, Output>,
-  history: readonly Operation<Input, Output>[],
   courses: readonly Course[],
-  underWay: ReadonlySet<number>,
+  places: readonly (Operation<Input, Output> | undefined)[],
   wanted: number,
   maxCourses: number,
 ): Course[] {
@@ -75,27 +108,30 @@ function after<Input, Output>(
     if (seen.has(key)) continue;
     seen.add(key);
     if (seen.size > maxCourses) throw new TooManyCourses(`more than ${maxCourses} courses of things`);
-    if (course.done.has(wanted)) {
-      const done = new Set(course.done);
-      done.delete(wanted);
-      const rest = { state: course.state, done };
+    if (isDone(course, wanted)) {
+      const rest = turned(course, wanted);
       found.set(nameOf(rest), rest);
       continue;
     }
-    for (const index of underWay) {
-      if (course.done.has(index)) continue;
-      const operation = history[index];
-      if (operation === undefined) continue;
+    const next: Course[] = [];
+    for (const [place, operation] of places.entries()) {
+      if (operation === undefined || isDone(course, place)) continue;
       const state = model.step(course.state, operation.input, operation.output);
       if (state === undefined) continue;
       // What nobody heard of and changes nothing need not be followed.
       if (operation.returned === undefined && state === course.state) continue;
-      stack.push({ state, done: new Set(course.done).add(index) });
+      const { low, high } = turned(course, place);
+      if (model.isPure?.(operation.input, operation.output) === true) {
+        // It is right here, and takes nothing from the others.
+        next.length = 0;
+        next.push({ state, low, high });
+        break;
+      }
+      next.push({ state, low, high });
     }
+    stack.push(...next);
   }
   return [...found.values()];
 }
 
-function nameOf({ state, done }: Course): string {
-  return `${state} ${[...done].sort((a, b) => a - b).join()}`;
-}
+const nameOf = ({ state, low, high }: Course): string => `${state} ${low} ${high}`;

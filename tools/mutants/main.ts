@@ -7,10 +7,11 @@ import { coreMutants } from "./core.js";
 import { jetStreamMutants } from "./jetstream.js";
 import type { Killer, Mutant } from "./mutant.js";
 import { Sandbox, type Run } from "./sandbox.js";
+import { simulationMutants } from "./simulation.js";
 import { sqliteMutants } from "./sqlite.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const mutants: readonly Mutant[] = [...coreMutants, ...sqliteMutants, ...jetStreamMutants];
+const mutants: readonly Mutant[] = [...coreMutants, ...sqliteMutants, ...jetStreamMutants, ...simulationMutants];
 
 interface Result {
   readonly mutant: Mutant;

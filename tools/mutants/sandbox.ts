@@ -75,7 +75,7 @@ export class Sandbox {
         return this.#spec(killer.file, killer.test);
       case "simulation": {
         const seed = killer.seed === undefined ? [] : ["--seed", String(killer.seed)];
-        return this.#simulate(["--seconds", String(killer.seconds), ...seed]);
+        return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...seed]);
       }
     }
   }
