@@ -8,10 +8,14 @@ import { Buffer } from "node:buffer";
 /** A place in the log: so many entries were committed up to it. A purge is an entry too, but has no sequence. */
 export type Place = number;
 
+export type Headers = readonly (readonly [name: string, value: string])[];
+
 export interface StoredMessage {
   readonly subject: string;
   readonly seq: number;
   readonly data: Uint8Array;
+  /** What it was published with: a server keeps it, and gives it back. */
+  readonly headers: Headers;
   readonly stamp: string;
   readonly from: Place;
   /** The place of what superseded or purged it. */
@@ -41,10 +45,10 @@ export class Log {
     return this.#sequences[place] ?? 0;
   }
 
-  append(subject: string, data: Uint8Array, stamp: string): StoredMessage {
+  append(subject: string, data: Uint8Array, headers: Headers, stamp: string): StoredMessage {
     const from = this.#sequences.length;
     const seq = this.sequenceAt(this.end) + 1;
-    const message: StoredMessage = { subject, seq, data, stamp, from, until: Infinity };
+    const message: StoredMessage = { subject, seq, data, headers, stamp, from, until: Infinity };
     const versions = this.#bySubject.get(subject);
     if (versions === undefined) {
       this.#bySubject.set(subject, [message]);
@@ -58,14 +62,14 @@ export class Log {
     return message;
   }
 
-  /** Answers how many were purged. */
-  purge(filter: string): number {
+  /** Removes what matches and has no later sequence than `upTo`. Answers how many. */
+  purge(filter: string, upTo: number): number {
     const place = this.#sequences.length;
     const matches = matcher(filter);
     let purged = 0;
     for (const [subject, versions] of this.#bySubject) {
       const last = versions.at(-1);
-      if (last === undefined || last.until !== Infinity || !matches(subject)) continue;
+      if (last === undefined || last.until !== Infinity || last.seq > upTo || !matches(subject)) continue;
       last.until = place;
       purged++;
     }
@@ -80,6 +84,11 @@ export class Log {
   /** The last message of a subject, as a view has it. */
   last(subject: string, view: View): StoredMessage | undefined {
     return this.#bySubject.get(subject)?.findLast((message) => this.has(message, view));
+  }
+
+  /** The last message that matches a filter. */
+  lastMatching(filter: string, view: View): StoredMessage | undefined {
+    return isLiteral(filter) ? this.last(filter, view) : this.lastOfEach([filter], view).at(-1);
   }
 
   /** The last message of each subject that any of the filters matches, in order. */

@@ -33,7 +33,7 @@ export interface SimulatedMessage {
 const NOTHING = new Uint8Array();
 
 /** What closes an answer, or refuses. */
-export function status(code: number, description: string, values: Readonly<Record<string, number>> = {}): SimulatedMessage {
+export function status(code: number, description: string, values: Readonly<Record<string, number | string>> = {}): SimulatedMessage {
   const headers = new SimulatedHeaders(code, description);
   for (const [name, value] of Object.entries(values)) headers.set(name, String(value));
   return { data: NOTHING, headers };

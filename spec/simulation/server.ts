@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
-import { Log, isLiteral, type StoredMessage, type View } from "./log.js";
+import { Log, type Headers, type StoredMessage, type View } from "./log.js";
 import { SimulatedHeaders, json, status, type SimulatedMessage } from "./messages.js";
 import type { Mix } from "./mix.js";
 import { wallClockAt } from "./process.js";
@@ -45,20 +45,58 @@ interface OldLeader {
 interface Publish {
   readonly subject: string;
   readonly data: Uint8Array;
+  readonly headers: Headers;
   readonly expected: number | undefined;
   readonly expectedOf: string | undefined;
 }
 
+/** The subject whose last sequence a message is conditional on. */
+const conditionOf = ({ subject, expected, expectedOf = subject }: Publish): string | undefined => (expected === undefined ? undefined : expectedOf);
+
 const WRONG_LAST_SEQUENCE = 10071;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 const MAX_MATCHES = 1024;
+/** Where a request names no bound: what a server may have under way to one client. */
+const MAX_PENDING_BYTES = 64 * 1024 * 1024;
 
-const refusal = (code: number, errCode: number, description: string): SimulatedMessage =>
-  json({ type: "io.nats.jetstream.api.v1.error", error: { code, err_code: errCode, description } });
+const refusal = (code: number, errCode: number, description: string, more: Json = {}): SimulatedMessage =>
+  json({ ...more, error: { code, err_code: errCode, description } });
+
+const NOT_FOUND = [404, 10059, "stream not found"] as const;
+
+const noResponders = (subject: string): SimulatedMessage => status(503, "", { "Nats-Subject": subject });
+
+/** What a server fills in where a stream's settings do not say it. */
+const DEFAULTS: Json = {
+  retention: "limits", max_consumers: -1, max_msgs: -1, max_bytes: -1, max_age: 0, max_msgs_per_subject: -1, max_msg_size: -1, discard: "old",
+  storage: "file", num_replicas: 1, duplicate_window: 120_000_000_000, compression: "none", allow_direct: false, mirror_direct: false, sealed: false,
+  deny_delete: false, deny_purge: false, allow_rollup_hdrs: false, consumer_limits: {}, allow_msg_ttl: false, metadata: {},
+};
+
+/** Whether two streams' settings are the same, in whatever order. */
+function isSame(a: unknown, b: unknown): boolean {
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return a === b;
+  const [left, right] = [Object.entries(a), new Map<string, unknown>(Object.entries(b))];
+  return left.length === right.size && left.every(([name, value]) => right.has(name) && isSame(value, right.get(name)));
+}
+
+/** Why a stream cannot have other settings, as a server says it. */
+function unchangeable(before: Json, after: Json): string | undefined {
+  if (after["storage"] !== before["storage"]) return "stream configuration update can not change storage type";
+  if (before["deny_delete"] === true && after["deny_delete"] !== true) return "stream configuration update can not cancel deny message deletes";
+  if (before["deny_purge"] === true && after["deny_purge"] !== true) return "stream configuration update can not cancel deny purge";
+  return undefined;
+}
+
+/** The bytes of a message by which a server measures an answer. */
+function sizeOf({ subject, headers, data }: StoredMessage): number {
+  const lines = headers.reduce((bytes, [name, value]) => bytes + name.length + value.length + ": \r\n".length, 0);
+  return subject.length + data.length + (headers.length === 0 ? 0 : "NATS/1.0\r\n".length + lines + "\r\n".length);
+}
 
 class Stream {
   readonly name: string;
-  config: Json;
+  #config: Json;
   readonly log = new Log();
   readonly #world: World;
   /** Where each replica is. The leader has applied everything that is committed. */
@@ -75,9 +113,9 @@ class Stream {
 
   constructor(name: string, config: Json, world: World) {
     this.name = name;
-    this.config = config;
+    this.#config = { ...DEFAULTS, ...config };
     this.#world = world;
-    this.#replicas = Array.from({ length: Number(config["num_replicas"]) }, () => ({ place: 0 }));
+    this.#replicas = Array.from({ length: Number(this.#config["num_replicas"]) }, () => ({ place: 0 }));
   }
 
   get #clustered(): boolean {
@@ -110,7 +148,7 @@ class Stream {
     if (chance.happens(mix.oldLeaders)) {
       this.#oldLeaders.push({
         view: { place: this.log.end },
-        inFlight: new Set([...this.#tail, ...dropped].map(({ subject }) => subject)),
+        inFlight: this.#inFlight([...this.#tail, ...dropped]),
         until: engine.now + chance.between(0, mix.oldLeaderMs),
       });
     }
@@ -138,23 +176,21 @@ class Stream {
     for (const old of this.#oldLeadersNow()) {
       if (chance.happens(0.5)) continue;
       taken = true;
-      const refused = this.#refusalOf(publish, old.view, old.inFlight, old.inFlight);
+      const refused = this.#refusalOf(publish, old.view, old.inFlight);
       if (refused !== undefined) {
         this.#say(`an old leader refuses ${publish.subject}`);
         answer([refused]);
       } else {
-        old.inFlight.add(publish.subject);
+        for (const subject of this.#inFlight([{ subject: publish.subject, expectedOf: conditionOf(publish) }])) old.inFlight.add(subject);
       }
     }
     if (engine.now < this.#electedAt) {
-      if (!taken) answer([status(503, "")]);
+      if (!taken) answer([noResponders(publish.subject)]);
       return;
     }
     // A client on the old leader's side of a cut reaches nobody else.
     if (taken && chance.happens(0.3)) return;
-    const inFlight = new Set(this.#tail.filter(({ expectedOf }) => this.#tracksAll || expectedOf !== undefined).map(({ subject }) => subject));
-    const inProcess = new Set(this.#tail.flatMap(({ expectedOf }) => expectedOf ?? []));
-    const refused = this.#refusalOf(publish, { place: this.log.end }, inFlight, inProcess);
+    const refused = this.#refusalOf(publish, { place: this.log.end }, this.#inFlight(this.#tail));
     if (refused !== undefined) {
       this.#say(`refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
       answer([refused]);
@@ -162,12 +198,15 @@ class Stream {
     }
     this.#propose({
       subject: publish.subject,
-      expectedOf: publish.expected === undefined ? undefined : (publish.expectedOf ?? publish.subject),
+      expectedOf: conditionOf(publish),
       answer,
       what: publish.subject,
       apply: () => {
+        // Before 2.12 a server looks again: what is unconditional may have come in between.
+        const late = this.#clustered && !this.#tracksAll ? this.#mismatchOf(publish, { place: this.log.end }) : undefined;
+        if (late !== undefined) return [late];
         const stamp = new Date(wallClockAt(engine.now)).toISOString();
-        const { seq } = this.log.append(publish.subject, publish.data, stamp);
+        const { seq } = this.log.append(publish.subject, publish.data, publish.headers, stamp);
         this.#say(`${seq} is ${publish.subject}`);
         return [json({ stream: this.name, seq })];
       },
@@ -179,35 +218,46 @@ class Stream {
     return !this.#world.mix.version.startsWith("2.11.");
   }
 
-  #refusalOf(publish: Publish, view: View, inFlight: ReadonlySet<string>, inProcess: ReadonlySet<string>): SimulatedMessage | undefined {
-    const { expected } = publish;
-    if (expected === undefined) return undefined;
-    const subject = publish.expectedOf ?? publish.subject;
-    if (this.#clustered && (inFlight.has(subject) || inProcess.has(subject))) {
-      return refusal(400, WRONG_LAST_SEQUENCE_IN_FLIGHT, "wrong last sequence");
+  /** What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself. */
+  #inFlight(proposals: readonly Pick<Proposal, "subject" | "expectedOf">[]): Set<string> {
+    return new Set(proposals.flatMap(({ subject, expectedOf }) => [...(this.#tracksAll ? [subject] : []), ...(expectedOf === undefined ? [] : [expectedOf])]));
+  }
+
+  #refusalOf(publish: Publish, view: View, inFlight: ReadonlySet<string>): SimulatedMessage | undefined {
+    const subject = conditionOf(publish);
+    if (subject !== undefined && this.#clustered && inFlight.has(subject)) {
+      return refusal(400, WRONG_LAST_SEQUENCE_IN_FLIGHT, "wrong last sequence", { stream: this.name, seq: 0 });
     }
-    const last = this.log.last(subject, view)?.seq ?? 0;
-    return last === expected ? undefined : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`);
+    return this.#mismatchOf(publish, view);
+  }
+
+  #mismatchOf(publish: Publish, view: View): SimulatedMessage | undefined {
+    const subject = conditionOf(publish);
+    if (subject === undefined) return undefined;
+    const last = this.log.lastMatching(subject, view)?.seq ?? 0;
+    return last === publish.expected ? undefined : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
   }
 
   purge(filter: string, answer: Answer): void {
     this.#mayChange(true);
     const { engine } = this.#world;
-    if (this.config["deny_purge"] === true) {
-      answer([refusal(400, 10110, "purge is not permitted")]);
+    if (this.#config["deny_purge"] === true) {
+      answer([refusal(500, 10110, "stream purge not permitted", { purged: 0 })]);
       return;
     }
     if (engine.now < this.#electedAt) {
-      answer([refusal(503, 10008, "JetStream system temporarily unavailable")]);
+      answer([refusal(503, 10008, "JetStream system temporarily unavailable", { purged: 0 })]);
       return;
     }
+    // What is under way, and comes before it, stays: the leader notes what it has just now.
+    const upTo = this.log.sequenceAt(this.log.end);
     this.#propose({
       subject: `purge ${filter}`,
       expectedOf: undefined,
       answer,
       what: `the purge of ${filter}`,
       apply: () => {
-        const purged = this.log.purge(filter);
+        const purged = this.log.purge(filter, upTo);
         this.#say(`purges ${purged} of ${filter}`);
         return [json({ success: true, purged })];
       },
@@ -300,35 +350,45 @@ class Stream {
       // A server before 2.12 misses what is written at that very moment.
       view = { place: view.place - 1, snapshot: view.place };
     }
+    answer(this.answerAt(body, view));
+  }
+
+  /** What a replica answers that has come so far. */
+  answerAt(body: Json, view: View): readonly SimulatedMessage[] {
+    const { multi_last: multi = [], next_by_subj: next, last_by_subj: last, seq = 0, batch = 0 } = body;
+    if (!Array.isArray(multi) || typeof seq !== "number" || typeof batch !== "number") throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
+    if (multi.length === 0 && next === undefined && last === undefined && seq === 0) return [status(408, "Empty Request")];
+    const isTwo = multi.length > 0 ? next !== undefined || last !== undefined : next !== undefined && last !== undefined;
+    if (isTwo || (last !== undefined && (seq > 0 || batch > 0))) return [status(408, "Bad Request")];
     const upTo = this.log.sequenceAt(view.place);
-    if (Array.isArray(multi)) {
+    if (multi.length > 0) {
       const found = this.log.lastOfEach(multi.map(String), view);
       this.#told(`multi_last ${multi.join(" ")}`, view, found);
-      if (found.length > MAX_MATCHES) answer([status(413, "Too Many Results")]);
-      else if (found.length === 0) answer([status(404, "No Results")]);
-      else answer(this.#batch(found, Number(body["max_bytes"] ?? Infinity), found.length, (pending, last) => ({
-        "Nats-Num-Pending": pending, "Nats-Last-Sequence": last, "Nats-UpTo-Sequence": upTo,
-      })));
-      return;
+      if (found.length > MAX_MATCHES) return [status(413, "Too Many Results")];
+      if (found.length === 0) return [status(404, "No Results")];
+      // Before 2.12 the end counted one too few.
+      const over = this.#tracksAll ? 0 : 1;
+      return this.#batch(found, body, found.length, 0, (pending, before) => ({
+        "Nats-Num-Pending": Math.max(0, pending - over), "Nats-Last-Sequence": before, "Nats-UpTo-Sequence": upTo,
+      }));
     }
-    const filter = body["next_by_subj"];
-    if (typeof filter === "string") {
-      const found = this.log.from(Number(body["seq"] ?? 0), filter, view);
-      this.#told(`next_by_subj ${filter} from ${String(body["seq"])}`, view, found);
-      if (found.length === 0) answer([status(404, "Message Not Found")]);
-      else answer(this.#batch(found, Number(body["max_bytes"] ?? Infinity), Number(body["batch"] ?? 1), (pending, last) => ({
-        "Nats-Num-Pending": pending, "Nats-Last-Sequence": last,
-      })));
-      return;
+    if (typeof next === "string") {
+      const found = this.log.from(seq, next, view);
+      this.#told(`next_by_subj ${next} from ${seq}`, view, found);
+      const [first] = found;
+      if (first === undefined) return [status(404, "Message Not Found")];
+      if (batch === 0) return [this.#message(first)];
+      // Before 2.12 each message counted itself among those that follow.
+      return this.#batch(found, body, batch, this.#tracksAll ? 0 : 1, (pending, before) => ({
+        "Nats-Num-Pending": pending, "Nats-Last-Sequence": before,
+      }));
     }
-    const subject = body["last_by_subj"];
-    if (typeof subject === "string") {
-      const found = isLiteral(subject) ? this.log.last(subject, view) : undefined;
-      this.#told(`last ${subject}`, view, found === undefined ? [] : [found]);
-      answer([found === undefined ? status(404, "Message Not Found") : this.#message(found)]);
-      return;
+    if (typeof last === "string") {
+      const found = this.log.lastMatching(last, view);
+      this.#told(`last ${last}`, view, found === undefined ? [] : [found]);
+      return [found === undefined ? status(404, "Message Not Found") : this.#message(found)];
     }
-    answer([status(408, "Bad Request")]);
+    throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
   }
 
   #told(what: string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
@@ -339,8 +399,9 @@ class Stream {
     );
   }
 
-  #message({ subject, seq, stamp, data }: StoredMessage, more: Readonly<Record<string, number>> = {}): SimulatedMessage {
+  #message({ subject, seq, stamp, data, headers: own }: StoredMessage, more: Readonly<Record<string, number>> = {}): SimulatedMessage {
     const headers = new SimulatedHeaders();
+    for (const [name, value] of own) headers.set(name, value);
     headers.set("Nats-Stream", this.name).set("Nats-Subject", subject).set("Nats-Sequence", String(seq)).set("Nats-Time-Stamp", stamp);
     for (const [name, value] of Object.entries(more)) headers.set(name, String(value));
     return { data, headers };
@@ -348,32 +409,51 @@ class Stream {
 
   #batch(
     found: readonly StoredMessage[],
-    maxBytes: number,
+    body: Json,
     batch: number,
+    itself: number,
     end: (pending: number, last: number) => Readonly<Record<string, number>>,
   ): SimulatedMessage[] {
     const messages: SimulatedMessage[] = [];
+    const maxBytes = Number(body["max_bytes"] ?? 0) || MAX_PENDING_BYTES;
     let last = 0;
     let bytes = 0;
     let pending = found.length;
     for (const message of found.slice(0, batch)) {
       pending--;
-      messages.push(this.#message(message, { "Nats-Num-Pending": pending, "Nats-Last-Sequence": last }));
+      messages.push(this.#message(message, { "Nats-Num-Pending": pending + itself, "Nats-Last-Sequence": last }));
       last = message.seq;
-      bytes += message.subject.length + message.data.length;
+      bytes += sizeOf(message);
       if (bytes >= maxBytes) break;
     }
     messages.push(status(204, "EOB", end(pending, last)));
     return messages;
   }
 
-  info(): Json {
+  /** A server that is alone tells of a cluster only when it is asked about the stream, and then not of its name. */
+  info(why: "asked" | "changed", view: View = { place: this.log.end }): Json {
+    const isAlone = this.#world.mix.replicas === 1;
+    const leader = `n${this.#leader}`;
     const replicas = this.#replicas.flatMap((_, i) => (i === this.#leader ? [] : [{ name: `n${i}`, current: true, lag: 0 }]));
     return {
-      config: this.config,
-      state: { messages: this.log.count({ place: this.log.end }), last_seq: this.log.sequenceAt(this.log.end) },
-      cluster: { name: "simulated", leader: `n${this.#leader}`, replicas },
+      config: this.#config,
+      state: { messages: this.log.count(view), last_seq: this.log.sequenceAt(view.place) },
+      ...(isAlone ? (why === "asked" ? { cluster: { leader } } : {}) : { cluster: { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) } }),
     };
+  }
+
+  /** Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so. */
+  make(config: Json): SimulatedMessage {
+    const isThis = isSame({ ...DEFAULTS, ...config }, this.#config);
+    return isThis ? json(this.info("changed", this.#view())) : refusal(400, 10058, "stream name already in use with a different configuration");
+  }
+
+  update(config: Json): SimulatedMessage {
+    const changed = { ...DEFAULTS, ...config };
+    const reason = unchangeable(this.#config, changed);
+    if (reason !== undefined) return refusal(500, 10052, reason);
+    this.#config = changed;
+    return json(this.info("changed"));
   }
 }
 
@@ -392,16 +472,18 @@ export class SimulatedServers {
 
   receive(subject: string, payload: Uint8Array, headers: SimulatedHeaders | undefined, answer: Answer): void {
     if (subject.startsWith("$KV.")) {
-      const stream = this.#streams.get(`KV_${subject.split(".", 2)[1] ?? ""}`);
+      const [, bucket = "", key] = subject.split(".", 3);
+      const stream = key === undefined ? undefined : this.#streams.get(`KV_${bucket}`);
       const expected = headers?.get("Nats-Expected-Last-Subject-Sequence") ?? "";
       const expectedOf = headers?.get("Nats-Expected-Last-Subject-Sequence-Subject") ?? "";
       if (stream === undefined) {
-        answer([status(503, "")]);
+        answer([noResponders(subject)]);
         return;
       }
       stream.write({
         subject,
         data: payload,
+        headers: headers === undefined ? [] : [...headers.entries()],
         expected: expected === "" ? undefined : Number(expected),
         expectedOf: expectedOf === "" ? undefined : expectedOf,
       }, answer);
@@ -410,22 +492,20 @@ export class SimulatedServers {
     const [, api, verb, what, name = ""] = /^\$JS\.API\.(?:(DIRECT|STREAM)\.([A-Z]+)\.([^.]+)(?:\.(.*))?|INFO)$/.exec(subject) ?? [];
     const body = parse(payload);
     const stream = this.#streams.get(what ?? "");
-    if (api === "STREAM" && verb === "CREATE" && what !== undefined) {
-      if (stream !== undefined) {
-        answer([refusal(400, 10058, "stream name already in use with a different configuration")]);
-        return;
-      }
-      const created = new Stream(what, body, this.#world);
-      this.#streams.set(what, created);
-      answer([json(created.info())]);
-      return;
-    }
     if (subject === "$JS.API.INFO") {
       answer([json({})]);
       return;
     }
+    if ((verb === "CREATE" || verb === "UPDATE") && body["name"] !== what) {
+      answer([refusal(400, 10056, "stream name in subject does not match request")]);
+      return;
+    }
+    if (api === "STREAM" && verb === "CREATE" && what !== undefined) {
+      answer([this.#create(what, body)]);
+      return;
+    }
     if (stream === undefined) {
-      answer([api === "DIRECT" ? status(503, "") : refusal(404, 10059, "stream not found")]);
+      answer([api === "DIRECT" ? noResponders(subject) : refusal(...NOT_FOUND, verb === "PURGE" ? { purged: 0 } : {})]);
       return;
     }
     switch (`${api ?? ""} ${verb ?? ""}`) {
@@ -433,11 +513,10 @@ export class SimulatedServers {
         stream.direct(name === "" ? body : { last_by_subj: name }, answer);
         return;
       case "STREAM INFO":
-        answer([json(stream.info())]);
+        answer([json(stream.info("asked"))]);
         return;
       case "STREAM UPDATE":
-        stream.config = body;
-        answer([json(stream.info())]);
+        answer([stream.update(body)]);
         return;
       case "STREAM PURGE":
         stream.purge(typeof body["filter"] === "string" ? body["filter"] : ">", answer);
@@ -445,6 +524,15 @@ export class SimulatedServers {
       default:
         throw new Error(`the simulated servers do not know ${subject}`);
     }
+  }
+
+  #create(name: string, config: Json): SimulatedMessage {
+    if (this.#world.mix.replicas === 1 && Number(config["num_replicas"] ?? 1) > 1) return refusal(500, 10074, "replicas > 1 not supported in non-clustered mode");
+    const known = this.#streams.get(name);
+    if (known !== undefined) return known.make(config);
+    const created = new Stream(name, config, this.#world);
+    this.#streams.set(name, created);
+    return json(created.info("changed"));
   }
 }
 
