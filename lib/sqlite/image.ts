@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
 import type { Database, SqlJsStatic, SqlValue, Statement } from "sql.js";
+import { StoreError } from "../errors.js";
 import type { Change } from "./changes.js";
 import type { Pace } from "./pace.js";
 import { toRevision } from "./rows.js";
@@ -48,13 +49,14 @@ const PRIVATE = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA tru
 
 let loading: Promise<SqlJsStatic> | undefined;
 
-/** Loads sql.js, once: not before a store is opened, and again after a failure. */
+/** Loads sql.js, once: not before a store is opened, and again after a failure. Rejects with `UNAVAILABLE`. */
 export function loadSqlJs(): Promise<SqlJsStatic> {
-  loading ??= import("sql.js").then(
-    (module) => module.default(),
+  loading ??= import("./sql-js.js").then(
+    (module) => module.instantiate(),
   ).catch((error: unknown) => {
     loading = undefined;
-    throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new StoreError("UNAVAILABLE", `SQLite cannot be loaded (${reason})`, { cause: error });
   });
   return loading;
 }

@@ -91,7 +91,8 @@ async function buildClient(folder: string, withoutProof: boolean): Promise<strin
     clean: false,
     removeNodeProtocol: false,
     noExternal: ["unibus-membership"],
-    external: ["nats", "sql.js"],
+    // What opens a SQLite file is not asked for.
+    external: ["nats", /\/sql-js\.js$/],
     esbuildPlugins: withoutProof ? plugins : [{
       name: "as-built",
       setup(building) {
