@@ -2,7 +2,7 @@
  * The fail-closed checks. Whatever happens, a check resolves, in time, and to an allow only if an allow was proved in
  * time. The methods of our stores and the functions over any store end in the same {@link decide} and {@link proved}.
  */
-import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, signKey } from "./arguments.js";
+import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { Call } from "./call.js";
 import { isStoreError } from "./errors.js";
@@ -10,12 +10,42 @@ import { isActive } from "./rules.js";
 import type { UserFacts } from "./rules.js";
 import type { CallOptions, Decision, Store, User } from "./store.js";
 
-/** A store of ours: its methods keep the time and never reject by themselves, so that nothing has to be put around them. */
+/**
+ * Under this name a store tells its `opTimeoutMs` to every copy of the library that a process may hold: the ES modules, the
+ * CommonJS build, the testing entry, another version. Copies share no module, so there is nothing secret that they could
+ * tell each other by, and whatever one copy can say any object can say. That is why the name gives no trust, only time:
+ *
+ * - The answers of a store of this very copy are believed as they are. That it is one shows its private `#own`, which
+ *   nobody else can have: no copy of the object, no object that inherits from it, no proxy of it.
+ * - The answers of any other store, ours by another copy or a stranger that calls itself so, are held against the same
+ *   proof, within a deadline of our own. A forged name moves that deadline within the bounds of `opTimeoutMs`.
+ *
+ * A shared `WeakSet` on `globalThis` would be no harder to forge, and be state of the whole process.
+ */
+export const OP_TIMEOUT_MS = Symbol.for("unibus-membership.opTimeoutMs");
+
+/** A store of this copy: its methods keep the time and never reject by themselves, so that nothing has to be put around them. */
 export abstract class OwnStore {
   readonly #own = true;
+  readonly [OP_TIMEOUT_MS]: number;
+
+  constructor(opTimeoutMs: number) {
+    this[OP_TIMEOUT_MS] = opTimeoutMs;
+    // Not enumerable: a store in other clothes that spreads this one does not say more than its author wrote.
+    Object.defineProperty(this, OP_TIMEOUT_MS, { enumerable: false, writable: false, configurable: false });
+  }
 
   static includes(store: object): boolean {
     return #own in store && store.#own;
+  }
+}
+
+/** The time that a store of another copy has by default; a stranger's is the library's. */
+function opTimeoutOf(store: object): number {
+  try {
+    return opTimeout((store as { readonly [OP_TIMEOUT_MS]?: unknown })[OP_TIMEOUT_MS], "opTimeoutMs");
+  } catch {
+    return DEFAULT_OP_TIMEOUT_MS;
   }
 }
 
@@ -93,9 +123,10 @@ function checked(store: Store, options: CallOptions | undefined, ask: (limits: C
   } catch {
     return Promise.resolve(false);
   }
-  const limits: CallOptions = { timeoutMs: bounds.timeoutMs ?? DEFAULT_OP_TIMEOUT_MS };
+  const timeoutMs = bounds.timeoutMs ?? opTimeoutOf(store);
+  const limits: CallOptions = { timeoutMs };
   if (bounds.signal !== undefined) limits.signal = bounds.signal;
-  return proved(new Call(bounds, DEFAULT_OP_TIMEOUT_MS, "read"), () => ask(limits), deny);
+  return proved(new Call(bounds, timeoutMs, "read"), () => ask(limits), deny);
 }
 
 const isOwn = (store: unknown): boolean => typeof store === "object" && store !== null && OwnStore.includes(store);

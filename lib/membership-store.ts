@@ -29,7 +29,7 @@ export class MembershipStore extends OwnStore implements Store {
   #closing: Promise<void> | undefined;
 
   constructor(driver: Driver, opTimeoutMs: number) {
-    super();
+    super(opTimeoutMs);
     this.#driver = driver;
     this.#opTimeoutMs = opTimeoutMs;
     this.backend = driver.backend;
