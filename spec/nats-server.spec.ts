@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync, readdirSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readdir, realpath, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
@@ -16,7 +17,7 @@ import {
   type NatsCluster,
   type NatsServer,
 } from "unibus-membership/testing";
-import { eventually } from "./support/wait.js";
+import { eventually, pause } from "./support/wait.js";
 
 const run = promisify(execFile);
 const here = fileURLToPath(new URL(".", import.meta.url));
@@ -34,6 +35,19 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
+}
+
+/** Letters as in proc(5), one for each thread: `T` is stopped by a signal. */
+function threadStates(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/task`).flatMap((thread) => {
+    try {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+      return [stat.slice(stat.lastIndexOf(")") + 2).charAt(0)];
+    } catch {
+      // It ended meanwhile.
+      return [];
+    }
+  });
 }
 
 function pidOf(server: NatsServer): number {
@@ -90,22 +104,63 @@ describe("one nats-server", () => {
     expect(await server.monitor("/varz")).to.include({ server_name: server.name });
   });
 
-  it("answers nothing while paused, and goes on afterwards", async () => {
+  it("answers nothing once it is paused, and goes on afterwards", async () => {
     await withClient(server, async (nc) => {
-      server.pause();
-      let answer: Promise<void> = Promise.resolve();
+      await server.pause();
+      let answered = false;
+      const answer = nc.flush().then(() => {
+        answered = true;
+      });
       try {
-        // The signal takes its time: what was sent before it came may be answered.
-        await eventually("it is silent", async () => {
-          answer = nc.flush();
-          const silence = new Promise<string>((resolve) => setTimeout(resolve, 300, "silence"));
-          return (await Promise.race([answer, silence])) === "silence";
-        });
+        expect(await Promise.race([answer, pause(500).then(() => "silence")])).to.equal("silence");
       } finally {
-        server.resume();
+        expect(answered).to.equal(false);
+        await server.resume();
       }
       await answer;
     });
+  });
+
+  // Only here a process tells of its threads.
+  if (process.platform === "linux") {
+    it("is paused when each of its threads has stopped, and resumed when none is, also under load", async () => {
+      await withClient(server, async (nc) => {
+        const enough = new AbortController();
+        const load = (async () => {
+          while (!enough.signal.aborted) {
+            for (let i = 0; i < 100; i++) nc.publish("load", new Uint8Array(1_000));
+            await nc.flush();
+          }
+        })();
+        try {
+          for (let round = 0; round < 25; round++) {
+            await server.pause();
+            expect(threadStates(pidOf(server)).filter((state) => state !== "T"), "of a paused server").to.deep.equal([]);
+            await server.resume();
+            expect(threadStates(pidOf(server)).filter((state) => state === "T"), "of a resumed server").to.deep.equal([]);
+          }
+        } finally {
+          enough.abort();
+          await server.resume();
+        }
+        await load;
+      });
+    });
+  }
+
+  it("may be resumed, and end, while it is being paused", async () => {
+    const pausing = server.pause();
+    await server.resume();
+    await pausing;
+    expect(await server.monitor("/varz")).to.include({ server_name: server.name });
+
+    const last = server.pause();
+    await server.kill();
+    await last;
+    // Nothing is there to be paused.
+    await server.pause();
+    await server.resume();
+    await server.restart();
   });
 
   it("sends its clients away in lame duck mode, and ends", async () => {
@@ -138,7 +193,7 @@ describe("one nats-server", () => {
   it("leaves no process and no folder when disposed of, paused or not, once or twice", async () => {
     const other = await startNatsServer();
     const pid = pidOf(other);
-    other.pause();
+    await other.pause();
     await other.dispose();
     await other.dispose();
     expect(isAlive(pid)).to.equal(false);

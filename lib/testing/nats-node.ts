@@ -5,6 +5,7 @@ import { get } from "node:http";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { stopOf } from "./stopped.js";
 import { forget, watch } from "./watchdog.js";
 
 /** A nats-server process on 127.0.0.1 with JetStream in a temporary folder of its own. */
@@ -26,9 +27,18 @@ export interface NatsServer extends AsyncDisposable {
   kill(): Promise<void>;
   /** SIGTERM. What was stored stays. */
   stop(): Promise<void>;
-  /** SIGSTOP: connections stay open, nothing answers. */
-  pause(): void;
-  resume(): void;
+  /**
+   * SIGSTOP: connections stay open, nothing answers. Resolves when every thread of the process has stopped, so that
+   * nothing that is asked afterwards is answered; at once if the process is down, or as soon as somebody resumes it.
+   *
+   * @example
+   * await server.pause();
+   * assert.equal(await isAuthorized(store, key, { timeoutMs: 500 }), false);
+   * await server.resume();
+   */
+  pause(): Promise<void>;
+  /** SIGCONT. Resolves when every thread of the process runs again. */
+  resume(): Promise<void>;
   /** Stops the server if it runs and starts it on the same ports with what was stored; resolves when clients can use it. */
   restart(): Promise<void>;
   /** Resolves when the server has begun to send its clients away; it ends by itself once they are gone. */
@@ -63,6 +73,8 @@ export class NatsNode implements NatsServer {
   #child: ChildProcess | undefined;
   #exit: Promise<void> = Promise.resolve();
   #lastLogs: string | undefined;
+  /** Counts pauses and resumes: only the last one is waited for. */
+  #lastTurn = 0;
 
   private constructor(settings: NodeSettings, directory: string) {
     this.name = settings.name;
@@ -131,7 +143,7 @@ export class NatsNode implements NatsServer {
   }
 
   async stop(): Promise<void> {
-    this.resume();
+    await this.resume();
     this.#signal("SIGTERM");
     const child = this.#child;
     const overdue = setTimeout(() => child?.kill("SIGKILL"), 10_000);
@@ -139,12 +151,12 @@ export class NatsNode implements NatsServer {
     clearTimeout(overdue);
   }
 
-  pause(): void {
-    this.#signal("SIGSTOP");
+  async pause(): Promise<void> {
+    await this.#signalAndWait("SIGSTOP", "all");
   }
 
-  resume(): void {
-    this.#signal("SIGCONT");
+  async resume(): Promise<void> {
+    await this.#signalAndWait("SIGCONT", "none");
   }
 
   async restart(): Promise<void> {
@@ -221,6 +233,25 @@ export class NatsNode implements NatsServer {
 
   #signal(signal: NodeJS.Signals): void {
     this.#child?.kill(signal);
+  }
+
+  /** Until the process is in the state that the signal asks for, is gone, or was sent another signal of these. */
+  async #signalAndWait(signal: "SIGSTOP" | "SIGCONT", wanted: "all" | "none"): Promise<void> {
+    const child = this.#child;
+    const pid = child?.pid;
+    if (child === undefined || pid === undefined) return;
+    const turn = ++this.#lastTurn;
+    child.kill(signal);
+    const isOver = async (): Promise<boolean> => {
+      if (this.#child !== child || this.#lastTurn !== turn) return true;
+      const found = await stopOf(pid);
+      return found === wanted || found === "gone";
+    };
+    await until(isOver, performance.now() + this.#settings.timeoutMs).catch((error: unknown) => {
+      throw error instanceof NotInTime
+        ? new Error(`${this.name} has not followed ${signal} within ${this.#settings.timeoutMs} ms`, { cause: error })
+        : error;
+    });
   }
 
   #failure(what: string, loggedBefore: number): Error {

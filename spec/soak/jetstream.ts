@@ -308,14 +308,14 @@ async function fault(cluster: NatsCluster, clients: Clients, next: () => number)
       await Promise.all(some.map((index) => cluster.node(index).restart()));
       return "servers killed";
     case 2:
-      cluster.node(node).pause();
+      await cluster.node(node).pause();
       await pause(lasts);
-      cluster.node(node).resume();
+      await cluster.node(node).resume();
       return "a server paused";
     case 3:
-      for (const index of some) cluster.node(index).pause();
+      await Promise.all(some.map((index) => cluster.node(index).pause()));
       await pause(lasts);
-      for (const index of some) cluster.node(index).resume();
+      await Promise.all(some.map((index) => cluster.node(index).resume()));
       return "servers paused";
     case 4:
       await cluster.node(node).restart();
