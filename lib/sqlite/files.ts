@@ -1,8 +1,9 @@
 /** What the store does to files, besides appending to its log. Nothing here blocks the event loop. */
-import { constants, promises as fs, write } from "node:fs";
+import { constants, fdatasync, fsync, promises as fs, write } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import type { Buffer } from "node:buffer";
 import { dirname } from "node:path";
+import { promisify } from "node:util";
 
 /** Enough for one write call, and little enough for a disk that is slow. */
 const CHUNK = 4 * 1024 * 1024;
@@ -40,13 +41,41 @@ export function writeAll(handle: FileHandle, bytes: Uint8Array, position: number
   });
 }
 
+/** Returns when all of the file is on the disk. */
+export async function sync(handle: FileHandle): Promise<void> {
+  try {
+    await handle.sync();
+  } catch (error) {
+    if (!isLacking(error)) throw error;
+    await promisify(fsync)(handle.fd);
+  }
+}
+
+/** The same without what only tells of the file. */
+export async function syncData(handle: FileHandle): Promise<void> {
+  try {
+    await handle.datasync();
+  } catch (error) {
+    if (!isLacking(error)) throw error;
+    await promisify(fdatasync)(handle.fd);
+  }
+}
+
+/**
+ * Yarn's Plug'n'Play has handles of its own in place of Node's. They cannot sync, and say so before they do anything: only
+ * then the plain call is tried. A sync that failed is never tried again, because the second one would hide what is lost.
+ */
+function isLacking(error: unknown): boolean {
+  return error instanceof Error && codeOf(error) === undefined && error.message === "Method not implemented.";
+}
+
 /** Makes what was created, renamed or deleted in the folder durable. */
 export async function syncFolderOf(path: string): Promise<void> {
   // Windows has no such thing for folders, and needs none.
   if (process.platform === "win32") return;
   const folder = await fs.open(dirname(path), constants.O_RDONLY);
   try {
-    await folder.sync();
+    await sync(folder);
   } finally {
     await folder.close();
   }
@@ -65,7 +94,7 @@ export async function writeSynced(path: string, bytes: Uint8Array): Promise<void
   const handle = await fs.open(path, "w", 0o600);
   try {
     await writeAll(handle, bytes, 0);
-    await handle.sync();
+    await sync(handle);
   } finally {
     await handle.close();
   }

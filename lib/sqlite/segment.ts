@@ -2,7 +2,7 @@
 import { constants, promises as fs } from "node:fs";
 import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
-import { SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, syncFolderOf, writeAll, writeSynced } from "./files.js";
+import { SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, syncData, syncFolderOf, writeAll, writeSynced } from "./files.js";
 import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal, maskOf } from "./log-format.js";
 import type { Header, Seal } from "./log-format.js";
 
@@ -69,7 +69,7 @@ export class Segment {
       const { size, ino } = await handle.stat();
       if (size > end) {
         await handle.truncate(end);
-        await handle.datasync();
+        await syncData(handle);
       }
       return new Segment(path, segment, handle, ino, end);
     } catch (error) {
@@ -126,7 +126,7 @@ export class Segment {
 
   #write(bytes: Uint8Array, position: number): Promise<void> {
     const written = writeAll(this.#handle, bytes, position);
-    return SYNCED_WRITES === undefined ? written.then(() => this.#handle.datasync()) : written;
+    return SYNCED_WRITES === undefined ? written.then(() => syncData(this.#handle)) : written;
   }
 
   /** Whether the image and this file are where they were: what is written to a file without a name is gone with the process. */
