@@ -28,6 +28,24 @@ const inlineWasm: Plugin = {
   },
 };
 
+/**
+ * sql.js looks for `module` and `exports` to find out what it is, and webpack answers for an ES module that there are none.
+ * Here it is one.
+ */
+const asModule: Plugin = {
+  name: "sql-js-as-module",
+  setup(build) {
+    build.onLoad({ filter: /sql-wasm-browser\.js$/ }, async ({ path }) => {
+      const [code = "", tail, ...more] = (await readFile(path, "utf8")).split("// This bit below is copied almost exactly");
+      const [head, rest, ...others] = code.split("        module = undefined;\n");
+      if (head === undefined || rest === undefined || tail === undefined || more.length + others.length > 0) {
+        throw new Error("sql.js ends in another way than the build knows");
+      }
+      return { contents: `${head}${rest}export default initSqlJs;\n`, loader: "js" };
+    });
+  },
+};
+
 /** What is loaded later is a file of its own, which the others name but do not hold. */
 const ownFile: Plugin = {
   name: "own-file",
@@ -37,13 +55,16 @@ const ownFile: Plugin = {
 };
 
 /**
- * `import()` is `require` in the CommonJS build: programs that run CommonJS in a context of their own, as Jest does, have
- * no other way to load a module. What is loaded so is used by its named exports, which are the same to both.
+ * What is loaded later.
+ *
+ * In the CommonJS build `import()` becomes `require`: programs that run CommonJS in a context of their own, as Jest does, have
+ * no other way to load a module. In the ES modules the NATS client, which is CommonJS, is taken by its default export, which
+ * is all of it: it is the only one that a bundle with several files gives.
  */
-const requireOnly: NonNullable<Options["plugins"]>[number] = {
-  name: "require-only",
+const loadedLater: NonNullable<Options["plugins"]>[number] = {
+  name: "loaded-later",
   renderChunk(code) {
-    if (this.format !== "cjs") return undefined;
+    if (this.format === "esm") return { code: code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)') };
     return {
       code: code.replaceAll(/\bimport\("([^"]+)"\)/g, (_, path: string) =>
         `Promise.resolve().then(() => require("${path.replace(/^(\.\/.*)\.js$/, "$1.cjs")}"))`),
@@ -65,8 +86,8 @@ export default defineConfig({
   removeNodeProtocol: false,
   // sql.js is part of the code, in the file that holds its license too. What remains external is what is imported.
   noExternal: ["sql.js"],
-  esbuildPlugins: [inlineWasm, ownFile],
-  plugins: [requireOnly],
+  esbuildPlugins: [inlineWasm, asModule, ownFile],
+  plugins: [loadedLater],
   dts: {
     entry: { index: "lib/index.ts", testing: "lib/testing/index.ts" },
     // Store extends AsyncDisposable: a consumer's own `lib` need not name it.
