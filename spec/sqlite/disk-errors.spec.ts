@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import files, { promises as fs } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { mock } from "node:test";
 import { hasAdmin, isAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
@@ -11,6 +12,12 @@ type Write = (fd: number, bytes: Uint8Array, offset: number, length: number, pos
 type Done = (error: Error | null, taken?: number) => void;
 /** The one way in which the store writes. */
 const plain = files as unknown as { write: (...args: [...Parameters<Write>, Done]) => void };
+
+/** ES modules, of which the library is some, have imported the function that was there before. */
+function put(write: typeof plain.write): void {
+  plain.write = write;
+  syncBuiltinESMExports();
+}
 
 /** The methods that every file handle of this process shares. */
 async function handles(folder: string): Promise<{ sync: () => Promise<void> }> {
@@ -30,7 +37,9 @@ describe("sqlite: disk errors", () => {
   /** Puts another in place of what writes to a file. */
   function writing(replace: (original: Write) => Write): void {
     const { write } = plain;
-    restore.push(() => (plain.write = write));
+    restore.push(() => {
+      put(write);
+    });
     const replaced = replace(
       (...args) =>
         new Promise((resolve, reject) => {
@@ -40,10 +49,10 @@ describe("sqlite: disk errors", () => {
           });
         }),
     );
-    plain.write = (...args) => {
+    put((...args) => {
       const done = args[5];
       replaced(args[0], args[1], args[2], args[3], args[4]).then((taken) => done(null, taken), done);
-    };
+    });
   }
 
   /** The disk hangs until everything is restored: what was written meanwhile is then carried out. */

@@ -14,6 +14,7 @@ const opTimeoutMs = 20_000;
 /** Has the process kill itself at its `at`th change of a file, halfway through if that is a write. */
 const DIE_AT = `
 import files, { promises as fs } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 const handle = await fs.open(process.execPath);
 const handles = Object.getPrototypeOf(handle);
 await handle.close();
@@ -32,6 +33,8 @@ files.write = (fd, bytes, offset, length, position, done) => {
   if (--left === 0) write(fd, bytes, offset, Math.ceil(length / 2), position, die);
   else write(fd, bytes, offset, length, position, done);
 };
+// ES modules, of which the library is some, import the function itself.
+syncBuiltinESMExports();
 const dieAt = (at) => { left = at; };
 `;
 
