@@ -143,7 +143,10 @@ async function openConfigured(section: unknown): Promise<Store> {
 
 /** Connects within the call's time: what the client would go on trying for ever is tried here, attempt by attempt. */
 async function connectTo(options: Readonly<Record<string, unknown>>, call: Call) {
-  const nats = await import("nats");
+  const nats = await import("nats").catch((error: unknown) => {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new StoreError("UNAVAILABLE", `The NATS client cannot be loaded (${reason})`, { cause: error });
+  });
   const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
   for (const retries = new Retries(call); ; ) {
     await retries.turn();

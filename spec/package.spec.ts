@@ -208,6 +208,25 @@ describe("the packed package", () => {
     }
   });
 
+  for (const [kind, load] of [
+    ["ES modules", 'await import("unibus-membership")'], ["CommonJS", 'require("unibus-membership")'],
+  ] as const) {
+    it(`says what keeps the NATS client from being loaded (${kind})`, async () => {
+      const project = `no-client-${kind.length}`;
+      const file = await write(`${project}/main.cjs`, `
+        const main = async () => {
+          const { isUnavailable, openStore } = ${load};
+          const error = await openStore({ decentralized: true, jetstream: { connect: {} } }).catch((error) => error);
+          console.log(isUnavailable(error), error.message);
+        };
+        main();`);
+      await write(`${project}/node_modules/nats/package.json`, { name: "nats", main: "index.js" });
+      await write(`${project}/node_modules/nats/index.js`, 'throw new Error("no require here");');
+      await cp(join(folder, "node_modules", "unibus-membership"), join(folder, project, "node_modules", "unibus-membership"), { recursive: true });
+      expect(await runNode([file], folder)).to.equal("true The NATS client cannot be loaded (no require here)");
+    });
+  }
+
   const resolutions = [
     { name: "NodeNext, as ESM", type: "module", module: "NodeNext", moduleResolution: "NodeNext" },
     { name: "NodeNext, as CommonJS", type: "commonjs", module: "NodeNext", moduleResolution: "NodeNext" },
