@@ -178,7 +178,7 @@ describe("jetstream: rollout", function () {
     await (await open(prefix, 1)).close();
     await cluster.node(hanging).restart();
     await cluster.ready(WITHIN_MS);
-    cluster.node(hanging).pause();
+    await cluster.node(hanging).pause();
     const told: RolloutProgress[] = [];
     const store = await open(prefix, 3, { onRollout: (step) => told.push(step) });
     try {
@@ -190,10 +190,10 @@ describe("jetstream: rollout", function () {
       await pause(PASSED_MS);
       expect(told.filter(({ current, done }) => done || current === 3)).to.deep.equal([]);
       expect(told.map(({ bucket }) => bucket)).to.include(prefix + first);
-      cluster.node(hanging).resume();
+      await cluster.node(hanging).resume();
       await eventually("it is done", () => told.some(({ done }) => done), WITHIN_MS);
     } finally {
-      cluster.node(hanging).resume();
+      await cluster.node(hanging).resume();
       await store.close();
     }
   });
