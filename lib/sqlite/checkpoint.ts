@@ -3,15 +3,18 @@
  * file and renamed over it. At every moment the files are an image and the segments that lead from it to now.
  */
 import { promises as fs } from "node:fs";
-import { crc32 } from "node:zlib";
 import type { SqlJsStatic } from "sql.js";
-import { removeIfThere, syncFolderOf, writeSynced } from "./files.js";
+import { removeIfThere, statIfThere, syncFolderOf, writeSynced } from "./files.js";
 import { Image } from "./image.js";
 import type { Journal } from "./journal.js";
 import { readRecords } from "./log-format.js";
-import type { LogRecord, Seal } from "./log-format.js";
+import type { Recovered } from "./recovery.js";
+import type { LogRecord } from "./log-format.js";
 import { Pace } from "./pace.js";
 import { Segment } from "./segment.js";
+import { contentOf, decodeSuperblock, isSame } from "./superblock.js";
+import type { SealedImage } from "./superblock.js";
+import type { Watermark } from "./watermark.js";
 
 const MIN_LOG_BYTES = 32 * 1024 * 1024;
 
@@ -24,8 +27,8 @@ export function temporaryImagePath(path: string): string {
 export async function writeImage(path: string, bytes: Uint8Array): Promise<void> {
   const temporary = temporaryImagePath(path);
   try {
-    await writeSynced(temporary, bytes);
-    await keepMode(path, temporary);
+    // Whoever may read and write the file may do so with the next one.
+    await writeSynced(temporary, bytes, await statIfThere(path));
   } catch (error) {
     await removeIfThere(temporary).catch(() => undefined);
     throw error;
@@ -37,19 +40,9 @@ export async function renameImage(path: string): Promise<void> {
   await fs.rename(temporaryImagePath(path), path);
 }
 
-/** Whoever may read the file may read the next one. */
-async function keepMode(path: string, temporary: string): Promise<void> {
-  const existing = await fs.stat(path).catch(() => undefined);
-  if (existing !== undefined) await fs.chmod(temporary, existing.mode & 0o777);
-}
-
-export function sealOf(bytes: Uint8Array): Seal {
-  return { length: bytes.length, checksum: crc32(bytes) };
-}
-
 interface Unpublished {
   readonly old: Segment;
-  bytes: Uint8Array | undefined;
+  image: SealedImage | undefined;
   renamed: boolean;
 }
 
@@ -58,6 +51,7 @@ export class Checkpoints {
   readonly #path: string;
   readonly #database: string;
   readonly #journal: Journal;
+  readonly #watermark: Watermark;
   #segment: Segment;
   #imageBytes: number;
   #unpublished: Unpublished | undefined;
@@ -66,13 +60,14 @@ export class Checkpoints {
   /** After a failure, not again before the log has grown to this. */
   #retryAt = 0;
 
-  constructor(sqlJs: SqlJsStatic, path: string, database: string, journal: Journal, segment: Segment, imageBytes: number) {
+  constructor(sqlJs: SqlJsStatic, path: string, recovered: Recovered, journal: Journal) {
     this.#sqlJs = sqlJs;
     this.#path = path;
-    this.#database = database;
+    this.#database = recovered.database;
     this.#journal = journal;
-    this.#segment = segment;
-    this.#imageBytes = imageBytes;
+    this.#segment = recovered.segment;
+    this.#watermark = recovered.watermark;
+    this.#imageBytes = recovered.imageBytes;
   }
 
   /** Called after each batch: starts a checkpoint once the log has outgrown the image. */
@@ -111,9 +106,9 @@ export class Checkpoints {
         await next.close();
         return;
       }
-      await this.#journal.switchTo(next);
+      await this.#journal.switchTo(this.#watermark.guard(next));
       this.#segment = next;
-      this.#unpublished = { old, bytes: undefined, renamed: false };
+      this.#unpublished = { old, image: undefined, renamed: false };
     }
     await this.#publish(this.#unpublished);
     this.#unpublished = undefined;
@@ -125,6 +120,15 @@ export class Checkpoints {
     // What an earlier attempt left unfinished, then what came after it.
     if (!this.#stopped && this.#unpublished !== undefined) await this.#start();
     if (!this.#stopped && this.#unpublished === undefined && this.#segment.length > 0) await this.#start();
+    try {
+      if (!this.#stopped && this.#unpublished === undefined && this.#segment.length === 0) await this.#watermark.markClean();
+    } finally {
+      await this.#closeFiles();
+    }
+  }
+
+  async #closeFiles(): Promise<void> {
+    await this.#watermark.close();
     await this.#unpublished?.old.close();
     await this.#segment.close();
   }
@@ -142,14 +146,16 @@ export class Checkpoints {
   /** Each step can be done again, so that what failed goes on where it was. */
   async #publish(work: Unpublished): Promise<void> {
     if (!work.renamed) {
-      work.bytes ??= await this.#make(work.old);
-      await writeImage(this.#path, work.bytes);
-      await this.#segment.seal(sealOf(work.bytes));
+      const image = (work.image ??= await this.#make(work.old));
+      await writeImage(this.#path, image.bytes);
+      await this.#segment.seal(image.superblock.content);
       this.#check();
-      await renameImage(this.#path);
-      work.renamed = true;
-      this.#imageBytes = work.bytes.length;
-      work.bytes = undefined;
+      await this.#watermark.replace(image, async () => {
+        await renameImage(this.#path);
+        work.renamed = true;
+        work.image = undefined;
+      });
+      this.#imageBytes = image.bytes.length;
     }
     await syncFolderOf(this.#path);
     await work.old.close();
@@ -157,13 +163,20 @@ export class Checkpoints {
   }
 
   /** The image of the state at the end of a segment: the image before it, and the segment. */
-  async #make(old: Segment): Promise<Uint8Array> {
+  async #make(old: Segment): Promise<SealedImage> {
     const pace = new Pace(() => {
       this.#check();
     });
-    const image = Image.of(this.#sqlJs, await fs.readFile(this.#path));
+    const bytes = await fs.readFile(this.#path);
+    const image = Image.of(this.#sqlJs, bytes);
     try {
       const meta = image.meta();
+      const at = image.superblockAt();
+      // What became of the file since it was read must not be sealed again as if it were right.
+      const content = at === undefined ? undefined : decodeSuperblock(bytes, at).content;
+      if (content === undefined || meta.database !== this.#database || meta.generation !== old.generation || !isSame(content, await contentOf(bytes, at, pace))) {
+        throw new Error("The image is not the one that was opened");
+      }
       let { sequence, adminEver } = meta;
       const log = function* (records: Iterable<LogRecord>): Generator<LogRecord, void, undefined> {
         for (const record of records) {
@@ -173,7 +186,8 @@ export class Checkpoints {
         }
       };
       await image.merge(log(readRecords(await fs.readFile(old.path), sequence + 1)), pace);
-      return image.export({ ...meta, generation: old.generation + 1, sequence, adminEver });
+      if (old.sequence !== undefined && sequence !== old.sequence) throw new Error("The log has lost its end");
+      return await image.export({ ...meta, generation: old.generation + 1, sequence, adminEver }, false, pace);
     } finally {
       image.close();
     }

@@ -29,7 +29,8 @@ export interface Transaction {
 }
 
 export interface DatabaseEvents {
-  batch(): void;
+  /** A batch is durable, and with it everything up to this transaction. */
+  batch(sequence: number): void;
   broken(): void;
 }
 
@@ -40,6 +41,7 @@ export class Database {
   readonly journal: Journal;
   readonly #events: DatabaseEvents;
   #sequence: number;
+  #durableSequence: number;
   #lastUser: number;
   #lastRoom: number;
   #failure: { readonly cause: unknown } | undefined;
@@ -51,6 +53,7 @@ export class Database {
     this.view = new Pending(tables);
     this.#events = events;
     this.#sequence = sequence;
+    this.#durableSequence = sequence;
     this.#lastUser = tables.usersInOrder.last;
     this.#lastRoom = tables.roomsInOrder.last;
     this.journal = new Journal(log, {
@@ -125,10 +128,13 @@ export class Database {
       if (changes.length > 0) this.view.settle(changes, sequence);
     }
     for (const entry of entries) {
-      if (entry.changes.length > 0) this.acknowledged++;
+      if (entry.changes.length > 0) {
+        this.acknowledged++;
+        this.#durableSequence = entry.sequence;
+      }
       entry.settle();
     }
-    this.#events.batch();
+    this.#events.batch(this.#durableSequence);
   }
 
   /** Nothing can be acknowledged on top of a hole: from here on the store only reads. */

@@ -1,5 +1,6 @@
 /** What the store does to files, besides appending to its log. Nothing here blocks the event loop. */
 import { constants, fdatasync, fsync, promises as fs, write } from "node:fs";
+import type { Stats } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import type { Buffer } from "node:buffer";
 import { dirname } from "node:path";
@@ -89,10 +90,34 @@ export async function removeIfThere(path: string): Promise<void> {
   }
 }
 
-/** Writes a file, and returns when all of it is on the disk. */
-export async function writeSynced(path: string, bytes: Uint8Array): Promise<void> {
+export async function statIfThere(path: string): Promise<Stats | undefined> {
+  try {
+    return await fs.stat(path);
+  } catch (error) {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Gives a new file the owner, as far as that is allowed, and the mode of another. */
+async function makeLike(handle: FileHandle, { uid, gid, mode }: Stats): Promise<void> {
+  const own = await handle.stat();
+  if (own.uid !== uid || own.gid !== gid) {
+    try {
+      await handle.chown(uid, gid);
+    } catch (error) {
+      // Only root gives files away. What everybody may do stays what it was.
+      if (codeOf(error) !== "EPERM") throw error;
+    }
+  }
+  await handle.chmod(mode & 0o777);
+}
+
+/** Writes a file, with owner and mode of `like` if that is given, and returns when all of it is on the disk. */
+export async function writeSynced(path: string, bytes: Uint8Array, like?: Stats): Promise<void> {
   const handle = await fs.open(path, "w", 0o600);
   try {
+    if (like !== undefined) await makeLike(handle, like);
     await writeAll(handle, bytes, 0);
     await sync(handle);
   } finally {

@@ -10,11 +10,14 @@ import type { Change } from "./changes.js";
 import type { Pace } from "./pace.js";
 import { toRevision } from "./rows.js";
 import type { MemberRow, RoomRow, UserRow } from "./rows.js";
+import { SUPERBLOCK_BYTES, contentOf, encodeSuperblock } from "./superblock.js";
+import type { SealedImage } from "./superblock.js";
 import type { Tables } from "./tables.js";
 
 /** "unib": tells the file from every other SQLite database. */
 export const APPLICATION_ID = 0x756e6962;
-export const SCHEMA_VERSION = 1;
+/** Since 2 the image has a superblock. An image of version 1 is read, and written anew before anything is added to it. */
+export const SCHEMA_VERSION = 2;
 
 export interface Meta {
   /** 32 hex digits, made with the database: its logs carry it too. */
@@ -26,9 +29,16 @@ export interface Meta {
   readonly adminEver: boolean;
 }
 
+/** The one column of the one row is not touched by SQL any more: it is written in place, in the file. */
+const ADD_SUPERBLOCK = `
+  PRAGMA user_version = ${String(SCHEMA_VERSION)};
+  CREATE TABLE superblock (sector BLOB NOT NULL);
+  INSERT INTO superblock VALUES (zeroblob(${String(SUPERBLOCK_BYTES)}));
+`;
+
 const SCHEMA = `
   PRAGMA application_id = ${String(APPLICATION_ID)};
-  PRAGMA user_version = ${String(SCHEMA_VERSION)};
+  ${ADD_SUPERBLOCK}
   CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE users (
     ordinal INTEGER PRIMARY KEY, key TEXT NOT NULL, role TEXT NOT NULL, status TEXT NOT NULL, name TEXT NOT NULL,
@@ -62,10 +72,13 @@ export function loadSqlJs(): Promise<SqlJsStatic> {
 }
 
 /** What a file says of itself in its first bytes, before anything in it is believed. */
-export function kindOf(bytes: Buffer): "ours" | "foreign" | "newer" {
+export function kindOf(bytes: Buffer): "current" | "version 1" | "foreign" | "newer" {
   if (bytes.length < 100 || bytes.toString("latin1", 0, 16) !== "SQLite format 3\0") return "foreign";
   if (bytes.readUInt32BE(68) !== APPLICATION_ID) return "foreign";
-  return bytes.readUInt32BE(60) > SCHEMA_VERSION ? "newer" : "ours";
+  const version = bytes.readUInt32BE(60);
+  if (version === 0) return "foreign";
+  if (version > SCHEMA_VERSION) return "newer";
+  return version === SCHEMA_VERSION ? "current" : "version 1";
 }
 
 /** The generation decides which logs count: a flipped bit in it must not pass for another one. */
@@ -264,12 +277,34 @@ export class Image {
     };
   }
 
-  /** The bytes of the file. */
-  export(meta: Meta): Uint8Array {
+  /** Makes an image of version 1 one that can be exported. */
+  upgrade(): void {
+    this.#database.run(ADD_SUPERBLOCK);
+  }
+
+  /** Where the superblock is in the file, if the image has one: it ends with the page of its row, which is the last column of a page's first cell. */
+  superblockAt(): number | undefined {
+    const page = this.#database.exec("SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = 'superblock'")[0]?.values[0]?.[0];
+    if (page === undefined) return undefined;
+    const size = this.#database.exec("PRAGMA page_size")[0]?.values[0]?.[0];
+    return integer(page) * integer(size) - SUPERBLOCK_BYTES;
+  }
+
+  /** The file, with everything up to `meta.sequence` in it. */
+  async export(meta: Meta, clean: boolean, pace: Pace): Promise<SealedImage> {
+    this.#putMeta(meta);
+    const bytes = this.#database.export();
+    const at = this.superblockAt();
+    if (at === undefined) throw new Error("the image has no place for its superblock");
+    const superblock = { content: await contentOf(bytes, at, pace), clean, acknowledged: meta.sequence };
+    bytes.set(encodeSuperblock(superblock), at);
+    return { bytes, at, superblock };
+  }
+
+  #putMeta(meta: Meta): void {
     const values = [meta.database, String(meta.generation), String(meta.sequence), meta.adminEver ? "1" : "0"];
     META_NAMES.forEach((name, i) => this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]));
     this.#database.run("INSERT OR REPLACE INTO meta VALUES ('checksum', ?)", [metaChecksum(values)]);
-    return this.#database.export();
   }
 
   close(): void {

@@ -18,7 +18,8 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 export interface Log {
   /** What callers' bytes are laid over with. The same for every log of a database. */
   readonly mask: Uint8Array;
-  append(bytes: Uint8Array): Promise<void>;
+  /** `sequence`: the last transaction of the batch. */
+  append(bytes: Uint8Array, sequence: number): Promise<void>;
 }
 
 /** A transaction, or with no changes a place in their order to wait for. */
@@ -42,6 +43,8 @@ export class Journal {
   #entries: Entry[] = [];
   #buffer: Buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   #used = 0;
+  /** The last transaction that was encoded. */
+  #sequence = 0;
   #spare: Buffer | undefined;
   #writing = false;
   /** Whether the last batch was one entry: a caller who writes one thing after the other has nobody to wait for. */
@@ -65,6 +68,7 @@ export class Journal {
       throw new StoreError("UNAVAILABLE", "Too much waits for the disk", { outcome: "none" });
     }
     this.#reserve(bound);
+    this.#sequence = sequence;
     this.#used = encodeRecord(this.#buffer, this.#used, sequence, encoded, this.#log.mask);
   }
 
@@ -130,7 +134,7 @@ export class Journal {
       return;
     }
     this.#writing = true;
-    this.#log.append(bytes).then(
+    this.#log.append(bytes, this.#sequence).then(
       () => {
         this.#writing = false;
         if (buffer.length <= KEPT_BYTES) this.#spare = buffer;

@@ -123,12 +123,15 @@ async function onDisk(path: string, opTimeoutMs: number, call: Call): Promise<Dr
     await lock.release();
     throw error;
   }
-  const { tables, sequence, segment, imageBytes } = recovered;
-  const database: Database = new Database(tables, sequence, segment, {
-    batch: () => checkpoints.consider(),
+  const { tables, sequence, segment, watermark } = recovered;
+  const database: Database = new Database(tables, sequence, watermark.guard(segment), {
+    batch: (last) => {
+      watermark.advance(last);
+      checkpoints.consider();
+    },
     broken: () => checkpoints.stop(),
   });
-  const checkpoints: Checkpoints = new Checkpoints(sqlJs, path, recovered.database, database.journal, segment, imageBytes);
+  const checkpoints: Checkpoints = new Checkpoints(sqlJs, path, recovered, database.journal);
   return driverOf(database, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lock));
 }
 

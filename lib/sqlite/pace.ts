@@ -19,6 +19,11 @@ export class Pace {
   due(): boolean {
     if (++this.#steps < STEPS) return false;
     this.#steps = 0;
+    return this.isOver();
+  }
+
+  /** The same, for steps that are long themselves. */
+  isOver(): boolean {
     return performance.now() - this.#started >= SLICE_MS;
   }
 

@@ -2,7 +2,9 @@
 import { constants, promises as fs } from "node:fs";
 import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
-import { SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, syncData, syncFolderOf, writeAll, writeSynced } from "./files.js";
+import {
+  SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, statIfThere, syncData, syncFolderOf, writeAll, writeSynced,
+} from "./files.js";
 import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal, maskOf } from "./log-format.js";
 import type { Header, Seal } from "./log-format.js";
 
@@ -34,6 +36,7 @@ export class Segment {
   /** Whether to make the file grow ahead: until there was no room for it. */
   #grows = true;
   #looked = -Infinity;
+  #sequence: number | undefined;
 
   private constructor(image: string, { generation, database }: SegmentName, handle: FileHandle, inode: number, end: number) {
     this.path = segmentPath(image, generation);
@@ -51,7 +54,8 @@ export class Segment {
     const name = segmentPath(path, header.generation);
     const temporary = `${name}-new`;
     try {
-      await writeSynced(temporary, encodeHeader(header));
+      // Whoever may read and write the image may do so with its log.
+      await writeSynced(temporary, encodeHeader(header), await statIfThere(path));
       await fs.rename(temporary, name);
       await syncFolderOf(name);
     } catch (error) {
@@ -78,17 +82,23 @@ export class Segment {
     }
   }
 
+  /** The last transaction that was appended since it was opened. */
+  get sequence(): number | undefined {
+    return this.#sequence;
+  }
+
   /** Bytes of records. */
   get length(): number {
     return this.#end - HEADER_BYTES;
   }
 
   /** Resolves when the bytes are on the disk, in files that an opening will find. */
-  append(bytes: Uint8Array): Promise<void> {
+  append(bytes: Uint8Array, sequence: number): Promise<void> {
     const grow = this.#grows && this.#end + bytes.length > this.#room && bytes.length <= SMALL_BYTES;
     const written = grow ? this.#writeAndGrow(bytes, this.#end) : this.#write(bytes, this.#end);
     // After a write that failed there is none any more, wherever it would go.
     this.#end += bytes.length;
+    this.#sequence = sequence;
     const now = performance.now();
     if (now - this.#looked < LOOK_EVERY_MS) return written;
     this.#looked = now;

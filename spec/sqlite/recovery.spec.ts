@@ -1,90 +1,17 @@
 import { expect } from "chai";
-import { cp, mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import initSqlJs from "sql.js";
 import { isCorrupt, isIncompatible, openSqlite, type Store, type StoreError } from "unibus-membership";
-import { Child } from "./support/child.js";
-import { contents, endsOf, failure, logOf, useFolder } from "./support/folder.js";
+import { crashed, first, integrityOf, killedAtEachStep, opTimeoutMs, refused, usersOf } from "./support/crash.js";
+import { failure, logOf, useFolder } from "./support/folder.js";
+import { resealed } from "./support/superblock.js";
 
 const HEADER = 128;
 const SECTOR = 512;
-const opTimeoutMs = 20_000;
-
-/** Has the process kill itself at its `at`th change of a file, halfway through if that is a write. */
-const DIE_AT = `
-import files, { promises as fs } from "node:fs";
-import { syncBuiltinESMExports } from "node:module";
-const handle = await fs.open(process.execPath);
-const handles = Object.getPrototypeOf(handle);
-await handle.close();
-let left = Infinity;
-const die = () => process.kill(process.pid, "SIGKILL");
-for (const [owner, names] of [[fs, ["open", "rename", "unlink", "chmod", "writeFile"]], [handles, ["sync", "datasync", "truncate"]]]) {
-  for (const name of names) {
-    const original = owner[name];
-    owner[name] = function (...args) {
-      return --left === 0 ? die() : original.apply(this, args);
-    };
-  }
-}
-const { write } = files;
-files.write = (fd, bytes, offset, length, position, done) => {
-  if (--left === 0) write(fd, bytes, offset, Math.ceil(length / 2), position, die);
-  else write(fd, bytes, offset, length, position, done);
-};
-// ES modules, of which the library is some, import the function itself.
-syncBuiltinESMExports();
-const dieAt = (at) => { left = at; };
-`;
-
-async function refused(path: string, folder: string): Promise<StoreError> {
-  const before = await contents(folder);
-  const error = await failure(openSqlite(path, { opTimeoutMs }));
-  expect(await contents(folder), "touched").to.deep.equal(before);
-  return error as StoreError;
-}
-
-async function usersOf(path: string): Promise<string[]> {
-  const store = await openSqlite(path, { opTimeoutMs });
-  const keys = (await store.users.list({ limit: 1000 })).items.map(({ key }) => key);
-  await store.close();
-  return keys;
-}
-
-async function integrityOf(path: string): Promise<unknown> {
-  const sqlJs = await initSqlJs();
-  const database = new sqlJs.Database(await readFile(path));
-  try {
-    return database.exec("PRAGMA integrity_check")[0]?.values[0]?.[0];
-  } finally {
-    database.close();
-  }
-}
-
 describe("sqlite: recovery", () => {
   const folder = useFolder();
-
-  /** A file and its log as a kill leaves them: `users` acknowledged, and where the record of each ends. */
-  async function crashed(
-    name: string,
-    users: number,
-    work: (store: Store) => Promise<unknown> = () => Promise.resolve(),
-  ): Promise<{ path: string; log: string; ends: number[] }> {
-    const live = folder.file(`${name}-live`);
-    const store = await openSqlite(live, { opTimeoutMs });
-    const liveLog = await logOf(live);
-    for (let i = 0; i < users; i++) await store.users.add({ key: `u${String(i)}`, name: "x".repeat(i) });
-    await work(store);
-    const own = join(folder.path, name);
-    await mkdir(own);
-    const path = join(own, "membership.db");
-    await cp(live, path);
-    const log = path + liveLog.slice(live.length);
-    await cp(liveLog, log);
-    await store.close();
-    return { path, log, ends: endsOf(await readFile(log)) };
-  }
 
   /** Puts the files back as a crash would have left them. */
   async function left(path: string, image: Buffer, log: string, bytes: Buffer): Promise<void> {
@@ -93,11 +20,9 @@ describe("sqlite: recovery", () => {
     await writeFile(log, bytes);
   }
 
-  const first = (count: number): string[] => Array.from({ length: count }, (_, i) => `u${String(i)}`);
-
   it("goes on after the log was cut at any byte of its last records, with all that is whole before it", async function () {
     this.timeout(120_000);
-    const { path, log, ends } = await crashed("cut", 4);
+    const { path, log, ends } = await crashed(folder, "cut", 4);
     const [image, whole] = [await readFile(path), await readFile(log)];
     const lengths = [whole.length - 1, whole.length];
     for (let length = ends[2] ?? 0; length <= (ends.at(-1) ?? 0) + 1; length++) lengths.push(length);
@@ -109,7 +34,7 @@ describe("sqlite: recovery", () => {
 
   it("takes zeros where bytes never came for a torn end, from any byte of the last record on", async function () {
     this.timeout(120_000);
-    const { path, log, ends } = await crashed("zeros", 3);
+    const { path, log, ends } = await crashed(folder, "zeros", 3);
     const [image, whole] = [await readFile(path), await readFile(log)];
     for (let length = ends[2] ?? 0; length < (ends[3] ?? 0); length += 7) {
       await left(path, image, log, Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]));
@@ -119,7 +44,7 @@ describe("sqlite: recovery", () => {
 
   it("refuses a flipped bit at every byte of the log, says where, and touches nothing", async function () {
     this.timeout(240_000);
-    const { path, log, ends } = await crashed("flips", 3);
+    const { path, log, ends } = await crashed(folder, "flips", 3);
     const whole = await readFile(log);
     const places = Array.from({ length: (ends.at(-1) ?? 0) + 30 }, (_, place) => place);
     // Where nothing was written yet, too.
@@ -168,7 +93,7 @@ describe("sqlite: recovery", () => {
         store.users.add({ key: "u4", name: "y".repeat(200) }),
         store.users.add({ key: "u5", name: "z".repeat(256) }),
       ]);
-    const { path, log, ends } = await crashed("sectors", 2, batch);
+    const { path, log, ends } = await crashed(folder, "sectors", 2, batch);
     const [image, whole] = [await readFile(path), await readFile(log)];
     const [start = 0, end = 0] = [ends[2], ends.at(-1)];
     const sectors = Math.ceil(end / SECTOR) - Math.floor(start / SECTOR);
@@ -185,7 +110,7 @@ describe("sqlite: recovery", () => {
   });
 
   it("refuses a sector of zeros that another batch follows: it had been on the disk", async () => {
-    const { path, log, ends } = await crashed("hole", 2, async (store) => {
+    const { path, log, ends } = await crashed(folder, "hole", 2, async (store) => {
       await store.rooms.create({ id: "r", ...zeros });
       await store.users.add({ key: "u2" });
     });
@@ -204,7 +129,7 @@ describe("sqlite: recovery", () => {
 
   it("refuses a flipped bit in the last record also where it holds zeros, and a flip in one of a batch of many", async function () {
     this.timeout(120_000);
-    const { path, log, ends } = await crashed("last", 1, (store) =>
+    const { path, log, ends } = await crashed(folder, "last", 1, (store) =>
       Promise.all([store.users.add({ key: "u1" }), store.rooms.create({ id: "r", ...zeros })]),
     );
     const whole = await readFile(log);
@@ -225,7 +150,7 @@ describe("sqlite: recovery", () => {
 
   it("refuses a flipped bit in the file, with a log and with an empty one", async function () {
     this.timeout(120_000);
-    const { path } = await crashed("image", 2);
+    const { path } = await crashed(folder, "image", 2);
     for (const clean of [false, true]) {
       if (clean) await usersOf(path);
       const whole = await readFile(path);
@@ -242,17 +167,23 @@ describe("sqlite: recovery", () => {
   });
 
   it("refuses a file in which a user's key is none, also where the low bits of its characters are another's", async () => {
-    for (const key of ["\u0175\u0130", "\u00e9", "", "k".repeat(257)]) {
+    for (const key of ["\u0175\u0130", "\u00e9", "", "k".repeat(257), "key"]) {
       await usersOf(folder.file());
       const sqlJs = await initSqlJs();
       const database = new sqlJs.Database(await readFile(folder.file()));
       database.run("INSERT OR REPLACE INTO users VALUES (1, ?, 'member', 'active', '', 0, NULL, NULL, 1)", [key]);
-      const damaged = Buffer.from(database.export());
+      const changed = resealed(Buffer.from(database.export()));
       database.close();
       await rm(folder.path, { recursive: true });
       await mkdir(folder.path);
-      await writeFile(folder.file(), damaged);
-      expect(isCorrupt(await refused(folder.file(), folder.path)), JSON.stringify(key)).to.equal(true);
+      await writeFile(folder.file(), changed);
+      if (key === "key") {
+        expect(await usersOf(folder.file())).to.deep.equal([key]);
+        return;
+      }
+      const error = await refused(folder.file(), folder.path);
+      expect(isCorrupt(error), JSON.stringify(key)).to.equal(true);
+      expect(error.message).to.contain("no user's");
       await rm(folder.file());
     }
   });
@@ -270,10 +201,10 @@ describe("sqlite: recovery", () => {
   });
 
   it("refuses a file, and a log, of a newer version", async () => {
-    const { path, log } = await crashed("newer", 1);
+    const { path, log } = await crashed(folder, "newer", 1);
     const [image, whole] = [await readFile(path), await readFile(log)];
     const newer = Buffer.from(image);
-    newer.writeUInt32BE(2, 60);
+    newer.writeUInt32BE(3, 60);
     await writeFile(path, newer);
     expect((await refused(path, join(folder.path, "newer"))).message).to.contain("newer");
     await writeFile(path, image);
@@ -285,8 +216,8 @@ describe("sqlite: recovery", () => {
   });
 
   it("refuses the log of another database, and one whose file is missing, by name", async () => {
-    const a = await crashed("a", 2);
-    const b = await crashed("b", 2);
+    const a = await crashed(folder, "a", 2);
+    const b = await crashed(folder, "b", 2);
     const own = await readFile(a.log);
     await cp(b.log, a.log);
     const foreign = await refused(a.path, join(folder.path, "a"));
@@ -331,40 +262,10 @@ describe("sqlite: recovery", () => {
     expect(await usersOf(folder.file())).to.deep.equal([]);
   });
 
-  /** Has a child do `work` on a copy of `from` again and again, killed at its first change of a file, its second, and so on. */
-  async function killedAtEachStep(from: string, work: string, verify: (path: string) => Promise<void>): Promise<number> {
-    let survived = 0;
-    let steps = 0;
-    for (let at = 1; survived === 0; at += 4) {
-      const runs = await Promise.all(
-        Array.from({ length: 4 }, async (_, i) => {
-          const step = String(at + i);
-          const own = folder.file(`step-${step}`);
-          await cp(from, own, { recursive: true });
-          const path = join(own, "membership.db");
-          const child = new Child(DIE_AT + work, [path, step]);
-          const { signal, code } = await child.ended;
-          if (signal !== "SIGKILL") expect(code, child.errors).to.equal(0);
-          return { own, path, killed: signal === "SIGKILL" };
-        }),
-      );
-      for (const { own, path, killed } of runs) {
-        if (killed) steps++;
-        else survived++;
-        if (await stat(path).catch(() => undefined)) expect(await integrityOf(path)).to.equal("ok");
-        await verify(path);
-        const remains = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01])?$/.test(name));
-        expect(remains, "left over").to.deep.equal([]);
-        await rm(own, { recursive: true });
-      }
-    }
-    return steps;
-  }
-
   it("is recovered by the next opening from a kill at any step of the first opening", async function () {
     this.timeout(240_000);
     await mkdir(folder.file("new"));
-    const steps = await killedAtEachStep(folder.file("new"), `dieAt(Number(rest[0])); await openSqlite(path, { opTimeoutMs: 20_000 });`, async (path) => {
+    const steps = await killedAtEachStep(folder, folder.file("new"), `dieAt(Number(rest[0])); await openSqlite(path, { opTimeoutMs: 20_000 });`, async (path) => {
       expect(await usersOf(path)).to.deep.equal([]);
     });
     expect(steps).to.be.greaterThan(8);
@@ -372,13 +273,13 @@ describe("sqlite: recovery", () => {
 
   it("is recovered by the next opening from a kill at any step of a checkpoint", async function () {
     this.timeout(240_000);
-    await crashed("checkpoint", 3);
+    await crashed(folder, "checkpoint", 3);
     const work = `
       const store = await openSqlite(path, { opTimeoutMs: 20_000 });
       await store.users.add({ key: "u3" });
       dieAt(Number(rest[0]));
       await store.close();`;
-    const steps = await killedAtEachStep(folder.file("checkpoint"), work, async (path) => {
+    const steps = await killedAtEachStep(folder, folder.file("checkpoint"), work, async (path) => {
       expect(await usersOf(path)).to.deep.equal(first(4));
     });
     expect(steps).to.be.greaterThan(10);
@@ -386,7 +287,7 @@ describe("sqlite: recovery", () => {
 
   it("is recovered by the next opening from a kill at any step of a recovery, also one that ends a checkpoint", async function () {
     this.timeout(240_000);
-    const { path } = await crashed("both", 2);
+    const { path } = await crashed(folder, "both", 2);
     const own = folder.file("both");
     // What a checkpoint leaves that got as far as its new log, to which a write went: the log of one that got to its end.
     const later = join(folder.file("later"), "membership.db");
@@ -403,7 +304,7 @@ describe("sqlite: recovery", () => {
       dieAt(Number(rest[0]));
       const store = await openSqlite(path, { opTimeoutMs: 20_000 });
       await store.users.add({ key: "u3" });`;
-    const steps = await killedAtEachStep(own, work, async (path) => {
+    const steps = await killedAtEachStep(folder, own, work, async (path) => {
       const keys = await usersOf(path);
       expect(keys.slice(0, 3)).to.deep.equal(first(3));
       expect(keys.length).to.be.within(3, 4);
