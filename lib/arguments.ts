@@ -3,7 +3,9 @@
  * `INVALID_ARGUMENT` with the argument's path, before a backend has seen any of it.
  */
 import { Buffer } from "node:buffer";
+import { types } from "node:util";
 import { StoreError } from "./errors.js";
+import { isSignal } from "./signal.js";
 import type { CallOptions, NewMember, NewRoom, NewUser, PageRequest, RekeyOptions, RoomChange, UserChange } from "./store.js";
 
 const MAX_ID_BYTES = 256;
@@ -18,31 +20,46 @@ const DEFAULT_PAGE_LIMIT = 100;
 const MAX_PAGE_LIMIT = 1000;
 const MAX_REVISION_CHARS = 256;
 const MAX_CURSOR_CHARS = 2048;
+/** What all typed arrays inherit from: it has the getter of their true length. */
+const TYPED_ARRAY = Object.getPrototypeOf(Uint8Array.prototype) as object;
 
 export function invalid(argument: string, expected: string): StoreError {
   return new StoreError("INVALID_ARGUMENT", `${argument}: expected ${expected}`, { argument });
 }
 
-/** A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. */
+/**
+ * A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. Whatever the
+ * caller's object throws, as a getter or a proxy may, it is malformed.
+ */
 export function fields(value: unknown, path: string, names: readonly string[]): Readonly<Record<string, unknown>> {
-  if (typeof value !== "object" || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
-    throw invalid(path, "an object");
-  }
-  for (const name of Object.keys(value)) {
+  for (const name of namesOf(value, path)) {
     if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
   }
   const found: Record<string, unknown> = {};
-  for (const name of names) found[name] = field(value, name);
+  for (const name of names) found[name] = field(value as object, name, path);
   return found;
+}
+
+function namesOf(value: unknown, path: string): readonly string[] {
+  try {
+    if (typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value)) return Object.keys(value);
+  } catch {
+    // A proxy that was revoked, or whose traps throw.
+  }
+  throw invalid(path, "an object");
 }
 
 /**
  * A field that is inherited, as of a class instance, counts too; one that something put into every object's prototype does
  * not. Read once, so that a getter cannot answer twice.
  */
-function field(value: object, name: string): unknown {
-  if (name in Object.prototype && !Object.hasOwn(value, name)) return undefined;
-  return (value as Readonly<Record<string, unknown>>)[name];
+function field(value: object, name: string, path: string): unknown {
+  try {
+    if (name in Object.prototype && !Object.hasOwn(value, name)) return undefined;
+    return (value as Readonly<Record<string, unknown>>)[name];
+  } catch {
+    throw invalid(`${path}.${name}`, "a field that can be read");
+  }
 }
 
 /** C0, DEL and C1. */
@@ -115,10 +132,15 @@ export function signKey(value: unknown, path: string): string {
   return trimmed.toLowerCase();
 }
 
+/** Of any realm, and what the engine knows of it: its own properties may say anything. */
 function bytes(value: unknown, path: string, max: number): Uint8Array {
-  if (!(value instanceof Uint8Array)) throw invalid(path, "a Uint8Array");
-  if (value.length < 1 || value.length > max) throw invalid(path, `1 to ${String(max)} bytes`);
-  return Uint8Array.prototype.slice.call(value);
+  if (!types.isUint8Array(value)) throw invalid(path, "a Uint8Array");
+  const length: unknown = Reflect.get(TYPED_ARRAY, "length", value);
+  if (typeof length !== "number" || length < 1 || length > max) throw invalid(path, `1 to ${String(max)} bytes`);
+  const copy = new Uint8Array(value);
+  // Memory that is shared may have grown meanwhile.
+  if (copy.length > max) throw invalid(path, `1 to ${String(max)} bytes`);
+  return copy;
 }
 
 export function publicKey(value: unknown, path: string): Uint8Array {
@@ -152,8 +174,8 @@ export function oneOf<const T extends string>(value: unknown, path: string, choi
 }
 
 function date(value: unknown, path: string): Date {
-  if (!(value instanceof Date)) throw invalid(path, "a Date");
-  const time = value.getTime();
+  if (!types.isDate(value)) throw invalid(path, "a Date");
+  const time = Date.prototype.getTime.call(value);
   if (Number.isNaN(time)) throw invalid(path, "a valid Date");
   return new Date(time);
 }
@@ -174,15 +196,6 @@ export interface Bounds {
 }
 
 const UNBOUNDED: Bounds = { timeoutMs: undefined, signal: undefined };
-
-/** What only inherits from a signal throws where it is asked. */
-function isSignal(value: unknown): value is AbortSignal {
-  try {
-    return value instanceof AbortSignal && typeof value.aborted === "boolean";
-  } catch {
-    return false;
-  }
-}
 
 function bounds(found: Readonly<Record<string, unknown>>, path: string): Bounds {
   const { timeoutMs, signal } = found;

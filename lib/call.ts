@@ -6,6 +6,7 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import { StoreError, isError, isStoreError } from "./errors.js";
 import type { Bounds } from "./arguments.js";
+import { abortReason, isAborted, onAbort } from "./signal.js";
 
 /**
  * The calls of a store that run, and one timer that ends those whose time is over: one for each call would be a good part
@@ -128,7 +129,7 @@ export class Call {
   }
 
   get aborted(): boolean {
-    return this.#signal?.aborted === true;
+    return isAborted(this.#signal);
   }
 
   /** What ended the call, once something did. A backend that lets go of an ended call's work rejects it with this. */
@@ -166,7 +167,7 @@ export class Call {
   }
 
   #abortError(): StoreError {
-    return new StoreError("TIMEOUT", "The call was aborted by its signal", this.#admit({ cause: this.#signal?.reason as unknown }));
+    return new StoreError("TIMEOUT", "The call was aborted by its signal", this.#admit({ cause: abortReason(this.#signal) }));
   }
 
   #admit(options: { cause?: unknown }): { cause?: unknown; outcome?: "none" | "unknown" } {
@@ -220,16 +221,13 @@ export class Call {
   #begin(fail: (error: StoreError) => void): () => void {
     const calls = this.#calls ?? new Calls();
     const signal = this.#signal;
-    const onAbort = (): void => {
-      this.#stop(this.#abortError());
-    };
-    signal?.addEventListener("abort", onAbort, { once: true });
+    const listenNoLonger = signal === undefined ? undefined : onAbort(signal, () => this.#stop(this.#abortError()));
     calls.begin(this);
     const settled = (): void => {
       this.#end = undefined;
       calls.finish(this);
       if (this.#calls === undefined) calls.clearTimer();
-      signal?.removeEventListener("abort", onAbort);
+      listenNoLonger?.();
     };
     this.#end = (error) => {
       settled();

@@ -10,6 +10,7 @@ import type { Driver } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
+import { isAborted } from "./signal.js";
 import type { CallOptions, Decision, Members, RoomKeys, Rooms, Store, User, Users } from "./store.js";
 
 /** Lists and rekey touch many records. */
@@ -166,7 +167,7 @@ export class MembershipStore extends OwnStore implements Store {
     } catch (error) {
       return Promise.resolve(denied("malformed", error));
     }
-    if (bounds.signal?.aborted === true) return Promise.resolve(denied("aborted"));
+    if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
     if (proofs.synchronous) {
       try {
         const user = proofs.user(folded);
@@ -244,7 +245,7 @@ export class MembershipStore extends OwnStore implements Store {
       if (this.#closing !== undefined) return Promise.resolve(false);
       bounds = args.callOptions(options);
       ask = prepare();
-      if (bounds.signal?.aborted === true) return Promise.resolve(false);
+      if (isAborted(bounds.signal)) return Promise.resolve(false);
     } catch {
       return Promise.resolve(false);
     }

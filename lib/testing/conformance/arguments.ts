@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { inspect } from "node:util";
+import { runInNewContext } from "node:vm";
 import { isStoreError } from "../../errors.js";
-import { aloneCases, bytes, cases, failure, refused, seen, sleep, together, unique, settled } from "./case.js";
-import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, withArgument, world } from "./methods.js";
+import { aloneCases, bytes, cases, failure, refused, sameBytes, seen, sleep, together, unique, settled } from "./case.js";
+import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, readableOnce, withArgument, world } from "./methods.js";
 import type { MethodName, World } from "./methods.js";
 import type { Steps } from "./case.js";
 import type { NewUser, Store, User } from "../../store.js";
@@ -21,7 +22,13 @@ async function all(store: Store, w: World): Promise<unknown> {
   };
 }
 
-const shown = (value: unknown): string => inspect(value, { maxStringLength: 20, maxArrayLength: 4, customInspect: false });
+function shown(value: unknown): string {
+  try {
+    return inspect(value, { maxStringLength: 20, maxArrayLength: 4, customInspect: false });
+  } catch {
+    return "what cannot be shown";
+  }
+}
 
 const malformed: Steps = Object.fromEntries(
   METHOD_NAMES.map((name) => [
@@ -80,6 +87,82 @@ export const argumentCases = [
       const loose = { id, owner, name: undefined, encrypted: undefined, ownerPublicKey: undefined, sealedKey: undefined } as unknown as { owner: string };
       assert.equal((await store.rooms.create(loose)).id, id);
       assert.equal((await store.rooms.list(undefined, undefined)).items.length > 0, true);
+    },
+
+    "every field of an argument is read once, and a getter that throws is a malformed argument": async ({ store }) => {
+      for (const name of ACCEPTED) {
+        const method = METHODS[name];
+        const args = withArgument(method, method.good(await world(store)), "options.timeoutMs", 60_000);
+        await method.call(store, readableOnce(args));
+      }
+      const w = await world(store);
+      const before = await all(store, w);
+      for (const name of METHOD_NAMES) {
+        const method = METHODS[name];
+        for (const path of Object.keys(method.bad).filter((each) => each.includes("."))) {
+          const [parent, field] = [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
+          for (const thrown of [new Error("the caller's own"), Object.assign(new Error("x"), { name: "StoreError", code: "NOT_FOUND" })]) {
+            const args = withArgument(method, method.good(w), path, undefined);
+            const holder = parent.split(".").reduce<unknown>((inside, part, i) => (
+              i === 0 ? args[method.parameters.indexOf(part)] : (inside as Record<string, unknown>)[part]
+            ), undefined);
+            Object.defineProperty(holder, field, {
+              enumerable: true,
+              get: () => {
+                throw thrown;
+              },
+            });
+            const error = await refused("INVALID_ARGUMENT", () => method.call(store, args), `${name} with ${path} that throws`);
+            assert.equal(error.argument, path);
+          }
+        }
+      }
+      assert.deepEqual(await all(store, w), before, "nothing was written");
+    },
+
+    "a proxy that answers as an object does is one": async ({ store }) => {
+      const key = unique("user");
+      await store.users.add(new Proxy({ key, name: "n" }, {}), new Proxy({ timeoutMs: 60_000 }, {}));
+      assert.equal((await store.users.get(key)).name, "n");
+      assert.equal(await store.isAuthorized(key, new Proxy({ timeoutMs: 60_000 }, {})), true);
+    },
+
+    "a date counts as what it is, whatever it says of itself, and so after the next opening": async (context) => {
+      const { store } = context;
+      const [past, future] = [new Date(Date.now() - 60_000), new Date("2999-01-01T00:00:00Z")];
+      const said = (date: Date, time: number): Date => Object.assign(new Date(date), { getTime: () => time, valueOf: () => time });
+      const over = [Infinity, NaN, 8.64e15, future.getTime()].map((time) => ({ key: unique("over"), expiresAt: said(past, time) }));
+      const valid = [Infinity, NaN, 0, past.getTime()].map((time) => ({ key: unique("valid"), expiresAt: said(future, time) }));
+      for (const user of [...over, ...valid]) await store.users.add(user);
+      const updated = unique("updated");
+      await store.users.add({ key: updated });
+      await store.users.update(updated, { expiresAt: said(past, Infinity) });
+      for (const each of [store, await context.other()]) {
+        for (const { key } of [...over, { key: updated }]) {
+          assert.equal(await each.isAuthorized(key), false, key);
+          assert.equal((await each.users.get(key)).expiresAt?.getTime(), past.getTime());
+        }
+        for (const { key } of valid) assert.equal(await each.isAuthorized(key), true, key);
+      }
+    },
+
+    "bytes count as what they are, whatever they say of themselves": async ({ store }) => {
+      const w = await world(store);
+      const sealed = new Uint8Array([1, 2, 3]);
+      Object.defineProperty(sealed, "length", { value: 100_000 });
+      Object.defineProperty(sealed, "constructor", { value: { [Symbol.species]: Uint16Array } });
+      Object.defineProperty(sealed, Symbol.iterator, { value: () => [9][Symbol.iterator]() });
+      await store.roomKeys.put(w.room, w.keyless, 1, sealed);
+      sameBytes((await store.roomKeys.get(w.room, w.keyless)).sealed, new Uint8Array([1, 2, 3]), "sealed");
+    },
+
+    "bytes and dates of another realm, as of a test runner, are bytes and dates": async ({ store }) => {
+      const w = await world(store);
+      await store.roomKeys.put(w.room, w.keyless, 1, runInNewContext("new Uint8Array([4, 5])") as Uint8Array);
+      sameBytes((await store.roomKeys.get(w.room, w.keyless)).sealed, new Uint8Array([4, 5]), "sealed");
+      const user = await store.users.add({ key: w.newKey, expiresAt: runInNewContext("new Date(1000)") as Date });
+      assert.equal(user.expiresAt?.getTime(), 1000);
+      assert.equal(await store.isAuthorized(w.newKey), false);
     },
 
     "a rekey whose map holds something malformed is refused and writes nothing": async ({ store }) => {
@@ -220,6 +303,32 @@ export const argumentCases = [
         assert.equal(error.outcome, method.writes ? "none" : undefined, name);
       }
       assert.deepEqual(await all(store, w), before);
+    },
+
+    "a signal counts as what it is, whatever it says of itself": async ({ store }) => {
+      const w = await world(store);
+      const said = (signal: AbortSignal, aborted: boolean): AbortSignal => {
+        const refuse = (): never => {
+          throw new Error("a method of the caller's");
+        };
+        for (const name of ["addEventListener", "removeEventListener"]) Object.defineProperty(signal, name, { value: refuse });
+        Object.defineProperty(signal, "reason", { get: refuse });
+        return Object.defineProperty(signal, "aborted", { value: aborted });
+      };
+      const reason = new Error("changed my mind");
+      for (const name of METHOD_NAMES) {
+        const method = METHODS[name];
+        const args = withArgument(method, method.good(w), "options.signal", said(AbortSignal.abort(reason), false));
+        assert.equal((await refused("TIMEOUT", () => method.call(store, args), name)).cause, reason, name);
+      }
+      for (const name of CHECK_NAMES) {
+        const check = CHECKS[name];
+        assert.equal(await check.call(store, [...check.good(w), { signal: said(AbortSignal.abort(reason), false) }]), false, name);
+        assert.equal(await check.call(store, [...check.good(w), { signal: said(new AbortController().signal, true) }]), true, name);
+      }
+      const controller = new AbortController();
+      assert.equal((await store.users.get(w.member, { signal: said(controller.signal, true) })).key, w.member);
+      controller.abort();
     },
 
     "a malformed call whose signal is aborted is INVALID_ARGUMENT": async ({ store }) => {

@@ -35,6 +35,29 @@ export async function world(store: Store): Promise<World> {
 
 type Bad = readonly unknown[];
 
+/** A proxy whose every trap throws: nothing can be found out about it, not even whether it is an array. */
+function throwing(target: object): object {
+  const trap = (): never => {
+    throw new Error("a trap of the caller's");
+  };
+  return new Proxy(target, { get: trap, has: trap, ownKeys: trap, getOwnPropertyDescriptor: trap, getPrototypeOf: trap });
+}
+
+function revoked(target: object): object {
+  const { proxy, revoke } = Proxy.revocable(target, {});
+  revoke();
+  return proxy;
+}
+
+/** Something that says of itself what is not so. */
+function lying<T extends object>(value: T, said: Readonly<Record<string, unknown>>): T {
+  for (const [name, answer] of Object.entries(said)) Object.defineProperty(value, name, { value: answer });
+  return value;
+}
+
+/** Stands for what it is made of, and for nothing that can be trusted to stay what it looks like. */
+const standIns = (target: object): Bad => [new Proxy(target, {}), throwing(target), revoked(target)];
+
 /** Not read as what they look like: each is one of the many ways to be wrong. */
 const NOT_TEXT: Bad = [null, 7, 7n, true, Symbol("id"), {}, [], ["a"], Object("boxed"), () => "a", new Date(), Buffer.from("a")];
 const NOT_CLEAN: Bad = [
@@ -49,22 +72,31 @@ const NO_KEY: Bad = [
 const NO_EPOCH: Bad = [null, -1, 0, 0.5, 1.5, NaN, Infinity, -Infinity, 2 ** 31, 2 ** 53, "1", 1n, true, {}, [1], new Date(1)];
 const NO_BYTES: Bad = [
   null, "sealed", 7, {}, [1, 2], { length: 1, 0: 1 }, new ArrayBuffer(8), new Uint16Array(1), new Uint8ClampedArray(1), new DataView(new ArrayBuffer(1)),
-  new Uint8Array(0), Buffer.alloc(0),
+  new Uint8Array(0), Buffer.alloc(0), ...standIns(new Uint8Array(8)), Object.create(Uint8Array.prototype), Object.create(new Uint8Array(8)),
+  lying(new Uint8Array(0), { length: 8, byteLength: 8 }), lying(new Uint8Array(100_000), { length: 8, byteLength: 8 }),
+  Object.setPrototypeOf(new Uint16Array(8), Uint8Array.prototype),
 ];
 const NO_SEALED: Bad = [...NO_BYTES, new Uint8Array(64 * 1024 + 1)];
-const NO_PUBLIC_KEY: Bad = [...NO_BYTES, new Uint8Array(1025)];
+const NO_PUBLIC_KEY: Bad = [...NO_BYTES, new Uint8Array(1025), lying(new Uint8Array(1025), { length: 1024 })];
 const NO_ROLE: Bad = [null, "", "Admin", "owner", "root", 0, {}, ["admin"], Object("admin")];
 const NO_STATE: Bad = [null, "", "Joined", "owner", "removed", 1, {}, ["joined"]];
-const NO_DATE: Bad = ["2999-01-01", 0, Date.now(), {}, new Date(NaN), true, { getTime: () => 0 }];
+const NO_DATE: Bad = [
+  "2999-01-01", 0, Date.now(), {}, new Date(NaN), true, { getTime: () => 0 }, Object.create(Date.prototype), ...standIns(new Date(8.64e15)),
+  lying(new Date(NaN), { getTime: () => 8.64e15, valueOf: () => 8.64e15 }), lying(new Date(Infinity), { getTime: () => Infinity }),
+];
 const NO_FLAG: Bad = [null, 0, 1, "", "true", "false", {}, []];
-const NO_OBJECT: Bad = [null, 7, "text", true, [], [{}], new Uint8Array(1), () => ({})];
+const NO_OBJECT: Bad = [null, 7, "text", true, [], [{}], new Uint8Array(1), () => ({}), throwing({}), revoked({}), revoked([])];
 const NO_TIMEOUT: Bad = [null, 0, -1, 0.5, 1.5, NaN, Infinity, 600_001, 2 ** 31, "5", 5n, {}, [5]];
-const NO_SIGNAL: Bad = [null, 0, true, {}, "abort", { aborted: false }, new AbortController(), Object.create(AbortSignal.prototype)];
+const NO_SIGNAL: Bad = [
+  null, 0, true, {}, "abort", { aborted: false }, new AbortController(), Object.create(AbortSignal.prototype),
+  ...standIns(new AbortController().signal), Object.create(throwing(new AbortController().signal)),
+];
 const NO_REVISION: Bad = [null, "", 0, 7, {}, [], true];
 const NO_LIMIT: Bad = [null, 0, -1, 1.5, 1001, NaN, Infinity, "10", 10n, {}, [10]];
 const NO_CURSOR: Bad = [null, "", 7, {}, [], true];
 const NO_MAP: Bad = [
   null, undefined, {}, [], new Set(["a"]), "map", 7, [["a", new Uint8Array(1)]], new WeakMap(), { entries: () => [] }, { [Symbol.toStringTag]: "Map" },
+  ...standIns(new Map()), Object.create(new Map()),
 ];
 
 const PLAIN = ["options"] as const;
@@ -324,6 +356,27 @@ export function withArgument(method: Method, args: readonly unknown[], path: str
   while (changed.length <= at) changed.push(undefined);
   changed[at] = nested(changed[at], rest, value);
   return changed;
+}
+
+/** Own fields as getters that answer once: what is read again may have changed meanwhile. */
+export function readableOnce(args: readonly unknown[]): unknown[] {
+  return args.map((argument) => onceOf(argument, "argument"));
+}
+
+function onceOf(value: unknown, path: string): unknown {
+  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value;
+  const once = {};
+  for (const [name, field] of Object.entries(value)) {
+    let reads = 0;
+    Object.defineProperty(once, name, {
+      enumerable: true,
+      get: () => {
+        if (++reads > 1) throw new Error(`${path}.${name} was read again`);
+        return onceOf(field, `${path}.${name}`);
+      },
+    });
+  }
+  return once;
 }
 
 function nested(inside: unknown, path: readonly string[], value: unknown): unknown {
