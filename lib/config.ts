@@ -77,52 +77,61 @@ const TLS: Readonly<Record<keyof NonNullable<NatsConnectOptions["tls"]>, Kind>> 
   handshakeFirst: "flag",
 };
 
-function checkKind(value: unknown, kind: Kind, path: string): void {
+/** The value as it was checked: an object could have another one in its place later. */
+function checkedKind(value: unknown, kind: Kind, path: string): unknown {
   switch (kind) {
     case "text":
       if (typeof value !== "string") throw args.invalid(path, "a string");
-      return;
+      return value;
     case "count":
       if (typeof value !== "number" || !Number.isInteger(value)) throw args.invalid(path, "an integer");
-      return;
+      return value;
     case "flag":
       if (typeof value !== "boolean") throw args.invalid(path, "a boolean");
-      return;
-    case "servers":
-      if (typeof value === "string") return;
-      if (!Array.isArray(value) || value.length === 0 || value.some((one) => typeof one !== "string")) {
+      return value;
+    case "servers": {
+      if (typeof value === "string") return value;
+      const servers = listOf(value);
+      if (servers === undefined || servers.length === 0 || servers.some((one) => typeof one !== "string")) {
         throw args.invalid(path, "a string, or an array of strings");
       }
-      return;
+      return servers;
+    }
     case "tls":
-      checkTable(value, TLS, path);
-      return;
+      return checkedTable(value, TLS, path);
+  }
+}
+
+/** A copy, or nothing of what is no array, or throws where it is read. */
+function listOf(value: unknown): unknown[] | undefined {
+  try {
+    return Array.isArray(value) ? [...(value as unknown[])] : undefined;
+  } catch {
+    return undefined;
   }
 }
 
 /** Those fields that are there: to somebody else, `undefined` may mean more than nothing. */
-function checkTable(value: unknown, kinds: Readonly<Record<string, Kind>>, path: string): Readonly<Record<string, unknown>> {
-  const found = Object.entries(args.fields(value, path, Object.keys(kinds))).filter(([, field]) => field !== undefined);
-  for (const [name, field] of found) {
-    const kind = kinds[name];
-    if (kind !== undefined) checkKind(field, kind, `${path}.${name}`);
-  }
-  return Object.fromEntries(found);
+function checkedTable(value: unknown, kinds: Readonly<Record<string, Kind>>, path: string): Readonly<Record<string, unknown>> {
+  const found = args.fields(value, path, Object.keys(kinds));
+  return Object.fromEntries(
+    Object.entries(kinds).flatMap(([name, kind]) => (found[name] === undefined ? [] : [[name, checkedKind(found[name], kind, `${path}.${name}`)]])),
+  );
 }
 
 const JETSTREAM_NAMES = ["opTimeoutMs", "prefix", "onRollout", "replicas", "connection", "connect"];
 
-async function openConfigured(section: unknown): Promise<Store> {
+type Section = Readonly<Record<string, unknown>>;
+
+async function openConfigured(section: Section): Promise<Store> {
   const path = "config.jetstream";
-  if (section === undefined) throw args.invalid(path, "a section, because config.decentralized is true");
-  const found = args.fields(section, path, JETSTREAM_NAMES);
-  const input = jetStreamInput(found, path);
-  const replicas = replicasInput(found["replicas"], `${path}.replicas`);
-  const { connection, connect } = found;
+  const input = jetStreamInput(section, path);
+  const replicas = replicasInput(section["replicas"], `${path}.replicas`);
+  const { connection, connect } = section;
   if (connection !== undefined && connect !== undefined) throw args.invalid(`${path}.connect`, "either connection or connect, not both");
   if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
   if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
-  const options = checkTable(connect, CONNECT, `${path}.connect`);
+  const options = connect as Section;
   const call = openingCall(input);
   const connecting = connectTo(options, call);
   let nc: Awaited<typeof connecting>;
@@ -191,24 +200,27 @@ export async function openStore(config: StoreConfig): Promise<Store> {
   const found = args.fields(config, "config", ["decentralized", "sqlite", "jetstream"]);
   const { decentralized = false } = found;
   if (typeof decentralized !== "boolean") throw args.invalid("config.decentralized", "a boolean");
-  checkSections(found);
-  if (decentralized) return openConfigured(found["jetstream"]);
-  const { sqlite } = config;
+  // Each is read once: what was checked is what is used.
+  const sqlite = found["sqlite"] === undefined ? undefined : sqliteSection(found["sqlite"]);
+  const jetstream = found["jetstream"] === undefined ? undefined : jetStreamSection(found["jetstream"]);
+  if (decentralized) {
+    if (jetstream === undefined) throw args.invalid("config.jetstream", "a section, because config.decentralized is true");
+    return openConfigured(jetstream);
+  }
   if (sqlite === undefined) throw args.invalid("config.sqlite", "a section, because config.decentralized is off");
-  const { path, ...options } = sqlite;
-  return openSqlite(path, options);
+  return openSqlite(sqlite.path, sqlite.options);
 }
 
-function checkSections(found: Readonly<Record<string, unknown>>): void {
-  if (found["sqlite"] !== undefined) {
-    const section = args.fields(found["sqlite"], "config.sqlite", ["path", "opTimeoutMs"]);
-    if (typeof section["path"] !== "string" || section["path"] === "") throw args.invalid("config.sqlite.path", "a path");
-    args.opTimeout(section["opTimeoutMs"], "config.sqlite.opTimeoutMs");
-  }
-  if (found["jetstream"] !== undefined) {
-    const section = args.fields(found["jetstream"], "config.jetstream", JETSTREAM_NAMES);
-    jetStreamInput(section, "config.jetstream");
-    replicasInput(section["replicas"], "config.jetstream.replicas");
-    if (section["connect"] !== undefined) checkTable(section["connect"], CONNECT, "config.jetstream.connect");
-  }
+function sqliteSection(value: unknown): { path: string; options: SqliteOptions } {
+  const { path, opTimeoutMs } = args.fields(value, "config.sqlite", ["path", "opTimeoutMs"]);
+  if (typeof path !== "string" || path === "") throw args.invalid("config.sqlite.path", "a path");
+  return { path, options: { opTimeoutMs: args.opTimeout(opTimeoutMs, "config.sqlite.opTimeoutMs") } };
+}
+
+function jetStreamSection(value: unknown): Section {
+  const section = args.fields(value, "config.jetstream", JETSTREAM_NAMES);
+  jetStreamInput(section, "config.jetstream");
+  replicasInput(section["replicas"], "config.jetstream.replicas");
+  if (section["connect"] === undefined) return section;
+  return { ...section, connect: checkedTable(section["connect"], CONNECT, "config.jetstream.connect") };
 }

@@ -187,6 +187,44 @@ describe("openStore", function () {
     });
   }
 
+  it("reads each field once, and names the one that cannot be read", async () => {
+    const reads: string[] = [];
+    const once = (name: string, fields: Record<string, unknown>): object =>
+      Object.defineProperties({}, Object.fromEntries(Object.entries(fields).map(([field, value]) => {
+        const get = (): unknown => {
+          // What was checked would not be what is used.
+          if (reads.includes(`${name}.${field}`)) throw new Error(`${name}.${field} was read again`);
+          reads.push(`${name}.${field}`);
+          return value;
+        };
+        return [field, { get, enumerable: true }];
+      })));
+    const tls = once("tls", { ca: "x" });
+    const config = once("config", {
+      sqlite: once("sqlite", { path: ":memory:", opTimeoutMs: 5000 }),
+      jetstream: once("jetstream", { connect: once("connect", { servers: ["127.0.0.1:1"], tls }), replicas: 1 }),
+    });
+    const store = await openStore(config);
+    expect(store.backend).to.equal("sqlite");
+    await store.close();
+    expect(reads).to.include.members(["sqlite.path", "jetstream.connect", "connect.servers", "tls.ca"]);
+
+    const gone = Proxy.revocable([], {});
+    gone.revoke();
+    const unreadable = { get: (): never => { throw new Error("not to be read"); }, enumerable: true };
+    for (const [path, section] of [
+      ["config", gone.proxy],
+      ["config.sqlite", { sqlite: gone.proxy }],
+      ["config.sqlite.path", { sqlite: Object.defineProperty({}, "path", unreadable) }],
+      ["config.jetstream", Object.defineProperty({ sqlite }, "jetstream", unreadable)],
+      ["config.jetstream.connect", { sqlite, jetstream: { connect: gone.proxy } }],
+      ["config.jetstream.connect.servers", { sqlite, jetstream: { connect: { servers: gone.proxy } } }],
+      ["config.jetstream.connect.tls", { sqlite, jetstream: { connect: { tls: gone.proxy } } }],
+    ] as const) {
+      expect(await refusal(section)).to.deep.equal({ code: "INVALID_ARGUMENT", argument: path });
+    }
+  });
+
   it("refuses a connection and how to make one at once", async () => {
     const connection = await natsClients[0]?.connect(server.url);
     const { code, argument } = await refusal({ decentralized: true, jetstream: { connection, connect: { servers: server.url } } });

@@ -2,6 +2,7 @@
  * What a transaction changes, and its form in the redo log: a JSON text of positional fields, then the bytes that it
  * speaks of. Each change is a row as it is afterwards, or a row that goes with everything below it.
  */
+import { StoreError } from "../errors.js";
 import { toRevision } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
@@ -20,7 +21,20 @@ export interface EncodedChanges {
 
 const NO_BYTES: readonly Uint8Array[] = [];
 
-/** The revision is not in it: it is that of the record which carries the change. Neither are bytes, only their length. */
+/** JSON has no other numbers: it writes `null` for them, which is read as none. */
+function whole(value: number): number {
+  if (Number.isSafeInteger(value)) return value;
+  throw new StoreError("UNAVAILABLE", "A number that could not be read again is not written", { outcome: "none" });
+}
+
+function optionalWhole(value: number | undefined): number | undefined {
+  return value === undefined ? undefined : whole(value);
+}
+
+/**
+ * The revision is not in it: it is that of the record which carries the change. Neither are bytes, only their length.
+ * Throws on what `decodeChanges` would not read.
+ */
 export function encodeChanges(changes: readonly Change[]): EncodedChanges {
   let bytes: Uint8Array[] | undefined;
   const fields: unknown[] = [];
@@ -28,21 +42,22 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
     switch (change.kind) {
       case "user": {
         const { row } = change;
-        fields.push(["u", row.ordinal, row.key, row.role, row.status, row.name, row.createdAt, row.revokedAt, row.expiresAt]);
+        fields.push(["u", whole(row.ordinal), row.key, row.role, row.status, row.name, whole(row.createdAt), optionalWhole(row.revokedAt),
+          optionalWhole(row.expiresAt)]);
         break;
       }
       case "room": {
         const { row } = change;
-        fields.push(["r", row.ordinal, row.id, row.name, row.encrypted, row.owner, row.epoch, row.rekeyRequired, row.createdAt]);
+        fields.push(["r", whole(row.ordinal), row.id, row.name, row.encrypted, row.owner, whole(row.epoch), row.rekeyRequired, whole(row.createdAt)]);
         break;
       }
       case "roomGone":
-        fields.push(["-r", change.id, change.ordinal]);
+        fields.push(["-r", change.id, whole(change.ordinal)]);
         break;
       case "member": {
         const { row } = change;
         if (row.publicKey !== undefined) (bytes ??= []).push(row.publicKey);
-        fields.push(["m", row.roomId, row.endpoint, row.role, row.state, row.invitedBy, row.publicKey?.length, row.since]);
+        fields.push(["m", row.roomId, row.endpoint, row.role, row.state, row.invitedBy, row.publicKey?.length, whole(row.since)]);
         break;
       }
       case "memberGone":
@@ -51,7 +66,7 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
       case "key": {
         const { row } = change;
         (bytes ??= []).push(row.sealed);
-        fields.push(["k", row.roomId, row.endpoint, row.epoch, row.sealed.length, row.createdAt]);
+        fields.push(["k", row.roomId, row.endpoint, whole(row.epoch), row.sealed.length, whole(row.createdAt)]);
         break;
       }
     }
@@ -144,8 +159,8 @@ class Fields {
 
   number(): number {
     const value = this.#take();
-    if (typeof value !== "number") throw new Error("a number is missing");
-    return value;
+    if (!Number.isFinite(value)) throw new Error("a number is missing");
+    return value as number;
   }
 
   flag(): boolean {
@@ -165,8 +180,8 @@ class Fields {
   optionalNumber(): number | undefined {
     const value = this.#take();
     if (value === null) return undefined;
-    if (typeof value !== "number") throw new Error("a number is missing");
-    return value;
+    if (!Number.isFinite(value)) throw new Error("a number is missing");
+    return value as number;
   }
 
   oneOf<const T extends string>(...choices: readonly T[]): T {

@@ -80,7 +80,7 @@ export class Database {
     const sequence = this.#sequence + 1;
     let step: Step<T>;
     try {
-      step = operation({ sequence, now: Date.now() });
+      step = operation({ sequence, now: currentTime() });
       if (step.changes.length > 0) this.journal.encode(sequence, step.changes);
     } catch (error) {
       const refuse = (): never => {
@@ -152,6 +152,15 @@ export class Database {
       cause: this.#failure?.cause,
     });
   }
+}
+
+const MAX_TIME = 8.64e15;
+
+/** What is no time of a `Date` could not be read again, and would end no grant. */
+function currentTime(): number {
+  const now = Math.floor(Date.now());
+  if (Math.abs(now) <= MAX_TIME) return now;
+  throw new StoreError("UNAVAILABLE", "The clock of this machine gives no time", { outcome: "none" });
 }
 
 function unwritten(outcome: "none" | "unknown", cause: unknown): StoreError {

@@ -10,7 +10,7 @@ import { constants, promises as fs } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 // Not the global ones, which a window, or a test that has time stand still, replaces by others.
 import { clearTimeout, setTimeout } from "node:timers";
-import { SYNCED_WRITES, writeAll, syncData } from "./files.js";
+import { SYNCED_WRITES, syncData, writeAll } from "./files.js";
 import type { Log } from "./journal.js";
 import { encodeSuperblock } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";

@@ -1,10 +1,10 @@
 import { expect } from "chai";
 import { constants, promises as fs } from "node:fs";
 import { relative } from "node:path";
-import { openSqlite } from "unibus-membership";
+import { isUnavailable, openSqlite, type StoreError } from "unibus-membership";
 import { run } from "../soak/sqlite.js";
 import { Child } from "./support/child.js";
-import { logOf, useFolder } from "./support/folder.js";
+import { failure, logOf, useFolder } from "./support/folder.js";
 
 /** Of this process's descriptor of a file. */
 async function flagsOf(path: string): Promise<number> {
@@ -129,6 +129,42 @@ describe("sqlite: durability", () => {
       expect(next.slice(0, synced).filter((step) => !step.startsWith("sync ")), story).to.deep.equal([]);
     }
     expect(told.steps.at(-1)).to.equal("unlink membership.db-redo1");
+  });
+
+  it("a clock that gives no time is no reason to write what cannot be read again", async () => {
+    let store = await openSqlite(folder.file());
+    await store.users.addFirstAdmin({ key: "admin" });
+    await store.users.add({ key: "expiring", expiresAt: new Date("2999-01-01T00:00:00Z") });
+    await store.rooms.create({ id: "room", owner: "alice" });
+    const { now } = Date;
+    for (const time of [NaN, Infinity, -Infinity, 8.64e15 + 1]) {
+      try {
+        Date.now = () => time;
+        for (const write of [
+          () => store.users.add({ key: "added" }), () => store.users.revoke("expiring"), () => store.rooms.create({ id: "new", owner: "alice" }),
+          () => store.members.add("room", { endpoint: "bob" }), () => store.users.update("admin", { name: "n" }),
+        ]) {
+          const error = (await failure(write())) as StoreError;
+          expect(isUnavailable(error), String(error)).to.equal(true);
+          expect(error.outcome).to.equal("none");
+        }
+        if (Number.isNaN(time)) expect(await store.isAuthorized("expiring")).to.equal(false);
+      } finally {
+        Date.now = now;
+      }
+    }
+    try {
+      Date.now = () => 1_800_000_000_000.75;
+      expect((await store.users.add({ key: "later" })).createdAt.getTime()).to.equal(1_800_000_000_000);
+    } finally {
+      Date.now = now;
+    }
+    const before = (await store.users.list()).items;
+    await store.close();
+    store = await openSqlite(folder.file());
+    expect((await store.users.list()).items).to.deep.equal(before);
+    expect(await store.isAuthorized("expiring")).to.equal(true);
+    await store.close();
   });
 
   it("survives kills at random instants, cuts and flipped bits (a short run of npm run soak -- --sqlite)", async function () {
