@@ -13,7 +13,7 @@ import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { codeOf, removeIfThere } from "./files.js";
+import { codeOf, removeIfThere, statIfThere } from "./files.js";
 
 /** What a socket's address may be long, less than any system's limit. */
 const MAX_ADDRESS = 100;
@@ -21,6 +21,9 @@ const MAX_ADDRESS = 100;
 const CONTEND_MS = 1500;
 /** So much longer waits the first in line. */
 const PATIENCE_MS = 10_000;
+
+/** What a holder adds to the name of its file, to say who it is. */
+const LOCK = "-lock";
 
 /** Who holds a file, for a person to find. Whether it still does is not said by this, but by its socket. */
 export interface Holder {
@@ -63,7 +66,7 @@ function self(socket: string): Holder {
 
 async function readHolder(path: string): Promise<Holder | undefined> {
   try {
-    const found: unknown = JSON.parse(await fs.readFile(`${path}-lock`, "utf8"));
+    const found: unknown = JSON.parse(await fs.readFile(path + LOCK, "utf8"));
     if (typeof found !== "object" || found === null) return undefined;
     const { pid, host, since, socket } = found as Partial<Record<keyof Holder, unknown>>;
     if (typeof pid !== "number" || typeof host !== "string" || typeof since !== "string" || typeof socket !== "string") {
@@ -80,7 +83,7 @@ async function readHolder(path: string): Promise<Holder | undefined> {
 async function writeHolder(path: string, holder: Holder): Promise<void> {
   const temporary = `${path}-lock-holder`;
   await fs.writeFile(temporary, `${JSON.stringify(holder)}\n`, { mode: 0o644 });
-  await fs.rename(temporary, `${path}-lock`);
+  await fs.rename(temporary, path + LOCK);
 }
 
 /** Where the sockets of a file are, and how they are called. */
@@ -142,8 +145,16 @@ async function holdSocket(path: string, check: () => void): Promise<() => Promis
       try {
         if (await contend(path, place, name, until, check)) {
           await writeHolder(path, self(name));
+          const forget = async (): Promise<void> => {
+            if ((await readHolder(path))?.socket === name) await removeIfThere(path + LOCK);
+          };
+          const linked = await holderOfLink(path, place);
+          if (linked !== undefined) {
+            await forget();
+            throw locked(path, linked);
+          }
           return async () => {
-            if ((await readHolder(path))?.socket === name) await removeIfThere(`${path}-lock`);
+            await forget();
             await stop(server, join(place.folder, name));
             await handle?.close();
           };
@@ -188,6 +199,24 @@ async function contend(path: string, place: Place, own: string, until: number, c
   }
 }
 
+/**
+ * Who holds the same file under another name in the folder. Each looks after it has said that it holds its own name, so
+ * that of two at least one sees the other.
+ */
+async function holderOfLink(path: string, place: Place): Promise<Holder | undefined> {
+  const own = await statIfThere(path);
+  if (own === undefined || own.nlink < 2) return undefined;
+  for (const name of await fs.readdir(dirname(path))) {
+    const other = join(dirname(path), name.slice(0, -LOCK.length));
+    if (!name.endsWith(LOCK) || other === path) continue;
+    const stat = await statIfThere(other);
+    if (stat?.ino !== own.ino || stat.dev !== own.dev) continue;
+    const holder = await readHolder(other);
+    if (holder !== undefined && (await isAlive(place.address(basename(holder.socket))))) return holder;
+  }
+  return undefined;
+}
+
 /** Only a refusal says that nobody listens any more: names are never used twice, so it stays true. */
 function isAlive(address: string): Promise<boolean> {
   return new Promise((resolve) => {
@@ -212,7 +241,8 @@ function listen(address: string): Promise<Server> {
     });
     server.unref();
     server.once("error", reject);
-    server.listen(address, () => {
+    // Anybody may ask whether it is alive: to another user a socket that may not be asked looks as if it were, for ever.
+    server.listen({ path: address, readableAll: true, writableAll: true }, () => {
       server.off("error", reject);
       // What goes wrong with a visitor is no concern of the store.
       server.on("error", () => undefined);
@@ -242,7 +272,7 @@ async function holdPipe(path: string): Promise<() => Promise<void>> {
   }
   await writeHolder(path, self(address));
   return async () => {
-    await removeIfThere(`${path}-lock`).catch(() => undefined);
+    await removeIfThere(path + LOCK).catch(() => undefined);
     await new Promise<void>((resolve) => {
       server.close(() => resolve());
     });

@@ -1,9 +1,9 @@
 import { expect } from "chai";
 import { spawnSync } from "node:child_process";
-import { cp, mkdir, readFile, readdir, symlink, writeFile } from "node:fs/promises";
+import { chown, cp, link, mkdir, readFile, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { hostname } from "node:os";
-import { dirname, join, relative } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isIncompatible, isLocked, openSqlite, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
@@ -209,6 +209,59 @@ describe("sqlite: one owner", () => {
     expect(await readFile(lookalike, "utf8")).to.equal("somebody's");
     expect(await readdir(folder.path)).to.include("membership.db-lock-of-mine");
     await new Promise((resolve) => other.close(resolve));
+  });
+
+  it("knows a hard link beside the file for the same file, in this process and from another", async () => {
+    const store = await openSqlite(folder.file());
+    await store.users.add({ key: "a1" });
+    await store.close();
+    const other = folder.file("other.db");
+    await link(folder.file(), other);
+    const child = new Child(HOLD, [folder.file()]);
+    try {
+      await child.says("holding");
+      await expectLocked(other, child.process.pid);
+    } finally {
+      await child.kill();
+    }
+    // Closed cleanly, so that either name leads to everything.
+    await (await openSqlite(folder.file())).close();
+    await rm(other);
+    await link(folder.file(), other);
+    for (const [first, second] of [[folder.file(), other], [other, folder.file()]] as const) {
+      const holder = await openSqlite(first);
+      await expectLocked(second, process.pid);
+      expect((await readdir(folder.path)).filter((name) => name.includes("-lock")).every((name) => name.startsWith(basename(first)))).to.equal(true);
+      await holder.close();
+    }
+    // Two at once: never both.
+    const both = await Promise.allSettled([openSqlite(folder.file()), openSqlite(other)]);
+    const stores = both.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
+    expect(stores.length).to.be.at.most(1);
+    for (const each of stores) await each.close();
+    for (const each of both) if (each.status === "rejected") expect(isLocked(each.reason), String(each.reason)).to.equal(true);
+  });
+
+  it("is not held by a dead process of another user, whose socket only that one might ask", async () => {
+    // Only root can become somebody else; for anybody else this is one more holder that was killed.
+    const nobody = process.getuid?.() === 0 ? 65_534 : process.getuid?.() ?? 0;
+    const store = await openSqlite(folder.file());
+    await store.close();
+    for (const name of [".", ...(await readdir(folder.path))]) await chown(join(folder.path, name), nobody, process.getgid?.() ?? 0);
+    const holder = new Child(HOLD, [folder.file()]);
+    await holder.says("holding");
+    await holder.kill();
+    const next = new Child(
+      `
+      await (await openSqlite(path + "-other")).close();
+      process.setuid(Number(rest[0]));
+      const store = await openSqlite(path);
+      say(String(await store.isAuthorized("held")));
+      await store.close();`,
+      [folder.file(), String(nobody)],
+    );
+    await next.ended;
+    expect(next.said, next.errors).to.deep.equal(["true"]);
   });
 
   it("works where paths are longer than a socket's address may be", async () => {

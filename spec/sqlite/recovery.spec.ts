@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { cp, mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, cp, mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import initSqlJs from "sql.js";
@@ -12,6 +12,25 @@ const HEADER = 128;
 const SECTOR = 512;
 describe("sqlite: recovery", () => {
   const folder = useFolder();
+
+  it("keeps the file's owner and mode through checkpoints, and gives them to its logs", async () => {
+    await usersOf(folder.file());
+    // Only root can give it away; anybody else's stays its own.
+    const uid = process.getuid?.() === 0 ? 65_534 : process.getuid?.() ?? 0;
+    await chown(folder.file(), uid, process.getgid?.() ?? 0);
+    await chmod(folder.file(), 0o640);
+    for (let i = 0; i < 2; i++) {
+      const { ino } = await stat(folder.file());
+      const store = await openSqlite(folder.file());
+      await store.users.add({ key: `u${String(i)}` });
+      await store.close();
+      for (const name of [folder.file(), await logOf(folder.file())]) {
+        const found = await stat(name);
+        expect([found.uid, found.gid, found.mode & 0o777], name).to.deep.equal([uid, process.getgid?.() ?? 0, 0o640]);
+      }
+      expect((await stat(folder.file())).ino, "a checkpoint is another file").to.not.equal(ino);
+    }
+  });
 
   /** Puts the files back as a crash would have left them. */
   async function left(path: string, image: Buffer, log: string, bytes: Buffer): Promise<void> {
