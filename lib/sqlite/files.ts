@@ -102,15 +102,20 @@ export async function statIfThere(path: string): Promise<Stats | undefined> {
 /** Gives a new file the owner, as far as that is allowed, and the mode of another. */
 async function makeLike(handle: FileHandle, { uid, gid, mode }: Stats): Promise<void> {
   const own = await handle.stat();
-  if (own.uid !== uid || own.gid !== gid) {
-    try {
-      await handle.chown(uid, gid);
-    } catch (error) {
-      // Only root gives files away. What everybody may do stays what it was.
-      if (codeOf(error) !== "EPERM") throw error;
-    }
+  // Only root gives files away, and others only to a group of theirs.
+  const kept = (own.uid === uid && own.gid === gid) || (await canGive(handle, uid, gid)) || (await canGive(handle, own.uid, gid));
+  // Another group is not to have what that one had.
+  await handle.chmod(mode & (kept ? 0o777 : 0o707));
+}
+
+async function canGive(handle: FileHandle, uid: number, gid: number): Promise<boolean> {
+  try {
+    await handle.chown(uid, gid);
+    return true;
+  } catch (error) {
+    if (codeOf(error) !== "EPERM") throw error;
+    return false;
   }
-  await handle.chmod(mode & 0o777);
 }
 
 /** Writes a file, with owner and mode of `like` if that is given, and returns when all of it is on the disk. */

@@ -1,5 +1,6 @@
-// Kills a writer at random instants and looks what is left; then cuts the log at every byte of its last records, and flips
-// bits at random places. Zero lost, zero half, every damage told.
+// Kills a writer at random instants and looks what is left, with the logs and without; then cuts the log at every byte of its
+// last records, and flips bits at random places, with the log and without. Zero lost, zero half, never an older state, every
+// damage told.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -15,6 +16,7 @@ import { applyTo, canonical, emptyModel, modelsIn, nextOperation, type Model } f
 import { random } from "./random.js";
 import type { Orders } from "./sqlite-writer.js";
 import { endsOf } from "../sqlite/support/folder.js";
+import { told, telling } from "../sqlite/support/superblock.js";
 
 export interface SoakOptions {
   readonly seconds: number;
@@ -31,8 +33,14 @@ export interface SoakResult {
   readonly unheard: number;
   /** Kills that hit before the store was open. */
   readonly whileOpening: number;
+  /** Kills whose file was refused without its logs, as it has to be where it is not everything. */
+  readonly incomplete: number;
   readonly cuts: number;
+  /** Cuts below what the image had been told of. */
+  readonly told: number;
   readonly flips: number;
+  /** Changed bytes of a file that was closed, without a log. */
+  readonly alone: number;
 }
 
 const opTimeoutMs = 60_000;
@@ -120,12 +128,34 @@ async function integrityOf(path: string): Promise<string> {
   }
 }
 
+/** What the file says without its logs, or nothing if it is refused. */
+async function withoutLogs(path: string): Promise<Map<number, Model> | undefined> {
+  const folder = await mkdtemp(join(tmpdir(), "unibus-soak-alone-"));
+  const alone = join(folder, "membership.db");
+  try {
+    await cp(path, alone);
+    const store = await openSqlite(alone, { opTimeoutMs });
+    try {
+      return await modelsIn(store);
+    } finally {
+      await store.close();
+    }
+  } catch (error) {
+    if (isCorrupt(error)) return undefined;
+    throw error;
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
 interface Caller {
   n: number;
   model: Model;
 }
 
-async function kills(path: string, script: string, options: SoakOptions, until: number): Promise<Omit<SoakResult, "cuts" | "flips">> {
+type Kills = Pick<SoakResult, "kills" | "acknowledged" | "unheard" | "whileOpening" | "incomplete">;
+
+async function kills(path: string, script: string, options: SoakOptions, until: number): Promise<Kills> {
   const { seed, log } = options;
   const next = random(seed, 1);
   const callers: Caller[] = Array.from({ length: options.callers ?? 32 }, () => ({ n: 0, model: emptyModel() }));
@@ -134,6 +164,7 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
   let acknowledged = 0;
   let unheard = 0;
   let whileOpening = 0;
+  let incomplete = 0;
   try {
     // A slow machine takes longer rather than kill less.
     const least = Math.ceil((options.seconds * 100) / 60);
@@ -146,7 +177,10 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
       if (!writer.opened) whileOpening++;
 
       // The file alone is a database at every instant, whatever the log says.
+      let alone: Map<number, Model> | undefined;
       if (existsSync(path)) {
+        alone = await withoutLogs(path);
+        if (alone === undefined) incomplete++;
         const integrity = await integrityOf(path);
         if (integrity !== "ok") throw new Error(`kill ${count}: integrity_check says ${integrity}`);
       }
@@ -159,6 +193,11 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
           acknowledged++;
         }
         const is = canonical(found.get(caller) ?? emptyModel());
+        // The record of a last operation may be in the log without its acknowledgement: then the file need not have it.
+        const withoutLog = alone === undefined ? is : canonical(alone.get(caller) ?? emptyModel());
+        if (withoutLog !== is && withoutLog !== canonical(state.model)) {
+          throw new Error(`kill ${count}, caller ${caller}: without its logs the file is an older state\n  found     ${withoutLog}\n  with logs ${is}`);
+        }
         if (is === canonical(state.model)) continue;
         const operation = nextOperation(state.model, caller, state.n, random(seed, caller, state.n));
         const before = canonical(state.model);
@@ -177,7 +216,29 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
   } finally {
     await Promise.all(waiting.map((writer) => writer.end()));
   }
-  return { kills: count, acknowledged, unheard, whileOpening };
+  return { kills: count, acknowledged, unheard, whileOpening, incomplete };
+}
+
+/** One changed byte of a file that was closed and has no log beside it: refused, and left as it is. */
+async function alone(folder: string, next: () => number, until: number): Promise<number> {
+  const path = join(folder, "membership.db");
+  const store = await openSqlite(path, { opTimeoutMs });
+  for (let n = 0; n < 60; n++) await store.users.add({ key: `u${n}`, name: "x".repeat(n), role: n % 7 === 0 ? "admin" : "member" });
+  await store.rooms.create({ id: "room", owner: "o", encrypted: true, ownerPublicKey: new Uint8Array(500), sealedKey: new Uint8Array(5000).fill(9) });
+  await store.close();
+  for (const name of await readdir(folder)) if (name !== basename(path)) await rm(join(folder, name));
+  const whole = await readFile(path);
+  let count = 0;
+  for (; count === 0 || performance.now() < until; count++) {
+    const place = Math.floor(next() * whole.length);
+    const bytes = Buffer.from(whole);
+    bytes[place] = (bytes[place] ?? 0) ^ (1 + Math.floor(next() * 255));
+    await writeFile(path, bytes);
+    const error = await openSqlite(path, { opTimeoutMs }).then((opened) => opened.close(), (reason: unknown) => reason);
+    if (!isCorrupt(error) && !isIncompatible(error)) throw new Error(`byte ${place} of a file alone was changed, and opening said ${String(error)}`);
+    if (!(await readFile(path)).equals(bytes) || (await readdir(folder)).length !== 1) throw new Error(`a file alone with byte ${place} changed was touched`);
+  }
+  return count;
 }
 
 async function filesOf(folder: string): Promise<Map<string, Buffer>> {
@@ -203,31 +264,44 @@ async function crashed(folder: string, records: number): Promise<{ image: string
   return { image, log: copy, ends: endsOf(await readFile(copy)) };
 }
 
-/** Every prefix of the last records: what is whole in it is there, what is not is gone, and nothing is called damage. */
-async function cuts(folder: string, next: () => number, until: number): Promise<number> {
+/**
+ * Every prefix of the last records: what is whole in it is there, and what is not is gone. Where that is less than the image
+ * was told of, it is refused.
+ */
+async function cuts(folder: string, next: () => number, until: number): Promise<Pick<SoakResult, "cuts" | "told">> {
   const { image, log, ends } = await crashed(folder, 12);
   const whole = await readFile(log);
   const base = await readFile(image);
+  const least = told(base).acknowledged;
   const first = ends.at(-4) ?? 0;
   const lengths = Array.from({ length: (ends.at(-1) ?? 0) - first + 2 }, (_, i) => first + i);
   // A short run takes some of them; the long one takes all.
   const order = lengths.map((length) => [next(), length] as const).sort(([a], [b]) => a - b).map(([, length]) => length);
   let count = 0;
-  for (const length of order) {
+  let refusals = 0;
+  for (const [i, length] of order.entries()) {
     if (count > 0 && performance.now() > until) break;
-    await writeFile(image, base);
+    // Every other one as if the image had been told of all but the last.
+    const acknowledged = i % 2 === 0 ? least : Math.max(least, 11);
+    await writeFile(image, telling(base, { clean: false, acknowledged }));
     await writeFile(log, whole);
     await truncate(log, length);
+    const expected = ends.filter((end) => end <= length).length - 1;
+    count++;
+    if (expected < acknowledged) {
+      const error = await openSqlite(image, { opTimeoutMs }).then((store) => store.close(), (reason: unknown) => reason);
+      if (!isCorrupt(error)) throw new Error(`log cut at ${length}, transaction ${acknowledged} was told: ${String(error)}`);
+      refusals++;
+      continue;
+    }
     const store = await openSqlite(image, { opTimeoutMs });
     const found = (await store.users.list()).items.length;
     await store.close();
-    const expected = ends.filter((end) => end <= length).length - 1;
     if (found !== expected) throw new Error(`log cut at ${length}: ${found} users, not ${expected}`);
     await rm(`${image}-redo0`, { force: true });
     await rm(`${image}-redo1`, { force: true });
-    count++;
   }
-  return count;
+  return { cuts: count, told: refusals };
 }
 
 /** One flipped bit, anywhere in the log or the image: refused, and left as it is. */
@@ -279,11 +353,13 @@ export async function run(options: SoakOptions): Promise<SoakResult> {
     const script = await inFolder(compileWriter);
     const killed = await inFolder((own) => kills(join(own, "membership.db"), script, options, during(0.75)));
     const cut = await inFolder((own) => cuts(own, random(seed, 2), seconds < 60 ? during(0.12) : Infinity));
-    const flipped = await inFolder((own) => flips(own, random(seed, 3), during(0.13)));
-    const result = { ...killed, cuts: cut, flips: flipped };
+    const flipped = await inFolder((own) => flips(own, random(seed, 3), during(0.08)));
+    const changed = await inFolder((own) => alone(own, random(seed, 4), during(0.05)));
+    const result = { ...killed, ...cut, flips: flipped, alone: changed };
     log?.(
       `${result.kills} kills (${result.whileOpening} while opening), ${result.acknowledged} acknowledged operations and ${result.unheard} unheard: ` +
-        `zero lost, zero half; ${result.cuts} cuts: zero wrong; ${result.flips} flipped bits: every one told`,
+        `zero lost, zero half; ${result.incomplete} of the files refused without their logs, and none an older state; ${result.cuts} cuts: zero wrong, ` +
+        `${result.told} of them told; ${result.flips} flipped bits, and ${result.alone} changed bytes of a file alone: every one told`,
     );
     done = true;
     return result;

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import initSqlJs from "sql.js";
 import { isCorrupt, isIncompatible, openSqlite, type Store, type StoreError } from "unibus-membership";
+import { Child } from "./support/child.js";
 import { crashed, first, integrityOf, killedAtEachStep, opTimeoutMs, refused, usersOf } from "./support/crash.js";
 import { failure, logOf, useFolder } from "./support/folder.js";
 import { resealed } from "./support/superblock.js";
@@ -30,6 +31,27 @@ describe("sqlite: recovery", () => {
       }
       expect((await stat(folder.file())).ino, "a checkpoint is another file").to.not.equal(ino);
     }
+  });
+
+  it("gives another group nothing where the file's owner and group cannot be kept", async () => {
+    await usersOf(folder.file());
+    const isRoot = process.getuid?.() === 0;
+    await chmod(folder.file(), 0o666);
+    if (isRoot) await chown(folder.path, 65_534, 65_534);
+    await rm(await logOf(folder.file()));
+    const child = new Child(
+      `
+      await (await openSqlite(path + "-other")).close();
+      if (rest[0] === "true") for (const become of ["setgroups", "setgid", "setuid"]) process[become](become === "setgroups" ? [] : 65_534);
+      const store = await openSqlite(path);
+      await store.users.add({ key: "u0" });
+      await store.close();`,
+      [folder.file(), String(isRoot)],
+    );
+    expect(await child.ended, child.errors).to.deep.equal({ code: 0, signal: null });
+    const { uid, mode } = await stat(folder.file());
+    expect([uid, mode & 0o777]).to.deep.equal(isRoot ? [65_534, 0o606] : [process.getuid?.(), 0o666]);
+    expect(await usersOf(folder.file())).to.deep.equal(["u0"]);
   });
 
   /** Puts the files back as a crash would have left them. */
