@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { cp, mkdir, readFile, readdir, rm, truncate, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, readdir, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { isCorrupt, openSqlite, type Store, type StoreError } from "unibus-membership";
@@ -191,6 +191,8 @@ describe("sqlite: never an older state", () => {
     // Every byte that says what the file is, and every one of the superblock.
     for (let place = 0; place < 100; place++) places.push(place);
     for (let place = SUPERBLOCK_AT - 12; place < SUPERBLOCK_AT + SECTOR; place++) places.push(place);
+    // And those by which the superblock's table is found.
+    for (let name = whole.indexOf("superblock"); name !== -1 && name < 4096; name = whole.indexOf("superblock", name + 1)) places.push(name, name + 9);
     for (const place of places) {
       const bytes = Buffer.from(whole);
       bytes[place] = (bytes[place] ?? 0) ^ (1 + Math.floor(next() * 255));
@@ -222,6 +224,8 @@ describe("sqlite: never an older state", () => {
     await untilTold(folder.file(), 4);
     await damage(folder.file(), log);
     await store.close();
+    // What is left of it is evidence, and may be all that there is.
+    expect(endsOf(await readFile(log)).length, "records in the log").to.be.greaterThan(1);
     expect(isCorrupt(await failure(openSqlite(folder.file(), { opTimeoutMs })))).to.equal(true);
   }
 
@@ -233,6 +237,20 @@ describe("sqlite: never an older state", () => {
       bytes[bytes.length - 2] = (bytes[bytes.length - 2] ?? 0) ^ 1;
       await writeFile(path, bytes);
     });
+  });
+
+  it("the image that a checkpoint makes while the store runs is not everything", async function () {
+    this.timeout(120_000);
+    const store = await openSqlite(folder.file(), { opTimeoutMs });
+    const { ino } = await stat(folder.file());
+    const sealedKey = new Uint8Array(65_536).fill(7);
+    for (const until = performance.now() + 60_000; (await stat(folder.file())).ino === ino; ) {
+      if (performance.now() > until) throw new Error("no checkpoint");
+      await Promise.all(Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })));
+    }
+    expect(told(await readFile(folder.file())).clean).to.equal(false);
+    await store.close();
+    expect(told(await readFile(folder.file())).clean).to.equal(true);
   });
 
   it("a checkpoint does not leave out what a log lost meanwhile", async () => {
