@@ -4,6 +4,7 @@
  */
 import { expect } from "chai";
 import files from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { isTimeout, openJetStream, openSqlite, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "./support/nats-clients.js";
@@ -52,11 +53,16 @@ describe("the time that a call has", function () {
     const folder = useFolder();
     const { write } = plain;
     let hung: (() => void)[] = [];
+    /** ES modules, of which the library is some, have imported the function that was there before. */
+    const put = (other: typeof write): void => {
+      plain.write = other;
+      syncBuiltinESMExports();
+    };
     const hang = (): void => {
-      plain.write = (...args) => hung.push(() => write(...args));
+      put((...args) => hung.push(() => write(...args)));
     };
     const goOn = (): void => {
-      plain.write = write;
+      put(write);
       for (const each of hung.splice(0)) each();
     };
     beforeEach(() => {
