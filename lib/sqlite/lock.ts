@@ -13,7 +13,7 @@ import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { codeOf, removeIfThere, statIfThere } from "./files.js";
+import { codeOf, isAbsent, removeIfThere, statIfThere } from "./files.js";
 
 /** What a socket's address may be long, less than any system's limit. */
 const MAX_ADDRESS = 100;
@@ -141,9 +141,15 @@ async function holdSocket(path: string, check: () => void): Promise<() => Promis
     for (let attempt = 0; ; attempt++) {
       check();
       const name = place.socket(id, attempt);
-      const server = await listen(place.address(name));
+      const server = await listen(place.address(name)).catch((error: unknown) => {
+        if (!isTaken(error)) throw error;
+        return undefined;
+      });
+      const free = async (): Promise<void> => {
+        if (server !== undefined) await stop(server, join(place.folder, name));
+      };
       try {
-        if (await contend(path, place, name, until, check)) {
+        if (server !== undefined && (await contend(path, place, name, until, check))) {
           await writeHolder(path, self(name));
           const forget = async (): Promise<void> => {
             if ((await readHolder(path))?.socket === name) await removeIfThere(path + LOCK);
@@ -154,16 +160,20 @@ async function holdSocket(path: string, check: () => void): Promise<() => Promis
             throw locked(path, linked);
           }
           return async () => {
-            await forget();
-            await stop(server, join(place.folder, name));
-            await handle?.close();
+            try {
+              // It only names: what cannot be deleted is no reason to go on holding the file.
+              await forget().catch(() => undefined);
+              await free();
+            } finally {
+              await handle?.close();
+            }
           };
         }
       } catch (error) {
-        await stop(server, join(place.folder, name));
+        await free();
         throw error;
       }
-      await stop(server, join(place.folder, name));
+      await free();
       await delay(2 + Math.random() * 20 * Math.min(attempt + 1, 5));
     }
   } catch (error) {
@@ -249,6 +259,14 @@ function listen(address: string): Promise<Server> {
       resolve(server);
     });
   });
+}
+
+/**
+ * Whether somebody found the socket before it listened, took it for a dead one and deleted it: its mode is changed by its
+ * name. Node has closed it then.
+ */
+function isTaken(error: unknown): boolean {
+  return isAbsent(error) && error instanceof Error && "syscall" in error && error.syscall === "uv_pipe_chmod";
 }
 
 async function stop(server: Server, path: string): Promise<void> {

@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { spawnSync } from "node:child_process";
+import { readdirSync, rmSync } from "node:fs";
 import { chown, cp, link, mkdir, readFile, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { hostname } from "node:os";
@@ -7,7 +8,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isIncompatible, isLocked, openSqlite, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { contents, failure, useFolder } from "./support/folder.js";
+import { contents, failure, openIn, useFolder } from "./support/folder.js";
 
 const HOLD = `
 const store = await openSqlite(path);
@@ -179,6 +180,29 @@ describe("sqlite: one owner", () => {
       expect(new Set(codes)).to.deep.equal(new Set(["LOCKED"]));
       expect(stores.length).to.equal(1);
       for (const store of stores) await store.close();
+    }
+  });
+
+  it("begins again where another opener takes its new socket, which does not listen yet, for a dead one", async () => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(join(folder.path, "any"), resolve));
+    const { _handle: handle } = server as unknown as { _handle: object };
+    await new Promise((resolve) => server.close(resolve));
+    const pipes = Object.getPrototypeOf(handle) as { fchmod: (mode: number) => number };
+    const { fchmod } = pipes;
+    let taken = 0;
+    pipes.fchmod = function (mode) {
+      if (taken++ === 0) for (const name of readdirSync(folder.path)) if (name.includes("-lock")) rmSync(join(folder.path, name));
+      return fchmod.call(this, mode);
+    };
+    try {
+      const store = await openSqlite(folder.file(), { opTimeoutMs: 20_000 });
+      expect(taken).to.be.at.least(2);
+      await expectLocked(folder.file(), process.pid);
+      await store.close();
+      expect(await openIn(folder.path), "left open").to.deep.equal([]);
+    } finally {
+      pipes.fchmod = fchmod;
     }
   });
 

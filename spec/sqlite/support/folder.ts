@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, readdir, rm, stat } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, readlink, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -45,6 +45,13 @@ export async function logOf(file: string): Promise<string> {
   const [only] = found;
   if (only === undefined || found.length > 1) throw new Error(`logs: ${found.join(", ")}`);
   return only;
+}
+
+/** What of a folder this process has open, as far as the system tells. */
+export async function openIn(folder: string): Promise<string[]> {
+  if (process.platform !== "linux") return [];
+  const open = (await readdir("/proc/self/fd")).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => ""));
+  return (await Promise.all(open)).filter((path) => path.startsWith(folder));
 }
 
 export async function failure(promise: Promise<unknown>): Promise<unknown> {
