@@ -128,9 +128,9 @@ export class Checkpoints {
   }
 
   async #closeFiles(): Promise<void> {
-    await this.#watermark.close();
-    await this.#unpublished?.old.close();
-    await this.#segment.close();
+    // Each, whatever becomes of the others: nobody has them afterwards.
+    const closed = await Promise.allSettled([this.#watermark.close(), this.#unpublished?.old.close(), this.#segment.close()]);
+    for (const each of closed) if (each.status === "rejected") throw each.reason;
   }
 
   /** Nothing is published any more. */

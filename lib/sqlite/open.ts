@@ -62,7 +62,7 @@ function checkedPath(path: unknown): string {
 
 function openingFailed(path: string, error: unknown): StoreError {
   const code = codeOf(error);
-  const reason = error instanceof Error ? error.message : "unknown";
+  const reason = reasonOf(error);
   if (code === "ENOENT" || code === "ENOTDIR" || code === "EISDIR" || code === "ENAMETOOLONG" || code === "ELOOP") {
     return new StoreError("INVALID_ARGUMENT", `path: expected a file in a folder that exists (${reason})`, {
       argument: "path",
@@ -71,6 +71,10 @@ function openingFailed(path: string, error: unknown): StoreError {
   }
   const argument = code === "EACCES" || code === "EPERM" || code === "EROFS" ? { argument: "path" } : {};
   return new StoreError("UNAVAILABLE", `${path} cannot be opened (${reason})`, { ...argument, cause: error });
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : "unknown";
 }
 
 /** One name for each file, whatever links lead to it, also to one that is not there yet. */
@@ -141,7 +145,14 @@ async function onDisk(path: string, opTimeoutMs: number, call: Call): Promise<Dr
  */
 async function closeWithin(timeoutMs: number, path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {
   const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
-  await closing.run(() => closeAll(path, database, checkpoints, lock));
+  await closing.run(async () => {
+    try {
+      await closeAll(path, database, checkpoints, lock);
+    } catch (error) {
+      if (isStoreError(error)) throw error;
+      throw new StoreError("UNAVAILABLE", `${path} cannot be closed as it should (${reasonOf(error)}): what was acknowledged is in its files`, { cause: error });
+    }
+  });
 }
 
 async function closeAll(path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {

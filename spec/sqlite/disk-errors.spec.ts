@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { mock } from "node:test";
 import { hasAdmin, isAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { failure, useFolder } from "./support/folder.js";
+import { failure, openIn, useFolder } from "./support/folder.js";
 
 /** How many bytes the disk took. */
 type Write = (fd: number, bytes: Uint8Array, offset: number, length: number, position: number) => Promise<number>;
@@ -83,6 +83,9 @@ describe("sqlite: disk errors", () => {
   afterEach(async () => {
     restoreAll();
     await store.close().catch(() => undefined);
+    // Whatever happened, nothing is left to the garbage collector. Closing goes on alone where it took longer than a caller waits.
+    for (const until = performance.now() + 30_000; (await openIn(folder.path)).length > 0 && performance.now() < until; ) await new Promise(setImmediate);
+    expect(await openIn(folder.path), "left open").to.deep.equal([]);
   });
 
   async function expectReadOnly(): Promise<void> {
@@ -165,7 +168,7 @@ describe("sqlite: disk errors", () => {
     mock.timers.enable({ apis: ["setTimeout"] });
     await store.users.list();
     mock.timers.reset();
-    writing(() => () => new Promise(() => undefined));
+    hanging();
     await new Promise((resolve) => setTimeout(resolve, 1100));
     expect(isTimeout(await failure(store.users.add({ key: "met" })))).to.equal(true);
   });
@@ -323,6 +326,37 @@ describe("sqlite: disk errors", () => {
     const closing = (await failure(store.close())) as StoreError;
     expect(isUnavailable(closing)).to.equal(true);
     expect(closing.details?.["lost"]).to.be.at.least(3);
+  });
+
+  it("a close that meets an error closes the other files all the same, and gives up the file", async () => {
+    await store.close();
+    const { open } = fs;
+    restore.push(() => (fs.open = open));
+    fs.open = async (...args) => {
+      const handle = await open(...args);
+      const close = handle.close.bind(handle);
+      // The system has given it up then, as it does whatever it says.
+      if (String(args[0]) === folder.file()) handle.close = () => close().then(() => Promise.reject(ioError("EIO")));
+      return handle;
+    };
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    const error = (await failure(store.close())) as StoreError;
+    expect(isUnavailable(error), String(error)).to.equal(true);
+    expect(await openIn(folder.path), "left open").to.deep.equal([]);
+    restoreAll();
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    expect(await isAuthorized(store, "before")).to.equal(true);
+  });
+
+  it("a close that cannot delete what names the holder gives up the file all the same", async () => {
+    const { unlink } = fs;
+    restore.push(() => (fs.unlink = unlink));
+    fs.unlink = (path) => (String(path).endsWith("-lock") ? Promise.reject(ioError("EROFS")) : unlink(path));
+    await store.close();
+    expect(await openIn(folder.path), "left open").to.deep.equal([]);
+    restoreAll();
+    store = await openSqlite(folder.file(), { opTimeoutMs });
+    expect(await isAuthorized(store, "before")).to.equal(true);
   });
 
   it("a checkpoint that finds no room leaves the image and the log, which are everything", async () => {
