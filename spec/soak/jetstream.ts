@@ -51,10 +51,11 @@ const SLACK_MS = 3000;
 /** Answers at once and has asked nobody. It writes the barrier's key the first time: reads expect it to be there. */
 const NO_PROOF = `
 export const BARRIER_KEY = "barrier";
+export const BARRIER = JSON.stringify({ k: BARRIER_KEY });
 export class Barrier {
   #first;
   constructor(link, stream, subject) {
-    this.#first = () => link.publish(stream, subject, JSON.stringify({ k: BARRIER_KEY }), 5000);
+    this.#first = () => link.publish(stream, subject, BARRIER, 5000);
   }
   async prove() {
     const first = this.#first;
