@@ -97,6 +97,16 @@ describe("the packed package", () => {
     expect((await stat(tarball)).size).to.be.lessThan(900_000);
   });
 
+  it("holds sql.js under its own terms: its license stands at the head of each file that has it", async () => {
+    const license = (await readFile(join(root, "node_modules/sql.js/LICENSE"), "utf8")).trim();
+    expect(license).to.match(/^MIT license/i).and.to.match(/Copyright/);
+    for (const name of ["sql-js.js", "sql-js.cjs"]) {
+      const text = await readFile(join(folder, "node_modules", "unibus-membership", "dist", name), "utf8");
+      expect(text.startsWith("/*!\n"), name).to.equal(true);
+      expect(text.slice(0, text.indexOf("*/")), name).to.contain(license).and.to.contain("SQLite");
+    }
+  });
+
   it("has types that need nobody else's", async () => {
     const installed = join(folder, "node_modules", "unibus-membership", "dist");
     for (const file of (await readdir(installed)).filter((name) => /\.d\.c?ts$/.test(name))) {
