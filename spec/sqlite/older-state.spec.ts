@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { isCorrupt, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { random } from "../soak/random.js";
+import { AT_LENGTH } from "../support/at-length.js";
 import formats from "./fixtures/format-1.json" with { type: "json" };
 import { crashed, first, integrityOf, killedAtEachStep, opTimeoutMs, refused, usersOf } from "./support/crash.js";
 import { contents, endsOf, failure, logOf, useFolder } from "./support/folder.js";
@@ -137,6 +138,9 @@ describe("sqlite: never an older state", () => {
     const [image, whole] = [telling(await readFile(path), { clean: false, acknowledged: 3 }), await readFile(log)];
     const least = ends[3] ?? 0;
     for (let length = 128; length <= (ends[4] ?? 0); length++) {
+      // Every byte of the last record that must be there, and around where each ends. Of the others some tell the same.
+      const isSpecial = (length >= (ends[2] ?? 0) && length < least) || ends.some((end) => Math.abs(end - length) <= 1);
+      if (!AT_LENGTH && !isSpecial && length % 8 !== 0) continue;
       await writeFile(path, image);
       await writeFile(log, whole.subarray(0, length));
       if (length < least) {
@@ -187,10 +191,13 @@ describe("sqlite: never an older state", () => {
     const path = join(own, "membership.db");
     const whole = await readFile(folder.file());
     const next = random(20_260_711, 1);
-    const places = Array.from({ length: 600 }, () => Math.floor(next() * whole.length));
-    // Every byte that says what the file is, and every one of the superblock.
+    const places = Array.from({ length: AT_LENGTH ? 600 : 100 }, () => Math.floor(next() * whole.length));
+    // Every byte that says what the file is, and every one of the superblock, of its many zeros some.
     for (let place = 0; place < 100; place++) places.push(place);
-    for (let place = SUPERBLOCK_AT - 12; place < SUPERBLOCK_AT + SECTOR; place++) places.push(place);
+    for (let place = SUPERBLOCK_AT - 12; place < SUPERBLOCK_AT + SECTOR; place++) {
+      const isZero = place >= SUPERBLOCK_AT + 40 && place < SUPERBLOCK_AT + SECTOR - 4;
+      if (AT_LENGTH || !isZero || place % 16 === 0) places.push(place);
+    }
     // And those by which the superblock's table is found.
     for (let name = whole.indexOf("superblock"); name !== -1 && name < 4096; name = whole.indexOf("superblock", name + 1)) places.push(name, name + 9);
     for (const place of places) {
@@ -244,9 +251,11 @@ describe("sqlite: never an older state", () => {
     const store = await openSqlite(folder.file(), { opTimeoutMs });
     const { ino } = await stat(folder.file());
     const sealedKey = new Uint8Array(65_536).fill(7);
+    // More than a log may be, so that a checkpoint begins. It has nothing to do after that one.
+    for (let i = 0; i < 13; i++) await Promise.all(Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })));
     for (const until = performance.now() + 60_000; (await stat(folder.file())).ino === ino; ) {
       if (performance.now() > until) throw new Error("no checkpoint");
-      await Promise.all(Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })));
+      await new Promise((resolve) => setTimeout(resolve, 20));
     }
     expect(told(await readFile(folder.file())).clean).to.equal(false);
     await store.close();
