@@ -99,6 +99,23 @@ describe("sqlite: never an older state", () => {
     expect(await usersOf(path)).to.deep.equal(first(2));
   });
 
+  it("the log of a copy that went on by itself is refused", async () => {
+    await usersOf(folder.file());
+    const paths = await Promise.all(["one", "other"].map((name) => copied(folder.file(), name)));
+    for (const path of paths) {
+      const store = await openSqlite(path, { opTimeoutMs });
+      await store.users.add({ key: "u0", name: basename(join(path, "..")) });
+      await store.close();
+    }
+    const [path = "", other = ""] = paths;
+    const log = await logOf(path);
+    const right = await readFile(log);
+    await cp(await logOf(other), log);
+    await expectCorrupt(path, "of a copy");
+    await writeFile(log, right);
+    expect(await usersOf(path)).to.deep.equal(first(1));
+  });
+
   it("an older file beside the newer log, and a newer file beside an older log, are refused or lead to the newest state", async () => {
     // What each moment of a store's life would have left, and how many users were acknowledged by then.
     const moments: { path: string; users: number }[] = [];

@@ -3,6 +3,7 @@
 import { bySpec, type Mutant } from "./mutant.js";
 
 const hangs = (test: string) => bySpec("spec/sqlite/disk-errors.spec.ts", `a disk that hangs: ${test}`);
+const olderState = (test: string) => bySpec("spec/sqlite/older-state.spec.ts", test);
 const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files only when what they hold is on the disk");
 
 export const sqliteMutants: readonly Mutant[] = [
@@ -81,10 +82,42 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "an image that its log does not know",
     file: "lib/sqlite/recovery.ts",
-    find: "if (sealed !== own) throw",
-    replace: "if (false) throw",
+    find: "!isSame(own.header.seal, content)",
+    replace: "false",
     breaks: "A log is replayed only over the very image that it was begun with.",
-    killedBy: bySpec("spec/sqlite/recovery.spec.ts", "a flipped bit in the file"),
+    killedBy: olderState("the log of a copy that went on by itself"),
+  },
+  {
+    name: "an image that its superblock does not know",
+    file: "lib/sqlite/recovery.ts",
+    find: "!isSame(found.superblock.content, content)",
+    replace: "false",
+    breaks: "A changed byte of a file is told, also where SQLite would not mind.",
+    killedBy: olderState("any changed byte of a file alone"),
+  },
+  {
+    name: "an image in use without its log",
+    file: "lib/sqlite/recovery.ts",
+    find: "superblock?.clean === false",
+    replace: "false",
+    breaks: "The file of a store that was not closed is nothing without its log.",
+    killedBy: olderState("the file of a killed store without its log"),
+  },
+  {
+    name: "a log that lost its end",
+    file: "lib/sqlite/recovery.ts",
+    find: "if (sequence >= acknowledged) return;",
+    replace: "if (sequence >= 0) return;",
+    breaks: "A log leads at least to what the file was told of.",
+    killedBy: olderState("a log that was cut below"),
+  },
+  {
+    name: "the first write is acknowledged before the file says that it is in use",
+    file: "lib/sqlite/watermark.ts",
+    find: "this.#superblock.clean ? written.then(",
+    replace: "false ? written.then(",
+    breaks: "Before the first write after an opening is acknowledged, the image says that it is nothing without its log.",
+    killedBy: olderState("the file says so from before the first write"),
   },
   {
     name: "a log without O_DSYNC",
@@ -133,5 +166,13 @@ export const sqliteMutants: readonly Mutant[] = [
     replace: "resolve(false);",
     breaks: "Only a refusal says that nobody listens: a stopped holder holds the file.",
     killedBy: bySpec("spec/sqlite/lock.spec.ts", "is stopped and cannot take more visitors"),
+  },
+  {
+    name: "an opener gives up when its new socket is taken for a dead one",
+    file: "lib/sqlite/lock.ts",
+    find: "if (!isTaken(error)) throw error;",
+    replace: "throw error;",
+    breaks: "Openers that meet come one after the other: none fails because of another.",
+    killedBy: bySpec("spec/sqlite/lock.spec.ts", "its new socket, which does not listen yet"),
   },
 ];
