@@ -22,7 +22,8 @@ await build({
   removeNodeProtocol: false,
   outExtension: () => ({ js: ".mjs" }),
 });
-const child = spawn(process.execPath, [join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
+// Nothing of a simulation outlives it: with room for several, hardly anything is left to collect.
+const child = spawn(process.execPath, ["--max-semi-space-size=64", join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
 const stop = (signal: NodeJS.Signals): void => {
   child.kill(signal);
 };

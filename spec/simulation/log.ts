@@ -116,6 +116,11 @@ export class Log {
     return this.#messages.filter((message) => message.seq >= seq && this.has(message, view) && matches(message.subject));
   }
 
+  /** Subjects that had a message and have none. */
+  purged(): string[] {
+    return [...this.#bySubject].flatMap(([subject, versions]) => (versions.at(-1)?.until === Infinity ? [] : [subject]));
+  }
+
   /** Whether anything was ever committed that contains a text. */
   everHad(text: string): boolean {
     const bytes = Buffer.from(text);

@@ -1,5 +1,6 @@
-// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--replay JSON]
+// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--replay JSON] [--digest N]
 
+import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import { read, write, type WrittenSchedule } from "./cases.js";
 import { LibraryLoader } from "./process.js";
@@ -18,6 +19,8 @@ const { values } = parseArgs({
     all: { type: "boolean", default: false },
     /** One schedule, as a failure prints it, with its whole trace. */
     replay: { type: "string" },
+    /** So many traces, as one digest. */
+    digest: { type: "string" },
   },
 });
 
@@ -36,6 +39,17 @@ async function replay(text: string): Promise<number> {
   const outcome = await simulate(schedule, loader, true);
   print(schedule, outcome);
   return outcome.violations.length === 0 ? 0 : 1;
+}
+
+async function digest(count: number): Promise<number> {
+  const hash = createHash("sha256");
+  for (let seed = 1; seed <= count; seed++) {
+    const { trace, violations } = await simulate(scheduleOf(seed, Number(values.operations)), loader, true);
+    for (const line of trace) hash.update(`${line}\n`);
+    hash.update(JSON.stringify(violations));
+  }
+  console.log(`${count} traces: ${hash.digest("hex")}`);
+  return 0;
 }
 
 async function explore(): Promise<number> {
@@ -75,4 +89,5 @@ async function explore(): Promise<number> {
   return found.size === 0 ? 0 : 1;
 }
 
-process.exitCode = values.replay === undefined ? await explore() : await replay(values.replay);
+if (values.digest !== undefined) process.exitCode = await digest(Number(values.digest));
+else process.exitCode = values.replay === undefined ? await explore() : await replay(values.replay);
