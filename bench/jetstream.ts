@@ -14,6 +14,7 @@ const CHECKS: readonly (readonly [width: number, count: number, required: number
   [64, 8_000, 1.3],
 ];
 const ALONE = 1_000;
+const BESIDE = 2_000;
 const ADDS = 3_000;
 const ADDS_WIDTH = 256;
 const MEMBERS = 1_000;
@@ -117,6 +118,42 @@ async function adds(report: Report, store: Store, kv: KV): Promise<void> {
 }
 
 /**
+ * The same beside another store that checks all the time, on a connection of its own. Its barriers are gaps in the log, which
+ * prove nothing, and the copy of the users is given up at each: this is what that costs. No figure is required of it yet.
+ */
+async function checksBesideAnother(report: Report, urls: readonly string[], store: Store, kv: KV, keys: readonly string[]): Promise<void> {
+  const client = await connect({ servers: [...urls] });
+  const ended = new AbortController();
+  const width = 64;
+  try {
+    await using other = await openJetStream(client, 3, { opTimeoutMs });
+    const busy = inFlight(width, (function* () {
+      for (let n = 0; !ended.signal.aborted; n++) yield keys[n % keys.length] ?? "";
+    })(), (key) => checkOwn(other, key));
+    const own: number[] = [];
+    const plain: number[] = [];
+    for (let round = -1; round < ROUNDS; round++) {
+      const from = (round + 1) * BESIDE;
+      const took = await seconds(() => inFlight(width, turnsOf(keys, from, BESIDE), (key) => checkOwn(store, key)));
+      const tookPlain = await seconds(() => inFlight(width, turnsOf(keys, from, BESIDE), (key) => getPlain(kv, key)));
+      if (round < 0) continue;
+      own.push(BESIDE / took);
+      plain.push(BESIDE / tookPlain);
+    }
+    ended.abort();
+    await busy;
+    const [rate, plainRate] = [median(own), median(plain)];
+    report.say(
+      `isAuthorized with ${String(width)} in flight beside another store with as many: ${perSecond(rate)}, kv.get ${perSecond(plainRate)}, ` +
+        `${(rate / plainRate).toFixed(2)} times that of kv.get`,
+    );
+  } finally {
+    ended.abort();
+    await client.close();
+  }
+}
+
+/**
  * A connection that counts, of the writes that go over it, the longest chain in which each was sent after an
  * acknowledgement of the one before: the round trips to the quorum that cannot be had at once.
  */
@@ -198,6 +235,7 @@ async function main(): Promise<void> {
     await inFlight(ADDS_WIDTH, keys, (key) => kv.create(key, plainValue(key)));
     report.say(`${String(USERS)} users, ${cluster.nodes.length.toString()} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`);
     await checks(report, client, store, kv, keys);
+    await checksBesideAnother(report, cluster.urls, store, kv, keys);
     await adds(report, store, kv);
     await store.close();
     await roundTrips(report, client);

@@ -46,6 +46,8 @@ export class Barrier {
   #sent = 0;
   #covered = 0;
   #inFlight = 0;
+  /** Barriers for whose acknowledgement the next one waits: not one that was overtaken, whose server may be dead. */
+  readonly #awaited = new Set<number>();
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #next: NodeJS.Immediate | undefined;
@@ -61,7 +63,9 @@ export class Barrier {
   prove(call: Call): Promise<number> {
     return new Promise((resolve, reject) => {
       this.#waiters.push({ call, since: this.#sent, resolve, reject });
-      if (this.#inFlight === 0 && this.#timer === undefined) this.#soon();
+      if (this.#timer !== undefined) return;
+      if (this.#awaited.size === 0) this.#soon();
+      else this.#after(HEDGE_MS);
     });
   }
 
@@ -89,6 +93,7 @@ export class Barrier {
     const number = ++this.#sent;
     this.#covered = number;
     this.#inFlight++;
+    this.#awaited.add(number);
     void this.#flight(number);
     if (this.#inFlight < MAX_IN_FLIGHT) this.#after(this.#inFlight === 1 ? HEDGE_MS : 2 * HEDGE_MS);
   }
@@ -101,10 +106,12 @@ export class Barrier {
     const sent = performance.now();
     const ack = await this.#link.publish(this.#stream, this.#subject, BARRIER, Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS)));
     this.#inFlight--;
+    this.#awaited.delete(number);
     if (performance.now() - sent > RECENT_MS) this.#log.suspect();
     // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.
     if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;
+      for (const earlier of this.#awaited) if (earlier < number) this.#awaited.delete(earlier);
       const { seq } = ack;
       this.#log.noteBarrier(seq);
       const proved = this.#waiters.filter((waiter) => waiter.since < number);

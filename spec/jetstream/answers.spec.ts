@@ -89,6 +89,21 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     };
   }
 
+  it("a barrier that nobody answers does not hold up the checks that begin after another took its place", async () => {
+    await store.users.add({ key: "guest" });
+    expect(await store.isAuthorized("guest")).to.equal(true);
+    let swallowed = 0;
+    between = (subject, send) => {
+      if (!subject.endsWith("users.barrier") || swallowed > 0) return send();
+      swallowed++;
+      return new Promise((_, reject) => setTimeout(() => reject(natsError("TIMEOUT")), 2000));
+    };
+    // The first one's time is far longer than the checks may take.
+    expect(await store.isAuthorized("guest")).to.equal(true);
+    expect(swallowed).to.equal(1);
+    for (let i = 0; i < 3; i++) expect(await store.isAuthorized("guest", { timeoutMs: 1500 })).to.equal(true);
+  });
+
   it("a list of which only the end arrived is not empty", async () => {
     await store.rooms.create({ id: "r", owner: "o" });
     cut = (subject, payload) => subject.endsWith("rooms_by_member") && payload.includes("multi_last");
