@@ -69,7 +69,7 @@ export function preparation(chance: Chance, taste: Taste): Step[] {
   const step = (room: number, op: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 });
   const steps: Step[] = [];
   if (!taste.prepared) return steps;
-  for (let u = 0; taste.users > 0 && u < taste.userCount; u++) steps.push(step(0, { f: "add", u, role: chance.of(["admin", "member"]) }));
+  for (let u = 0; taste.users > 0 && u < taste.userCount; u++) steps.push(step(0, { f: "add", u, role: chance.of(["admin", "admin", "member"]) }));
   for (let room = 0; taste.users < 1 && room < taste.roomCount; room++) {
     steps.push(step(room, { f: "create", e: 0 }));
     for (let e = 1; e < Math.min(3, taste.endpointCount); e++) steps.push(step(room, { f: "add", e, joined: true, epoch: 1 }));
@@ -103,11 +103,18 @@ export interface Touched {
 /** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
 export function interference(chance: Chance, stream: string, taste: Taste, touched: Touched): Step {
   const u = chance.happens(0.8) ? touched.u : chance.below(taste.userCount);
-  const op: SimulatedOperation =
-    stream !== "KV_users" ? (chance.happens(0.5) ? { f: "rename" } : roomOperation(chance, taste, false))
-    : chance.happens(0.7) ? { f: "name", u }
-    : userOperation(chance, taste, false);
+  const op = stream === "KV_users" ? userInterference(chance, taste, u) : chance.happens(0.5) ? { f: "rename" as const } : roomOperation(chance, taste, false);
   return { store: 0, lane: 0, gapMs: 0, room: chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op, dice: 0.5 };
+}
+
+function userInterference(chance: Chance, taste: Taste, touched: number): AllowlistOperation {
+  const kind = chance.next();
+  if (kind < 0.5) return { f: "name", u: touched };
+  if (kind < 0.6 || taste.userCount === 1) return userOperation(chance, taste, false);
+  // Of another admin: it replaces the guard, and puts what the guard said of this one into its record.
+  const u = (touched + 1 + chance.below(taste.userCount - 1)) % taste.userCount;
+  const f = chance.of(["role", "role", "role", "revoke", "reinstate"]);
+  return f === "role" ? { f, u, role: chance.of(["admin", "member"]) } : { f, u };
 }
 
 function userOperation(chance: Chance, taste: Taste, isCheck: boolean): AllowlistOperation {
