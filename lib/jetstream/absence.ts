@@ -18,8 +18,11 @@ type Answer = "absent" | "not proved" | { readonly failure: Failure; readonly er
 /** Fences of one key. The server refuses the second of two that are under way: who comes meanwhile shares the next. */
 interface Turn {
   readonly running: Promise<Answer>;
-  next?: Promise<Answer>;
+  next?: { readonly calls: Call[]; readonly answer: Promise<Answer> };
 }
+
+/** Each fence is a write. So many at once, that those who ask for what is not there do not hold up everybody else. */
+const MAX_UNDER_WAY = 64;
 
 export class AbsenceFences {
   readonly #link: Link;
@@ -27,6 +30,8 @@ export class AbsenceFences {
   readonly #subjects: string;
   readonly #log: Log;
   readonly #turns = new Map<string, Turn>();
+  #underWay = 0;
+  readonly #queue: (() => void)[] = [];
 
   constructor(link: Link, stream: string, subjects: string, log: Log) {
     this.#link = link;
@@ -39,7 +44,7 @@ export class AbsenceFences {
   async prove(key: string, call: Call): Promise<boolean> {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const answer = await this.#shared(key, this.#link.attemptMs(call));
+      const answer = await this.#shared(key, call);
       if (answer === "absent") return true;
       if (answer === "not proved") return false;
       retries.failed(answer.failure, answer.error);
@@ -47,22 +52,46 @@ export class AbsenceFences {
   }
 
   /** The answer to a fence that is sent after this call. */
-  #shared(key: string, timeoutMs: number): Promise<Answer> {
+  #shared(key: string, call: Call): Promise<Answer> {
     const turn = this.#turns.get(key);
-    if (turn === undefined) return this.#begin(key, timeoutMs);
-    turn.next ??= turn.running.then(() => this.#begin(key, timeoutMs));
-    return turn.next;
+    if (turn === undefined) return this.#begin(key, [call]);
+    if (turn.next === undefined) {
+      const calls = [call];
+      turn.next = { calls, answer: turn.running.then(() => this.#begin(key, calls)) };
+    } else {
+      turn.next.calls.push(call);
+    }
+    return turn.next.answer;
   }
 
-  #begin(key: string, timeoutMs: number): Promise<Answer> {
-    const turn: Turn = { running: this.#send(key, timeoutMs) };
+  #begin(key: string, calls: readonly Call[]): Promise<Answer> {
+    const turn: Turn = { running: this.#inTurn(() => this.#send(key, calls)) };
     this.#turns.set(key, turn);
     return turn.running.finally(() => {
       if (turn.next === undefined) this.#turns.delete(key);
     });
   }
 
-  async #send(key: string, timeoutMs: number): Promise<Answer> {
+  async #inTurn(send: () => Promise<Answer>): Promise<Answer> {
+    if (this.#underWay >= MAX_UNDER_WAY) {
+      await new Promise<void>((resolve) => {
+        this.#queue.push(resolve);
+      });
+    }
+    this.#underWay++;
+    try {
+      return await send();
+    } finally {
+      this.#underWay--;
+      this.#queue.shift()?.();
+    }
+  }
+
+  async #send(key: string, calls: readonly Call[]): Promise<Answer> {
+    // Nobody waits longer than its call, and for nobody nothing is sent.
+    const waiting = calls.filter(({ ended }) => ended === undefined);
+    if (waiting.length === 0) return "not proved";
+    const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));
     const { seen } = this.#log;
     const ack = await this.#link.publish(this.#stream, this.#subjects + BARRIER_KEY, BARRIER, timeoutMs, 0, this.#subjects + key);
     switch (ack.kind) {

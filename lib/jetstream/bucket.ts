@@ -9,7 +9,7 @@ import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, asObject, unavailable } from "./connection.js";
-import type { DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
+import type { Ack, DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
 import { Copy } from "./copy.js";
 import { AbsenceFences } from "./absence.js";
 import { BARRIER_KEY, Barrier } from "./quorum.js";
@@ -89,6 +89,8 @@ const FOLLOW_MS = 200;
 const MAX_FOLLOW_MS = 1000;
 /** So many keys that were not in the copy make it worth while to read them all, but not all the time. */
 const MANY_MISSES = 16;
+/** How often a write is sent again at once while another one of its subject is under way. */
+const MAX_AT_ONCE = 100;
 /** What one request can ask for: the server answers at most 1,024 records. */
 const ALL_AT_ONCE = 1000;
 const ASK_AGAIN_MS = 5000;
@@ -248,10 +250,17 @@ export class Bucket {
   }
 
   /**
-   * Writes a record that nobody else writes: its key holds an id of this attempt. Repeating it does no harm, so that it
-   * is repeated until it is acknowledged.
+   * Writes a record whose key nobody writes with another value: it holds an id of this attempt. A copy of the message that comes
+   * late is refused: it would supersede the first one, and a replica between the two would have neither.
    */
   async stage(key: string, value: Json, call: Call): Promise<number> {
+    const seq = await this.write(key, value, 0, call, () => "yes", "step");
+    if (seq === undefined) throw new StoreError("UNAVAILABLE", "A record that was staged is gone");
+    return seq;
+  }
+
+  /** Writes a mark, whose value nobody reads, anew. Repeating it does no harm, so that it is repeated until it is acknowledged. */
+  async #mark(key: string, value: Json, call: Call): Promise<number> {
     this.#use();
     const payload = JSON.stringify({ k: key, ...value });
     for (const retries = new Retries(call); ; ) {
@@ -292,7 +301,15 @@ export class Bucket {
       // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
       call.check();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
-      const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
+      const publish = (): Promise<Ack> => this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
+      let ack = await publish();
+      // Something else of the subject is under way, a fence perhaps: it is over in a moment, and another one may follow.
+      for (let i = 0; i < MAX_AT_ONCE && ack.kind === "conflict" && ack.inFlight; i++) {
+        lost = true;
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        call.check();
+        ack = await publish();
+      }
       switch (ack.kind) {
         case "stored":
           this.saw(ack.seq);
@@ -503,7 +520,7 @@ export class Bucket {
       }
       return found;
     }
-    await this.scan(filter, call, { end: () => this.stage(marker, {}, call) }, (entry) => {
+    await this.scan(filter, call, { end: () => this.#mark(marker, {}, call) }, (entry) => {
       if (entry.key !== marker) found.set(entry.key, intact(entry));
       return "go on";
     });

@@ -89,7 +89,7 @@ export function failureOf(error: unknown): Failure {
 export type Ack =
   | { readonly kind: "stored"; readonly seq: number }
   /** The expected sequence does not hold, surely (10071), or because of a write in flight that may yet fail (10164). */
-  | { readonly kind: "conflict" }
+  | { readonly kind: "conflict"; readonly inFlight: boolean }
   /** JetStream answered with an error of its own. */
   | { readonly kind: "rejected"; readonly code: number; readonly errCode: number; readonly description: string }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
@@ -232,7 +232,9 @@ export class Link {
     const error = reply["error"];
     if (error !== undefined) {
       const { code, err_code: errCode, description } = asObject(error);
-      if (errCode === WRONG_LAST_SEQUENCE || errCode === WRONG_LAST_SEQUENCE_IN_FLIGHT) return { kind: "conflict" };
+      if (errCode === WRONG_LAST_SEQUENCE || errCode === WRONG_LAST_SEQUENCE_IN_FLIGHT) {
+        return { kind: "conflict", inFlight: errCode === WRONG_LAST_SEQUENCE_IN_FLIGHT };
+      }
       return { kind: "rejected", code: Number(code), errCode: Number(errCode), description: String(description) };
     }
     // Only the stream itself, storing this very message, answers so: a duplicate or another responder proves nothing.

@@ -207,9 +207,12 @@ export class RoomLog {
         rows.set(untoken(entry.key.split(".")[1] ?? ""), row);
         v = Math.max(v, row.v);
       }
+      let unapplied = false;
       for (const { endpoint, row } of record.head) {
         const stored = rows.get(endpoint);
-        if (stored === undefined || stored.v < row.v) rows.set(endpoint, row);
+        if (stored !== undefined && stored.v >= row.v) continue;
+        rows.set(endpoint, row);
+        unapplied = true;
       }
       const present = new Map([...rows].filter(([, row]) => !row.gone));
       if (v === record.v && present.size === record.members) return { room, v, members: present };
@@ -219,7 +222,8 @@ export class RoomLog {
       least = await this.buckets.rooms.fresh(call);
       const newest = [...rows.values()].filter((row) => row.v === v);
       const total = newest[0]?.members ?? present.size;
-      if (v > record.v && newest.length === newest[0]?.of && present.size === total) {
+      // A head before the newest stands in the bucket: where it does not, the replica missed rows.
+      if (v > record.v && !unapplied && newest.length === newest[0]?.of && present.size === total) {
         const now = await this.room(roomId, least, call);
         if (now.record.incarnation === incarnation) return { room, v, members: present };
       }

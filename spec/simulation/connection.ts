@@ -130,7 +130,13 @@ export class SimulatedConnection implements NatsConnection {
       trace.say(() => `${this.#process.name} hears ${heard.length} of ${messages.length} messages that answer ${subject}`);
     }
     const connection = this.#connection;
-    const late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
+    let late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
+    const [, bucket] = /^\$KV\.([^.]+)\.barrier$/.exec(subject) ?? [];
+    if (bucket !== undefined && chance.happens(mix.superseded / 4)) {
+      // An acknowledgement on its way tells of a moment that is over for whoever asks only now.
+      this.#world.aboutToRead(`KV_${bucket}`, this.#process.name);
+      late += chance.between(5, 40) * mix.delayMs;
+    }
     this.#process.after(this.#delay() + late, () => {
       if (engine.now >= this.#connectedAt && connection === this.#connection) deliver(heard);
     });

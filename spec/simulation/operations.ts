@@ -58,7 +58,7 @@ export function tasteOf(chance: Chance): Taste {
     userCount: chance.of([1, 2, 2, USERS]),
     roomCount: 1 + chance.below(ROOMS),
     endpointCount: 2 + chance.below(ENDPOINTS - 1),
-    lanes: chance.of([1, 1, 2, 3]),
+    lanes: chance.of([1, 2, 2, 3]),
     checkers: chance.of([0, 0, 1, 1, 2]),
     gapMs: chance.of([1, 3, 10]),
   };
@@ -109,7 +109,8 @@ export function interference(chance: Chance, stream: string, taste: Taste, touch
 
 function userInterference(chance: Chance, taste: Taste, touched: number): AllowlistOperation {
   const kind = chance.next();
-  if (kind < 0.5) return { f: "name", u: touched };
+  if (kind < 0.4) return { f: "name", u: touched };
+  if (kind < 0.5) return { f: "revoke", u: touched };
   if (kind < 0.6 || taste.userCount === 1) return userOperation(chance, taste, false);
   // Of another admin: it replaces the guard, and puts what the guard said of this one into its record.
   const u = (touched + 1 + chance.below(taste.userCount - 1)) % taste.userCount;

@@ -109,12 +109,12 @@ const PARAMETERS = [
  */
 export class LibraryLoader {
   readonly #dist: string;
-  readonly #change: { readonly from: string; readonly to: string } | undefined;
+  readonly #change: { readonly from: RegExp; readonly to: string } | undefined;
   readonly #compiled = new Map<string, (...args: unknown[]) => void>();
   readonly #idle: Instance[] = [];
 
-  /** `dist` is the folder of the built package; `change` breaks it on purpose, at the one place where it has that text. */
-  constructor(dist: string, change?: { readonly from: string; readonly to: string }) {
+  /** `dist` is the folder of the built package; `change` breaks it on purpose, at the one place that matches. */
+  constructor(dist: string, change?: { readonly from: RegExp; readonly to: string }) {
     this.#dist = resolve(dist);
     this.#change = change;
   }
@@ -178,7 +178,7 @@ export class LibraryLoader {
       let code = readFileSync(path, "utf8").replaceAll(/\bimport\(/g, "loadModule(");
       if (this.#change !== undefined && path.endsWith("index.cjs")) {
         const { from, to } = this.#change;
-        if (code.split(from).length !== 2) throw new Error(`the built library does not have this once: ${from}`);
+        if (code.split(from).length !== 2) throw new Error(`the built library does not have this once: ${from.source}`);
         code = code.replace(from, () => to);
       }
       compiled = compileFunction(code, [...PARAMETERS], { filename: path }) as (...args: unknown[]) => void;
