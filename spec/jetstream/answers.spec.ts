@@ -89,6 +89,22 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     };
   }
 
+  it("a write that is refused while another of its subject is under way is sent again at once, and asks nothing in between", async () => {
+    let refused = 0;
+    between = async (subject, send) => {
+      const answer = await send();
+      if (!subject.includes("users.user.") || refused === 30) return answer;
+      refused++;
+      return { ...answer, data: Buffer.from(JSON.stringify({ error: { code: 400, err_code: 10164, description: "wrong last sequence" } })) };
+    };
+    asked.length = 0;
+    // The first copy was stored, as by a leader that the client does not hear: the last refusal is a plain one.
+    await store.users.add({ key: "guest" });
+    expect(refused).to.equal(30);
+    expect(asked.slice(0, 31).every((subject) => subject.includes("users.user."))).to.equal(true);
+    expect(await store.isAuthorized("guest")).to.equal(true);
+  });
+
   it("a barrier that nobody answers does not hold up the checks that begin after another took its place", async () => {
     await store.users.add({ key: "guest" });
     expect(await store.isAuthorized("guest")).to.equal(true);
