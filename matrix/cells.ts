@@ -1,4 +1,5 @@
 /** The cells: each a way to use the packed library, from a fresh folder. */
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -206,12 +207,16 @@ function runtimeCell(runtime: Runtime): Cell {
     async run(sandbox) {
       const app = await sandbox.app();
       await sandbox.installByNpm(app);
-      // What the README says to paste, twice; to JetStream's the address is given.
-      const quickStart = await readmeBlock("sqlite");
-      await writeFile(join(app, "first.mjs"), quickStart);
-      for (let i = 0; i < 2; i++) {
-        const said = await run(runtime, ["first.mjs"], app);
-        if (said !== "true true\nfalse revoked") throw new Error(`the quick start said: ${said}`);
+      // What the README says to paste, twice; JetStream's is given the address, and buckets that no other cell uses.
+      const jetStream = (await readmeBlock("jetstream"))
+        .replace("127.0.0.1:4222", sandbox.servers)
+        .replace("openJetStream(nc)", `openJetStream(nc, 1, { prefix: "first${randomBytes(6).toString("hex")}_" })`);
+      for (const [code, says] of [[await readmeBlock("sqlite"), "true true\nfalse revoked"], [jetStream, "true\ntrue\nfalse"]] as const) {
+        await writeFile(join(app, "first.mjs"), code);
+        for (let i = 0; i < 2; i++) {
+          const said = await run(runtime, ["first.mjs"], app);
+          if (said !== says) throw new Error(`the quick start said: ${said}`);
+        }
       }
       const reports = [];
       for (const [on, file] of [["ES module", "main.mjs"], ["CommonJS", "main.cjs"]] as const) {
