@@ -55,7 +55,7 @@ export const cases: readonly Case[] = [
     },
   },
   {
-    title: "a check said yes to who is no member: after changes that a replica missed",
+    title: "a store said NOT_FOUND of a room whose member another one let in after it",
     schedule: {
       seed: 3105096, turn: 15, omit: [4, 5, 6, 7, 9, 10, 11, 13, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
       calm: ["slow", "staleReads", "elections", "oldLeaders", "lostRequests", "cutAnswers", "stopsAtWrite", "deaths", "aborts", "reopens"],
