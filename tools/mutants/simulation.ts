@@ -9,13 +9,6 @@ type Change = Omit<Mutant, "killedBy" | "chance">;
 
 const changes: readonly Change[] = [
   {
-    name: "simulated: a barrier from before the check",
-    file: "lib/jetstream/quorum.ts",
-    find: "(waiter) => waiter.since < number",
-    replace: "(waiter) => waiter.since <= number",
-    breaks: "A check takes only a barrier that was sent after it began.",
-  },
-  {
     name: "simulated: an answer from before the barrier",
     file: "lib/jetstream/bucket.ts",
     find: "if (found.upTo < read.min) {",
@@ -51,13 +44,6 @@ const changes: readonly Change[] = [
     breaks: "That something is not there is said only when the leader has acknowledged it.",
   },
   {
-    name: "simulated: a write that is not found was not stored",
-    file: "lib/jetstream/bucket.ts",
-    find: "if (!(await this.areAbsent([key], call))) {",
-    replace: "if (expected < 0) {",
-    breaks: "A write that does not find the record that it was conditional on asks again.",
-  },
-  {
     name: "simulated: a refusal on a stale read, of a user",
     file: "lib/jetstream/users.ts",
     find: "if (fresh || !rules.isRefusal(error)) throw error;",
@@ -84,13 +70,6 @@ const changes: readonly Change[] = [
     find: "changes === undefined ? undefined : this.#apply(room, call));",
     replace: "changes === undefined ? undefined : new Map<string, number>());",
     breaks: "A head stands in `members` before the next one takes its place.",
-  },
-  {
-    name: "simulated: rows from before the room's record",
-    file: "lib/jetstream/room-log.ts",
-    find: "const rows = early.upTo >= room.record.membersSeq ? early",
-    replace: "const rows = early.upTo >= 0 ? early",
-    breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
   },
   {
     name: "simulated: a stage is written over",
