@@ -291,13 +291,17 @@ export class Comparison {
     await this.writeBesideReads(writes, []);
   }
 
-  /** The same, with reads that are sent at once, through each node: they find any part of it. */
-  async writeBesideReads(writes: readonly Write[], reads: readonly Json[]): Promise<void> {
+  /** The same, with reads that are sent at once, through each node, some by a key alone: they find any part of it. */
+  async writeBesideReads(writes: readonly Write[], reads: readonly Json[], lasts: readonly string[] = []): Promise<void> {
     const node = this.#reads++ % this.#real.nodes;
     const requests = writes.map((write) => this.#writeRequest(write));
     const [answers, found] = await Promise.all([
       Promise.all(requests.map((request) => this.#real.ask(node, request))),
-      Promise.all(reads.flatMap((body) => Array.from({ length: this.#real.nodes }, (_, at) => this.#askRead(at, this.#readRequest(body), body)))),
+      Promise.all(
+        [...reads.map((body) => ({ request: this.#readRequest(body), body })), ...lasts.map((key) => this.#lastRequest(key))].flatMap(({ request, body }) =>
+          Array.from({ length: this.#real.nodes }, (_, at) => this.#askRead(at, request, body)),
+        ),
+      ),
     ]);
     const simulated = requests.map((request, i) => {
       let answer = this.#tell(request);
@@ -324,8 +328,16 @@ export class Comparison {
   }
 
   /** A direct get by a key that is part of the request's subject. */
-  last(key: string): Promise<void> {
-    return this.#compareRead({ subject: `$JS.API.DIRECT.GET.${this.stream}.${this.subject(key)}`, payload: "", headers: {} }, { last_by_subj: this.subject(key) });
+  async last(key: string, more?: Json): Promise<void> {
+    const { request, body } = this.#lastRequest(key, more);
+    await this.#compareRead(request, body);
+  }
+
+  #lastRequest(key: string, more?: Json): { request: Request; body: Json } {
+    return {
+      request: { subject: `$JS.API.DIRECT.GET.${this.stream}.${this.subject(key)}`, payload: more === undefined ? "" : JSON.stringify(more), headers: {} },
+      body: { last_by_subj: this.subject(key) },
+    };
   }
 
   read(body: Json): Promise<void> {

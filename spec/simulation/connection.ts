@@ -1,6 +1,7 @@
 /** A client's connection to the simulated servers: messages that take their time, are lost, late or cut in the middle. */
 import { Buffer } from "node:buffer";
 import type { NatsConnection } from "unibus-membership";
+import { isBarrier } from "./log.js";
 import { clientError, type SimulatedHeaders, type SimulatedMessage } from "./messages.js";
 import type { SimulatedProcess } from "./process.js";
 import type { Answer, SimulatedServers, World } from "./server.js";
@@ -88,8 +89,7 @@ export class SimulatedConnection implements NatsConnection {
   #send(subject: string, payload: Uint8Array | string | undefined, headers: SimulatedHeaders | undefined, deliver: Answer): void {
     const { engine, chance, mix, trace } = this.#world;
     const bytes = typeof payload === "string" ? Buffer.from(payload) : (payload ?? new Uint8Array());
-    const isBarrier = subject.endsWith(".barrier");
-    const isWrite = (subject.startsWith("$KV.") && !isBarrier) || subject.includes(".PURGE.");
+    const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes(".PURGE.");
     trace.say(() => `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`);
     if (chance.happens(mix.disconnects)) {
       this.#connectedAt = Math.max(this.#connectedAt, engine.now + chance.between(0, mix.disconnectMs));
@@ -105,7 +105,8 @@ export class SimulatedConnection implements NatsConnection {
     let delay = Math.max(0, this.#connectedAt - engine.now) + this.#delay();
     if (chance.happens(isWrite ? mix.heldWrites : mix.heldReads)) delay += chance.between(0, mix.heldMs);
     if (subject.startsWith(DIRECT_GET) && chance.happens(mix.superseded)) {
-      this.#world.aboutToRead(subject.slice(DIRECT_GET.length), this.#process.name);
+      const [stream = ""] = subject.slice(DIRECT_GET.length).split(".", 1);
+      this.#world.aboutToRead(stream, this.#process.name);
       delay += chance.between(2, 20) * mix.delayMs;
     }
     engine.after(delay, () => {
@@ -131,9 +132,9 @@ export class SimulatedConnection implements NatsConnection {
     }
     const connection = this.#connection;
     let late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
-    const [, bucket] = /^\$KV\.([^.]+)\.barrier$/.exec(subject) ?? [];
-    if (bucket !== undefined && chance.happens(mix.superseded / 4)) {
+    if (subject.startsWith("$KV.") && isBarrier(subject) && chance.happens(mix.superseded / 4)) {
       // An acknowledgement on its way tells of a moment that is over for whoever asks only now.
+      const [, bucket = ""] = subject.split(".", 2);
       this.#world.aboutToRead(`KV_${bucket}`, this.#process.name);
       late += chance.between(5, 40) * mix.delayMs;
     }

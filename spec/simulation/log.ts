@@ -141,10 +141,15 @@ export class Log {
     const found: StoredMessage[] = [];
     for (let i = this.#messages.length - 1; i >= 0 && found.length < most; i--) {
       const message = this.#messages[i];
-      if (message !== undefined && message.until !== Infinity && message.until > least && !message.subject.endsWith(".barrier")) found.push(message);
+      if (message !== undefined && message.until !== Infinity && message.until > least && !isBarrier(message.subject)) found.push(message);
     }
     return found;
   }
+}
+
+/** Whether a subject is a bucket's barrier, or that of one store: no record. */
+export function isBarrier(subject: string): boolean {
+  return subject.startsWith("barrier", subject.indexOf(".", "$KV.".length) + 1);
 }
 
 export function isLiteral(filter: string): boolean {

@@ -37,6 +37,39 @@ export const scripts: Readonly<Record<string, Script>> = {
     await both.multiLast([">"]);
   },
 
+  "fences of records, each with a barrier key of its own": async (both) => {
+    await both.create();
+    const fence = (barrier: string, of: string, expected: number): Write => ({ ...put(barrier, "{}"), expected, of });
+    const records = ["user.a", "user.b", "admins"] as const;
+    for (const key of records) await both.write({ ...put(key), expected: 0 });
+    for (const key of records) {
+      const seq = both.sequenceOf(key);
+      for (const expected of [seq, seq - 1, seq + 1, 0, both.lastSequence + 1, seq]) await both.write(fence("barrier.s1", key, expected));
+    }
+    // Their own records, one another's, and one that is there no more.
+    for (const of of ["barrier.s1", "barrier.s2", "barrier.s2"]) await both.write(fence("barrier.s2", of, both.sequenceOf(of)));
+    await both.purge("user.b");
+    for (const expected of [both.lastSequence, 0]) await both.write(fence("barrier.s1", "user.b", expected));
+    await both.multiLast([">"]);
+  },
+
+  "fences of records at once": async (both) => {
+    await both.create();
+    const fence = (barrier: string, of: string, expected = both.sequenceOf(of)): Write => ({ ...put(barrier, "{}"), expected, of });
+    await both.write({ ...put("user.a"), expected: 0 });
+    await both.write({ ...put("user.b"), expected: 0 });
+    for (let i = 0; i < 20; i++) {
+      const change: Write = { ...put("user.a", `${i}`), expected: both.sequenceOf("user.a") };
+      // Of one record, of two, beside other barriers of the same keys, before and after a change of the record.
+      await both.write(fence("barrier.s1", "user.a"), fence("barrier.s2", "user.a"), put("barrier.s1", "{}"), fence("barrier.s1", "user.b"));
+      await both.write(put("barrier.s1", "{}"), fence("barrier.s2", "barrier.s1"), fence("barrier.s1", "absent", 0), fence("barrier.s2", "absent", 0));
+      await both.write(change, fence("barrier.s1", "user.a"), fence("barrier.s2", "user.b"));
+      await both.write(fence("barrier.s2", "user.a"), { ...change, expected: both.sequenceOf("user.a") }, fence("barrier.s1", "user.a", 1));
+      await both.last("user.a");
+    }
+    await both.multiLast([">"]);
+  },
+
   "publishes of one key at once": async (both) => {
     await both.create();
     for (let i = 0; i < 20; i++) {
@@ -131,8 +164,25 @@ export const scripts: Readonly<Record<string, Script>> = {
     await both.read({ last_by_subj: both.subject("a"), seq: 1 });
     await both.write(put("a", "later"));
     await both.last("a");
+    // Sequences of several digits, headers that the message was published with, a key that is long.
+    const long = `user.${"x".repeat(300)}`;
+    await both.write({ ...put(long), expected: 0 });
+    await both.write({ ...put("barrier.s1", "{}"), expected: both.sequenceOf(long), of: long });
+    for (const key of [long, "barrier.s1"]) await both.last(key);
+    for (const body of [{}, { seq: 1 }, { batch: 1 }, { next_by_subj: ">" }, { last_by_subj: both.subject("a") }, { multi_last: [">"] }, { max_bytes: 1 }]) {
+      await both.last("a", body);
+    }
     await both.purge("a");
     await both.last("a");
+  },
+
+  "direct gets of one key beside writes": async (both) => {
+    await both.create();
+    for (let i = 0; i < 30; i++) {
+      const change: Write = { ...put("user.a", `${i}`), expected: both.sequenceOf("user.a") };
+      await both.writeBesideReads([change, put("user.b", `${i}`)], [], ["user.a", "user.b", "none"]);
+    }
+    await both.multiLast([">"]);
   },
 
   "purges": async (both) => {
@@ -209,7 +259,7 @@ export const scripts: Readonly<Record<string, Script>> = {
 
 /** Requests by chance, on few keys, so that they meet. */
 export function randomScript(chance: Chance, requests: number): Script {
-  const keys = ["a.1", "a.2", "a.3", "b.1", "b.2", "c", "barrier"] as const;
+  const keys = ["a.1", "a.2", "a.3", "b.1", "b.2", "c", "barrier", "barrier.s1", "barrier.s2"] as const;
   const filters = [...keys, "a.*", "a.>", "b.*", "*", "*.1", ">", "none", "none.*"] as const;
   return async (both) => {
     const sequence = (key: string): number => (chance.happens(0.6) ? both.sequenceOf(key) : chance.happens(0.4) ? 0 : chance.below(both.lastSequence + 2));

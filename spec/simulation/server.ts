@@ -202,8 +202,7 @@ class Stream {
       answer,
       what: publish.subject,
       apply: () => {
-        // Before 2.12 a server looks again: what is unconditional may have come in between.
-        const late = this.#clustered && !this.#tracksAll ? this.#mismatchOf(publish, { place: this.log.end }) : undefined;
+        const late = this.#lateMismatchOf(publish);
         if (late !== undefined) return [late];
         const stamp = new Date(wallClockAt(engine.now)).toISOString();
         const { seq } = this.log.append(publish.subject, publish.data, publish.headers, stamp);
@@ -236,6 +235,15 @@ class Stream {
     if (subject === undefined) return undefined;
     const last = this.log.lastMatching(subject, view)?.seq ?? 0;
     return last === publish.expected ? undefined : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
+  }
+
+  /** Before 2.12 a server looks again: what is unconditional may have come in between. What was purged meanwhile is let pass. */
+  #lateMismatchOf(publish: Publish): SimulatedMessage | undefined {
+    const subject = conditionOf(publish);
+    if (subject === undefined || !this.#clustered || this.#tracksAll) return undefined;
+    const isGone = this.log.lastMatching(subject, { place: this.log.end }) === undefined;
+    if (isGone && (publish.expected ?? 0) <= this.log.sequenceAt(this.log.end)) return undefined;
+    return this.#mismatchOf(publish, { place: this.log.end });
   }
 
   purge(filter: string, answer: Answer): void {
@@ -510,7 +518,9 @@ export class SimulatedServers {
     }
     switch (`${api ?? ""} ${verb ?? ""}`) {
       case "DIRECT GET":
-        stream.direct(name === "" ? body : { last_by_subj: name }, answer);
+        // Of a key that is part of the subject nothing else can be asked but how much.
+        if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes")) answer([status(408, "Bad Request")]);
+        else stream.direct(name === "" ? body : { last_by_subj: name }, answer);
         return;
       case "STREAM INFO":
         answer([json(stream.info("asked"))]);
