@@ -58,6 +58,7 @@ export interface MembersDriver {
   join(roomId: string, endpoint: string, call: Call): Promise<Member>;
   remove(roomId: string, endpoint: string, call: Call): Promise<void>;
   list(roomId: string, call: Call): Promise<Member[]>;
+  listForEndpoint(endpoint: string, call: Call): Promise<Member[]>;
 }
 
 export interface RoomKeysDriver {

@@ -91,6 +91,11 @@ export class MembershipStore extends OwnStore implements Store {
           const room = args.id(roomId, "roomId");
           return [args.callOptions(options), (call) => members.list(room, call)];
         }),
+      listForEndpoint: (endpoint, options) =>
+        this.#call("read", many, () => {
+          const member = args.id(endpoint, "endpoint");
+          return [args.callOptions(options), (call) => members.listForEndpoint(member, call)];
+        }),
     });
 
     this.roomKeys = Object.freeze<RoomKeys>({

@@ -138,6 +138,15 @@ export interface Members {
   remove(roomId: string, endpoint: string, options?: CallOptions): Promise<void>;
   /** Every member in any state, sorted by endpoint. Whole or an error. Rejects with `NOT_FOUND` for the room. */
   list(roomId: string, options?: CallOptions): Promise<Member[]>;
+  /**
+   * The endpoint's memberships in any state, one for each of its rooms, sorted by room id. Exact, room by room: it is not
+   * one snapshot across rooms. Costs what {@link Rooms.listForEndpoint} costs. None is an empty list.
+   *
+   * @example
+   * const memberships = await store.members.listForEndpoint("alice");
+   * const invitations = memberships.filter(({ state }) => state === "invited");
+   */
+  listForEndpoint(endpoint: string, options?: CallOptions): Promise<Member[]>;
 }
 
 export interface RekeyOptions extends Precondition {

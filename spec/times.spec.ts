@@ -126,6 +126,7 @@ describe("the time that a call has", function () {
         "rooms.list": () => store.rooms.list(),
         "rooms.listForEndpoint": () => store.rooms.listForEndpoint("own"),
         "members.list": () => store.members.list("room"),
+        "members.listForEndpoint": () => store.members.listForEndpoint("own"),
         "roomKeys.list": () => store.roomKeys.list("room", "own"),
         "users.list": () => store.users.list(),
         "a rekey": () => rekey(store),

@@ -6,16 +6,19 @@ import * as rules from "../rules.js";
 import type { Member } from "../store.js";
 import { base64, keys, newId, toMember, writeKey } from "./records.js";
 import { MemberChanges } from "./member-changes.js";
+import type { Memberships } from "./memberships.js";
 import { holderOf, need, orFresh } from "./room-log.js";
 import { all } from "./settled.js";
 import type { RoomLog } from "./room-log.js";
 
 export class JetStreamMembers implements MembersDriver {
   readonly #log: RoomLog;
+  readonly #memberships: Memberships;
   readonly #changes: MemberChanges;
 
-  constructor(log: RoomLog) {
+  constructor(log: RoomLog, memberships: Memberships) {
     this.#log = log;
+    this.#memberships = memberships;
     this.#changes = new MemberChanges(log);
   }
 
@@ -117,5 +120,10 @@ export class JetStreamMembers implements MembersDriver {
     const { room, members } = await this.#log.roster(roomId, await this.#log.buckets.rooms.fresh(call), call);
     const found = Array.from(members, ([endpoint, row]) => toMember(roomId, endpoint, room.record.incarnation, row));
     return rules.sortedBy(found, (member) => member.endpoint);
+  }
+
+  async listForEndpoint(endpoint: string, call: Call): Promise<Member[]> {
+    const found = await this.#memberships.of(endpoint, call);
+    return found.map(({ roomId, record, row }) => toMember(roomId, endpoint, record.incarnation, row));
   }
 }

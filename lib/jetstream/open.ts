@@ -9,6 +9,7 @@ import { checkServer, ensureBucket, removed, requestReplicas, streamState, unfit
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
 import { JetStreamMembers } from "./members.js";
+import { Memberships } from "./memberships.js";
 import { rollOut } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
 import { RoomLog } from "./room-log.js";
@@ -128,8 +129,11 @@ export async function openOn(
   const log = new RoomLog(bucket, (work) => {
     background.run(opTimeoutMs, "finish", work);
   });
-  const members = new JetStreamMembers(log);
   const sweep = new Sweep(log);
+  const memberships = new Memberships(log, (hintKeys) => {
+    background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
+  });
+  const members = new JetStreamMembers(log, memberships);
 
   const rollsOut = await call.run(async () => {
     await checkServer(link, call);
@@ -164,9 +168,7 @@ export async function openOn(
 
   const driver: Driver = {
     backend: "jetstream",
-    rooms: new JetStreamRooms(log, (hintKeys) => {
-      background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
-    }),
+    rooms: new JetStreamRooms(log, memberships),
     members,
     roomKeys: new JetStreamRoomKeys(log),
     users,

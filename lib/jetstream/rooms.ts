@@ -6,24 +6,19 @@ import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
 import type { Entry } from "./bucket.js";
-import { base64, keys, parseHint, readMember, readRoom, toRoom, untoken, writeKey } from "./records.js";
+import type { Memberships } from "./memberships.js";
+import { base64, keys, readRoom, toRoom, untoken, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
-import { memberFacts, need, standing } from "./room-log.js";
+import { memberFacts, need } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
-
-/** Keys of one read: the server answers at most 1,024. */
-const CHUNK = 200;
-/** An entry younger than this may be of an addition under way, which clearing it away would only hold up. */
-const STALE_MS = 60_000;
 
 export class JetStreamRooms implements RoomsDriver {
   readonly #log: RoomLog;
-  readonly #stale: (hintKeys: readonly string[]) => void;
+  readonly #memberships: Memberships;
 
-  /** `stale` is told of index entries that lead nowhere. */
-  constructor(log: RoomLog, stale: (hintKeys: readonly string[]) => void) {
+  constructor(log: RoomLog, memberships: Memberships) {
     this.#log = log;
-    this.#stale = stale;
+    this.#memberships = memberships;
   }
 
   create(input: RoomInput, call: Call): Promise<Room> {
@@ -129,42 +124,8 @@ export class JetStreamRooms implements RoomsDriver {
     return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
-  /**
-   * An index entry only says where to look: it is written before its membership and removed after it. Whether the
-   * endpoint is a member is what the room says.
-   */
   async listForEndpoint(endpoint: string, call: Call): Promise<Room[]> {
-    const { rooms, members, membersByEndpoint } = this.#log.buckets;
-    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.fresh(call), rooms.fresh(call)]);
-    const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
-    const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
-    const found: Room[] = [];
-    for (let i = 0; i < roomIds.length; i += CHUNK) {
-      const chunk = roomIds.slice(i, i + CHUNK);
-      const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
-      const live = chunk.flatMap((id) => {
-        const { record } = readRoom(snapshot.get(keys.room(id)));
-        return record === undefined ? [] : [{ id, record, key: keys.member(id, endpoint, record.incarnation) }];
-      });
-      if (live.length === 0) continue;
-      const needed = Math.max(...live.map(({ record }) => record.membersSeq));
-      const rows = await members.read(
-        live.map(({ key }) => key),
-        needed,
-        call,
-      );
-      for (const { id, record, key } of live) {
-        const entry = rows.get(key);
-        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry));
-        if (row !== undefined) found.push(toRoom(id, record));
-      }
-    }
-    const ids = new Set(found.map((room) => room.id));
-    const old = Date.now() - STALE_MS;
-    const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
-    if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
-    return rules.sortedBy(found, (room) => room.id);
+    const found = await this.#memberships.of(endpoint, call);
+    return found.map(({ roomId, record }) => toRoom(roomId, record));
   }
 }
-
-const roomOf = (hintKey: string): string => parseHint(hintKey)?.roomId ?? "";

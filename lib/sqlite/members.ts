@@ -72,5 +72,15 @@ export function members(database: Database): MembersDriver {
         const found = [...room.members.values()].map(({ row }) => memberRecord(row));
         return found.sort((a, b) => byCodePoint(a.endpoint, b.endpoint));
       }),
+
+    listForEndpoint: (endpoint) =>
+      answer(() => {
+        const rooms = [...(tables.roomsOf.get(endpoint) ?? [])];
+        const found = rooms.flatMap((room) => {
+          const member = room.members.get(endpoint);
+          return member === undefined ? [] : [memberRecord(member.row)];
+        });
+        return found.sort((a, b) => byCodePoint(a.roomId, b.roomId));
+      }),
   };
 }

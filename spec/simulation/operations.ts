@@ -263,7 +263,10 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
     case "isMember":
       return run(async (store, bounds) => String(await store.isMember(room, endpoint, bounds)));
     case "indexed":
-      return run(async (store, bounds) => ((await store.rooms.listForEndpoint(endpoint, bounds)).some(({ id }) => id === room) ? "in" : "out"));
+      return run(async (store, bounds) => {
+        const found = (await store.members.listForEndpoint(endpoint, bounds)).find(({ roomId }) => roomId === room);
+        return found === undefined ? "out" : `${found.role} ${found.state[0] ?? ""}`;
+      });
     case "keys":
       return run(async (store, bounds) => {
         // As fresh as this call, because the list before it was.

@@ -190,6 +190,12 @@ class Client {
         const as = Array.from({ length: ENDPOINTS }, (_, index) => members.find(({ endpoint }) => endpoint === name(index))?.state[0] ?? ".");
         return `${members.filter(({ role }) => role === "owner").map(({ endpoint }) => endpoint.slice(1)).join()} ${as.join("")}`;
       });
+    } else if (dice < 33) {
+      const found = store.members.listForEndpoint(name(e), this.#bounds);
+      await Promise.all(Array.from({ length: ROOMS }, (_, n) => this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () => {
+        const member = (await found).find(({ roomId }) => roomId === `g${generation}-r${n}`);
+        return member === undefined ? "out" : `${member.role} ${member.state[0] ?? ""}`;
+      })));
     } else if (dice < 36) {
       const found = store.rooms.listForEndpoint(name(e), this.#bounds);
       await Promise.all(Array.from({ length: ROOMS }, (_, n) => this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () =>

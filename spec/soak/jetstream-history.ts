@@ -146,7 +146,9 @@ export const roomModel: Model<RoomOperation, string> = {
       case "isMember":
         return as === "j" ? state : undefined;
       case "indexed":
-        return answers(as === "." ? "out" : "in");
+        if (as === ".") return answers("out");
+        // Of the rooms it says that the endpoint is in this one, of the memberships as what.
+        return output === "in" ? state : answers(`${room.owner === operation.e ? "owner" : "member"} ${as}`);
       case "keys":
         // What it says of keys is looked at elsewhere; that it is refused is about the membership.
         return (output === "NOT_FOUND") === (as === ".") ? state : undefined;

@@ -145,4 +145,20 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: bySpec("spec/jetstream/rollout.spec.ts", "a replica that hangs"),
     chance: true,
   },
+  {
+    name: "an endpoint's memberships without the head of each room",
+    file: "lib/jetstream/memberships.ts",
+    find: "standing(record, endpoint,",
+    replace: "standing({ ...record, head: [] }, endpoint,",
+    breaks: "Readers lay the head over the rows.",
+    killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint follows a membership"),
+  },
+  {
+    name: "an endpoint's memberships in the order of the index",
+    file: "lib/jetstream/memberships.ts",
+    find: "return rules.sortedBy(found, ({ roomId }) => roomId);",
+    replace: "return found;",
+    breaks: "The rooms and memberships of an endpoint are sorted by room id, by code point.",
+    killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint gives each membership"),
+  },
 ];

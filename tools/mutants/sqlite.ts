@@ -175,4 +175,12 @@ export const sqliteMutants: readonly Mutant[] = [
     breaks: "Openers that meet come one after the other: none fails because of another.",
     killedBy: bySpec("spec/sqlite/lock.spec.ts", "its new socket, which does not listen yet"),
   },
+  {
+    name: "an endpoint's memberships in the order in which they began",
+    file: "lib/sqlite/members.ts",
+    find: "return found.sort((a, b) => byCodePoint(a.roomId, b.roomId));",
+    replace: "return found;",
+    breaks: "The memberships of an endpoint are sorted by room id, by code point.",
+    killedBy: bySpec("spec/conformance/sqlite.spec.ts", "listForEndpoint gives each membership"),
+  },
 ];

@@ -19,6 +19,7 @@ async function all(store: Store, w: World): Promise<unknown> {
     newUser: await missing(() => store.users.get(w.newKey)),
     newMember: await missing(() => store.members.get(w.room, w.newEndpoint)),
     indexed: await store.rooms.listForEndpoint(w.newEndpoint),
+    memberships: await store.members.listForEndpoint(w.newEndpoint),
   };
 }
 
@@ -287,6 +288,7 @@ export const argumentCases = [
       assert.equal(await store.isAdmin(w.newKey), false);
       assert.equal((await store.authorize(w.newKey)).reason, "unknown");
       assert.deepEqual(await store.rooms.listForEndpoint(w.newEndpoint), []);
+      assert.deepEqual(await store.members.listForEndpoint(w.newEndpoint), []);
     },
   }),
 
@@ -407,6 +409,7 @@ export const argumentCases = [
           });
           await settled(async () => {
             assert.deepEqual((await another.rooms.listForEndpoint(owner)).map((room) => room.id), [id]);
+            assert.deepEqual((await another.members.listForEndpoint(owner)).map((member) => [member.roomId, member.role]), [[id, "owner"]]);
           });
           await settled(async () => {
             assert.equal((await another.roomKeys.get(id, owner)).epoch, 1);

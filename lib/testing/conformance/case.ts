@@ -242,5 +242,6 @@ export async function seen(store: Store, roomId: string) {
   const members = await store.members.list(roomId);
   const keys = await Promise.all(members.map((member) => store.roomKeys.list(roomId, member.endpoint)));
   const indexed = await Promise.all(members.map((member) => store.rooms.listForEndpoint(member.endpoint)));
-  return { room, members, keys, indexed };
+  const memberships = await Promise.all(members.map((member) => store.members.listForEndpoint(member.endpoint)));
+  return { room, members, keys, indexed, memberships };
 }

@@ -109,6 +109,7 @@ export const copyCases = cases("copies", {
         ["rooms.update", () => each.rooms.update(id, {})],
         ["members.get", () => each.members.get(id, guest)],
         ["members.list", () => each.members.list(id)],
+        ["members.listForEndpoint", () => each.members.listForEndpoint(guest)],
         ["members.join", () => each.members.join(id, owner)],
         ["roomKeys.get", () => each.roomKeys.get(id, guest)],
         ["roomKeys.list", () => each.roomKeys.list(id, guest)],

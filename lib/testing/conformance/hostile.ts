@@ -44,6 +44,7 @@ export const hostileCases = [
       await check(store);
       const sorted = [...IDS].sort(byCodePoint);
       assert.deepEqual((await store.rooms.listForEndpoint(owner)).map((room) => room.id), sorted);
+      assert.deepEqual((await store.members.listForEndpoint(owner)).map((member) => member.roomId), sorted);
       const listed = await walk((page) => store.rooms.list(page), 7);
       assert.deepEqual([...new Set(listed.map((room) => room.id))].sort(byCodePoint), sorted);
       const again = await context.reopened();
@@ -112,6 +113,7 @@ export const hostileCases = [
         sameBytes((await another.roomKeys.get(id, endpoint)).sealed, bytes(`key ${String(i)}`), "sealed key");
         assert.equal(await another.isMember(id, endpoint), i % 2 === 0, JSON.stringify(endpoint));
         assert.ok((await another.rooms.listForEndpoint(endpoint)).some((room) => room.id === id));
+        assert.deepEqual((await another.members.listForEndpoint(endpoint)).find((each) => each.roomId === id), member);
       });
       const names = [owner, ...IDS];
       await store.roomKeys.rekey(id, new Map(names.map((name, i) => [name, bytes(`second ${String(i)}`)])), { expectedEpoch: 1 });
@@ -185,6 +187,7 @@ export const hostileCases = [
       await store.members.remove(id, owner);
       assert.deepEqual((await store.members.list(id)).map((member) => member.endpoint), [guest, wide].sort(byCodePoint));
       assert.deepEqual((await store.rooms.listForEndpoint(wide)).map((room) => room.id), [id]);
+      assert.deepEqual(await store.members.listForEndpoint(wide), [await store.members.get(id, wide)]);
       await store.rooms.delete(id);
       assert.deepEqual(await store.rooms.listForEndpoint(guest), []);
     },

@@ -242,6 +242,67 @@ export const memberCases = cases("members", {
     sameBytes((await store.roomKeys.get(rooms[2].id, endpoint)).sealed, bytes(`sealed 1 ${endpoint}`), "key of the other room");
   },
 
+  "listForEndpoint gives each membership of an endpoint as it is, of any state and role, sorted by room id": async ({ store, other }) => {
+    const endpoint = unique("endpoint");
+    const stem = unique("room");
+    assert.deepEqual(await store.members.listForEndpoint(endpoint), [], "an endpoint that nobody knows");
+    const ends = ["\uff5e", "\u{1f600}", "\ue000", "b", "B", "a", "Z", "é", "10", "9", "owned", "left", "deleted"];
+    const owner = unique("owner");
+    for (const end of ends) await store.rooms.create({ id: stem + end, owner: end === "owned" ? endpoint : owner, encrypted: true });
+    for (const [i, end] of ends.entries()) {
+      if (end === "owned") continue;
+      const state = i % 2 === 0 ? "invited" : "joined";
+      await store.members.add(stem + end, { endpoint, state, ...(i % 3 === 0 ? { invitedBy: owner, publicKey: bytes(end) } : {}) });
+    }
+    await store.members.remove(`${stem}left`, endpoint);
+    await store.rooms.delete(`${stem}deleted`);
+    const expected = ends.filter((end) => end !== "left" && end !== "deleted").map((end) => stem + end).sort(byCodePoint);
+    for (const each of [store, await other()]) {
+      await settled(async () => {
+        const memberships = await each.members.listForEndpoint(endpoint);
+        assert.deepEqual(memberships.map((member) => member.roomId), expected);
+        for (const member of memberships) assert.deepEqual(member, await each.members.get(member.roomId, endpoint));
+        assert.deepEqual(memberships.filter(({ role }) => role === "owner").map(({ roomId }) => roomId), [`${stem}owned`]);
+        assert.deepEqual(new Set(memberships.map(({ state }) => state)), new Set(["invited", "joined"]));
+        assert.deepEqual((await each.rooms.listForEndpoint(endpoint)).map((room) => room.id), expected, "the same rooms");
+      });
+    }
+  },
+
+  "listForEndpoint follows a membership through all that happens to it": async ({ store, other }) => {
+    const endpoint = unique("guest");
+    const { id, owner } = await encryptedRoom(store, endpoint);
+    const another = await other();
+    /** A list is as fresh as a check: what was acknowledged to anyone is in it. */
+    const shows = async (what: string, expected: readonly string[] | undefined): Promise<void> => {
+      for (const each of [another, store]) {
+        const found = await each.members.listForEndpoint(endpoint);
+        assert.deepEqual(found.map((member) => [member.roomId, member.endpoint, member.role, member.state]), expected === undefined ? [] : [[id, endpoint, ...expected]], what);
+      }
+    };
+    await shows("invited", ["member", "invited"]);
+    await store.members.join(id, endpoint);
+    await shows("joined", ["member", "joined"]);
+    await store.rooms.update(id, { owner: endpoint });
+    await shows("the owner", ["owner", "joined"]);
+    await another.rooms.update(id, { owner });
+    await shows("the owner no more", ["member", "joined"]);
+    await store.roomKeys.rekey(id, sealedFor(2, [owner, endpoint]), { expectedEpoch: 1 });
+    await shows("after a rekey", ["member", "joined"]);
+    await store.members.remove(id, endpoint);
+    await shows("removed", undefined);
+    const again = await store.members.add(id, { endpoint });
+    await shows("added again", ["member", "invited"]);
+    assert.deepEqual(await store.members.listForEndpoint(endpoint), [again], "nothing of the old membership");
+    await store.rooms.delete(id);
+    await shows("the room is deleted", undefined);
+    await store.rooms.create({ id, owner });
+    await shows("another room of the same id", undefined);
+    await store.rooms.delete(id);
+    await store.rooms.create({ id, owner: endpoint });
+    await shows("the owner of another one", ["owner", "joined"]);
+  },
+
   "a room of sixty members is listed, rekeyed and deleted whole": async ({ store }) => {
     const { id, owner } = await encryptedRoom(store);
     const endpoints = Array.from({ length: 60 }, () => unique("m"));

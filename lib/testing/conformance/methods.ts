@@ -233,6 +233,14 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     bad: { roomId: [undefined, ...NO_ID], ...CALL_OPTIONS },
     closed: PLAIN,
   },
+  "members.listForEndpoint": {
+    parameters: ["endpoint", "options"],
+    writes: false,
+    call: (s, a) => s.members.listForEndpoint(...(a as Args<Members["listForEndpoint"]>)),
+    good: (w) => [w.guest],
+    bad: { endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS },
+    closed: PLAIN,
+  },
   "roomKeys.put": {
     parameters: ["roomId", "endpoint", "epoch", "sealed", "options"],
     writes: true,

@@ -20,6 +20,8 @@ async function consistent(stores: readonly Store[], roomId: string, endpoints: r
       for (const endpoint of new Set([...endpoints, ...names])) {
         const indexed = (await store.rooms.listForEndpoint(endpoint)).some((each) => each.id === roomId);
         assert.equal(indexed, names.has(endpoint), `the index of ${endpoint}`);
+        const memberships = (await store.members.listForEndpoint(endpoint)).filter((each) => each.roomId === roomId);
+        assert.deepEqual(memberships, members.filter((member) => member.endpoint === endpoint), `the membership of ${endpoint}`);
         if (names.has(endpoint)) {
           for (const key of await store.roomKeys.list(roomId, endpoint)) assert.ok(key.epoch <= (room?.epoch ?? 0), "no key of an epoch to come");
         } else {
@@ -396,6 +398,7 @@ export const raceCases = cases("at once", {
     for (const each of stores) {
       await settled(async () => {
         assert.deepEqual((await each.rooms.listForEndpoint(endpoint)).map((room) => room.id), [...ids].sort(byCodePoint));
+        assert.deepEqual((await each.members.listForEndpoint(endpoint)).map((member) => member.roomId), [...ids].sort(byCodePoint));
       });
     }
     await together(ids.slice(0, 5).map((id) => () => store.members.remove(id, endpoint)));

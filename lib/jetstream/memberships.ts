@@ -1,0 +1,69 @@
+/** The rooms of an endpoint, by the reverse index. */
+import type { Call } from "../call.js";
+import * as rules from "../rules.js";
+import { keys, parseHint, readMember, readRoom } from "./records.js";
+import type { MemberRow, RoomRecord } from "./records.js";
+import { standing } from "./room-log.js";
+import type { RoomLog } from "./room-log.js";
+
+/** Keys of one read: the server answers at most 1,024. */
+const CHUNK = 200;
+/** An entry younger than this may be of an addition under way, which clearing it away would only hold up. */
+const STALE_MS = 60_000;
+
+/** A membership as it stands, and the room that it is in. */
+export interface Membership {
+  readonly roomId: string;
+  readonly record: RoomRecord;
+  readonly row: MemberRow;
+}
+
+export class Memberships {
+  readonly #log: RoomLog;
+  readonly #stale: (hintKeys: readonly string[]) => void;
+
+  /** `stale` is told of index entries that lead nowhere. */
+  constructor(log: RoomLog, stale: (hintKeys: readonly string[]) => void) {
+    this.#log = log;
+    this.#stale = stale;
+  }
+
+  /**
+   * The endpoint's memberships, sorted by room id. An index entry only says where to look: it is written before its
+   * membership and removed after it. Whether the endpoint is a member is what the room says.
+   */
+  async of(endpoint: string, call: Call): Promise<Membership[]> {
+    const { rooms, members, membersByEndpoint } = this.#log.buckets;
+    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.fresh(call), rooms.fresh(call)]);
+    const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
+    const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
+    const found: Membership[] = [];
+    for (let i = 0; i < roomIds.length; i += CHUNK) {
+      const chunk = roomIds.slice(i, i + CHUNK);
+      const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
+      const live = chunk.flatMap((roomId) => {
+        const { record } = readRoom(snapshot.get(keys.room(roomId)));
+        return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.incarnation) }];
+      });
+      if (live.length === 0) continue;
+      const needed = Math.max(...live.map(({ record }) => record.membersSeq));
+      const rows = await members.read(
+        live.map(({ key }) => key),
+        needed,
+        call,
+      );
+      for (const { roomId, record, key } of live) {
+        const entry = rows.get(key);
+        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry));
+        if (row !== undefined) found.push({ roomId, record, row });
+      }
+    }
+    const ids = new Set(found.map(({ roomId }) => roomId));
+    const old = Date.now() - STALE_MS;
+    const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
+    if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
+    return rules.sortedBy(found, ({ roomId }) => roomId);
+  }
+}
+
+const roomOf = (hintKey: string): string => parseHint(hintKey)?.roomId ?? "";
