@@ -17,16 +17,46 @@ async function addLicense(): Promise<void> {
   }
 }
 
+function compressed(bytes: Uint8Array): Buffer {
+  return brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS } });
+}
+
 /** sql.js's WebAssembly becomes part of the code: it is there wherever the code is, whatever bundled it. */
 const inlineWasm: Plugin = {
   name: "inline-wasm",
   setup(build) {
-    build.onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({
-      contents: brotliCompressSync(await readFile(path), { params: { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS } }),
-      loader: "binary",
-    }));
+    build.onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({ contents: compressed(await readFile(path)), loader: "binary" }));
   },
 };
+
+/** The parts of `code` before and after something that it has once. */
+function parted(code: string, by: string | RegExp): [before: string, after: string] {
+  const [before, after, ...more] = code.split(by);
+  if (before === undefined || after === undefined || more.length > 0) throw new Error(`sql.js is another than the build knows: ${String(by)}`);
+  return [before, after];
+}
+
+/**
+ * sql.js keeps a database in an array of its own, which it copies as a whole when it grows. Here it is given a file instead,
+ * as `SqlFile` in sql-js-parts.d.ts, in the words that it has after minification: `B` finds a file, `fa` makes one, `Qa` is
+ * what is done with an open one, `Wa` its length.
+ */
+const OPEN_FILE = `
+  fa(this.filename, []);
+  (function (node) {
+    node.Wa = f.length;
+    node.Qa = Object.create(node.Qa);
+    var tried = function (access) {
+      try { return access(); } catch (error) { throw new O(29); } finally { node.Wa = f.length; }
+    };
+    node.Qa.read = function (stream, bytes, offset, length, position) {
+      return tried(function () { return f.read(bytes, offset, length, position); });
+    };
+    node.Qa.write = function (stream, bytes, offset, length, position) {
+      return tried(function () { return f.write(bytes, offset, length, position); });
+    };
+  })(B("/" + this.filename).node);
+`;
 
 /**
  * sql.js looks for `module` and `exports` to find out what it is, and webpack answers for an ES module that there are none.
@@ -36,12 +66,30 @@ const asModule: Plugin = {
   name: "sql-js-as-module",
   setup(build) {
     build.onLoad({ filter: /sql-wasm-browser\.js$/ }, async ({ path }) => {
-      const [code = "", tail, ...more] = (await readFile(path, "utf8")).split("// This bit below is copied almost exactly");
-      const [head, rest, ...others] = code.split("        module = undefined;\n");
-      if (head === undefined || rest === undefined || tail === undefined || more.length + others.length > 0) {
-        throw new Error("sql.js ends in another way than the build knows");
-      }
-      return { contents: `${head}${rest}export default initSqlJs;\n`, loader: "js" };
+      const [code] = parted(await readFile(path, "utf8"), "// This bit below is copied almost exactly");
+      const [head, rest] = parted(code, "        module = undefined;\n");
+      const [before, after] = parted(rest, /f!=null&&fa\(this\.filename,\s*f\);/);
+      // What the words above stand for.
+      for (const known of [/B\(f\)\.node,/, /\.write;\s*r\.Qa=Object\.create\(r\.Qa\);/, /read\(a,\s*b,d,c,e\)\{if\(e>=a\.node\.Wa\)return 0;/, /O=class\{name="ErrnoError";/]) parted(rest, known);
+      return { contents: `${head}${before}${OPEN_FILE}${after}export default initSqlJs;\n`, loader: "js" };
+    });
+  },
+};
+
+/** `import source from "./x.js?source"`: the compressed text of a program that needs nothing beside itself, for a thread of its own. */
+const programs: Plugin = {
+  name: "programs",
+  setup(build) {
+    build.onResolve({ filter: /\?source$/ }, ({ path, resolveDir }) => ({
+      path: join(resolveDir, path.replace(/\.js\?source$/, ".ts")), namespace: "program",
+    }));
+    build.onLoad({ filter: /.*/, namespace: "program" }, async ({ path }) => {
+      const { outputFiles: [file] } = await build.esbuild.build({
+        entryPoints: [path], bundle: true, write: false, format: "cjs", platform: "node", target: "node20", minify: true,
+        plugins: [asModule],
+      });
+      if (file === undefined) throw new Error(`${path} became nothing`);
+      return { contents: compressed(file.contents), loader: "binary" };
     });
   },
 };
@@ -86,7 +134,7 @@ export default defineConfig({
   removeNodeProtocol: false,
   // sql.js is part of the code, in the file that holds its license too. What remains external is what is imported.
   noExternal: ["sql.js"],
-  esbuildPlugins: [inlineWasm, asModule, ownFile],
+  esbuildPlugins: [inlineWasm, asModule, ownFile, programs],
   plugins: [loadedLater],
   dts: {
     entry: { index: "lib/index.ts", testing: "lib/testing/index.ts" },

@@ -189,6 +189,12 @@ export function opTimeout(value: unknown, path: string): number {
   return value === undefined ? DEFAULT_OP_TIMEOUT_MS : integer(value, path, 1, MAX_OP_TIMEOUT_MS);
 }
 
+/** What is told of something as it happens. */
+export function listener(value: unknown, path: string): ((event: never) => void) | undefined {
+  if (value !== undefined && typeof value !== "function") throw invalid(path, "a function");
+  return value as ((event: never) => void) | undefined;
+}
+
 /** What a call may take in time. */
 export interface Bounds {
   readonly timeoutMs: number | undefined;

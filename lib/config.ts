@@ -5,8 +5,8 @@ import { Retries } from "./jetstream/connection.js";
 import type { NatsConnection } from "./jetstream/connection.js";
 import { connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./jetstream/open.js";
 import type { JetStreamOptions } from "./jetstream/open.js";
-import { openSqlite } from "./sqlite/open.js";
-import type { SqliteOptions } from "./sqlite/open.js";
+import { SQLITE_OPTIONS, checkedPath, openFile, sqliteInput } from "./sqlite/open.js";
+import type { SqliteInput, SqliteOptions } from "./sqlite/open.js";
 import type { Replicas, Store } from "./store.js";
 
 /** How to connect, as plain data: the names and meanings are those of the NATS client's own options. */
@@ -208,13 +208,12 @@ export async function openStore(config: StoreConfig): Promise<Store> {
     return openConfigured(jetstream);
   }
   if (sqlite === undefined) throw args.invalid("config.sqlite", "a section, because config.decentralized is off");
-  return openSqlite(sqlite.path, sqlite.options);
+  return openFile(sqlite.path, sqlite.input);
 }
 
-function sqliteSection(value: unknown): { path: string; options: SqliteOptions } {
-  const { path, opTimeoutMs } = args.fields(value, "config.sqlite", ["path", "opTimeoutMs"]);
-  if (typeof path !== "string" || path === "") throw args.invalid("config.sqlite.path", "a path");
-  return { path, options: { opTimeoutMs: args.opTimeout(opTimeoutMs, "config.sqlite.opTimeoutMs") } };
+function sqliteSection(value: unknown): { path: string; input: SqliteInput } {
+  const found = args.fields(value, "config.sqlite", ["path", ...SQLITE_OPTIONS]);
+  return { path: checkedPath(found["path"], "config.sqlite.path"), input: sqliteInput(found, "config.sqlite") };
 }
 
 function jetStreamSection(value: unknown): Section {

@@ -1,5 +1,6 @@
 export { openSqlite } from "./sqlite/open.js";
 export type { SqliteOptions } from "./sqlite/open.js";
+export type { CheckpointResult } from "./sqlite/checkpoint.js";
 export { openJetStream } from "./jetstream/open.js";
 export type { JetStreamOptions, RolloutProgress } from "./jetstream/open.js";
 export type { NatsConnection } from "./jetstream/connection.js";

@@ -2,7 +2,7 @@
 
 export type Form = "esm" | "cjs" | "ts";
 
-export const PARTS = ["file", "memory", "jetstream"] as const;
+export const PARTS = ["file", "thread", "memory", "jetstream"] as const;
 /** Of each part `true`, or what went wrong. */
 export type Report = Readonly<Record<(typeof PARTS)[number], string | true>>;
 
@@ -11,7 +11,7 @@ const REQUIRES = 'const { hasAdmin, isAuthorized, isMember, isUnavailable, openS
 /** The package's types have to hold alone: Node's own are not there. */
 const TYPES = `${IMPORTS}import type { Store } from "unibus-membership";
 import type { NatsServer, NatsServerOptions } from "unibus-membership/testing";
-declare const process: { readonly argv: string[] };
+declare const process: { readonly argv: string[]; on(event: string, listener: () => void): void };
 declare function typed(store: Store, server: NatsServer, options: NatsServerOptions): void;
 export type Typed = typeof typed;
 `;
@@ -34,6 +34,24 @@ async function file() {
   const key = await again.roomKeys.get("room", "alice");
   expect("key", Array.from(key.sealed), [1, 2, 3]);
   expect("checks", [await isAuthorized(again, "a1b2"), await isAuthorized(again, "ffff"), await isMember(again, "room", "alice")], [true, false, true]);
+  await again.close();
+}
+
+// As much as a checkpoint does not do on the event loop.
+async function thread() {
+  const path = folder + "/large.db";
+  let started = 0;
+  let done = 0;
+  process.on("worker", () => { started++; });
+  const first = await openSqlite(path, { onCheckpoint: ({ ok }) => { if (ok) done++; } });
+  const sealedKey = new Uint8Array(65536).fill(7);
+  for (let i = 0; i < 80; i++) await first.rooms.create({ id: "room" + i, encrypted: true, owner: "alice", sealedKey });
+  await first.close();
+  expect("checkpoints", done, 1);
+  // Other runtimes do not say, and may do without.
+  if (!("Bun" in globalThis) && !("Deno" in globalThis)) expect("threads", started, 1);
+  const again = await openSqlite(path);
+  expect("rooms", (await again.rooms.listForEndpoint("alice")).length, 80);
   await again.close();
 }
 
@@ -67,7 +85,7 @@ async function told(part = file) {
 }
 
 async function main() {
-  console.log(JSON.stringify({ file: await told(file), memory: await told(memory), jetstream: await told(jetstream) }));
+  console.log(JSON.stringify({ file: await told(file), thread: await told(thread), memory: await told(memory), jetstream: await told(jetstream) }));
 }
 
 main();

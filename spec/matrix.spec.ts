@@ -7,7 +7,7 @@ import { bundlers } from "../matrix/bundlers.js";
 import { PARTS, program } from "../matrix/program.js";
 import { Sandbox, onThisNode, root } from "../matrix/sandbox.js";
 
-const ALL_WELL = { file: true, memory: true, jetstream: true };
+const ALL_WELL = { file: true, thread: true, memory: true, jetstream: true };
 
 /** The tools of these are there in every clone; `npm run matrix` has the others. */
 const SHORT = ["esbuild, ES module", "esbuild, CommonJS", "esbuild, CommonJS of require", "tsup, ES module", "tsup, CommonJS", "npm"];

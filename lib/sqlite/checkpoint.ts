@@ -2,100 +2,120 @@
  * Checkpoints: the log goes on in a new segment, the image is brought up to date with the old one, written beside the
  * file and renamed over it. At every moment the files are an image and the segments that lead from it to now.
  */
-import { promises as fs } from "node:fs";
-import type { SqlJsStatic } from "sql.js";
-import { removeIfThere, statIfThere, syncFolderOf, writeSynced } from "./files.js";
-import { Image } from "./image.js";
+// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+import { clearTimeout, setTimeout } from "node:timers";
+import { StoreError } from "../errors.js";
+import { removeIfThere, syncFolderOf } from "./files.js";
+import { renameImage, temporaryImagePath } from "./image-maker.js";
+import type { ImageMaker } from "./image-maker.js";
 import type { Journal } from "./journal.js";
-import { readRecords } from "./log-format.js";
 import type { Recovered } from "./recovery.js";
-import type { LogRecord } from "./log-format.js";
-import { Pace } from "./pace.js";
 import { Segment } from "./segment.js";
-import { contentOf, decodeSuperblock, isSame } from "./superblock.js";
-import type { SealedImage } from "./superblock.js";
 import type { Watermark } from "./watermark.js";
 
 const MIN_LOG_BYTES = 32 * 1024 * 1024;
+/** So that a log never takes long to read, however large the image is. */
+const MAX_LOG_BYTES = 1024 * 1024 * 1024;
+/** After a checkpoint that failed. Each further one waits twice as long, up to the second. */
+const MIN_PAUSE_MS = 1000;
+const MAX_PAUSE_MS = 300_000;
 
-/** The image, until it has its name. */
-export function temporaryImagePath(path: string): string {
-  return `${path}-checkpoint`;
+/** What became of a checkpoint: see `SqliteOptions.onCheckpoint`. */
+export interface CheckpointResult {
+  readonly ok: boolean;
+  /** Bytes of the file that was written; of a checkpoint that failed, of the log that stays. */
+  readonly bytes: number;
+  readonly durationMs: number;
+  /** Why it failed: `UNAVAILABLE`, with the system's error as its cause. */
+  readonly error?: StoreError;
 }
 
-/** Puts an image on the disk under its temporary name. */
-export async function writeImage(path: string, bytes: Uint8Array): Promise<void> {
-  const temporary = temporaryImagePath(path);
-  try {
-    // Whoever may read and write the file may do so with the next one.
-    await writeSynced(temporary, bytes, await statIfThere(path));
-  } catch (error) {
-    await removeIfThere(temporary).catch(() => undefined);
-    throw error;
-  }
-}
-
-/** Makes the image that was written the file. */
-export async function renameImage(path: string): Promise<void> {
-  await fs.rename(temporaryImagePath(path), path);
+/** A log that no transaction is added to any more. */
+export interface OldLog {
+  readonly path: string;
+  readonly generation: number;
+  /** The last transaction in it. `undefined` if that is not known here. */
+  readonly sequence: number | undefined;
+  /** Bytes of records. */
+  readonly length: number;
+  close(): Promise<void>;
 }
 
 interface Unpublished {
-  readonly old: Segment;
-  image: SealedImage | undefined;
+  readonly old: OldLog;
   renamed: boolean;
 }
 
 export class Checkpoints {
-  readonly #sqlJs: SqlJsStatic;
   readonly #path: string;
   readonly #database: string;
   readonly #journal: Journal;
   readonly #watermark: Watermark;
+  readonly #maker: ImageMaker;
+  readonly #report: (result: CheckpointResult) => void;
   #segment: Segment;
   #imageBytes: number;
   #unpublished: Unpublished | undefined;
   #running: Promise<void> | undefined;
   #stopped = false;
-  /** After a failure, not again before the log has grown to this. */
-  #retryAt = 0;
+  /** After a failure, how long it waits before the next attempt, and what it waits for. */
+  #pauseMs = 0;
+  #retry: NodeJS.Timeout | undefined;
+  #closing = false;
 
-  constructor(sqlJs: SqlJsStatic, path: string, recovered: Recovered, journal: Journal) {
-    this.#sqlJs = sqlJs;
+  constructor(path: string, recovered: Recovered, journal: Journal, maker: ImageMaker, report: (result: CheckpointResult) => void) {
     this.#path = path;
     this.#database = recovered.database;
     this.#journal = journal;
     this.#segment = recovered.segment;
     this.#watermark = recovered.watermark;
     this.#imageBytes = recovered.imageBytes;
+    this.#maker = maker;
+    this.#report = report;
+    if (recovered.unfinished !== undefined) this.#unpublished = { old: recovered.unfinished, renamed: false };
   }
 
-  /** Called after each batch: starts a checkpoint once the log has outgrown the image. */
+  /** Called after each batch: starts a checkpoint once the log has outgrown the image, or where one is unfinished. */
   consider(): void {
-    if (this.#running !== undefined || this.#stopped || this.#segment.length < this.#retryAt) return;
+    if (this.#running !== undefined || this.#stopped || this.#closing || this.#retry !== undefined) return;
     if (this.#unpublished === undefined && this.#segment.length < this.#threshold) return;
     void this.#start();
   }
 
   get #threshold(): number {
-    return Math.max(MIN_LOG_BYTES, this.#imageBytes);
+    return Math.min(MAX_LOG_BYTES, Math.max(MIN_LOG_BYTES, this.#imageBytes));
   }
 
   /** Never rejects: a checkpoint that fails leaves the image and the logs as they were, and is tried again. */
   #start(): Promise<void> {
-    this.#running ??= this.#run()
-      .then(
-        () => {
-          this.#retryAt = 0;
-        },
-        () => {
-          this.#retryAt = this.#segment.length + this.#threshold / 4;
-        },
-      )
-      .finally(() => {
-        this.#running = undefined;
-      });
+    this.#running ??= this.#timed().finally(() => {
+      this.#running = undefined;
+    });
     return this.#running;
+  }
+
+  async #timed(): Promise<void> {
+    const began = performance.now();
+    try {
+      await this.#run();
+      this.#pauseMs = 0;
+      this.#report({ ok: true, bytes: this.#imageBytes, durationMs: performance.now() - began });
+    } catch (cause) {
+      this.#retryLater();
+      const reason = cause instanceof Error ? cause.message : "unknown";
+      const error = new StoreError("UNAVAILABLE", `The checkpoint failed (${reason}); the log has everything`, { cause });
+      this.#report({ ok: false, bytes: (this.#unpublished?.old ?? this.#segment).length, durationMs: performance.now() - began, error });
+    }
+  }
+
+  #retryLater(): void {
+    if (this.#stopped || this.#closing) return;
+    this.#pauseMs = Math.min(MAX_PAUSE_MS, Math.max(MIN_PAUSE_MS, this.#pauseMs * 2));
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.consider();
+    }, this.#pauseMs);
+    this.#retry.unref();
   }
 
   async #run(): Promise<void> {
@@ -108,7 +128,7 @@ export class Checkpoints {
       }
       await this.#journal.switchTo(this.#watermark.guard(next));
       this.#segment = next;
-      this.#unpublished = { old, image: undefined, renamed: false };
+      this.#unpublished = { old, renamed: false };
     }
     await this.#publish(this.#unpublished);
     this.#unpublished = undefined;
@@ -116,6 +136,9 @@ export class Checkpoints {
 
   /** Puts everything into the file, as far as the disk allows, and closes the log. */
   async close(): Promise<void> {
+    this.#closing = true;
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
     await this.#running;
     // What an earlier attempt left unfinished, then what came after it.
     if (!this.#stopped && this.#unpublished !== undefined) await this.#start();
@@ -136,6 +159,8 @@ export class Checkpoints {
   /** Nothing is published any more. */
   stop(): void {
     this.#stopped = true;
+    clearTimeout(this.#retry);
+    this.#maker.stop(new Error("The store can no longer write"));
   }
 
   /** Whether the files that hold what was acknowledged are where an opening will find them. */
@@ -146,51 +171,35 @@ export class Checkpoints {
   /** Each step can be done again, so that what failed goes on where it was. */
   async #publish(work: Unpublished): Promise<void> {
     if (!work.renamed) {
-      const image = (work.image ??= await this.#make(work.old));
-      await writeImage(this.#path, image.bytes);
-      await this.#segment.seal(image.superblock.content);
-      this.#check();
-      await this.#watermark.replace(image, async () => {
-        await renameImage(this.#path);
-        work.renamed = true;
-        work.image = undefined;
-      });
-      this.#imageBytes = image.bytes.length;
+      try {
+        await this.#replaceImage(work);
+      } catch (error) {
+        // Not in the way of whoever needs the room until the next attempt.
+        await removeIfThere(temporaryImagePath(this.#path)).catch(() => undefined);
+        throw error;
+      }
     }
     await syncFolderOf(this.#path);
     await work.old.close();
     await removeIfThere(work.old.path);
   }
 
-  /** The image of the state at the end of a segment: the image before it, and the segment. */
-  async #make(old: Segment): Promise<SealedImage> {
-    const pace = new Pace(() => {
-      this.#check();
+  async #replaceImage(work: Unpublished): Promise<void> {
+    const { old } = work;
+    const image = await this.#maker.make({
+      database: this.#database,
+      image: { path: this.#path, generation: old.generation, at: this.#watermark.at, content: this.#watermark.content },
+      logs: [old.path],
+      last: old.sequence,
+      next: { generation: old.generation + 1, clean: false },
     });
-    const bytes = await fs.readFile(this.#path);
-    const image = Image.of(this.#sqlJs, bytes);
-    try {
-      const meta = image.meta();
-      const at = image.superblockAt();
-      // What became of the file since it was read must not be sealed again as if it were right.
-      const content = at === undefined ? undefined : decodeSuperblock(bytes, at).content;
-      if (content === undefined || meta.database !== this.#database || meta.generation !== old.generation || !isSame(content, await contentOf(bytes, at, pace))) {
-        throw new Error("The image is not the one that was opened");
-      }
-      let { sequence, adminEver } = meta;
-      const log = function* (records: Iterable<LogRecord>): Generator<LogRecord, void, undefined> {
-        for (const record of records) {
-          ({ sequence } = record);
-          adminEver ||= record.changes.some((change) => change.kind === "user" && change.row.role === "admin");
-          yield record;
-        }
-      };
-      await image.merge(log(readRecords(await fs.readFile(old.path), sequence + 1)), pace);
-      if (old.sequence !== undefined && sequence !== old.sequence) throw new Error("The log has lost its end");
-      return await image.export({ ...meta, generation: old.generation + 1, sequence, adminEver }, false, pace);
-    } finally {
-      image.close();
-    }
+    await this.#segment.seal(image.superblock.content);
+    this.#check();
+    await this.#watermark.replace(image, async () => {
+      await renameImage(this.#path);
+      work.renamed = true;
+    });
+    this.#imageBytes = image.superblock.content.length;
   }
 
   #check(): void {

@@ -2,7 +2,6 @@
 import { constants, fdatasync, fsync, promises as fs, write } from "node:fs";
 import type { Stats } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
-import type { Buffer } from "node:buffer";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 
@@ -118,24 +117,25 @@ async function canGive(handle: FileHandle, uid: number, gid: number): Promise<bo
   }
 }
 
-/** Writes a file, with owner and mode of `like` if that is given, and returns when all of it is on the disk. */
-export async function writeSynced(path: string, bytes: Uint8Array, like?: Stats): Promise<void> {
+/** Makes a file, or makes it empty, with owner and mode of `like` if that is given. */
+export async function createFile(path: string, like: Stats | undefined): Promise<FileHandle> {
   const handle = await fs.open(path, "w", 0o600);
   try {
     if (like !== undefined) await makeLike(handle, like);
+    return handle;
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** Writes a file, with owner and mode of `like` if that is given, and returns when all of it is on the disk. */
+export async function writeSynced(path: string, bytes: Uint8Array, like?: Stats): Promise<void> {
+  const handle = await createFile(path, like);
+  try {
     await writeAll(handle, bytes, 0);
     await sync(handle);
   } finally {
     await handle.close();
-  }
-}
-
-/** The whole file, or `undefined` if there is none. */
-export async function readIfThere(path: string): Promise<Buffer | undefined> {
-  try {
-    return await fs.readFile(path);
-  } catch (error) {
-    if (isAbsent(error)) return undefined;
-    throw error;
   }
 }

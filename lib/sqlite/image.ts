@@ -4,14 +4,14 @@
  */
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
-import type { Database, SqlJsStatic, SqlValue, Statement } from "sql.js";
-import { StoreError } from "../errors.js";
+import type { Database, SqlValue, Statement } from "sql.js";
+import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
+import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
 import type { Pace } from "./pace.js";
 import { toRevision } from "./rows.js";
 import type { MemberRow, RoomRow, UserRow } from "./rows.js";
-import { SUPERBLOCK_BYTES, contentOf, encodeSuperblock } from "./superblock.js";
-import type { SealedImage } from "./superblock.js";
+import { SUPERBLOCK_BYTES } from "./superblock.js";
 import type { Tables } from "./tables.js";
 
 /** "unib": tells the file from every other SQLite database. */
@@ -57,20 +57,6 @@ const SCHEMA = `
 /** Nothing of the database is on a disk before `export`, and none of it needs a way back. */
 const PRIVATE = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF";
 
-let loading: Promise<SqlJsStatic> | undefined;
-
-/** Loads sql.js, once: not before a store is opened, and again after a failure. Rejects with `UNAVAILABLE`. */
-export function loadSqlJs(): Promise<SqlJsStatic> {
-  loading ??= import("./sql-js.js").then(
-    (module) => module.instantiate(),
-  ).catch((error: unknown) => {
-    loading = undefined;
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new StoreError("UNAVAILABLE", `SQLite cannot be loaded (${reason})`, { cause: error });
-  });
-  return loading;
-}
-
 /** What a file says of itself in its first bytes, before anything in it is believed. */
 export function kindOf(bytes: Buffer): "current" | "version 1" | "foreign" | "newer" {
   if (bytes.length < 100 || bytes.toString("latin1", 0, 16) !== "SQLite format 3\0") return "foreign";
@@ -100,15 +86,16 @@ export class Image {
     database.run(PRIVATE);
   }
 
-  static empty(sqlJs: SqlJsStatic): Image {
-    const image = new Image(new sqlJs.Database());
+  /** Makes an image in an empty file. */
+  static empty(sqlJs: SqlJs, file: ImageFile): Image {
+    const image = new Image(new sqlJs.Database(file));
     image.#database.run(SCHEMA);
     return image;
   }
 
-  /** Throws what SQLite says of bytes that are no database. */
-  static of(sqlJs: SqlJsStatic, bytes: Uint8Array): Image {
-    const database = new sqlJs.Database(bytes);
+  /** Throws what SQLite says of a file that is no database. */
+  static of(sqlJs: SqlJs, file: ImageFile): Image {
+    const database = new sqlJs.Database(file);
     try {
       return new Image(database);
     } catch (error) {
@@ -207,14 +194,16 @@ export class Image {
     }
   }
 
-  /** Brings it up to date with a log. */
-  async merge(log: Iterable<{ readonly changes: readonly Change[] }>, pace: Pace): Promise<void> {
+  /** Brings it up to date with what a log says, given in pieces. */
+  async merge(log: AsyncIterable<readonly { readonly changes: readonly Change[] }[]>, pace: Pace): Promise<void> {
     this.#database.run("BEGIN");
     const apply = this.#applier();
-    for (const { changes } of log) {
-      for (const change of changes) {
-        apply(change);
-        if (pace.due()) await pace.rest();
+    for await (const records of log) {
+      for (const { changes } of records) {
+        for (const change of changes) {
+          apply(change);
+          if (pace.due()) await pace.rest();
+        }
       }
     }
     this.#database.run("COMMIT");
@@ -290,18 +279,7 @@ export class Image {
     return integer(page) * integer(size) - SUPERBLOCK_BYTES;
   }
 
-  /** The file, with everything up to `meta.sequence` in it. */
-  async export(meta: Meta, clean: boolean, pace: Pace): Promise<SealedImage> {
-    this.#putMeta(meta);
-    const bytes = this.#database.export();
-    const at = this.superblockAt();
-    if (at === undefined) throw new Error("the image has no place for its superblock");
-    const superblock = { content: await contentOf(bytes, at, pace), clean, acknowledged: meta.sequence };
-    bytes.set(encodeSuperblock(superblock), at);
-    return { bytes, at, superblock };
-  }
-
-  #putMeta(meta: Meta): void {
+  putMeta(meta: Meta): void {
     const values = [meta.database, String(meta.generation), String(meta.sequence), meta.adminEver ? "1" : "0"];
     META_NAMES.forEach((name, i) => this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]));
     this.#database.run("INSERT OR REPLACE INTO meta VALUES ('checksum', ?)", [metaChecksum(values)]);

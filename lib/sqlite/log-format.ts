@@ -25,11 +25,11 @@ export const LOG_FORMAT = 1;
 export const HEADER_BYTES = 128;
 export const SEAL_AT = 64;
 const SEAL_BYTES = 17;
-const RECORD_HEADER_BYTES = 25;
+export const RECORD_HEADER_BYTES = 25;
 /** Where a record begins: not zero by many bits, and in no text, because UTF-8 does not have it. */
-const RECORD_MARK = 0xff;
+export const RECORD_MARK = 0xff;
 /** What a disk writes whole or not at all. */
-const SECTOR_BYTES = 512;
+export const SECTOR_BYTES = 512;
 const MASK_BYTES = 4096;
 /** Not zero, and two flipped bits away from it: what ends with a zero instead was never written to its end. */
 const END_MARK = 0x0a;
@@ -110,6 +110,7 @@ export function isZero(bytes: Uint8Array, from: number, to: number): boolean {
 
 /** What the bytes of callers are laid over with, so that zeros among them are none on the disk. One for all logs of a database. */
 export function maskOf(database: string): Uint8Array {
+  // Not of a pool: it is read in words too.
   const mask = Buffer.alloc(MASK_BYTES);
   for (let at = 0; at < MASK_BYTES; at += 64) createHash("sha512").update(`${database} ${at}`).digest().copy(mask, at);
   return mask;
@@ -156,13 +157,18 @@ export interface LogRecord {
   readonly end: number;
 }
 
+/** Of which the mask begins with the bytes. Four at a time, which for large keys is most of what reading a log costs. */
 function unmasked(bytes: Uint8Array, mask: Uint8Array): Uint8Array {
-  const plain = new Uint8Array(bytes.length);
-  putMasked(plain, 0, bytes, mask, 0);
-  return plain;
+  if (bytes.length === 0) return bytes;
+  const plain = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+  plain.set(bytes);
+  const words = new Int32Array(plain.buffer);
+  const masks = new Int32Array(mask.buffer, mask.byteOffset, MASK_BYTES / 4);
+  for (let i = 0; i < words.length; i++) words[i] = (words[i] ?? 0) ^ (masks[i % masks.length] ?? 0);
+  return plain.subarray(0, bytes.length);
 }
 
-interface RecordHeader {
+export interface RecordHeader {
   /** Where the batch of the record begins. */
   readonly batch: number;
   readonly end: number;
@@ -170,81 +176,26 @@ interface RecordHeader {
   readonly checksum: number;
 }
 
-/** The header of the record at `start`, if it is whole. */
-function recordHeader(bytes: Buffer, start: number): RecordHeader | undefined {
-  const payload = start + RECORD_HEADER_BYTES;
-  if (payload > bytes.length || bytes[start] !== RECORD_MARK) return undefined;
-  if (crc32(bytes.subarray(start, start + 21)) !== bytes.readUInt32LE(start + 21)) return undefined;
+/** The header at `at` of some bytes of a log, which is at `start` in the log, if it is whole. */
+export function decodeRecordHeader(bytes: Buffer, at: number, start: number): RecordHeader | undefined {
+  if (at + RECORD_HEADER_BYTES > bytes.length || bytes[at] !== RECORD_MARK) return undefined;
+  if (crc32(bytes.subarray(at, at + 21)) !== bytes.readUInt32LE(at + 21)) return undefined;
   return {
-    batch: start - bytes.readUInt32LE(start + 1),
-    end: payload + bytes.readUInt32LE(start + 5),
-    sequence: bytes.readUInt32LE(start + 9) + bytes.readUInt32LE(start + 13) * 2 ** 32,
-    checksum: bytes.readUInt32LE(start + 17),
+    batch: start - bytes.readUInt32LE(at + 1),
+    end: start + RECORD_HEADER_BYTES + bytes.readUInt32LE(at + 5),
+    sequence: bytes.readUInt32LE(at + 9) + bytes.readUInt32LE(at + 13) * 2 ** 32,
+    checksum: bytes.readUInt32LE(at + 17),
   };
 }
 
-/** Whether what does not check from `start` to `end` is what a crash leaves of the last batch. Anything else is damage. */
-function isTorn(bytes: Buffer, start: number, end: number): boolean {
-  let last = bytes.length - 1;
-  while (last >= start && bytes[last] === 0) last--;
-  if (last < start) return true;
-  const value = bytes[last] ?? 0;
-  // A single bit is nothing that anybody wrote.
-  if ((value & (value - 1)) === 0 && isZero(bytes, start, last)) return false;
-  // A write that stopped short, or a file that did not grow: nothing follows.
-  if (last + 1 < end) return true;
-  return missesSector(bytes, start, end) && !beginsBatch(bytes, start);
+/** Whether the bytes from `at` to `end` are the payload that the header speaks of. */
+export function isPayload(bytes: Buffer, at: number, end: number, { checksum }: RecordHeader): boolean {
+  return crc32(bytes.subarray(at, end)) === checksum;
 }
 
-/** Whether a sector in which some of the record belongs is still zero, from the record on. */
-function missesSector(bytes: Uint8Array, start: number, end: number): boolean {
-  for (let from = start; from < end; ) {
-    const to = Math.min(bytes.length, (Math.floor(from / SECTOR_BYTES) + 1) * SECTOR_BYTES);
-    if (isZero(bytes, from, to)) return true;
-    from = to;
-  }
-  return false;
-}
-
-/** Whether a batch begins after `start`: then everything before it had been on the disk. */
-function beginsBatch(bytes: Buffer, start: number): boolean {
-  for (let at = bytes.indexOf(RECORD_MARK, start + 1); at !== -1; at = bytes.indexOf(RECORD_MARK, at + 1)) {
-    const header = recordHeader(bytes, at);
-    if (header !== undefined && header.batch > start) return true;
-  }
-  return false;
-}
-
-/** The records of a segment, up to where a crash tore it or nothing was written yet. Throws damage, with its offset. */
-export function* readRecords(bytes: Buffer, firstSequence: number): Generator<LogRecord, void, undefined> {
-  const mask = maskOf(bytes.toString("hex", 20, 36));
-  let start = HEADER_BYTES;
-  let sequence = firstSequence;
-  while (start < bytes.length) {
-    const header = recordHeader(bytes, start);
-    const payload = start + RECORD_HEADER_BYTES;
-    if (header === undefined) {
-      if (isTorn(bytes, start, payload)) return;
-      throw new LogDamage("a record's header is damaged", start);
-    }
-    const { end } = header;
-    if (end > bytes.length || crc32(bytes.subarray(payload, end)) !== header.checksum) {
-      if (isTorn(bytes, start, end)) return;
-      throw new LogDamage("a record is damaged", start);
-    }
-    if (header.sequence !== sequence) {
-      throw new LogDamage(`transaction ${String(sequence)} is missing: ${String(header.sequence)} is in its place`, start);
-    }
-    const text = payload + 4 + bytes.readUInt32LE(payload);
-    let changes: Change[];
-    try {
-      if (text > end - 1) throw new Error("the text is longer than the record");
-      changes = decodeChanges(bytes.toString("utf8", payload + 4, text), unmasked(bytes.subarray(text, end - 1), mask), sequence);
-    } catch (cause) {
-      throw new LogDamage(`a record is of no known form: ${cause instanceof Error ? cause.message : "?"}`, start);
-    }
-    yield { sequence, changes, end };
-    start = end;
-    sequence++;
-  }
+/** Throws on anything that `encodeRecord` does not write. */
+export function decodePayload(bytes: Buffer, at: number, end: number, sequence: number, mask: Uint8Array): Change[] {
+  const text = at + 4 + bytes.readUInt32LE(at);
+  if (text > end - 1) throw new Error("the text is longer than the record");
+  return decodeChanges(bytes.toString("utf8", at + 4, text), unmasked(bytes.subarray(text, end - 1), mask), sequence);
 }

@@ -1,15 +1,18 @@
 import { promises as fs } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { fields, invalid, opTimeout } from "../arguments.js";
+import { fields, invalid, listener, opTimeout } from "../arguments.js";
 import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
+import { notify } from "../notify.js";
 import type { CommonOptions, Store } from "../store.js";
 import { Checkpoints } from "./checkpoint.js";
+import type { CheckpointResult } from "./checkpoint.js";
 import { Database } from "./database.js";
 import { codeOf, isAbsent } from "./files.js";
-import { loadSqlJs } from "./image.js";
+import { ImageMaker } from "./image-maker.js";
+import { loadSqlJs } from "./load-sql-js.js";
 import { Lock } from "./lock.js";
 import { maskOf } from "./log-format.js";
 import { members } from "./members.js";
@@ -22,8 +25,31 @@ import { rooms } from "./rooms.js";
 import { Tables } from "./tables.js";
 import { users } from "./users.js";
 
-// An interface of its own, so that options of this backend alone have a place.
-export type SqliteOptions = CommonOptions;
+export interface SqliteOptions extends CommonOptions {
+  /**
+   * Told of each checkpoint: the file was written anew, or could not be, as on a full disk. `bytes` is the size of the file; of a checkpoint that failed, of the log
+   * that stays beside it. Nothing is lost by a failure: the log has everything, and grows. It is tried again after a second,
+   * and after each further failure twice as long as before, up to five minutes, and on close. What the function throws is ignored.
+   *
+   * @example
+   * await openSqlite("membership.db", { onCheckpoint: ({ ok, error }) => { if (!ok) log.warn(error); } });
+   */
+  onCheckpoint?: (result: CheckpointResult) => void;
+}
+
+export const SQLITE_OPTIONS = ["opTimeoutMs", "onCheckpoint"] as const;
+
+export interface SqliteInput {
+  readonly opTimeoutMs: number;
+  readonly onCheckpoint: SqliteOptions["onCheckpoint"];
+}
+
+export function sqliteInput(found: Readonly<Record<string, unknown>>, path: string): SqliteInput {
+  return {
+    opTimeoutMs: opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
+    onCheckpoint: listener(found["onCheckpoint"], `${path}.onCheckpoint`) as SqliteInput["onCheckpoint"],
+  };
+}
 
 /** Opening reads everything there is. */
 const OPENING = 10;
@@ -39,13 +65,18 @@ const MAX_LINKS = 40;
  * const store = await openSqlite("membership.db");
  */
 export async function openSqlite(path: string, options?: SqliteOptions): Promise<Store> {
-  const file = checkedPath(path);
-  const opTimeoutMs = opTimeout(fields(options ?? {}, "options", ["opTimeoutMs"])["opTimeoutMs"], "options.opTimeoutMs");
+  const file = checkedPath(path, "path");
+  return openFile(file, sqliteInput(fields(options ?? {}, "options", SQLITE_OPTIONS), "options"));
+}
+
+/** Opens with arguments that were checked. */
+export async function openFile(file: string, input: SqliteInput): Promise<Store> {
+  const { opTimeoutMs } = input;
   if (file === ":memory:") return new MembershipStore(inMemory(), opTimeoutMs);
   const opening = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * OPENING, "read");
   return opening.run(async (call) => {
     try {
-      const driver = await onDisk(await realPath(file), opTimeoutMs, call);
+      const driver = await onDisk(await realPath(file), input, call);
       // Nobody waits for it any more: a store that is open without an owner would lock the file.
       if (call.ended) await driver.close();
       return new MembershipStore(driver, opTimeoutMs);
@@ -55,8 +86,8 @@ export async function openSqlite(path: string, options?: SqliteOptions): Promise
   });
 }
 
-function checkedPath(path: unknown): string {
-  if (typeof path !== "string" || path === "" || path.includes("\0")) throw invalid("path", "the path of a file, or \":memory:\"");
+export function checkedPath(path: unknown, argument: string): string {
+  if (typeof path !== "string" || path === "" || path.includes("\0")) throw invalid(argument, "the path of a file, or \":memory:\"");
   return path;
 }
 
@@ -113,16 +144,17 @@ function inMemory(): Driver {
   return driverOf(database, () => database.journal.idle());
 }
 
-async function onDisk(path: string, opTimeoutMs: number, call: Call): Promise<Driver> {
+async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, call: Call): Promise<Driver> {
   const check = (): void => {
     call.check();
   };
   const lock = await Lock.acquire(path, check);
   let recovered: Recovered;
-  let sqlJs: Awaited<ReturnType<typeof loadSqlJs>>;
+  let maker: ImageMaker;
   try {
-    sqlJs = await loadSqlJs();
-    recovered = await recover(sqlJs, path, new Pace(check));
+    const sql = await loadSqlJs();
+    maker = new ImageMaker(sql, path);
+    recovered = await recover(sql.sqlJs, path, maker, new Pace(check));
   } catch (error) {
     await lock.release();
     throw error;
@@ -135,7 +167,10 @@ async function onDisk(path: string, opTimeoutMs: number, call: Call): Promise<Dr
     },
     broken: () => checkpoints.stop(),
   });
-  const checkpoints: Checkpoints = new Checkpoints(sqlJs, path, recovered, database.journal);
+  const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, (result) => {
+    notify(onCheckpoint, result);
+  });
+  checkpoints.consider();
   return driverOf(database, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lock));
 }
 

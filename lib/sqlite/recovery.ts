@@ -4,19 +4,23 @@
  */
 import { randomBytes } from "node:crypto";
 import { basename } from "node:path";
-import type { Buffer } from "node:buffer";
-import type { SqlJsStatic } from "sql.js";
+import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import { StoreError } from "../errors.js";
-import { renameImage, temporaryImagePath, writeImage } from "./checkpoint.js";
-import { readIfThere, removeIfThere, syncFolderOf } from "./files.js";
+import type { OldLog } from "./checkpoint.js";
+import { removeIfThere, syncFolderOf } from "./files.js";
+import { DiskFile } from "./image-file.js";
+import { renameImage, temporaryImagePath } from "./image-maker.js";
+import type { ImageMaker } from "./image-maker.js";
 import { Image, kindOf } from "./image.js";
 import type { Meta } from "./image.js";
-import { HEADER_BYTES, LogDamage, decodeHeader, isZero, readRecords } from "./log-format.js";
-import type { Header, LogRecord, Seal } from "./log-format.js";
+import { HEADER_BYTES, LogDamage, decodeHeader } from "./log-format.js";
+import type { Header, Seal } from "./log-format.js";
+import { LogReader, isZeroFrom } from "./log-reader.js";
+import { OpenFile } from "./open-file.js";
 import type { Pace } from "./pace.js";
 import { Misfit } from "./rows.js";
 import { Segment, segmentPath } from "./segment.js";
-import { contentOf, decodeSuperblock, isSame } from "./superblock.js";
+import { SUPERBLOCK_BYTES, contentOf, decodeSuperblock, isSame } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
 import { Tables } from "./tables.js";
 import { Watermark } from "./watermark.js";
@@ -29,11 +33,12 @@ export interface Recovered {
   readonly segment: Segment;
   readonly watermark: Watermark;
   readonly imageBytes: number;
+  /** The log before the segment, if a checkpoint was under way. */
+  readonly unfinished: OldLog | undefined;
 }
 
 interface FoundLog {
-  readonly path: string;
-  readonly bytes: Buffer;
+  readonly file: OpenFile;
   readonly header: Header;
 }
 
@@ -41,7 +46,7 @@ interface FoundLog {
 interface FoundImage {
   readonly meta: Meta;
   readonly content: Seal;
-  readonly found: { readonly at: number; readonly superblock: Superblock } | undefined;
+  readonly found: SealedImage | undefined;
 }
 
 function corrupt(file: string, offset: number | undefined, what: string, cause?: unknown): StoreError {
@@ -56,31 +61,54 @@ function incompatible(file: string, what: string): StoreError {
   return new StoreError("INCOMPATIBLE", `${file}: ${what}. It was left as it is`, { details: { file } });
 }
 
-export async function recover(sqlJs: SqlJsStatic, path: string, pace: Pace): Promise<Recovered> {
-  const [image, ...segments] = await Promise.all([readIfThere(path), readIfThere(segmentPath(path, 0)), readIfThere(segmentPath(path, 1))]);
-  const logs = segments.flatMap((bytes, parity) => (bytes === undefined ? [] : [{ path: segmentPath(path, parity), bytes }]));
-  if (image === undefined || image.length === 0) {
-    const left = logs.find(({ bytes }) => bytes.length > HEADER_BYTES);
-    if (left !== undefined) throw corrupt(left.path, undefined, "it is the log of a file that is missing");
-    return create(sqlJs, path, pace);
-  }
-  const kind = kindOf(image);
-  switch (kind) {
-    case "foreign":
-      throw incompatible(path, "not a file of this library");
-    case "newer":
-      throw incompatible(path, "written by a newer version of this library");
-    case "version 1":
-    case "current":
-      return load(sqlJs, path, kind, image, logs.map(readHeader).sort((a, b) => a.header.generation - b.header.generation), pace);
+export async function recover(sqlJs: SqlJs, path: string, maker: ImageMaker, pace: Pace): Promise<Recovered> {
+  const files = await openAll([path, segmentPath(path, 0), segmentPath(path, 1)]);
+  try {
+    const [image, ...segments] = files;
+    const logs = segments.filter((log) => log !== undefined);
+    if (image === undefined || image.length === 0) {
+      const left = logs.find(({ length }) => length > HEADER_BYTES);
+      if (left !== undefined) throw corrupt(left.path, undefined, "it is the log of a file that is missing");
+      return await create(path, maker);
+    }
+    const kind = kindOf(await image.read(0, Math.min(image.length, FIRST_BYTES)));
+    switch (kind) {
+      case "foreign":
+        throw incompatible(path, "not a file of this library");
+      case "newer":
+        throw incompatible(path, "written by a newer version of this library");
+      case "version 1":
+      case "current": {
+        const found = await Promise.all(logs.map(readHeader));
+        return await load(sqlJs, path, kind, image, found.sort((a, b) => a.header.generation - b.header.generation), maker, pace);
+      }
+    }
+  } finally {
+    await closeAll(files);
   }
 }
 
-function readHeader({ path, bytes }: { path: string; bytes: Buffer }): FoundLog {
+/** As much of an image as says what kind of file it is. */
+const FIRST_BYTES = 100;
+
+/** All that are there, or none. */
+async function openAll(paths: readonly string[]): Promise<(OpenFile | undefined)[]> {
+  const opened = await Promise.allSettled(paths.map((path) => OpenFile.openIfThere(path)));
+  const failed = opened.find((each) => each.status === "rejected");
+  if (failed === undefined) return opened.map((each) => (each.status === "fulfilled" ? each.value : undefined));
+  await closeAll(opened.map((each) => (each.status === "fulfilled" ? each.value : undefined)));
+  throw failed.reason;
+}
+
+async function closeAll(files: readonly (OpenFile | undefined)[]): Promise<void> {
+  await Promise.all(files.filter((file) => file !== undefined).map((file) => file.close()));
+}
+
+async function readHeader(file: OpenFile): Promise<FoundLog> {
   try {
-    return { path, bytes, header: decodeHeader(bytes) };
+    return { file, header: decodeHeader(await file.read(0, Math.min(file.length, HEADER_BYTES))) };
   } catch (error) {
-    throw damageOf(path, error);
+    throw damageOf(file.path, error);
   }
 }
 
@@ -91,18 +119,12 @@ function damageOf(path: string, error: unknown): unknown {
 }
 
 /** A new database: the image comes first, because a log without one is taken for a loss. */
-async function create(sqlJs: SqlJsStatic, path: string, pace: Pace): Promise<Recovered> {
+async function create(path: string, maker: ImageMaker): Promise<Recovered> {
   const database = randomBytes(16).toString("hex");
-  const image = Image.empty(sqlJs);
-  let sealed: SealedImage;
-  try {
-    sealed = await image.export({ database, generation: 1, sequence: 0, adminEver: false }, true, pace);
-  } finally {
-    image.close();
-  }
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
-  const files = await publish(path, sealed, database, 1);
-  return { tables: new Tables(), sequence: 0, database, ...files, imageBytes: sealed.bytes.length };
+  const image = await maker.makeEmpty({ database, generation: 1, sequence: 0, adminEver: false });
+  const files = await publish(path, image, database, 1);
+  return { tables: new Tables(), sequence: 0, database, ...files, imageBytes: image.superblock.content.length, unfinished: undefined };
 }
 
 /** What a store goes on with: its newest segment, and what keeps the image's superblock. */
@@ -110,7 +132,6 @@ type Files = Pick<Recovered, "segment" | "watermark">;
 
 /** An image that holds everything, and an empty log for it. */
 async function publish(path: string, image: SealedImage, database: string, generation: number): Promise<Files> {
-  await writeImage(path, image.bytes);
   await renameImage(path);
   await syncFolderOf(path);
   // Older than the image, and so of no use: but only now that it has its name for good.
@@ -118,7 +139,7 @@ async function publish(path: string, image: SealedImage, database: string, gener
   return withWatermark(path, image, () => Segment.create(path, { database, generation, seal: image.superblock.content }));
 }
 
-async function withWatermark(path: string, image: Pick<SealedImage, "at" | "superblock">, open: () => Promise<Segment>): Promise<Files> {
+async function withWatermark(path: string, image: SealedImage, open: () => Promise<Segment>): Promise<Files> {
   const watermark = await Watermark.open(path, image);
   try {
     return { watermark, segment: await open() };
@@ -129,56 +150,58 @@ async function withWatermark(path: string, image: Pick<SealedImage, "at" | "supe
 }
 
 async function load(
-  sqlJs: SqlJsStatic, path: string, kind: "version 1" | "current", bytes: Buffer, logs: readonly FoundLog[], pace: Pace,
+  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], maker: ImageMaker, pace: Pace,
 ): Promise<Recovered> {
-  let image: Image;
-  try {
-    image = Image.of(sqlJs, bytes);
-  } catch (error) {
-    throw corrupt(path, undefined, "SQLite cannot open it", error);
-  }
-  try {
-    const tables = new Tables();
-    const { meta, content, found } = await readImage(path, kind, image, bytes, logs, tables, pace);
-    const live = liveLogs(path, meta, logs, content, found?.superblock);
-    const ends = await replay(tables, live, meta, pace);
-    if (found !== undefined) checkReached(path, found.superblock, live, ends);
-    // From here on files are changed: nothing was refused.
-    await removeIfThere(temporaryImagePath(path));
-    await Promise.all([0, 1].map((parity) => removeIfThere(`${segmentPath(path, parity)}-new`)));
+  const tables = new Tables();
+  const { meta, content, found } = await readImage(sqlJs, path, kind, file, logs, tables, pace);
+  const { database } = meta;
+  const live = liveLogs(path, meta, logs, content, found?.superblock);
+  const replayed = await replay(tables, live, meta, pace);
+  if (found !== undefined) checkReached(path, found.superblock, live, replayed);
+  // From here on files are changed: nothing was refused.
+  await removeIfThere(temporaryImagePath(path));
+  await Promise.all([0, 1].map((parity) => removeIfThere(`${segmentPath(path, parity)}-new`)));
 
-    const [first, second] = live;
-    const result = { tables, sequence: ends.sequence, database: meta.database };
-    if (found === undefined || (second !== undefined && second.bytes.length > HEADER_BYTES)) {
-      // An image of version 1, or a checkpoint was under way: this one takes its place. Its image holds every log before any is deleted.
-      if (found === undefined) image.upgrade();
-      await image.merge(recordsOf(live, meta), pace);
-      const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
-      const next = await image.export({ ...meta, generation, sequence: ends.sequence, adminEver: tables.adminEver }, true, pace);
-      return { ...result, ...(await publish(path, next, meta.database, generation)), imageBytes: next.bytes.length };
-    }
-    for (const log of logs) if (log !== first) await removeIfThere(log.path);
-    const files = await withWatermark(path, found, () =>
-      first === undefined
-        ? Segment.create(path, { database: meta.database, generation: meta.generation, seal: content })
-        : Segment.open(path, first.header, ends.firstEnd),
-    );
-    return { ...result, ...files, imageBytes: bytes.length };
-  } finally {
-    image.close();
+  const result = { tables, sequence: replayed.sequence, database };
+  if (found === undefined) {
+    // An image of version 1: one of this version takes its place. It holds every log before any is deleted.
+    const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
+    const next = await maker.make({
+      database, image: { path, generation: meta.generation, at: undefined, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
+      next: { generation, clean: true },
+    });
+    return { ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined };
   }
+  const [first, second] = live;
+  const checkpointed = second !== undefined && second.file.length > HEADER_BYTES;
+  const kept = checkpointed ? second : first;
+  for (const { file: log, header } of logs) if (header !== first?.header && header !== kept?.header) await removeIfThere(log.path);
+  const files = await withWatermark(path, found, () =>
+    kept === undefined
+      ? Segment.create(path, { database, generation: meta.generation, seal: content })
+      : Segment.open(path, kept.header, checkpointed ? replayed.lastEnd : replayed.firstEnd),
+  );
+  // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its room.
+  const unfinished = checkpointed && first !== undefined ? oldLog(first, replayed) : undefined;
+  return { ...result, ...files, imageBytes: content.length, unfinished };
+}
+
+function oldLog({ file: { path }, header: { generation } }: FoundLog, { firstSequence, firstEnd }: Replayed): OldLog {
+  return { path, generation, sequence: firstSequence, length: firstEnd - HEADER_BYTES, close: () => Promise.resolve() };
 }
 
 async function readImage(
-  path: string, kind: "version 1" | "current", image: Image, bytes: Buffer, logs: readonly FoundLog[], tables: Tables, pace: Pace,
+  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], tables: Tables, pace: Pace,
 ): Promise<FoundImage> {
+  let image: Image | undefined;
   try {
+    image = Image.of(sqlJs, new DiskFile(file.fd));
     const at = image.superblockAt();
     if (at === undefined && kind === "current") throw new Error("its superblock is missing");
-    const content = await contentOf(bytes, at, pace);
+    const content = await contentOf(file, at, pace);
     let found: FoundImage["found"];
     if (at !== undefined) {
-      found = { at, superblock: decodeSuperblock(bytes, at) };
+      found = { at, superblock: decodeSuperblock(await file.read(at, Math.min(file.length, at + SUPERBLOCK_BYTES))) };
       if (!isSame(found.superblock.content, content)) throw new Error("its checksum is not that of its content");
     } else if (!logs.some(({ header }) => header.seal !== undefined && isSame(header.seal, content))) {
       // Nothing else tells: the checksum in the log is as good, and a hundred times faster.
@@ -190,19 +213,21 @@ async function readImage(
   } catch (error) {
     if (error instanceof StoreError) throw error;
     throw corrupt(path, undefined, error instanceof Error ? error.message : "it cannot be read", error);
+  } finally {
+    image?.close();
   }
 }
 
 /** The segments that lead from the image to now: none, its own, or its own and the next. */
 function liveLogs(path: string, meta: Meta, logs: readonly FoundLog[], content: Seal, superblock: Superblock | undefined): FoundLog[] {
-  for (const { path: log, header } of logs) {
-    if (header.database !== meta.database) throw corrupt(log, 20, "it is the log of another database");
-    if (header.generation > meta.generation + 1) throw corrupt(log, 36, "it is the log of a later state of the file");
+  for (const { file: log, header } of logs) {
+    if (header.database !== meta.database) throw corrupt(log.path, 20, "it is the log of another database");
+    if (header.generation > meta.generation + 1) throw corrupt(log.path, 36, "it is the log of a later state of the file");
   }
   const own = logs.find(({ header }) => header.generation === meta.generation);
   const next = logs.find(({ header }) => header.generation === meta.generation + 1);
   if (own === undefined) {
-    if (next !== undefined) throw corrupt(next.path, 36, "the log before it is missing");
+    if (next !== undefined) throw corrupt(next.file.path, 36, "the log before it is missing");
     if (superblock?.clean === false) throw withoutLog(path, segmentPath(path, meta.generation));
     return [];
   }
@@ -220,21 +245,13 @@ function checkReached(path: string, { acknowledged }: Superblock, live: readonly
   if (sequence >= acknowledged) return;
   const what = `transaction ${String(acknowledged)} was acknowledged, and nothing after ${String(sequence)} is there. Restore a copy that is complete`;
   const last = live.at(-1);
-  throw last === undefined ? corrupt(path, undefined, what) : corrupt(last.path, lastEnd, what);
-}
-
-function* recordsOf(logs: readonly FoundLog[], meta: Meta): Generator<LogRecord, void, undefined> {
-  let sequence = meta.sequence;
-  for (const { bytes } of logs) {
-    for (const record of readRecords(bytes, sequence + 1)) {
-      sequence = record.sequence;
-      yield record;
-    }
-  }
+  throw last === undefined ? corrupt(path, undefined, what) : corrupt(last.file.path, lastEnd, what);
 }
 
 interface Replayed {
   readonly sequence: number;
+  /** The last transaction of the first log. */
+  readonly firstSequence: number;
   /** Where the records of the first log, and of the last one, end. */
   readonly firstEnd: number;
   readonly lastEnd: number;
@@ -243,25 +260,29 @@ interface Replayed {
 /** Applies the logs. Only the newest that holds anything may have been torn by a crash. */
 async function replay(tables: Tables, logs: readonly FoundLog[], meta: Meta, pace: Pace): Promise<Replayed> {
   let sequence = meta.sequence;
+  let firstSequence = sequence;
   let firstEnd = HEADER_BYTES;
   let end = HEADER_BYTES;
-  for (const [i, { path, bytes }] of logs.entries()) {
+  for (const [i, { file }] of logs.entries()) {
     end = HEADER_BYTES;
     try {
-      for (const record of readRecords(bytes, sequence + 1)) {
-        for (const change of record.changes) tables.apply(change);
-        ({ sequence, end } = record);
-        if (pace.due()) await pace.rest();
+      const reader = new LogReader(file, meta.database, sequence + 1);
+      for (let records = await reader.next(); records !== undefined; records = await reader.next()) {
+        for (const record of records) {
+          for (const change of record.changes) tables.apply(change);
+          ({ sequence, end } = record);
+          if (pace.due()) await pace.rest();
+        }
       }
     } catch (error) {
-      if (error instanceof Misfit) throw corrupt(path, end, error.message, error);
-      throw damageOf(path, error);
+      if (error instanceof Misfit) throw corrupt(file.path, end, error.message, error);
+      throw damageOf(file.path, error);
     }
-    if (i === 0) firstEnd = end;
+    if (i === 0) [firstEnd, firstSequence] = [end, sequence];
     const after = logs[i + 1];
-    if (!isZero(bytes, end, bytes.length) && after !== undefined && after.bytes.length > HEADER_BYTES) {
-      throw corrupt(path, end, "it is torn, and yet another log follows it");
+    if (after !== undefined && after.file.length > HEADER_BYTES && !(await isZeroFrom(file, end))) {
+      throw corrupt(file.path, end, "it is torn, and yet another log follows it");
     }
   }
-  return { sequence, firstEnd, lastEnd: end };
+  return { sequence, firstSequence, firstEnd, lastEnd: end };
 }

@@ -11,10 +11,22 @@ declare namespace WebAssembly {
 }
 
 declare module "sql.js/dist/sql-wasm-browser.js" {
-  import type { SqlJsStatic } from "sql.js";
+  import type { Database } from "sql.js";
+
+  /** Where SQLite reads and writes its pages. Both return how many bytes they took, which at the end are fewer. */
+  export interface SqlFile {
+    readonly length: number;
+    read(target: Int8Array, offset: number, length: number, position: number): number;
+    write(source: Int8Array, offset: number, length: number, position: number): number;
+  }
+
+  export interface SqlJs {
+    readonly Database: new (file: SqlFile) => Database;
+  }
+
   const initSqlJs: (config: {
     instantiateWasm: (imports: WebAssembly.Imports, fulfil: (instance: WebAssembly.Instance) => void) => object;
-  }) => Promise<SqlJsStatic>;
+  }) => Promise<SqlJs>;
   export default initSqlJs;
 }
 
@@ -22,4 +34,10 @@ declare module "sql.js/dist/sql-wasm-browser.wasm" {
   /** Compressed by brotli. */
   const bytes: Uint8Array;
   export default bytes;
+}
+
+declare module "*?source" {
+  /** The text of a program, compressed by brotli. */
+  const source: Uint8Array;
+  export default source;
 }

@@ -1,46 +1,24 @@
 /**
- * sql.js with its WebAssembly inside. The build makes a file of its own of this, which is loaded when the first file is
- * opened, and which a bundler takes along like any other module: there is no `.wasm` beside it that could be left behind.
- *
- * It is sql.js's build for browsers, because that one asks for nothing of Node's: no `require`, which ES modules lack, and
- * no `__dirname`, which a bundle changes.
+ * sql.js with its WebAssembly inside, and the program of the thread that makes images. The build makes a file of its own of
+ * this, which is loaded when the first file is opened, and which a bundler takes along like any other module: there is no
+ * `.wasm` and no other script beside it that could be left behind.
  */
 import { brotliDecompressSync } from "node:zlib";
-import type { SqlJsStatic } from "sql.js";
-import initSqlJs from "sql.js/dist/sql-wasm-browser.js";
+import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import compressed from "sql.js/dist/sql-wasm-browser.wasm";
+import imageWorker from "./image-worker.js?source";
+import { startSqlJs } from "./sql-js-start.js";
 
-interface Request {
-  readonly imports: WebAssembly.Imports;
-  readonly fulfil: (instance: WebAssembly.Instance) => void;
+export interface LoadedSqlJs {
+  readonly sqlJs: SqlJs;
+  /** What another thread starts it with. */
+  readonly module: WebAssembly.Module;
+  /** The text of `image-worker.ts`, as a program of its own. */
+  imageWorker(): string;
 }
 
-/** sql.js starts once for all time: it asks for its instance once, and a second attempt answers the same request. */
-let started: { readonly request: Request; readonly sqlJs: Promise<SqlJsStatic> } | undefined;
-
-/**
- * Rejects if there is no WebAssembly, or no memory for it, and can be called again then.
- *
- * sql.js would load its WebAssembly by a promise that nobody holds, whose rejection ends the process. Everything that can
- * fail is therefore done here, and sql.js is given what came of it.
- */
-export async function instantiate(): Promise<SqlJsStatic> {
+/** Rejects if there is no WebAssembly, or no memory for it, and can be called again then. */
+export async function instantiate(): Promise<LoadedSqlJs> {
   const module = await WebAssembly.compile(brotliDecompressSync(compressed));
-  started ??= start();
-  const { request, sqlJs } = started;
-  request.fulfil(await WebAssembly.instantiate(module, request.imports));
-  return sqlJs;
-}
-
-function start(): { readonly request: Request; readonly sqlJs: Promise<SqlJsStatic> } {
-  let request: Request | undefined;
-  const sqlJs = initSqlJs({
-    instantiateWasm: (imports, fulfil) => {
-      request = { imports, fulfil };
-      return {};
-    },
-  });
-  // It asks before it returns.
-  if (request === undefined) throw new Error("sql.js did not ask for its WebAssembly");
-  return { request, sqlJs };
+  return { sqlJs: await startSqlJs(module), module, imageWorker: () => brotliDecompressSync(imageWorker).toString("utf8") };
 }

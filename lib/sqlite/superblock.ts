@@ -19,7 +19,7 @@ const IN_USE = 2;
 const USED_BYTES = 40;
 const CHECKSUM_AT = SUPERBLOCK_BYTES - 4;
 /** Checksums are made in pieces of this, so that nothing stands still for a large image. */
-const PIECE_BYTES = 4 * 1024 * 1024;
+const PIECE_BYTES = 1024 * 1024;
 
 export interface Superblock {
   /** Of the image without the superblock, which changes. */
@@ -30,9 +30,8 @@ export interface Superblock {
   readonly acknowledged: number;
 }
 
-/** An image as it is on the disk, and where its superblock is. */
+/** Where an image's superblock is, and what it says. */
 export interface SealedImage {
-  readonly bytes: Uint8Array;
   readonly at: number;
   readonly superblock: Superblock;
 }
@@ -49,8 +48,7 @@ export function encodeSuperblock({ content, clean, acknowledged }: Superblock): 
 }
 
 /** Throws on anything that `encodeSuperblock` does not write. */
-export function decodeSuperblock(image: Buffer, at: number): Superblock {
-  const sector = image.subarray(at, at + SUPERBLOCK_BYTES);
+export function decodeSuperblock(sector: Buffer): Superblock {
   const damaged = new Error("its superblock is damaged");
   if (sector.length < SUPERBLOCK_BYTES || !sector.subarray(0, MAGIC.length).equals(MAGIC)) throw damaged;
   if (crc32(sector.subarray(0, CHECKSUM_AT)) !== sector.readUInt32LE(CHECKSUM_AT)) throw damaged;
@@ -63,17 +61,36 @@ export function decodeSuperblock(image: Buffer, at: number): Superblock {
   };
 }
 
-/** What the image is, apart from its superblock. An image of format 1 has none: `at` is undefined. */
-export async function contentOf(bytes: Uint8Array, at: number | undefined, pace: Pace): Promise<Seal> {
-  const parts = at === undefined ? [bytes] : [bytes.subarray(0, at), bytes.subarray(at + SUPERBLOCK_BYTES)];
+/** Something that is read in pieces, as a file is. */
+export interface Pieces {
+  readonly length: number;
+  /** Fills `bytes` with those at `position`. */
+  readInto(bytes: Uint8Array, position: number): Promise<void> | void;
+}
+
+/**
+ * What the image is, apart from its superblock. An image of format 1 has none: `at` is undefined. `visit` gets each piece
+ * of all that it is, in their order.
+ */
+export async function contentOf(
+  pieces: Pieces, at: number | undefined, pace: Pace, visit?: (piece: Uint8Array, position: number) => Promise<void> | void,
+): Promise<Seal> {
+  const { length } = pieces;
+  const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, length));
   let checksum = 0;
-  for (const part of parts) {
-    for (let from = 0; from < part.length; from += PIECE_BYTES) {
-      checksum = crc32(part.subarray(from, from + PIECE_BYTES), checksum);
-      if (pace.isOver()) await pace.rest();
+  for (let from = 0; from < length; from += PIECE_BYTES) {
+    const piece = buffer.subarray(0, Math.min(PIECE_BYTES, length - from));
+    await pieces.readInto(piece, from);
+    if (at === undefined || at >= from + piece.length || at + SUPERBLOCK_BYTES <= from) {
+      checksum = crc32(piece, checksum);
+    } else {
+      checksum = crc32(piece.subarray(0, Math.max(0, at - from)), checksum);
+      checksum = crc32(piece.subarray(Math.min(piece.length, at + SUPERBLOCK_BYTES - from)), checksum);
     }
+    await visit?.(piece, from);
+    if (pace.isOver()) await pace.rest();
   }
-  return { length: bytes.length, checksum };
+  return { length, checksum };
 }
 
 export function isSame(a: Seal, b: Seal): boolean {

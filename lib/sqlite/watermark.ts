@@ -12,14 +12,12 @@ import type { FileHandle } from "node:fs/promises";
 import { clearTimeout, setTimeout } from "node:timers";
 import { SYNCED_WRITES, syncData, writeAll } from "./files.js";
 import type { Log } from "./journal.js";
+import type { Seal } from "./log-format.js";
 import { encodeSuperblock } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
 
 /** So often at most: each costs the disk a small synced write. */
 const TELL_EVERY_MS = 250;
-
-/** Where the image's superblock is, and what it says. */
-type Place = Pick<SealedImage, "at" | "superblock">;
 
 export class Watermark {
   readonly #path: string;
@@ -33,7 +31,7 @@ export class Watermark {
   #telling = false;
   #closed = false;
 
-  private constructor(path: string, { at, superblock }: Place, handle: FileHandle) {
+  private constructor(path: string, { at, superblock }: SealedImage, handle: FileHandle) {
     this.#path = path;
     this.#at = at;
     this.#superblock = superblock;
@@ -41,8 +39,18 @@ export class Watermark {
     this.#handle = handle;
   }
 
-  static async open(path: string, place: Place): Promise<Watermark> {
+  static async open(path: string, place: SealedImage): Promise<Watermark> {
     return new Watermark(path, place, await openImage(path));
+  }
+
+  /** Where the file has its superblock. */
+  get at(): number {
+    return this.#at;
+  }
+
+  /** What the file is besides. */
+  get content(): Seal {
+    return this.#superblock.content;
   }
 
   /** The segment, for the journal: it acknowledges nothing that the image alone would deny. */
@@ -64,7 +72,7 @@ export class Watermark {
   }
 
   /** Has `rename` give the file another image, and goes on in that. Can be done again after a failure. */
-  replace(image: Place, rename: () => Promise<void>): Promise<void> {
+  replace(image: SealedImage, rename: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
       // Not every system renames over a file that is open.
       await this.#release();

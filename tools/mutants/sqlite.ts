@@ -4,6 +4,7 @@ import { bySpec, type Mutant } from "./mutant.js";
 
 const hangs = (test: string) => bySpec("spec/sqlite/disk-errors.spec.ts", `a disk that hangs: ${test}`);
 const olderState = (test: string) => bySpec("spec/sqlite/older-state.spec.ts", test);
+const checkpoints = (test: string) => bySpec("spec/sqlite/checkpoints.spec.ts", test);
 const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files only when what they hold is on the disk");
 
 export const sqliteMutants: readonly Mutant[] = [
@@ -73,8 +74,8 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "a hole before another batch is cut off",
-    file: "lib/sqlite/log-format.ts",
-    find: " && !beginsBatch(bytes, start);",
+    file: "lib/sqlite/log-reader.ts",
+    find: " && !(await beginsBatch(file, start));",
     replace: ";",
     breaks: "What another batch follows had been on the disk: without it the log is damaged, not torn.",
     killedBy: bySpec("spec/sqlite/recovery.spec.ts", "a sector of zeros that another batch follows"),
@@ -153,11 +154,59 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "a checkpoint forgets that there was an admin",
-    file: "lib/sqlite/checkpoint.ts",
-    find: "adminEver ||= record",
-    replace: "void record",
+    file: "lib/sqlite/image-builder.ts",
+    find: "this.adminEver ||= changes.some",
+    replace: "void changes.some",
     breaks: "addFirstAdmin is refused once any user was an admin, whatever became of him.",
     killedBy: bySpec("spec/conformance/sqlite.spec.ts", "a member who became an admin ends the chance"),
+  },
+  {
+    name: "a checkpoint takes whatever the file has become",
+    file: "lib/sqlite/image-builder.ts",
+    find: "!isSame(found, image.content)",
+    replace: "false",
+    breaks: "What was damaged under a store is not written anew as if it were right.",
+    killedBy: olderState("a checkpoint does not give a file that was damaged"),
+  },
+  {
+    name: "a checkpoint takes a log for shorter than it was",
+    file: "lib/sqlite/image-builder.ts",
+    find: "last !== undefined && end !== last",
+    replace: "false",
+    breaks: "A log is deleted only when all that was acknowledged in it is in the image.",
+    killedBy: olderState("a checkpoint does not leave out"),
+  },
+  {
+    name: "large images are made on the event loop",
+    file: "lib/sqlite/image-maker.ts",
+    find: "const SMALL_BYTES = 4 * 1024 * 1024;",
+    replace: "const SMALL_BYTES = Infinity;",
+    breaks: "Nobody notices a checkpoint.",
+    killedBy: checkpoints("in a thread of their own"),
+  },
+  {
+    name: "no image without a thread",
+    file: "lib/sqlite/image-maker.ts",
+    find: "if (!(error instanceof NoThread)) throw error;",
+    replace: "throw error;",
+    breaks: "Where no thread can be started, checkpoints are made on the event loop.",
+    killedBy: checkpoints("where none can be"),
+  },
+  {
+    name: "checkpoints that fail are tried again as often as ever",
+    file: "lib/sqlite/checkpoint.ts",
+    find: "this.#pauseMs * 2",
+    replace: "this.#pauseMs",
+    breaks: "After each failure the pause before the next attempt grows.",
+    killedBy: checkpoints("growing pauses"),
+  },
+  {
+    name: "an image that got no name stays in the way",
+    file: "lib/sqlite/checkpoint.ts",
+    find: "await removeIfThere(temporaryImagePath(this.#path)).catch(() => undefined);",
+    replace: "",
+    breaks: "A checkpoint that failed leaves nothing beside the file and its logs.",
+    killedBy: checkpoints("growing pauses"),
   },
   {
     name: "whoever cannot be reached is dead",

@@ -1,0 +1,42 @@
+/**
+ * Starts sql.js with its WebAssembly, once in each thread.
+ *
+ * It is sql.js's build for browsers, because that one asks for nothing of Node's: no `require`, which ES modules lack, and
+ * no `__dirname`, which a bundle changes.
+ */
+import initSqlJs from "sql.js/dist/sql-wasm-browser.js";
+import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
+
+interface Request {
+  readonly imports: WebAssembly.Imports;
+  readonly fulfil: (instance: WebAssembly.Instance) => void;
+}
+
+/** sql.js starts once for all time: it asks for its instance once, and a second attempt answers the same request. */
+let started: { readonly request: Request; readonly sqlJs: Promise<SqlJs> } | undefined;
+
+/**
+ * Rejects if there is no memory for it, and can be called again then.
+ *
+ * sql.js would load its WebAssembly by a promise that nobody holds, whose rejection ends the process. Everything that can
+ * fail is therefore done here, and sql.js is given what came of it.
+ */
+export async function startSqlJs(module: WebAssembly.Module): Promise<SqlJs> {
+  started ??= start();
+  const { request, sqlJs } = started;
+  request.fulfil(await WebAssembly.instantiate(module, request.imports));
+  return sqlJs;
+}
+
+function start(): { readonly request: Request; readonly sqlJs: Promise<SqlJs> } {
+  let request: Request | undefined;
+  const sqlJs = initSqlJs({
+    instantiateWasm: (imports, fulfil) => {
+      request = { imports, fulfil };
+      return {};
+    },
+  });
+  // It asks before it returns.
+  if (request === undefined) throw new Error("sql.js did not ask for its WebAssembly");
+  return { request, sqlJs };
+}
