@@ -32,6 +32,10 @@ export interface ProofsInMemory {
   joined(roomId: string, endpoint: string): boolean;
   /** Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). */
   admin(now: number): boolean;
+  /** Whether this memory is surely the newest state at `now`: nobody else may have changed it. */
+  isCurrent(now: number): boolean;
+  /** Resolves when it is again. Rejects if it is not, or if that cannot be told. */
+  renew(): Promise<void>;
 }
 
 /** Of a backend that has to ask others. */

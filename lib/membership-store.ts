@@ -6,7 +6,7 @@ import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied, factsOf, proved } from "./authorization.js";
 import { Call, Calls } from "./call.js";
-import type { Driver } from "./driver.js";
+import type { Driver, ProofsInMemory } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
@@ -175,11 +175,13 @@ export class MembershipStore extends OwnStore implements Store {
     if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
     if (proofs.synchronous) {
       try {
-        const user = proofs.user(folded);
-        return Promise.resolve(decide(user, Date.now()));
+        const now = Date.now();
+        const decision = decide(proofs.user(folded), now);
+        if (proofs.isCurrent(now)) return Promise.resolve(decision);
       } catch (error) {
         return Promise.resolve(denialOf(error, false));
       }
+      return this.#proved(bounds, () => renewed(proofs, (now) => decide(proofs.user(folded), now)), denialOf);
     }
     return this.#proved(bounds, async (call) => decide(await proofs.user(folded, call), Date.now()), denialOf);
   }
@@ -197,14 +199,24 @@ export class MembershipStore extends OwnStore implements Store {
     return this.#check(options, () => {
       const room = args.id(roomId, "roomId");
       const member = args.id(endpoint, "endpoint");
-      if (proofs.synchronous) return proofs.joined(room, member);
+      if (proofs.synchronous) {
+        if (!proofs.joined(room, member)) return false;
+        return proofs.isCurrent(Date.now()) || (() => renewed(proofs, () => proofs.joined(room, member)));
+      }
       return (call) => proofs.joined(room, member, call);
     });
   }
 
   hasAdmin(options?: CallOptions): Promise<boolean> {
     const { proofs } = this.#driver;
-    return this.#check(options, () => (proofs.synchronous ? proofs.admin(Date.now()) : (call) => proofs.admin(Date.now, call)));
+    return this.#check(options, () => {
+      if (proofs.synchronous) {
+        const now = Date.now();
+        if (!proofs.admin(now)) return false;
+        return proofs.isCurrent(now) || (() => renewed(proofs, (later) => proofs.admin(later)));
+      }
+      return (call) => proofs.admin(Date.now, call);
+    });
   }
 
   close(): Promise<void> {
@@ -232,7 +244,9 @@ export class MembershipStore extends OwnStore implements Store {
       if (proofs.synchronous) {
         // Who is there is there under a key in its one form: only what is not found need be folded.
         const user = proofs.facts(key) ?? proofs.facts(args.signKey(key, "key"));
-        return user !== undefined && rule(user, Date.now());
+        const now = Date.now();
+        if (!isAllowed(user, rule, now)) return false;
+        return proofs.isCurrent(now) || (() => renewed(proofs, (later) => isAllowed(proofs.facts(args.signKey(key, "key")), rule, later)));
       }
       const folded = args.signKey(key, "key");
       return async (call) => {
@@ -303,6 +317,19 @@ export class MembershipStore extends OwnStore implements Store {
 }
 
 const deny = (): boolean => false;
+
+function isAllowed(user: UserFacts | undefined, rule: (user: UserFacts, now: number) => boolean, now: number): boolean {
+  return user !== undefined && rule(user, now);
+}
+
+/** What memory says after it was made sure of. */
+async function renewed<T>(proofs: ProofsInMemory, answer: (now: number) => T): Promise<T> {
+  await proofs.renew();
+  const now = Date.now();
+  const answered = answer(now);
+  if (!proofs.isCurrent(now)) throw new StoreError("UNAVAILABLE", "What the store has in memory may not be the newest state");
+  return answered;
+}
 
 /** No driver's error leaks, and what may have been written is said. */
 function admitted(error: unknown, call: Call): StoreError {

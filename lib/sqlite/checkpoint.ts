@@ -9,6 +9,7 @@ import { removeIfThere, syncFolderOf } from "./files.js";
 import { renameImage, temporaryImagePath } from "./image-maker.js";
 import type { ImageMaker } from "./image-maker.js";
 import type { Journal } from "./journal.js";
+import type { Lease } from "./lease.js";
 import type { Recovered } from "./recovery.js";
 import { Segment } from "./segment.js";
 import type { Watermark } from "./watermark.js";
@@ -53,6 +54,7 @@ export class Checkpoints {
   readonly #watermark: Watermark;
   readonly #maker: ImageMaker;
   readonly #report: (result: CheckpointResult) => void;
+  readonly #lease: Lease;
   #segment: Segment;
   #imageBytes: number;
   #unpublished: Unpublished | undefined;
@@ -63,12 +65,13 @@ export class Checkpoints {
   #retry: NodeJS.Timeout | undefined;
   #closing = false;
 
-  constructor(path: string, recovered: Recovered, journal: Journal, maker: ImageMaker, report: (result: CheckpointResult) => void) {
+  constructor(path: string, recovered: Recovered, journal: Journal, maker: ImageMaker, lease: Lease, report: (result: CheckpointResult) => void) {
     this.#path = path;
     this.#database = recovered.database;
     this.#journal = journal;
     this.#segment = recovered.segment;
     this.#watermark = recovered.watermark;
+    this.#lease = lease;
     this.#imageBytes = recovered.imageBytes;
     this.#maker = maker;
     this.#report = report;
@@ -121,6 +124,7 @@ export class Checkpoints {
   async #run(): Promise<void> {
     if (this.#unpublished === undefined) {
       const old = this.#segment;
+      await this.#lease.renew();
       const next = await Segment.create(this.#path, { database: this.#database, generation: old.generation + 1, seal: undefined });
       if (this.#stopped) {
         await next.close();
@@ -181,6 +185,8 @@ export class Checkpoints {
     }
     await syncFolderOf(this.#path);
     await work.old.close();
+    // What has its name may be another holder's by now.
+    await this.#lease.renew();
     await removeIfThere(work.old.path);
   }
 
@@ -196,7 +202,7 @@ export class Checkpoints {
     await this.#segment.seal(image.superblock.content);
     this.#check();
     await this.#watermark.replace(image, async () => {
-      await renameImage(this.#path);
+      await this.#lease.replaceImage(temporaryImagePath(this.#path), () => renameImage(this.#path));
       work.renamed = true;
     });
     this.#imageBytes = image.superblock.content.length;

@@ -7,6 +7,7 @@ import { StoreError, isStoreError } from "../errors.js";
 import type { Change } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
+import type { Holding } from "./lease.js";
 import { Pending } from "./pending.js";
 import type { Tables } from "./tables.js";
 
@@ -40,6 +41,7 @@ export class Database {
   readonly view: Pending;
   readonly journal: Journal;
   readonly #events: DatabaseEvents;
+  readonly #holding: Holding;
   #sequence: number;
   #durableSequence: number;
   #lastUser: number;
@@ -48,18 +50,23 @@ export class Database {
   /** Operations that were acknowledged since opening. */
   acknowledged = 0;
 
-  constructor(tables: Tables, sequence: number, log: Log, events: DatabaseEvents) {
+  constructor(tables: Tables, sequence: number, log: Log, events: DatabaseEvents, holding: Holding) {
     this.tables = tables;
     this.view = new Pending(tables);
     this.#events = events;
+    this.#holding = holding;
     this.#sequence = sequence;
     this.#durableSequence = sequence;
     this.#lastUser = tables.usersInOrder.last;
     this.#lastRoom = tables.roomsInOrder.last;
-    this.journal = new Journal(log, {
-      durable: (entries) => this.#durable(entries),
-      failed: (cause, perhaps, surelyNot) => this.#failed(cause, perhaps, surelyNot),
-    });
+    this.journal = new Journal(
+      log,
+      {
+        durable: (entries) => this.#durable(entries),
+        failed: (cause, perhaps, surelyNot) => this.#failed(cause, perhaps, surelyNot),
+      },
+      () => holding.ensure(),
+    );
   }
 
   get failure(): { readonly cause: unknown } | undefined {
@@ -111,7 +118,8 @@ export class Database {
 
   /** Behind everything that was submitted until now. */
   async #inTurn<T>(result: () => T): Promise<T> {
-    if (!this.view.isEmpty) await this.#submit({ changes: [], result: () => undefined }, 0);
+    if (this.view.isEmpty) await this.#holding.ensure();
+    else await this.#submit({ changes: [], result: () => undefined }, 0);
     return result();
   }
 
@@ -137,6 +145,12 @@ export class Database {
     this.#events.batch(this.#durableSequence);
   }
 
+  /** Takes no further write: the file may be another's. What is under way fails by itself. */
+  stop(cause: unknown): void {
+    this.#failure ??= { cause };
+    this.#events.broken();
+  }
+
   /** Nothing can be acknowledged on top of a hole: from here on the store only reads. */
   #failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void {
     this.#failure = { cause };
@@ -147,7 +161,7 @@ export class Database {
   }
 
   #readOnly(): StoreError {
-    return new StoreError("UNAVAILABLE", "The store can only read since a write failed; open it again", {
+    return new StoreError("UNAVAILABLE", "The store can only read since a write failed, or its file was taken; open it again", {
       outcome: "none",
       cause: this.#failure?.cause,
     });

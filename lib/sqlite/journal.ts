@@ -40,6 +40,7 @@ export interface JournalEvents {
 export class Journal {
   #log: Log;
   readonly #events: JournalEvents;
+  readonly #ensureHeld: () => Promise<void> | undefined;
   #entries: Entry[] = [];
   #buffer: Buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   #used = 0;
@@ -54,9 +55,11 @@ export class Journal {
   #next: { log: Log; switched: () => void } | undefined;
   #idle: (() => void)[] = [];
 
-  constructor(log: Log, events: JournalEvents) {
+  /** `ensureHeld`: waits, if that is needed, until nobody else can have the file. What is on the disk is acknowledged only then. */
+  constructor(log: Log, events: JournalEvents, ensureHeld: () => Promise<void> | undefined) {
     this.#log = log;
     this.#events = events;
+    this.#ensureHeld = ensureHeld;
   }
 
   /** Encodes the changes as the transaction `sequence`. Throws, with nothing submitted, if they cannot wait. */
@@ -129,22 +132,23 @@ export class Journal {
     this.#buffer = this.#spare ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
     this.#spare = undefined;
     this.#used = 0;
-    if (bytes.length === 0) {
-      this.#done(entries);
-      return;
-    }
     this.#writing = true;
-    this.#log.append(bytes, this.#sequence).then(
-      () => {
-        this.#writing = false;
-        if (buffer.length <= KEPT_BYTES) this.#spare = buffer;
-        this.#done(entries);
-      },
-      (error: unknown) => {
-        this.#writing = false;
-        this.#fail(error, entries);
-      },
-    );
+    const fail = (error: unknown): void => {
+      this.#writing = false;
+      this.#fail(error, entries);
+    };
+    const done = (): void => {
+      this.#writing = false;
+      this.#done(entries);
+    };
+    const written = (): void => {
+      if (buffer.length <= KEPT_BYTES) this.#spare = buffer;
+      const held = this.#ensureHeld();
+      if (held === undefined) done();
+      else held.then(done, fail);
+    };
+    if (bytes.length === 0) written();
+    else this.#log.append(bytes, this.#sequence).then(written, fail);
   }
 
   #done(entries: readonly Entry[]): void {

@@ -2,54 +2,63 @@
  * One owner of a file. Each opener listens on a socket of its own beside the file and then looks for others: a socket
  * whose process is gone refuses, which the kernel knows better than any pid does, across containers and for stopped
  * processes too. Whoever finds nobody else is the holder and says so in `<file>-lock`.
+ *
+ * A holder whose socket was deleted is not found. It notices (see {@link Lease}), but not at once. So whoever cannot tell
+ * that the last holder is gone waits until that one must have noticed, and begins with new files, which that one cannot reach.
  */
-import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
-import { constants, promises as fs } from "node:fs";
-import type { FileHandle } from "node:fs/promises";
-import { connect, createServer } from "node:net";
 import type { Server } from "node:net";
-import { hostname, tmpdir } from "node:os";
+import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
+import { promises as fs } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { codeOf, isAbsent, removeIfThere, statIfThere } from "./files.js";
+import { codeOf, removeIfThere, statIfThere } from "./files.js";
+import { LEASE_MS } from "./lease.js";
+import { LOCK, giveToOwner, readHolder, readLockFile, removeHolder, writeHolder, writeReleased } from "./lock-file.js";
+import type { Holder } from "./lock-file.js";
+import { Sockets, ask, isTaken, isWithoutSockets, listen, stopListening } from "./sockets.js";
 
-/** What a socket's address may be long, less than any system's limit. */
-const MAX_ADDRESS = 100;
 /** A contender decides in a few milliseconds; one that is stopped meanwhile holds the file as far as we can tell. */
 const CONTEND_MS = 1500;
 /** So much longer waits the first in line. */
 const PATIENCE_MS = 10_000;
+/** How long a holder that nobody sees may go on, and what the two of them may differ in. */
+const UNSEEN_MS = LEASE_MS + 100;
 
-/** What a holder adds to the name of its file, to say who it is. */
-const LOCK = "-lock";
-
-/** Who holds a file, for a person to find. Whether it still does is not said by this, but by its socket. */
-export interface Holder {
-  readonly pid: number;
-  readonly host: string;
-  /** ISO 8601. */
-  readonly since: string;
-  /** The name of its socket. */
-  readonly socket: string;
+/** What a holder has. */
+interface Claim {
+  /** The socket's place, where it is a file that could be deleted. */
+  readonly socket: string | undefined;
+  /** Whether another process may have held the file until a moment ago, and have a write on its way. */
+  readonly tookOver: boolean;
+  release(opened: boolean): Promise<void>;
 }
 
 export class Lock {
-  readonly #release: () => Promise<void>;
+  readonly socket: string | undefined;
+  readonly tookOver: boolean;
+  readonly #claim: Claim;
 
-  private constructor(release: () => Promise<void>) {
-    this.#release = release;
+  private constructor(claim: Claim) {
+    this.#claim = claim;
+    this.socket = claim.socket;
+    this.tookOver = claim.tookOver;
   }
 
   /** `path`: the real one, without symbolic links. Rejects with `LOCKED`. */
   static async acquire(path: string, check: () => void): Promise<Lock> {
-    return new Lock(process.platform === "win32" ? await holdPipe(path) : await holdSocket(path, check));
+    return new Lock(process.platform === "win32" ? await claimPipe(path, check) : await claimSocket(path, check));
   }
 
   /** Last of all: from here on somebody else may write. */
   release(): Promise<void> {
-    return this.#release();
+    return this.#claim.release(true);
+  }
+
+  /** The same after an opening that was refused: nothing of it remains. */
+  abandon(): Promise<void> {
+    return this.#claim.release(false);
   }
 }
 
@@ -64,221 +73,178 @@ function self(socket: string): Holder {
   return { pid: process.pid, host: hostname(), since: new Date().toISOString(), socket };
 }
 
-async function readHolder(path: string): Promise<Holder | undefined> {
+/** What an opener found when it looked for others. */
+interface Found {
+  /** Sockets whose process is gone. They prove it until the file names another holder. */
+  readonly dead: readonly string[];
+}
+
+async function claimSocket(path: string, check: () => void): Promise<Claim> {
+  const sockets = await Sockets.of(path);
   try {
-    const found: unknown = JSON.parse(await fs.readFile(path + LOCK, "utf8"));
-    if (typeof found !== "object" || found === null) return undefined;
-    const { pid, host, since, socket } = found as Partial<Record<keyof Holder, unknown>>;
-    if (typeof pid !== "number" || typeof host !== "string" || typeof since !== "string" || typeof socket !== "string") {
-      return undefined;
-    }
-    return { pid, host, since, socket };
-  } catch {
-    // Being written, or of somebody who died while writing it: the socket decides, this only names.
-    return undefined;
-  }
-}
-
-/** Whole under its name at once, so that nobody reads half of it. */
-async function writeHolder(path: string, holder: Holder): Promise<void> {
-  const temporary = `${path}-lock-holder`;
-  await fs.writeFile(temporary, `${JSON.stringify(holder)}\n`, { mode: 0o644 });
-  await fs.rename(temporary, path + LOCK);
-}
-
-/** Where the sockets of a file are, and how they are called. */
-class Place {
-  readonly folder: string;
-  readonly #handle: FileHandle | undefined;
-  readonly #prefix: string;
-
-  constructor(path: string, handle: FileHandle | undefined) {
-    const digest = createHash("sha256").update(path).digest("hex");
-    const name = basename(path);
-    this.#handle = handle;
-    if (handle !== undefined) {
-      this.folder = dirname(path);
-      // The same for each opener, and short enough with the folder's handle in front.
-      this.#prefix = Buffer.byteLength(name) <= 48 ? `${name}-lock-` : `${createHash("sha256").update(name).digest("hex").slice(0, 32)}-lock-`;
-    } else if (Buffer.byteLength(path) + 24 <= MAX_ADDRESS) {
-      this.folder = dirname(path);
-      this.#prefix = `${name}-lock-`;
-    } else {
-      // Without a way around the length of addresses the sockets cannot be beside the file.
-      this.folder = tmpdir();
-      this.#prefix = `unibus-${digest.slice(0, 16)}-lock-`;
-    }
-  }
-
-  /** Short, whatever the folder's path is. */
-  address(socket: string): string {
-    return this.#handle === undefined ? join(this.folder, socket) : `/proc/self/fd/${String(this.#handle.fd)}/${socket}`;
-  }
-
-  socket(id: string, attempt: number): string {
-    return `${this.#prefix}${id}${String(attempt).padStart(4, "0")}`;
-  }
-
-  /** The sockets that are there, of us and of others. */
-  async sockets(): Promise<string[]> {
-    const names = await fs.readdir(this.folder);
-    const found: string[] = [];
-    for (const name of names.filter((each) => each.startsWith(this.#prefix) && /^[0-9a-f]{12}[0-9]{4}$/.test(each.slice(this.#prefix.length)))) {
-      // Never anything but a socket: it would be somebody's file.
-      const stat = await fs.lstat(join(this.folder, name)).catch(() => undefined);
-      if (stat?.isSocket() === true) found.push(name);
-    }
-    return found.sort();
-  }
-}
-
-async function holdSocket(path: string, check: () => void): Promise<() => Promise<void>> {
-  const handle = process.platform === "linux" ? await fs.open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY) : undefined;
-  try {
-    const place = new Place(path, handle);
     const id = randomBytes(6).toString("hex");
     const until = performance.now() + CONTEND_MS;
     for (let attempt = 0; ; attempt++) {
       check();
-      const name = place.socket(id, attempt);
-      const server = await listen(place.address(name)).catch((error: unknown) => {
+      const name = sockets.name(id, attempt);
+      const server = await listen(sockets.address(name)).catch((error: unknown) => {
+        if (isWithoutSockets(error)) throw withoutSockets(path, error);
         if (!isTaken(error)) throw error;
         return undefined;
       });
-      const free = async (): Promise<void> => {
-        if (server !== undefined) await stop(server, join(place.folder, name));
-      };
-      try {
-        if (server !== undefined && (await contend(path, place, name, until, check))) {
-          await writeHolder(path, self(name));
-          const forget = async (): Promise<void> => {
-            if ((await readHolder(path))?.socket === name) await removeIfThere(path + LOCK);
-          };
-          const linked = await holderOfLink(path, place);
-          if (linked !== undefined) {
-            await forget();
-            throw locked(path, linked);
-          }
-          return async () => {
-            try {
-              // It only names: what cannot be deleted is no reason to go on holding the file.
-              await forget().catch(() => undefined);
-              await free();
-            } finally {
-              await handle?.close();
-            }
-          };
+      if (server !== undefined) {
+        const claim = await claimWith(path, sockets, name, server, until, check).catch(async (error: unknown) => {
+          await stop(server, sockets.path(name));
+          throw error;
+        });
+        if (claim !== undefined) {
+          await sockets.removeLink();
+          return claim;
         }
-      } catch (error) {
-        await free();
-        throw error;
+        await stop(server, sockets.path(name));
       }
-      await free();
       await delay(2 + Math.random() * 20 * Math.min(attempt + 1, 5));
     }
   } catch (error) {
-    await handle?.close();
+    await sockets.close();
     throw error;
   }
 }
 
+/** The claim of one who listens, or `undefined`: begin again. */
+async function claimWith(path: string, sockets: Sockets, name: string, server: Server, until: number, check: () => void): Promise<Claim | undefined> {
+  await giveToOwner(path, sockets.path(name));
+  const found = await contend(path, sockets, name, until, check);
+  if (found === undefined) return undefined;
+  const last = await readLockFile(path);
+  const isGone = last === "released" || (last !== undefined && refusalIsProof() && found.dead.includes(last.socket));
+  const tookOver = !isGone && (await isFilled(path));
+  if (tookOver) {
+    const linked = await holderOfLink(path, sockets);
+    if (linked !== undefined) throw locked(path, linked);
+    await waitUnseen(check);
+    // Somebody who deletes sockets may have deleted this one too.
+    if (!(await sockets.list()).includes(name)) return undefined;
+  }
+  await writeHolder(path, self(name));
+  try {
+    const linked = await holderOfLink(path, sockets);
+    if (linked !== undefined) throw locked(path, linked);
+    for (const each of found.dead) await removeDead(sockets.path(each));
+  } catch (error) {
+    await forget(path, name, last !== undefined);
+    throw error;
+  }
+  return {
+    socket: sockets.path(name),
+    tookOver,
+    release: async (opened) => {
+      try {
+        // It only names: what cannot be written is no reason to go on holding the file.
+        await forget(path, name, opened || last !== undefined).catch(() => undefined);
+        await stop(server, sockets.path(name));
+      } finally {
+        await sockets.close();
+      }
+    },
+  };
+}
+
+/** Other systems refuse for a socket whose queue is full, too. */
+function refusalIsProof(): boolean {
+  return process.platform === "linux";
+}
+
+/** An image that is not there, or is empty, has no state that anybody could have taken for the newest. */
+async function isFilled(path: string): Promise<boolean> {
+  return ((await statIfThere(path))?.size ?? 0) > 0;
+}
+
+async function waitUnseen(check: () => void): Promise<void> {
+  const until = performance.now() + UNSEEN_MS;
+  for (let left = UNSEEN_MS; left > 0; left = until - performance.now()) {
+    check();
+    await delay(Math.min(50, Math.ceil(left)));
+  }
+}
+
+function forget(path: string, socket: string, leave: boolean): Promise<void> {
+  return leave ? writeReleased(path, socket) : removeHolder(path, socket);
+}
+
+function withoutSockets(path: string, cause: unknown): StoreError {
+  const what = `a socket in ${dirname(path)} is what tells who holds the file, and that folder takes none (${String(codeOf(cause))})`;
+  return new StoreError("UNAVAILABLE", `${path} cannot be opened: ${what}. Use a folder on another file system`, { argument: "path", cause });
+}
+
 /**
- * Whether nobody else is there; `false`: begin again. Each listens before it looks, so that of two at least one sees the
+ * Whether nobody else is there; `undefined`: begin again. Each listens before it looks, so that of two at least one sees the
  * other; and whoever is seen waits, the smallest name in place, the others out of the way.
  */
-async function contend(path: string, place: Place, own: string, until: number, check: () => void): Promise<boolean> {
+async function contend(path: string, sockets: Sockets, own: string, until: number, check: () => void): Promise<Found | undefined> {
   for (;;) {
     check();
-    const names = await place.sockets();
+    const names = await sockets.list();
     // Somebody found our socket before it listened, and took it for a dead one.
-    if (!names.includes(own)) return false;
+    if (!names.includes(own)) return undefined;
     const others: string[] = [];
+    const dead: string[] = [];
+    const forbidden: string[] = [];
     for (const name of names) {
       if (name === own) continue;
-      if (await isAlive(place.address(name))) others.push(name);
-      else await removeIfThere(join(place.folder, name));
+      const answer = await ask(sockets.address(name));
+      if (answer === "alive") others.push(name);
+      else if (answer === "forbidden") forbidden.push(name);
+      else if (answer === "dead") dead.push(name);
     }
-    if (others.length === 0) return true;
     const holder = await readHolder(path);
-    if (holder !== undefined && others.includes(holder.socket)) throw locked(path, holder);
-    const first = others.every((name) => name > own);
+    if (holder !== undefined && [...others, ...forbidden].includes(holder.socket)) throw locked(path, holder);
+    const over = performance.now() - until;
+    // A holder lets everybody ask before it says that it is one. Who never does was killed on the way to it.
+    if (others.length === 0 && (forbidden.length === 0 || over > 0)) return { dead };
+    const first = [...others, ...forbidden].every((name) => name > own);
     // The others give up before the first in line does, so that however slow the machine is, one gets in.
-    if (performance.now() > (first ? until + PATIENCE_MS : until)) throw locked(path, undefined);
-    if (!first) return false;
+    if (others.length > 0 && over > (first ? PATIENCE_MS : 0)) throw locked(path, undefined);
+    if (!first && others.length > 0) return undefined;
     await delay(2 + Math.random() * 10);
   }
 }
 
 /**
- * Who holds the same file under another name in the folder. Each looks after it has said that it holds its own name, so
- * that of two at least one sees the other.
+ * Who holds the same file under another name in the folder: a hard link, or a name that the file system takes for the same.
+ * Each looks after it has said that it holds its own name, so that of two at least one sees the other.
  */
-async function holderOfLink(path: string, place: Place): Promise<Holder | undefined> {
+async function holderOfLink(path: string, sockets: Sockets): Promise<Holder | undefined> {
   const own = await statIfThere(path);
-  if (own === undefined || own.nlink < 2) return undefined;
+  if (own === undefined) return undefined;
   for (const name of await fs.readdir(dirname(path))) {
     const other = join(dirname(path), name.slice(0, -LOCK.length));
     if (!name.endsWith(LOCK) || other === path) continue;
     const stat = await statIfThere(other);
     if (stat?.ino !== own.ino || stat.dev !== own.dev) continue;
     const holder = await readHolder(other);
-    if (holder !== undefined && (await isAlive(place.address(basename(holder.socket))))) return holder;
+    if (holder === undefined) continue;
+    const answer = await ask(sockets.address(basename(holder.socket)));
+    if (answer === "alive" || answer === "forbidden") return holder;
   }
   return undefined;
 }
 
-/** Only a refusal says that nobody listens any more: names are never used twice, so it stays true. */
-function isAlive(address: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(address);
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", (error) => {
-      socket.destroy();
-      const code = codeOf(error);
-      resolve(code !== "ECONNREFUSED" && code !== "ENOENT");
-    });
+/** In a sticky folder only its owner may remove it; there it stays, and is in nobody's way. */
+async function removeDead(path: string): Promise<void> {
+  await removeIfThere(path).catch((error: unknown) => {
+    if (codeOf(error) !== "EPERM" && codeOf(error) !== "EACCES") throw error;
   });
-}
-
-function listen(address: string): Promise<Server> {
-  return new Promise((resolve, reject) => {
-    const server = createServer((socket) => {
-      socket.on("error", () => socket.destroy());
-      socket.destroy();
-    });
-    server.unref();
-    server.once("error", reject);
-    // Anybody may ask whether it is alive: to another user a socket that may not be asked looks as if it were, for ever.
-    server.listen({ path: address, readableAll: true, writableAll: true }, () => {
-      server.off("error", reject);
-      // What goes wrong with a visitor is no concern of the store.
-      server.on("error", () => undefined);
-      resolve(server);
-    });
-  });
-}
-
-/**
- * Whether somebody found the socket before it listened, took it for a dead one and deleted it: its mode is changed by its
- * name. Node has closed it then.
- */
-function isTaken(error: unknown): boolean {
-  return isAbsent(error) && error instanceof Error && "syscall" in error && error.syscall === "uv_pipe_chmod";
 }
 
 async function stop(server: Server, path: string): Promise<void> {
   // By name first: closing unlinks synchronously, and finds nothing left to do.
   await removeIfThere(path).catch(() => undefined);
-  await new Promise<void>((resolve) => {
-    server.close(() => resolve());
-  });
+  await stopListening(server);
 }
 
 /** Windows: a named pipe of one name, which the system gives to one process and takes back with it. */
-async function holdPipe(path: string): Promise<() => Promise<void>> {
+async function claimPipe(path: string, check: () => void): Promise<Claim> {
   const digest = createHash("sha256").update(path.toLowerCase()).digest("hex");
   const address = `\\\\?\\pipe\\unibus-membership-${digest}`;
   let server: Server;
@@ -288,11 +254,22 @@ async function holdPipe(path: string): Promise<() => Promise<void>> {
     if (codeOf(error) === "EADDRINUSE" || codeOf(error) === "EACCES") throw locked(path, await readHolder(path));
     throw error;
   }
-  await writeHolder(path, self(address));
-  return async () => {
-    await removeIfThere(path + LOCK).catch(() => undefined);
-    await new Promise<void>((resolve) => {
-      server.close(() => resolve());
-    });
-  };
+  try {
+    const last = await readLockFile(path);
+    // Whoever held this pipe is gone. A file that got this name meanwhile may be held under its old one.
+    const tookOver = last !== "released" && last?.socket !== address && (await isFilled(path));
+    if (tookOver) await waitUnseen(check);
+    await writeHolder(path, self(address));
+    return {
+      socket: undefined,
+      tookOver,
+      release: async (opened) => {
+        await forget(path, address, opened || last !== undefined).catch(() => undefined);
+        await stopListening(server);
+      },
+    };
+  } catch (error) {
+    await stopListening(server);
+    throw error;
+  }
 }

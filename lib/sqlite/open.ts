@@ -10,8 +10,10 @@ import type { CommonOptions, Store } from "../store.js";
 import { Checkpoints } from "./checkpoint.js";
 import type { CheckpointResult } from "./checkpoint.js";
 import { Database } from "./database.js";
-import { codeOf, isAbsent } from "./files.js";
+import { codeOf, isAbsent, statIfThere } from "./files.js";
 import { ImageMaker } from "./image-maker.js";
+import { ALONE, Lease } from "./lease.js";
+import type { Holding } from "./lease.js";
 import { loadSqlJs } from "./load-sql-js.js";
 import { Lock } from "./lock.js";
 import { maskOf } from "./log-format.js";
@@ -126,22 +128,22 @@ async function realPath(path: string): Promise<string> {
   throw invalid("path", "a file (too many symbolic links)");
 }
 
-function driverOf(database: Database, close: () => Promise<void>): Driver {
+function driverOf(database: Database, holding: Holding, close: () => Promise<void>): Driver {
   return {
     backend: "sqlite",
     rooms: rooms(database),
     members: members(database),
     roomKeys: roomKeys(database),
     users: users(database),
-    proofs: proofs(database),
+    proofs: proofs(database, holding),
     close,
   };
 }
 
 function inMemory(): Driver {
   const nowhere = { mask: maskOf(""), append: () => Promise.resolve() };
-  const database = new Database(new Tables(), 0, nowhere, { batch: () => undefined, broken: () => undefined });
-  return driverOf(database, () => database.journal.idle());
+  const database = new Database(new Tables(), 0, nowhere, { batch: () => undefined, broken: () => undefined }, ALONE);
+  return driverOf(database, ALONE, () => database.journal.idle());
 }
 
 async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, call: Call): Promise<Driver> {
@@ -151,38 +153,50 @@ async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, 
   const lock = await Lock.acquire(path, check);
   let recovered: Recovered;
   let maker: ImageMaker;
+  let lease: Lease;
   try {
     const sql = await loadSqlJs();
     maker = new ImageMaker(sql, path);
-    recovered = await recover(sql.sqlJs, path, maker, new Pace(check));
+    recovered = await recover(sql.sqlJs, path, lock.tookOver, maker, new Pace(check));
+    lease = await begin(path, recovered, lock.socket, (error) => database.stop(error));
   } catch (error) {
-    await lock.release();
+    await lock.abandon();
     throw error;
   }
   const { tables, sequence, segment, watermark } = recovered;
-  const database: Database = new Database(tables, sequence, watermark.guard(segment), {
-    batch: (last) => {
+  const events = {
+    batch: (last: number): void => {
       watermark.advance(last);
       checkpoints.consider();
     },
     broken: () => checkpoints.stop(),
-  });
-  const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, (result) => {
+  };
+  const database: Database = new Database(tables, sequence, watermark.guard(segment), events, lease);
+  const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, lease, (result) => {
     notify(onCheckpoint, result);
   });
   checkpoints.consider();
-  return driverOf(database, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lock));
+  return driverOf(database, lease, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lease, lock));
+}
+
+async function begin(image: string, { segment, watermark }: Recovered, socket: string | undefined, lost: (error: StoreError) => void): Promise<Lease> {
+  try {
+    return await Lease.begin({ image, socket }, lost);
+  } catch (error) {
+    await Promise.all([segment.close(), watermark.close()]);
+    throw error;
+  }
 }
 
 /**
  * A disk that hangs must not hang the caller: after the time closing goes on alone, and the lock is kept until the disk
  * has answered, because what is under way may still reach the file.
  */
-async function closeWithin(timeoutMs: number, path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {
+async function closeWithin(timeoutMs: number, path: string, database: Database, checkpoints: Checkpoints, lease: Lease, lock: Lock): Promise<void> {
   const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
   await closing.run(async () => {
     try {
-      await closeAll(path, database, checkpoints, lock);
+      await closeAll(path, database, checkpoints, lease, lock);
     } catch (error) {
       if (isStoreError(error)) throw error;
       throw new StoreError("UNAVAILABLE", `${path} cannot be closed as it should (${reasonOf(error)}): what was acknowledged is in its files`, { cause: error });
@@ -190,20 +204,27 @@ async function closeWithin(timeoutMs: number, path: string, database: Database, 
   });
 }
 
-async function closeAll(path: string, database: Database, checkpoints: Checkpoints, lock: Lock): Promise<void> {
-  let there = true;
+async function closeAll(path: string, database: Database, checkpoints: Checkpoints, lease: Lease, lock: Lock): Promise<void> {
+  let gone = false;
   try {
     await database.journal.idle();
-    there = database.acknowledged === 0 || (await checkpoints.isThere());
-    if (!there) checkpoints.stop();
+    // What it finds it keeps; nothing is put in place of what another holds.
+    await lease.renew().catch(() => checkpoints.stop());
+    if (database.acknowledged > 0 && !(await checkpoints.isThere())) {
+      checkpoints.stop();
+      // Where there is another image, another holder has taken it over.
+      gone = lease.failure === undefined || (await statIfThere(path)) === undefined;
+    }
     await checkpoints.close();
   } finally {
+    lease.close();
     await lock.release();
   }
-  if (!there) {
+  if (gone) {
     throw new StoreError("UNAVAILABLE", `The files of ${path} are gone: ${String(database.acknowledged)} acknowledged writes are lost`, {
       details: { lost: database.acknowledged },
       cause: database.failure?.cause,
     });
   }
+  if (lease.failure !== undefined) throw lease.failure;
 }

@@ -2,10 +2,11 @@
 import type { ProofsInMemory } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";
+import type { Holding } from "./lease.js";
 import { userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
-export function proofs({ tables, view }: Database): ProofsInMemory {
+export function proofs({ tables, view }: Database, holding: Holding): ProofsInMemory {
   const admitted = (key: string): UserRow | undefined => {
     const row = tables.users.get(key);
     return row === undefined ? undefined : view.admitted(row);
@@ -25,5 +26,9 @@ export function proofs({ tables, view }: Database): ProofsInMemory {
       tables.rooms.get(roomId)?.members.get(endpoint)?.row.state === "joined" && !view.deniesMember(roomId, endpoint),
 
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
+
+    isCurrent: (now) => holding.isCurrent(now),
+
+    renew: () => holding.renew(),
   };
 }

@@ -7,7 +7,7 @@ import { basename } from "node:path";
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import { StoreError } from "../errors.js";
 import type { OldLog } from "./checkpoint.js";
-import { removeIfThere, syncFolderOf } from "./files.js";
+import { isFull, removeIfThere, syncFolderOf } from "./files.js";
 import { DiskFile } from "./image-file.js";
 import { renameImage, temporaryImagePath } from "./image-maker.js";
 import type { ImageMaker } from "./image-maker.js";
@@ -61,7 +61,8 @@ function incompatible(file: string, what: string): StoreError {
   return new StoreError("INCOMPATIBLE", `${file}: ${what}. It was left as it is`, { details: { file } });
 }
 
-export async function recover(sqlJs: SqlJs, path: string, maker: ImageMaker, pace: Pace): Promise<Recovered> {
+/** `anew`: has the store go on in new files, as another process may still have the old ones open. */
+export async function recover(sqlJs: SqlJs, path: string, anew: boolean, maker: ImageMaker, pace: Pace): Promise<Recovered> {
   const files = await openAll([path, segmentPath(path, 0), segmentPath(path, 1)]);
   try {
     const [image, ...segments] = files;
@@ -80,7 +81,8 @@ export async function recover(sqlJs: SqlJs, path: string, maker: ImageMaker, pac
       case "version 1":
       case "current": {
         const found = await Promise.all(logs.map(readHeader));
-        return await load(sqlJs, path, kind, image, found.sort((a, b) => a.header.generation - b.header.generation), maker, pace);
+        const sorted = found.sort((a, b) => a.header.generation - b.header.generation);
+        return await load(sqlJs, path, kind, image, sorted, anew, maker, pace);
       }
     }
   } finally {
@@ -150,7 +152,8 @@ async function withWatermark(path: string, image: SealedImage, open: () => Promi
 }
 
 async function load(
-  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], maker: ImageMaker, pace: Pace,
+  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], anew: boolean,
+  maker: ImageMaker, pace: Pace,
 ): Promise<Recovered> {
   const tables = new Tables();
   const { meta, content, found } = await readImage(sqlJs, path, kind, file, logs, tables, pace);
@@ -163,14 +166,21 @@ async function load(
   await Promise.all([0, 1].map((parity) => removeIfThere(`${segmentPath(path, parity)}-new`)));
 
   const result = { tables, sequence: replayed.sequence, database };
-  if (found === undefined) {
-    // An image of version 1: one of this version takes its place. It holds every log before any is deleted.
-    const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
-    const next = await maker.make({
-      database, image: { path, generation: meta.generation, at: undefined, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
+  // An image that holds every log before any is deleted.
+  const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
+  const makeNext = (): Promise<SealedImage> =>
+    maker.make({
+      database, image: { path, generation: meta.generation, at: found?.at, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
       next: { generation, clean: true },
     });
-    return { ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined };
+  const goOnIn = async (next: SealedImage): Promise<Recovered> => ({
+    ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined,
+  });
+  // An image of version 1: one of this version takes its place.
+  if (found === undefined) return goOnIn(await makeNext());
+  if (anew) {
+    const next = await makeNext().catch(unlessFull);
+    if (next !== undefined) return goOnIn(next);
   }
   const [first, second] = live;
   const checkpointed = second !== undefined && second.file.length > HEADER_BYTES;
@@ -184,6 +194,11 @@ async function load(
   // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its room.
   const unfinished = checkpointed && first !== undefined ? oldLog(first, replayed) : undefined;
   return { ...result, ...files, imageBytes: content.length, unfinished };
+}
+
+/** Where there is no room for another image, the old files have to do: only a write that hung all the while could still come to them. */
+function unlessFull(error: unknown): undefined {
+  if (!isFull(error) && !(error instanceof Error && isFull(error.cause))) throw error;
 }
 
 function oldLog({ file: { path }, header: { generation } }: FoundLog, { firstSequence, firstEnd }: Replayed): OldLog {

@@ -15,7 +15,7 @@ import { isCorrupt, isIncompatible, openSqlite } from "unibus-membership";
 import { applyTo, canonical, emptyModel, modelsIn, nextOperation, type Model } from "./sqlite-operations.js";
 import { random } from "./random.js";
 import type { Orders } from "./sqlite-writer.js";
-import { endsOf } from "../sqlite/support/folder.js";
+import { endsOf, release } from "../sqlite/support/folder.js";
 import { told, telling } from "../sqlite/support/superblock.js";
 
 export interface SoakOptions {
@@ -134,6 +134,7 @@ async function withoutLogs(path: string): Promise<Map<number, Model> | undefined
   const alone = join(folder, "membership.db");
   try {
     await cp(path, alone);
+    await release(alone);
     const store = await openSqlite(alone, { opTimeoutMs });
     try {
       return await modelsIn(store);
@@ -227,6 +228,7 @@ async function alone(folder: string, next: () => number, until: number): Promise
   await store.rooms.create({ id: "room", owner: "o", encrypted: true, ownerPublicKey: new Uint8Array(500), sealedKey: new Uint8Array(5000).fill(9) });
   await store.close();
   for (const name of await readdir(folder)) if (name !== basename(path)) await rm(join(folder, name));
+  await release(path);
   const whole = await readFile(path);
   let count = 0;
   for (; count === 0 || performance.now() < until; count++) {
@@ -236,7 +238,7 @@ async function alone(folder: string, next: () => number, until: number): Promise
     await writeFile(path, bytes);
     const error = await openSqlite(path, { opTimeoutMs }).then((opened) => opened.close(), (reason: unknown) => reason);
     if (!isCorrupt(error) && !isIncompatible(error)) throw new Error(`byte ${place} of a file alone was changed, and opening said ${String(error)}`);
-    if (!(await readFile(path)).equals(bytes) || (await readdir(folder)).length !== 1) throw new Error(`a file alone with byte ${place} changed was touched`);
+    if (!(await readFile(path)).equals(bytes) || (await readdir(folder)).length !== 2) throw new Error(`a file alone with byte ${place} changed was touched`);
   }
   return count;
 }
@@ -260,6 +262,7 @@ async function crashed(folder: string, records: number): Promise<{ image: string
   await cp(path, image);
   await cp(join(folder, log), image + log.slice("live".length));
   await store.close();
+  await release(image);
   const copy = image + log.slice("live".length);
   return { image, log: copy, ends: endsOf(await readFile(copy)) };
 }

@@ -8,7 +8,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isIncompatible, isLocked, openSqlite, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { contents, failure, openIn, useFolder } from "./support/folder.js";
+import { contents, failure, openIn, release, useFolder } from "./support/folder.js";
 
 const HOLD = `
 const store = await openSqlite(path);
@@ -93,7 +93,8 @@ describe("sqlite: one owner", () => {
     const store = await openSqlite(folder.file());
     expect(await store.isAuthorized("held")).to.equal(true);
     await store.close();
-    expect((await readdir(folder.path)).filter((name) => name.includes("-lock"))).to.deep.equal([]);
+    expect((await readdir(folder.path)).filter((name) => name.includes("-lock"))).to.deep.equal(["membership.db-lock"]);
+    expect(await readFile(`${folder.file()}-lock`, "utf8")).to.equal('{"released":true}\n');
   });
 
   it("names another process that is stopped and cannot take more visitors", async () => {
@@ -252,10 +253,11 @@ describe("sqlite: one owner", () => {
     await (await openSqlite(folder.file())).close();
     await rm(other);
     await link(folder.file(), other);
+    await release(other);
     for (const [first, second] of [[folder.file(), other], [other, folder.file()]] as const) {
       const holder = await openSqlite(first);
       await expectLocked(second, process.pid);
-      expect((await readdir(folder.path)).filter((name) => name.includes("-lock")).every((name) => name.startsWith(basename(first)))).to.equal(true);
+      expect((await readdir(folder.path)).filter((name) => name.includes("-lock-")).every((name) => name.startsWith(basename(first)))).to.equal(true);
       await holder.close();
     }
     // Two at once: never both.

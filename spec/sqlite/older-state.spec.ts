@@ -7,7 +7,7 @@ import { random } from "../soak/random.js";
 import { AT_LENGTH } from "../support/at-length.js";
 import formats from "./fixtures/format-1.json" with { type: "json" };
 import { crashed, first, integrityOf, killedAtEachStep, opTimeoutMs, refused, usersOf } from "./support/crash.js";
-import { contents, endsOf, failure, logOf, useFolder } from "./support/folder.js";
+import { contents, endsOf, failure, logOf, release, useFolder } from "./support/folder.js";
 import { SUPERBLOCK_AT, told, telling } from "./support/superblock.js";
 
 const SECTOR = 512;
@@ -22,6 +22,7 @@ describe("sqlite: never an older state", () => {
     for (const file of await readdir(join(path, ".."))) {
       if (/^membership\.db(-redo[01])?$/.test(file)) await cp(join(path, "..", file), join(own, file));
     }
+    await release(join(own, "membership.db"));
     return join(own, "membership.db");
   }
 
@@ -206,6 +207,7 @@ describe("sqlite: never an older state", () => {
     const own = folder.file("alone");
     await mkdir(own);
     const path = join(own, "membership.db");
+    await release(path);
     const whole = await readFile(folder.file());
     const next = random(20_260_711, 1);
     const places = Array.from({ length: AT_LENGTH ? 600 : 100 }, () => Math.floor(next() * whole.length));
@@ -224,7 +226,7 @@ describe("sqlite: never an older state", () => {
       const error = (await failure(openSqlite(path, { opTimeoutMs }))) as StoreError;
       expect(["CORRUPT", "INCOMPATIBLE"], `byte ${String(place)}: ${String(error)}`).to.include(error.code);
       expect((await readFile(path)).equals(bytes)).to.equal(true);
-      expect(await readdir(own)).to.deep.equal(["membership.db"]);
+      expect((await readdir(own)).sort()).to.deep.equal(["membership.db", "membership.db-lock"]);
     }
     await writeFile(path, whole);
     expect((await usersOf(path)).length).to.equal(41);
@@ -310,6 +312,7 @@ describe("sqlite: never an older state", () => {
       const alone = `${join(path, "..")}-alone`;
       await mkdir(alone);
       await cp(path, join(alone, "membership.db"));
+      await release(join(alone, "membership.db"));
       const found = await usersOf(join(alone, "membership.db")).catch((error: unknown) => error);
       if (Array.isArray(found)) {
         opened++;
@@ -333,6 +336,7 @@ describe("sqlite: never an older state", () => {
       const own = folder.file(name);
       await mkdir(own);
       for (const [file, text] of Object.entries(formats[name])) await writeFile(join(own, file), gunzipSync(Buffer.from(text, "base64")));
+      await release(join(own, "membership.db"));
       return join(own, "membership.db");
     }
 

@@ -5,7 +5,7 @@ import initSqlJs from "sql.js";
 import { openSqlite, type Store, type StoreError } from "unibus-membership";
 import { AT_LENGTH } from "../../support/at-length.js";
 import { Child } from "./child.js";
-import { contents, endsOf, failure, logOf, type useFolder } from "./folder.js";
+import { contents, endsOf, failure, logOf, release, type useFolder } from "./folder.js";
 import { telling } from "./superblock.js";
 
 export const opTimeoutMs = 20_000;
@@ -90,6 +90,7 @@ export async function crashed(
   await writeFile(path, telling(await readFile(live), { clean: false, acknowledged: 1 }));
   const log = path + liveLog.slice(live.length);
   await cp(liveLog, log);
+  await release(path);
   await store.close();
   return { path, log, ends: endsOf(await readFile(log)) };
 }
@@ -128,7 +129,7 @@ export async function killedAtEachStep(
         if (signal !== "SIGKILL") expect(code, child.errors).to.equal(0);
         if (await stat(path).catch(() => undefined)) expect(await integrityOf(path)).to.equal("ok");
         await verify(path, child.said);
-        const remains = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01])?$/.test(name));
+        const remains = (await readdir(own)).filter((name) => !/^membership\.db(-redo[01]|-lock)?$/.test(name));
         expect(remains, "left over").to.deep.equal([]);
         await rm(own, { recursive: true });
         return signal === "SIGKILL";

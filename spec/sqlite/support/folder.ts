@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, readdir, readlink, rm, stat } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, readlink, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -34,6 +34,14 @@ export function endsOf(log: Buffer): number[] {
   const ends = [128];
   for (let at = 128; log[at] === 0xff; ends.push(at)) at += 25 + log.readUInt32LE(at + 5);
   return ends;
+}
+
+/**
+ * Says that nobody holds the file, as a store that was closed does. Without that an opener waits for a holder whom it does not
+ * find to notice, and these files have none.
+ */
+export function release(file: string): Promise<void> {
+  return writeFile(`${file}-lock`, '{"released":true}\n');
 }
 
 /** The name of the one log that is in use. */

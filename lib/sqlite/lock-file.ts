@@ -1,0 +1,77 @@
+/**
+ * `<file>-lock`: who holds the file, for a person to find, and for the next opener to know whether the last holder is gone.
+ * Whether a holder lives is not said by this, but by its socket.
+ */
+import { promises as fs } from "node:fs";
+import { codeOf, isAbsent, removeIfThere, statIfThere } from "./files.js";
+
+/** What is added to the name of a file. */
+export const LOCK = "-lock";
+
+/** The same text each time: an opening that is refused leaves the files as they were. */
+const RELEASED = '{"released":true}\n';
+
+export interface Holder {
+  readonly pid: number;
+  readonly host: string;
+  /** ISO 8601. */
+  readonly since: string;
+  /** The name of its socket. */
+  readonly socket: string;
+}
+
+/** `undefined`: nothing is known, because it is not there, or is being written. */
+export async function readLockFile(path: string): Promise<Holder | "released" | undefined> {
+  try {
+    const text = await fs.readFile(path + LOCK, "utf8");
+    if (text === RELEASED) return "released";
+    const found: unknown = JSON.parse(text);
+    if (typeof found !== "object" || found === null) return undefined;
+    const { pid, host, since, socket } = found as Partial<Record<keyof Holder, unknown>>;
+    if (typeof pid !== "number" || typeof host !== "string" || typeof since !== "string" || typeof socket !== "string") {
+      return undefined;
+    }
+    return { pid, host, since, socket };
+  } catch {
+    return undefined;
+  }
+}
+
+export async function readHolder(path: string): Promise<Holder | undefined> {
+  const found = await readLockFile(path);
+  return found === "released" ? undefined : found;
+}
+
+export function writeHolder(path: string, holder: Holder): Promise<void> {
+  return replace(path, `${JSON.stringify(holder)}\n`);
+}
+
+/** Says that nobody holds the file, if it still names this socket. */
+export async function writeReleased(path: string, socket: string): Promise<void> {
+  if ((await readHolder(path))?.socket === socket) await replace(path, RELEASED);
+}
+
+/** The same for a file that had none before. */
+export async function removeHolder(path: string, socket: string): Promise<void> {
+  if ((await readHolder(path))?.socket === socket) await removeIfThere(path + LOCK);
+}
+
+/** Whole under its name at once, so that nobody reads half of it. */
+async function replace(path: string, text: string): Promise<void> {
+  const temporary = `${path}-lock-holder`;
+  await fs.writeFile(temporary, text, { mode: 0o644 });
+  await giveToOwner(path, temporary);
+  await fs.rename(temporary, path + LOCK);
+}
+
+/** What root leaves beside the file of another user must not be in that one's way: in a sticky folder only its owner may remove it. */
+export async function giveToOwner(path: string, own: string): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  const image = await statIfThere(path);
+  if (image === undefined || image.uid === 0) return;
+  try {
+    await fs.lchown(own, image.uid, image.gid);
+  } catch (error) {
+    if (!isAbsent(error) && codeOf(error) !== "EPERM") throw error;
+  }
+}

@@ -1,0 +1,409 @@
+import { expect } from "chai";
+import { chmod, chown, lstat, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { hasAdmin, isAdmin, isAuthorized, isLocked, isMember, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
+import { eventually } from "../support/wait.js";
+import { Child } from "./support/child.js";
+import { failure, openIn, useFolder } from "./support/folder.js";
+
+const opTimeoutMs = 20_000;
+
+/**
+ * Holds the file, checks and writes without end, and says each write that was acknowledged. `flag` is there from when another
+ * holder's revocation was acknowledged on: whoever is allowed by a check that began later is let in wrongly.
+ */
+const HOLD = `
+const { existsSync } = await import("node:fs");
+const [flag, mode] = rest;
+const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+if (mode === "writes") await store.users.add({ key: "written" });
+say("holding");
+let refused = 0;
+let wrong = 0;
+for (let n = 0; refused < 20; n++) {
+  const revoked = existsSync(flag);
+  const allowed = await store.isAuthorized("user");
+  if (revoked && allowed) say("WRONG " + ++wrong);
+  if (!allowed) refused++;
+  if (mode === "writes") await store.users.add({ key: "n" + n }).then(() => say("n" + n), () => undefined);
+  if (n % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+say("denies " + (await store.authorize("user")).reason);
+say("write " + (await store.users.add({ key: "late" }).then(() => "done", (error) => error.code + " " + error.outcome)));
+say("close " + (await store.close().then(() => "done", (error) => error.code)));`;
+
+/** The same way as on a system without /proc, in a process whose folder for temporary files is another one. */
+const AS_DARWIN = `Object.defineProperty(process, "platform", { value: "darwin" });`;
+
+const CAN_BE_ANYBODY = process.getuid?.() === 0;
+const NOBODY = 65_534;
+
+describe("sqlite: the lease of a holder", () => {
+  const folder = useFolder();
+
+  async function prepared(path = folder.file()): Promise<void> {
+    const store = await openSqlite(path, { opTimeoutMs });
+    await store.users.addFirstAdmin({ key: "admin" });
+    await store.users.add({ key: "user" });
+    await store.rooms.create({ id: "room", owner: "alice" });
+    await store.close();
+  }
+
+  async function sockets(of = folder.path): Promise<string[]> {
+    return (await readdir(of)).filter((name) => /-lock-[0-9a-f]{16}$/.test(name)).map((name) => join(of, name));
+  }
+
+  async function deleteSockets(): Promise<void> {
+    const found = await sockets();
+    expect(found).to.have.length(1);
+    for (const each of found) await rm(each);
+  }
+
+  async function expectTakenOver(holder: Child, path: string, meanwhile: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    const began = performance.now();
+    const store = await openSqlite(path, { opTimeoutMs });
+    expect(performance.now() - began, "waits until the last holder has noticed").to.be.at.least(500);
+    await store.users.revoke("user");
+    await writeFile(folder.file("flag"), "");
+    await meanwhile();
+    expect(await holder.ended, holder.errors).to.deep.equal({ code: 0, signal: null });
+    expect(holder.said.filter((line) => line.startsWith("WRONG"))).to.deep.equal([]);
+    expect(holder.said).to.include("denies unavailable").and.include("write UNAVAILABLE none").and.include("close UNAVAILABLE");
+    // Whatever it acknowledged is there, and what it did when it closed harms nothing.
+    const acknowledged = holder.said.filter((line) => /^n\d+$/.test(line));
+    for (const key of acknowledged) expect((await store.users.get(key)).status, key).to.equal("active");
+    await store.users.add({ key: "after" });
+    await store.close();
+    const again = await openSqlite(path, { opTimeoutMs });
+    for (const key of [...acknowledged, "after"]) expect(await again.isAuthorized(key), key).to.equal(true);
+    expect(await again.isAuthorized("user")).to.equal(false);
+    await again.close();
+  }
+
+  for (const mode of ["writes", "reads"]) {
+    it(`a holder whose socket is deleted neither allows nor acknowledges when another has the file: one that ${mode}`, async () => {
+      await prepared();
+      const holder = new Child(HOLD, [folder.file(), folder.file("flag"), mode]);
+      try {
+        await holder.says("holding");
+        await deleteSockets();
+        await expectTakenOver(holder, folder.file());
+        if (mode === "writes") expect(holder.said.some((line) => /^n\d+$/.test(line)), holder.said.join()).to.equal(true);
+      } finally {
+        await holder.kill();
+      }
+    });
+
+    it(`so does one whose lock file is deleted too, and that was stopped meanwhile: one that ${mode}`, async () => {
+      await prepared();
+      const holder = new Child(HOLD, [folder.file(), folder.file("flag"), mode]);
+      try {
+        await holder.says("holding");
+        holder.process.kill("SIGSTOP");
+        await deleteSockets();
+        await rm(`${folder.file()}-lock`);
+        await expectTakenOver(holder, folder.file(), () => {
+          holder.process.kill("SIGCONT");
+          return Promise.resolve();
+        });
+      } finally {
+        await holder.kill();
+      }
+    });
+  }
+
+  it("a holder whose file was given another name notices before the one who opens that", async () => {
+    await prepared();
+    const holder = new Child(HOLD, [folder.file(), folder.file("flag"), "writes"]);
+    try {
+      await holder.says("holding");
+      const moved = folder.file("moved.db");
+      for (const name of await readdir(folder.path)) {
+        if (/^membership\.db(-redo[01])?$/.test(name)) await rename(folder.file(name), moved + name.slice("membership.db".length));
+      }
+      await expectTakenOver(holder, moved);
+    } finally {
+      await holder.kill();
+    }
+  });
+
+  it("a holder whose folder was given another name is found there, and denies until it is gone", async () => {
+    await mkdir(folder.file("old"));
+    const old = join(folder.file("old"), "membership.db");
+    const moved = join(folder.file("new"), "membership.db");
+    await prepared(old);
+    const holder = new Child(HOLD + "\nsetInterval(() => undefined, 1000);", [old, folder.file("flag"), "writes"]);
+    try {
+      await holder.says("holding");
+      await rename(folder.file("old"), folder.file("new"));
+      const error = (await failure(openSqlite(moved, { opTimeoutMs }))) as StoreError;
+      expect(isLocked(error), String(error)).to.equal(true);
+      expect((error.details?.["holder"] as { pid: number }).pid).to.equal(holder.process.pid);
+      await holder.says("denies unavailable");
+    } finally {
+      await holder.kill();
+    }
+    const store = await openSqlite(moved, { opTimeoutMs });
+    for (const key of holder.said.filter((line) => /^n\d+$/.test(line))) expect(await store.isAuthorized(key), key).to.equal(true);
+    await store.close();
+  });
+
+  describe("in this process", () => {
+    let store: Store;
+    const { now: wallNow } = Date;
+    const monotonicNow = performance.now.bind(performance);
+
+    beforeEach(async () => {
+      await prepared();
+      store = await openSqlite(folder.file(), { opTimeoutMs });
+    });
+
+    afterEach(async () => {
+      Date.now = wallNow;
+      Object.assign(performance, { now: monotonicNow });
+      await store.close().catch(() => undefined);
+      expect(await openIn(folder.path), "left open").to.deep.equal([]);
+    });
+
+    /** Checked at once, so that no timer has looked in between. */
+    async function expectDeniesAfter(change: () => void): Promise<void> {
+      expect(await store.isAuthorized("user")).to.equal(true);
+      const [socket = ""] = await sockets();
+      await rm(socket);
+      expect(await store.isAuthorized("user"), "a look counts for a while").to.equal(true);
+      change();
+      for (const until = wallNow() + 2; wallNow() < until; );
+      const answers = await Promise.all([
+        store.isAuthorized("user"), store.isAdmin("admin"), store.isMember("room", "alice"), store.hasAdmin(),
+        isAuthorized(store, "user"), isAdmin(store, "admin"), isMember(store, "room", "alice"), hasAdmin(store),
+      ]);
+      expect(answers).to.deep.equal(answers.map(() => false));
+      for (const key of ["user", "nobody"]) expect((await store.authorize(key)).reason).to.equal("unavailable");
+      // For good: what it has in memory may be old by now.
+      await writeFile(socket, "");
+      expect(await store.isAuthorized("user")).to.equal(false);
+    }
+
+    it("looks first when the wall clock says that much time went by", () =>
+      expectDeniesAfter(() => {
+        Date.now = () => wallNow() + 500;
+      }));
+
+    it("looks first when the monotonic clock says so", () =>
+      expectDeniesAfter(() => {
+        Object.assign(performance, { now: () => monotonicNow() + 500 });
+      }));
+
+    it("looks first when the wall clock was set back", () =>
+      expectDeniesAfter(() => {
+        Date.now = () => wallNow() - 3_600_000;
+      }));
+
+    it("looks by itself while it is used, also where the wall clock stands still", async () => {
+      const frozen = wallNow();
+      Date.now = () => frozen;
+      expect(await store.isAuthorized("user")).to.equal(true);
+      const [socket = ""] = await sockets();
+      await rm(socket);
+      await eventually("denied", async () => !(await store.isAuthorized("user")));
+    });
+
+    it("allows and acknowledges after any pause, and where no clock tells the time allows as it did", async () => {
+      for (const later of [500, 3_600_000, -3_600_000]) {
+        Date.now = () => wallNow() + later;
+        Object.assign(performance, { now: () => monotonicNow() + Math.max(0, later) });
+        expect(await store.isAuthorized("user"), String(later)).to.equal(true);
+        expect((await store.users.update("user", { name: String(later) })).name).to.equal(String(later));
+        expect((await store.users.reinstate("user")).status).to.equal("active");
+      }
+      Date.now = () => NaN;
+      expect(await store.isAuthorized("user")).to.equal(true);
+    });
+
+    it("acknowledges nothing, also what changes nothing, after its socket was deleted", async () => {
+      const [socket = ""] = await sockets();
+      await rm(socket);
+      Date.now = () => wallNow() + 500;
+      const errors = await Promise.all([failure(store.users.reinstate("user")), failure(store.users.add({ key: "n" }))]);
+      for (const error of errors) expect(isUnavailable(error), String(error)).to.equal(true);
+      expect((errors[1] as StoreError).outcome).to.equal("unknown");
+      expect(((await failure(store.users.add({ key: "m" }))) as StoreError).outcome).to.equal("none");
+      expect(isUnavailable(await failure(store.close()))).to.equal(true);
+    });
+
+    it("puts no image in the place of another holder's, however it comes to close", async () => {
+      await store.users.add({ key: "n" });
+      const [socket = ""] = await sockets();
+      await rm(socket);
+      const { ino, size } = await stat(folder.file());
+      expect(isUnavailable(await failure(store.close()))).to.equal(true);
+      expect((await stat(folder.file())).ino).to.equal(ino);
+      expect((await stat(folder.file())).size).to.equal(size);
+      const next = await openSqlite(folder.file(), { opTimeoutMs });
+      expect(await next.isAuthorized("n")).to.equal(true);
+      await next.close();
+    });
+
+    it("goes on in the same files where the last holder is known to be gone, and else in new ones", async () => {
+      await store.close();
+      const inode = async (): Promise<number> => {
+        const opened = await openSqlite(folder.file(), { opTimeoutMs });
+        const { ino } = await stat(folder.file());
+        await opened.close();
+        return ino;
+      };
+      const first = await inode();
+      expect(await inode(), "closed").to.equal(first);
+      await rm(`${folder.file()}-lock`);
+      expect(await inode(), "not known").to.not.equal(first);
+      const killed = new Child(`await openSqlite(path); say("open"); setInterval(() => undefined, 1000);`, [folder.file()]);
+      await killed.says("open");
+      const second = (await stat(folder.file())).ino;
+      await killed.kill();
+      expect(await inode(), "killed").to.equal(second);
+    });
+  });
+
+  it("of many processes that do not find the last holder one gets in after the other, and nothing is lost", async () => {
+    await prepared();
+    const code = `
+      const { rmSync, readdirSync } = await import("node:fs");
+      const { dirname, join } = await import("node:path");
+      for (let n = 0; n < 2; ) {
+        try {
+          const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+          await store.users.add({ key: rest[0] + n });
+          say(rest[0] + n++);
+          if (n === 1) for (const name of readdirSync(dirname(path))) if (/-lock$/.test(name)) rmSync(join(dirname(path), name));
+          await store.close();
+        } catch (error) { if (error.code !== "LOCKED") throw error; }
+      }`;
+    const children = Array.from({ length: 3 }, (_, i) => new Child(code, [folder.file(), `k${String(i)}-`]));
+    for (const child of children) expect(await child.ended, child.errors).to.deep.equal({ code: 0, signal: null });
+    const store = await openSqlite(folder.file(), { opTimeoutMs });
+    expect((await store.users.list()).items.map(({ key }) => key).sort()).to.deep.equal(["admin", "k0-0", "k0-1", "k1-0", "k1-1", "k2-0", "k2-1", "user"]);
+    await store.close();
+  });
+
+  describe("where there is no /proc, as on macOS and BSD (simulated)", () => {
+    const OPEN = `${AS_DARWIN}
+      await openSqlite(path, { opTimeoutMs: 20_000 }).then(() => say("holding"), (error) => say(error.code + " " + error.details?.holder?.pid));
+      setInterval(() => undefined, 1000);`;
+
+    async function as(temporary: string, path: string): Promise<Child> {
+      await mkdir(temporary, { recursive: true });
+      return new Child(OPEN, [path], ["env", `TMPDIR=${temporary}`]);
+    }
+
+    for (const [what, name] of [["a path longer than a socket's address", join("d".repeat(90), "e".repeat(90), `${"f".repeat(90)}.db`)], ["a short path", "m.db"]] as const) {
+      it(`processes with different folders for temporary files lock each other out: ${what}`, async () => {
+        const path = folder.file(name);
+        await mkdir(join(path, ".."), { recursive: true });
+        const temporary = [folder.file("t1"), folder.file("t2"), join(folder.file("t3"), "t".repeat(90))];
+        const holder = await as(temporary[0] ?? "", path);
+        const others: Child[] = [];
+        try {
+          await holder.says("holding");
+          for (const each of temporary.slice(1)) {
+            const other = await as(each, path);
+            others.push(other);
+            await other.says(`LOCKED ${String(holder.process.pid)}`);
+          }
+        } finally {
+          await holder.kill();
+          for (const other of others) await other.kill();
+        }
+        // The sockets are beside the file, and nothing is left where they were shortened.
+        for (const each of temporary) expect(await readdir(each)).to.deep.equal([]);
+        expect(await sockets(join(path, ".."))).to.have.length(1);
+        const next = await as(folder.file("t4"), path);
+        try {
+          await next.says("holding");
+        } finally {
+          await next.kill();
+        }
+      });
+    }
+  });
+
+  describe("another user", () => {
+    if (!CAN_BE_ANYBODY) {
+      it("is only to be had by root", () => console.warn("NOT ROOT: the lock was not tried with another user"));
+      return;
+    }
+
+    const AS_NOBODY = `
+      await (await openSqlite(path + "-other")).close();
+      for (const become of ["setgroups", "setgid", "setuid"]) process[become](become === "setgroups" ? [] : ${String(NOBODY)});
+      const store = await openSqlite(path, { opTimeoutMs: 20_000 }).catch((error) => error);
+      say(store.code ?? String(await store.isAuthorized("user")));
+      await store.close?.();`;
+
+    const openedByNobody = async (): Promise<string> => {
+      const child = new Child(AS_NOBODY, [folder.file()]);
+      await child.ended;
+      return child.said[0] ?? child.errors;
+    };
+
+    async function give(mode = 0o755): Promise<void> {
+      for (const name of await readdir(folder.path)) await chown(folder.file(name), NOBODY, NOBODY);
+      await chmod(folder.path, mode);
+      if (mode === 0o755) await chown(folder.path, NOBODY, NOBODY);
+    }
+
+    const ROOT_HOLDS = `await openSqlite(path, { opTimeoutMs: 20_000 }); say("holding"); setInterval(() => undefined, 1000);`;
+
+    for (const [what, mode] of [["its own folder", 0o755], ["a folder where only owners may delete", 0o1777]] as const) {
+      it(`that is root keeps the file while it lives, and not when it was killed: in ${what}`, async () => {
+        await prepared();
+        await give(mode);
+        const holder = new Child(ROOT_HOLDS, [folder.file()]);
+        try {
+          await holder.says("holding");
+          expect(await openedByNobody()).to.equal("LOCKED");
+          // Also where the socket does not tell.
+          for (const each of await sockets()) await chmod(each, 0);
+          expect(await openedByNobody()).to.equal("LOCKED");
+          for (const each of await sockets()) await chmod(each, 0o777);
+        } finally {
+          await holder.kill();
+        }
+        expect(await openedByNobody()).to.equal("true");
+      });
+    }
+
+    it("that was killed before it let others ask is in nobody's way", async () => {
+      await prepared();
+      await give();
+      const dead = `${folder.file()}-lock-00000000000a0000`;
+      const server = createServer();
+      await new Promise<void>((resolve) => server.listen(folder.file("any"), resolve));
+      await rename(folder.file("any"), dead);
+      await chmod(dead, 0o700);
+      await new Promise((resolve) => server.close(resolve));
+      expect((await lstat(dead)).isSocket()).to.equal(true);
+      expect(await openedByNobody()).to.equal("true");
+    });
+  });
+
+  it("says so where the folder's file system has no sockets, and leaves nothing", async () => {
+    // What Linux has of such file systems everywhere. Others tell by other codes.
+    const without = CAN_BE_ANYBODY && (await stat("/sys/kernel").catch(() => undefined)) !== undefined ? "/sys/kernel" : undefined;
+    if (without === undefined) return;
+    const error = (await failure(openSqlite(join(without, "membership.db"), { opTimeoutMs }))) as StoreError;
+    expect(isUnavailable(error), String(error)).to.equal(true);
+    expect(error.argument).to.equal("path");
+    expect(error.message).to.contain("socket").and.contain(without);
+  });
+
+  it("waits for nobody where nobody can have been: a new file", async () => {
+    const temporary = await mkdtemp(join(tmpdir(), "unibus-sqlite-"));
+    const store = await openSqlite(join(temporary, "membership.db"), { opTimeoutMs });
+    expect(basename((await sockets(temporary))[0] ?? "")).to.match(/^membership\.db-lock-/);
+    await store.close();
+    expect(await readFile(join(temporary, "membership.db-lock"), "utf8")).to.equal('{"released":true}\n');
+    await rm(temporary, { recursive: true });
+  });
+});
