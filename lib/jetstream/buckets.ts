@@ -2,8 +2,11 @@
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
 import type { Replicas } from "../store.js";
-import { Retries, asObject, atLeast } from "./connection.js";
+import { Retries, asObject } from "./connection.js";
 import type { Json, Link } from "./connection.js";
+import { raiseOf } from "./stream-settings.js";
+import type { Raise } from "./stream-settings.js";
+import type { BucketServers, ServerVersions } from "./versions.js";
 
 /** Buckets whose records are never removed: a tombstone, and a revocation, is a record. Behind any prefix. */
 const KEPT = ["rooms", "users"] as const;
@@ -86,6 +89,9 @@ export interface StreamState {
   readonly config: Json;
   readonly cluster: Json;
   readonly replicas: number;
+  /** The last raise by a store. Fewer replicas than it asked for are an operator's doing. */
+  readonly raise: Raise | undefined;
+  readonly servers: BucketServers;
   readonly messages: number;
 }
 
@@ -100,7 +106,22 @@ export async function streamState(link: Link, bucket: string, call: Call): Promi
 
 function state(reply: Json): StreamState {
   const config = asObject(reply["config"]);
-  return { config, cluster: asObject(reply["cluster"]), replicas: Number(config["num_replicas"] ?? 1), messages: Number(asObject(reply["state"])["messages"] ?? 0) };
+  const cluster = asObject(reply["cluster"]);
+  return {
+    config,
+    cluster,
+    replicas: Number(config["num_replicas"] ?? 1),
+    raise: raiseOf(config),
+    servers: serversOf(config, cluster),
+    messages: Number(asObject(reply["state"])["messages"] ?? 0),
+  };
+}
+
+function serversOf(config: Json, { leader, replicas }: Json): BucketServers {
+  const names = (Array.isArray(replicas) ? replicas.map((peer) => asObject(peer)["name"]) : []).filter((name) => typeof name === "string");
+  const version = asObject(config["metadata"])["_nats.ver"];
+  if (typeof leader !== "string") return { holders: names, leader: undefined };
+  return { holders: [leader, ...names], leader: typeof version === "string" ? { name: leader, version } : undefined };
 }
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
@@ -163,26 +184,10 @@ function noJetStream(): StoreError {
   );
 }
 
-/**
- * Why a version of the server cannot be used, although newer and older ones can. 2.12.7 to 2.12.9 do not find a key that is
- * rarely written after a restart (nats-server #8254): the guard of the admins is such a key, and without it anybody could
- * become the first admin.
- */
-function defectOf(version: string | undefined): string | undefined {
-  const isDefective = atLeast(version, 2, 12, 7) && !atLeast(version, 2, 12, 10);
-  return isDefective ? "after a restart it does not find keys that are rarely written. Use 2.12.10 or later" : undefined;
-}
-
-/** Whether the server can hold the buckets at all. */
-export async function checkServer(link: Link, call: Call): Promise<void> {
-  const version = link.connection.info?.version;
-  if (version !== undefined && !atLeast(version, 2, 11)) {
-    throw new StoreError("INCOMPATIBLE", `nats-server ${version} is too old: 2.11 or later is needed`, { details: { version } });
-  }
-  const defect = defectOf(version);
-  if (version !== undefined && defect !== undefined) {
-    throw new StoreError("INCOMPATIBLE", `nats-server ${version} breaks a promise: ${defect}`, { details: { version } });
-  }
+/** Whether the server that the connection has can be used at all. */
+export async function checkServer(link: Link, versions: ServerVersions, call: Call): Promise<void> {
+  const fault = versions.connected();
+  if (fault !== undefined) throw fault;
   if (!link.jetStream) {
     // A server without it can still stand in a cluster that has it: only if nobody answers is there none.
     const reply = await link.api("INFO", undefined, link.attemptMs(call)).catch((error: unknown) => {
@@ -197,10 +202,17 @@ export function removed(bucket: string): StoreError {
   return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, { details: { bucket } });
 }
 
-/** Opens a bucket, making it if it is missing. */
-export async function ensureBucket(link: Link, bucket: string, replicas: Replicas | undefined, call: Call): Promise<StreamState> {
+/** Opens a bucket, making it if it is missing. `beforeMaking` rejects if it must not be made. */
+export async function ensureBucket(
+  link: Link,
+  bucket: string,
+  replicas: Replicas | undefined,
+  beforeMaking: () => Promise<void>,
+  call: Call,
+): Promise<StreamState> {
   let found = await streamState(link, bucket, call);
   if (found === undefined) {
+    await beforeMaking();
     const config = { ...settings(bucket), num_replicas: replicas ?? 1, metadata: { [MARK]: String(FORMAT) } };
     const reply = await ask(link, `STREAM.CREATE.KV_${bucket}`, config, call);
     const error = asObject(reply["error"]);
@@ -219,16 +231,12 @@ export async function ensureBucket(link: Link, bucket: string, replicas: Replica
   return found;
 }
 
-/** Asks for more replicas than a bucket has, and rejects if the servers are too few. A server that is down comes back. */
-export async function requestReplicas(link: Link, bucket: string, found: StreamState, replicas: Replicas, call: Call): Promise<void> {
-  // A server that is in no cluster takes the new number for a fact, and still has the data once.
-  if (found.cluster["name"] === undefined) throw tooFew(bucket, "the server is in no cluster");
-  const config = { ...found.config, num_replicas: replicas };
-  try {
-    const error = asObject((await link.api(`STREAM.UPDATE.KV_${bucket}`, config, link.attemptMs(call)))["error"]);
-    if (error["err_code"] === NO_SUITABLE_PEERS && !passes(error)) throw refused(bucket, error);
-  } catch (error) {
-    // Whoever did not answer does later: opening does not wait for it.
-    if (!isUnavailable(error)) throw error;
-  }
+/** Why a bucket cannot have more replicas, as JetStream answers an update. `undefined`: it can, now or later. */
+export function refusalToRaise(bucket: string, error: Json): StoreError | undefined {
+  return error["err_code"] === NO_SUITABLE_PEERS && !passes(error) ? refused(bucket, error) : undefined;
+}
+
+/** A server that is in no cluster takes a new number of replicas for a fact, and still has the data once. */
+export function inNoCluster(bucket: string): StoreError {
+  return tooFew(bucket, "the server is in no cluster");
 }

@@ -24,7 +24,7 @@ export interface NatsMessage {
  * assignable.
  */
 export interface NatsConnection {
-  readonly info?: { readonly version: string; readonly jetstream?: boolean };
+  readonly info?: { readonly version: string; readonly jetstream?: boolean; readonly server_name?: string; readonly cluster?: string };
   request(subject: string, payload?: Uint8Array | string, options?: { timeout: number; headers?: NatsHeaders }): Promise<NatsMessage>;
   requestMany(
     subject: string,
@@ -155,6 +155,14 @@ function parse(data: Uint8Array): Json {
   }
 }
 
+/** What a server says of itself. */
+export interface ServerStatement {
+  readonly name: string;
+  readonly version: string;
+  readonly cluster: string | undefined;
+  readonly jetStream: boolean;
+}
+
 /** A requests' own bound: what a dead server swallows is asked again within the call's time. */
 const ATTEMPT_MS = 1000;
 
@@ -163,6 +171,8 @@ export class Link {
   readonly #headers: () => NatsHeaders;
   #underWay = 0;
   #idle: (() => void) | undefined;
+  /** Whether no server is known to hold a replica and to be older than that. */
+  replicasIsolateReads = true;
 
   constructor(connection: NatsConnection, headers: () => NatsHeaders) {
     this.connection = connection;
@@ -195,9 +205,20 @@ export class Link {
     }
   }
 
+  /** The cluster of the server that the connection has. `undefined`: it stands alone. */
+  get cluster(): string | undefined {
+    return this.connection.info?.cluster;
+  }
+
+  /** The server that the connection has now: after a reconnect it is another one. */
+  get server(): { readonly name: string; readonly version: string } | undefined {
+    const { info } = this.connection;
+    return info === undefined ? undefined : { name: info.server_name ?? "the connection's", version: info.version };
+  }
+
   /** Whether a direct get of several keys is kept apart from writes: since 2.12, with the locks that atomic batches need. */
   get isolatesReads(): boolean {
-    return atLeast(this.connection.info?.version, 2, 12);
+    return this.replicasIsolateReads && atLeast(this.connection.info?.version, 2, 12);
   }
 
   /** Time for one request of a call: never more than the call has left. */
@@ -253,6 +274,30 @@ export class Link {
     }
   }
 
+  /**
+   * What each server says of itself, as the answers come, until `heard` says that it is enough. Every account may ask for
+   * that, unless permissions forbid it: then nobody answers.
+   */
+  async everyServer(timeoutMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
+    await this.#counted(this.#everyServer(timeoutMs, heard));
+  }
+
+  async #everyServer(timeoutMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
+    try {
+      const options = { strategy: "timer", maxWait: timeoutMs };
+      const answers = await this.connection.requestMany("$SYS.REQ.ACCOUNT.PING.STATZ", JSON.stringify({ include_unused: true }), options);
+      for await (const message of answers) {
+        if (message.data.length === 0) return;
+        const { name, ver, cluster, jetstream } = asObject(parse(message.data)["server"]);
+        if (typeof name !== "string" || typeof ver !== "string") continue;
+        const statement = { name, version: ver, cluster: typeof cluster === "string" ? cluster : undefined, jetStream: jetstream === true };
+        if (heard(statement)) return;
+      }
+    } catch {
+      // Who does not answer is not known, and that is all that can be said.
+    }
+  }
+
   /** A direct get of many messages, from whichever replica answers. */
   direct(stream: string, body: unknown, timeoutMs: number): Promise<DirectAnswer> {
     return this.#counted(this.#direct(stream, body, timeoutMs));
@@ -297,6 +342,10 @@ export class Link {
       return { kind: "failed", failure: failureOf(error), error };
     }
   }
+}
+
+export function isVersion(version: string): boolean {
+  return /^v?\d+\.\d+\.\d+/.test(version);
 }
 
 /** Whether a server's version is at least `major.minor.patch`. An unknown one is not. */

@@ -2,21 +2,25 @@ import * as args from "../arguments.js";
 import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { MembershipStore } from "../membership-store.js";
+import type { StoreError } from "../errors.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { checkServer, ensureBucket, removed, requestReplicas, streamState, unfit } from "./buckets.js";
+import { checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
+import type { StreamState } from "./buckets.js";
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
+import { ReplicaFloors } from "./floors.js";
 import { JetStreamMembers } from "./members.js";
 import { Memberships } from "./memberships.js";
-import { rollOut } from "./rollout.js";
+import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
 import { RoomLog } from "./room-log.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import { Sweep } from "./sweep.js";
 import { JetStreamUsers } from "./users.js";
+import { ServerVersions } from "./versions.js";
 
 export type { RolloutProgress };
 
@@ -130,31 +134,50 @@ export async function openOn(
     background.run(opTimeoutMs, "finish", work);
   });
   const sweep = new Sweep(log);
+  const versions = new ServerVersions(link);
+  const rollout = new Rollout(link, new ReplicaFloors(bucket.rooms), versions, background, onRollout);
   const memberships = new Memberships(log, (hintKeys) => {
     background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
   });
   const members = new JetStreamMembers(log, memberships);
 
   const rollsOut = await call.run(async () => {
-    await checkServer(link, call);
-    const found = await Promise.all(buckets.map(async ({ name }) => ({ name, state: await ensureBucket(link, name, replicas, call) })));
+    await checkServer(link, versions, call);
+    let cluster: Promise<StoreError | undefined> | undefined;
+    const beforeMaking = async (): Promise<void> => {
+      const found = await (cluster ??= versions.inCluster(call));
+      if (found !== undefined) throw found;
+    };
+    const ensured = (one: Bucket): Promise<StreamState> => ensureBucket(link, one.name, replicas, beforeMaking, call);
+    const found = await Promise.all(buckets.map(async (one) => ({ one, state: await ensured(one) })));
+    const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
+    if (fault !== undefined) throw fault;
     // A barrier in each: the quorum is there, and every read finds the barrier's key.
     await Promise.all(buckets.map((one) => one.fresh(call)));
     await users.prepare(call);
     const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
-    if (replicas === undefined || lacking === undefined) return false;
-    // What can be known at once is said at once: where this one cannot have more replicas, none can.
-    await requestReplicas(link, lacking.name, lacking.state, replicas, call);
-    return true;
+    if (replicas !== undefined && lacking !== undefined) {
+      // What can be known at once is said at once: where this one cannot have more replicas, none can.
+      await rollout.request(lacking.one, replicas, call);
+      return true;
+    }
+    for (const { one, state } of found) await rollout.putRight(one, state, call);
+    return false;
   });
-  if (replicas !== undefined && rollsOut) rollOut(link, buckets, replicas, background, onRollout);
+  if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
 
   background.run(SWEEP_MS, "end", (own) => sweep.some(own));
   for (const one of buckets) {
     one.onUse = () => {
       background.run(opTimeoutMs, "end", async (own) => {
         const state = await streamState(link, one.name, own);
-        one.drift = state === undefined ? removed(one.name) : unfit(one.name, state.config);
+        if (state === undefined) {
+          one.drift = removed(one.name);
+          return;
+        }
+        const fault = unfit(one.name, state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
+        one.drift = fault;
+        if (fault === undefined) await rollout.putRight(one, state, own);
       });
     };
   }

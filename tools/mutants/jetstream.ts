@@ -4,6 +4,8 @@ import { bySpec, type Mutant } from "./mutant.js";
 
 const copy = (test: string) => bySpec("spec/jetstream/copy.spec.ts", test);
 const copyFaults = (test: string) => bySpec("spec/jetstream/copy-faults.spec.ts", test);
+const raisers = (test: string) => bySpec("spec/jetstream/raisers.spec.ts", test);
+const versions = (test: string) => bySpec("spec/jetstream/versions.spec.ts", test);
 const crashPoints = (operation: string) => bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
 
 export const jetStreamMutants: readonly Mutant[] = [
@@ -139,8 +141,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "done before all replicas hold it",
     file: "lib/jetstream/rollout.ts",
-    find: "&& holds >= replicas ? steady",
-    replace: "? steady",
+    find: "holds >= asked ? steady",
+    replace: "holds > 0 ? steady",
     breaks: "A bucket is said to have its replicas only when all of them hold it.",
     killedBy: bySpec("spec/jetstream/rollout.spec.ts", "a replica that hangs"),
     chance: true,
@@ -160,5 +162,69 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "return found;",
     breaks: "The rooms and memberships of an endpoint are sorted by room id, by code point.",
     killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint gives each membership"),
+  },
+  {
+    name: "a raiser does not look for what others were told",
+    file: "lib/jetstream/rollout.ts",
+    find: "Math.max(asked, floor ?? 0, updates.replicasBefore)",
+    replace: "Math.max(asked, updates.replicasBefore)",
+    breaks: "An update that came late finds the record of what was told as done.",
+    killedBy: raisers("whose update alone was held up"),
+  },
+  {
+    name: "an update without the look that leaves with it",
+    file: "lib/jetstream/stream-settings.ts",
+    find: "this.#takenBack.set(name, { sent: sent.get(name), was });",
+    replace: "this.#takenBack.delete(name);",
+    breaks: "What an update took back is put back.",
+    killedBy: raisers("what an operator sets while a raiser is stopped"),
+  },
+  {
+    name: "nobody looks for late updates while a store is open",
+    file: "lib/jetstream/open.ts",
+    find: "if (fault === undefined) await rollout.putRight(one, state, own);",
+    replace: "",
+    breaks: "A store in use finds an update that came late.",
+    killedBy: raisers("a store that is in use puts it right"),
+  },
+  {
+    name: "done is told without a record",
+    file: "lib/jetstream/rollout.ts",
+    find: "await this.#floors.raise(bucket.name, asked, call);",
+    replace: "",
+    breaks: "What is told as done outlives whoever told it.",
+    killedBy: raisers("the same while no store is open"),
+  },
+  {
+    name: "replicas that an operator lowered count as lowered by a late update",
+    file: "lib/jetstream/rollout.ts",
+    find: "raise !== undefined && replicas >= raise.to;",
+    replace: "raise !== undefined && replicas >= 1;",
+    breaks: "Fewer replicas than the metadata says are an operator's doing.",
+    killedBy: raisers("replicas that an operator lowers"),
+  },
+  {
+    name: "replicas are raised whatever the versions",
+    file: "lib/jetstream/rollout.ts",
+    find: "if (fault !== undefined) throw fault;\n    try {",
+    replace: "try {",
+    breaks: "Servers of a version that cannot raise replicas are not asked to.",
+    killedBy: versions("2.11 anywhere"),
+  },
+  {
+    name: "only the server that the connection has is looked at",
+    file: "lib/jetstream/versions.ts",
+    find: `return this.connected() ?? faultOf(servers, "refused");`,
+    replace: "return this.connected();",
+    breaks: "The servers that hold a bucket are looked at.",
+    killedBy: versions("one that holds a replica"),
+  },
+  {
+    name: "the servers are not asked again when the connection moves",
+    file: "lib/jetstream/versions.ts",
+    find: "last.by !== by ||",
+    replace: "",
+    breaks: "A connection that has moved can be in another cluster: those that hold a bucket are asked again.",
+    killedBy: versions("while a store is open"),
   },
 ];
