@@ -95,10 +95,10 @@ export class Calls {
 export class Call {
   /** By `performance.now()`. */
   readonly startedAt = performance.now();
-  readonly expiresAt: number;
+  #expiresAt: number;
   /** Its place among the calls that run, which only {@link Calls} knows to keep. */
   place = 0;
-  readonly #timeoutMs: number;
+  #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
   readonly #calls: Calls | undefined;
   #outcome: "none" | "unknown" | undefined;
@@ -108,7 +108,7 @@ export class Call {
   /** `calls` are those that it is ended with; without them it has a timer to itself. */
   constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: Calls) {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
-    this.expiresAt = this.startedAt + this.#timeoutMs;
+    this.#expiresAt = this.startedAt + this.#timeoutMs;
     this.#signal = bounds.signal;
     this.#calls = calls;
     this.#outcome = kind === "write" ? "none" : undefined;
@@ -121,6 +121,16 @@ export class Call {
 
   set outcome(outcome: "none" | "unknown" | undefined) {
     this.#outcome = outcome;
+  }
+
+  get expiresAt(): number {
+    return this.#expiresAt;
+  }
+
+  /** Gives it more time, where there turns out to be more to do. */
+  extend(ms: number): void {
+    this.#timeoutMs += ms;
+    this.#expiresAt += ms;
   }
 
   /** Milliseconds left, never below 0. */
@@ -163,7 +173,7 @@ export class Call {
   }
 
   #timeoutError(): StoreError {
-    return new StoreError("TIMEOUT", `No answer within ${String(this.#timeoutMs)} ms`, this.#admit({}));
+    return new StoreError("TIMEOUT", `No answer within ${String(Math.round(this.#timeoutMs))} ms`, this.#admit({}));
   }
 
   #abortError(): StoreError {

@@ -27,7 +27,10 @@ export interface CallOptions {
 
 /** Options of every backend. */
 export interface CommonOptions {
-  /** Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that. */
+  /**
+   * Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that; opening and closing
+   * a SQLite file have a second more for each 4 MB of it.
+   */
   opTimeoutMs?: number;
 }
 

@@ -5,6 +5,7 @@
 // Not the global ones, which a window, or a test that has time stand still, replaces by others.
 import { clearTimeout, setTimeout } from "node:timers";
 import { StoreError } from "../errors.js";
+import { MAX_LOG_BYTES } from "./budget.js";
 import { removeIfThere, syncFolderOf } from "./files.js";
 import { renameImage, temporaryImagePath } from "./image-maker.js";
 import type { ImageMaker } from "./image-maker.js";
@@ -15,8 +16,8 @@ import { Segment } from "./segment.js";
 import type { Watermark } from "./watermark.js";
 
 const MIN_LOG_BYTES = 32 * 1024 * 1024;
-/** So that a log never takes long to read, however large the image is. */
-const MAX_LOG_BYTES = 1024 * 1024 * 1024;
+/** So that a log is far from full, and never takes long to read, however large the image is. */
+const LARGE_LOG_BYTES = MAX_LOG_BYTES / 4;
 /** After a checkpoint that failed. Each further one waits twice as long, up to the second. */
 const MIN_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 300_000;
@@ -85,14 +86,21 @@ export class Checkpoints {
     void this.#start();
   }
 
+  /** Of the image and its logs: what a checkpoint may have to read and write. */
+  get bytes(): number {
+    return this.#imageBytes + (this.#unpublished?.old.length ?? 0) + this.#segment.length;
+  }
+
   get #threshold(): number {
-    return Math.min(MAX_LOG_BYTES, Math.max(MIN_LOG_BYTES, this.#imageBytes));
+    return Math.min(LARGE_LOG_BYTES, Math.max(MIN_LOG_BYTES, this.#imageBytes));
   }
 
   /** Never rejects: a checkpoint that fails leaves the image and the logs as they were, and is tried again. */
   #start(): Promise<void> {
     this.#running ??= this.#timed().finally(() => {
       this.#running = undefined;
+      // The log that goes on may be full by now, and then nobody's batch asks.
+      this.consider();
     });
     return this.#running;
   }

@@ -4,6 +4,8 @@
  */
 import type { Call } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
+import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
+import type { Budget } from "./budget.js";
 import type { Change } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
@@ -14,6 +16,8 @@ import type { Tables } from "./tables.js";
 /** What an operation decided: no changes if there is nothing to change. */
 export interface Step<T> {
   readonly changes: readonly Change[];
+  /** Whether it ends somebody's rights: then it is done however full the store is. */
+  readonly takesAway?: boolean;
   /** The caller's copy, made when the changes are durable. */
   result(): T;
 }
@@ -42,6 +46,9 @@ export class Database {
   readonly journal: Journal;
   readonly #events: DatabaseEvents;
   readonly #holding: Holding;
+  readonly #budget: Budget;
+  /** What that which waits for the disk takes in an image, at most. */
+  #waitingBytes = 0;
   #sequence: number;
   #durableSequence: number;
   #lastUser: number;
@@ -50,7 +57,8 @@ export class Database {
   /** Operations that were acknowledged since opening. */
   acknowledged = 0;
 
-  constructor(tables: Tables, sequence: number, log: Log, events: DatabaseEvents, holding: Holding) {
+  constructor(tables: Tables, sequence: number, log: Log, budget: Budget, events: DatabaseEvents, holding: Holding) {
+    this.#budget = budget;
     this.tables = tables;
     this.view = new Pending(tables);
     this.#events = events;
@@ -88,7 +96,10 @@ export class Database {
     let step: Step<T>;
     try {
       step = operation({ sequence, now: currentTime() });
-      if (step.changes.length > 0) this.journal.encode(sequence, step.changes);
+      if (step.changes.length > 0) {
+        this.#checkBudget(step);
+        this.journal.encode(sequence, step.changes);
+      }
     } catch (error) {
       const refuse = (): never => {
         throw error;
@@ -100,9 +111,51 @@ export class Database {
     if (step.changes.length === 0) return this.#inTurn(() => step.result());
     this.#sequence = sequence;
     this.#count(step.changes);
+    this.#waitingBytes += changesBytes(step.changes);
     this.view.add(step.changes, sequence);
     call.outcome = "unknown";
     return this.#submit(step, sequence);
+  }
+
+  /** Refuses what image or log could not hold. */
+  #checkBudget({ changes, takesAway = false }: Step<unknown>): void {
+    if (takesAway) return;
+    const { imageBytes, logBytes } = this.#budget;
+    if (this.journal.logBytes > logBytes) throw logFull(this.journal.logBytes, logBytes);
+    let bytes = this.tables.bytes + this.#waitingBytes + changesBytes(changes);
+    if (bytes <= imageBytes) return;
+    // Most of what changes takes the place of something.
+    bytes -= this.#replacedBytes(changes);
+    if (bytes > imageBytes && bytes > this.tables.bytes + this.#waitingBytes) throw imageFull(bytes, imageBytes);
+  }
+
+  #replacedBytes(changes: readonly Change[]): number {
+    let bytes = 0;
+    for (const change of changes) {
+      switch (change.kind) {
+        case "user": {
+          const row = this.view.user(change.row.key);
+          if (row !== undefined) bytes += userBytes(row);
+          break;
+        }
+        case "room": {
+          const row = this.view.room(change.row.id);
+          if (row !== undefined) bytes += roomBytes(row);
+          break;
+        }
+        case "member": {
+          const row = this.view.member(change.row.roomId, change.row.endpoint);
+          if (row !== undefined) bytes += memberBytes(row);
+          break;
+        }
+        // A key is written once.
+        case "key":
+        case "roomGone":
+        case "memberGone":
+          break;
+      }
+    }
+    return bytes;
   }
 
   #submit<T>(step: Step<T>, sequence: number): Promise<T> {
@@ -133,7 +186,9 @@ export class Database {
   #durable(entries: readonly Entry[]): void {
     for (const { changes, sequence } of entries) {
       for (const change of changes) this.tables.apply(change);
-      if (changes.length > 0) this.view.settle(changes, sequence);
+      if (changes.length === 0) continue;
+      this.view.settle(changes, sequence);
+      this.#waitingBytes -= changesBytes(changes);
     }
     for (const entry of entries) {
       if (entry.changes.length > 0) {

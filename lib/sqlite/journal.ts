@@ -18,6 +18,8 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 export interface Log {
   /** What callers' bytes are laid over with. The same for every log of a database. */
   readonly mask: Uint8Array;
+  /** Bytes that were appended. */
+  readonly length: number;
   /** `sequence`: the last transaction of the batch. */
   append(bytes: Uint8Array, sequence: number): Promise<void>;
 }
@@ -60,6 +62,11 @@ export class Journal {
     this.#log = log;
     this.#events = events;
     this.#ensureHeld = ensureHeld;
+  }
+
+  /** Bytes of the log, with what waits for it. */
+  get logBytes(): number {
+    return this.#log.length + this.#used;
   }
 
   /** Encodes the changes as the transaction `sequence`. Throws, with nothing submitted, if they cannot wait. */

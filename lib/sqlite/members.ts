@@ -61,6 +61,7 @@ export function members(database: Database): MembersDriver {
         checkRemove(room, endpoint);
         return {
           changes: [touched(room, sequence, room.encrypted), { kind: "memberGone", roomId, endpoint }],
+          takesAway: true,
           result: () => undefined,
         };
       }),

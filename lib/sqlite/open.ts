@@ -7,6 +7,7 @@ import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
 import { notify } from "../notify.js";
 import type { CommonOptions, Store } from "../store.js";
+import { FILE_BUDGET, NO_BUDGET } from "./budget.js";
 import { Checkpoints } from "./checkpoint.js";
 import type { CheckpointResult } from "./checkpoint.js";
 import { Database } from "./database.js";
@@ -24,6 +25,7 @@ import { recover } from "./recovery.js";
 import type { Recovered } from "./recovery.js";
 import { roomKeys } from "./room-keys.js";
 import { rooms } from "./rooms.js";
+import { filesOf } from "./segment.js";
 import { Tables } from "./tables.js";
 import { users } from "./users.js";
 
@@ -53,8 +55,10 @@ export function sqliteInput(found: Readonly<Record<string, unknown>>, path: stri
   };
 }
 
-/** Opening reads everything there is. */
+/** Opening reads everything there is, and closing may write it. */
 const OPENING = 10;
+/** What is added to that for each millisecond: a slow disk reads and writes more, and so does a slow machine. */
+const BYTES_PER_MS = 4096;
 const MAX_LINKS = 40;
 
 /**
@@ -141,8 +145,8 @@ function driverOf(database: Database, holding: Holding, close: () => Promise<voi
 }
 
 function inMemory(): Driver {
-  const nowhere = { mask: maskOf(""), append: () => Promise.resolve() };
-  const database = new Database(new Tables(), 0, nowhere, { batch: () => undefined, broken: () => undefined }, ALONE);
+  const nowhere = { mask: maskOf(""), length: 0, append: () => Promise.resolve() };
+  const database = new Database(new Tables(), 0, nowhere, NO_BUDGET, { batch: () => undefined, broken: () => undefined }, ALONE);
   return driverOf(database, ALONE, () => database.journal.idle());
 }
 
@@ -150,6 +154,8 @@ async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, 
   const check = (): void => {
     call.check();
   };
+  const sizes = await Promise.all(filesOf(path).map(statIfThere));
+  call.extend(sizes.reduce((sum, stat) => sum + (stat?.size ?? 0), 0) / BYTES_PER_MS);
   const lock = await Lock.acquire(path, check);
   let recovered: Recovered;
   let maker: ImageMaker;
@@ -171,12 +177,12 @@ async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, 
     },
     broken: () => checkpoints.stop(),
   };
-  const database: Database = new Database(tables, sequence, watermark.guard(segment), events, lease);
+  const database: Database = new Database(tables, sequence, watermark.guard(segment), FILE_BUDGET, events, lease);
   const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, lease, (result) => {
     notify(onCheckpoint, result);
   });
   checkpoints.consider();
-  return driverOf(database, lease, () => closeWithin(opTimeoutMs * OPENING, path, database, checkpoints, lease, lock));
+  return driverOf(database, lease, () => closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, database, checkpoints, lease, lock));
 }
 
 async function begin(image: string, { segment, watermark }: Recovered, socket: string | undefined, lost: (error: StoreError) => void): Promise<Lease> {

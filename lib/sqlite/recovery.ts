@@ -19,7 +19,7 @@ import { LogReader, isZeroFrom } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
 import type { Pace } from "./pace.js";
 import { Misfit } from "./rows.js";
-import { Segment, segmentPath } from "./segment.js";
+import { Segment, filesOf, segmentPath } from "./segment.js";
 import { SUPERBLOCK_BYTES, contentOf, decodeSuperblock, isSame } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
 import { Tables } from "./tables.js";
@@ -63,7 +63,7 @@ function incompatible(file: string, what: string): StoreError {
 
 /** `anew`: has the store go on in new files, as another process may still have the old ones open. */
 export async function recover(sqlJs: SqlJs, path: string, anew: boolean, maker: ImageMaker, pace: Pace): Promise<Recovered> {
-  const files = await openAll([path, segmentPath(path, 0), segmentPath(path, 1)]);
+  const files = await openAll(filesOf(path));
   try {
     const [image, ...segments] = files;
     const logs = segments.filter((log) => log !== undefined);

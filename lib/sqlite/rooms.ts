@@ -69,7 +69,7 @@ export function rooms(database: Database): RoomsDriver {
       database.write(call, () => {
         const room = view.room(id);
         if (room === undefined) throw roomNotFound(id);
-        return { changes: [{ kind: "roomGone", id, ordinal: room.ordinal }], result: () => undefined };
+        return { changes: [{ kind: "roomGone", id, ordinal: room.ordinal }], takesAway: true, result: () => undefined };
       }),
 
     list: (page) =>

@@ -13,6 +13,11 @@ export function segmentPath(path: string, generation: number): string {
   return `${path}-redo${String(generation % 2)}`;
 }
 
+/** The image and its segments. */
+export function filesOf(path: string): readonly [image: string, even: string, odd: string] {
+  return [path, segmentPath(path, 0), segmentPath(path, 1)];
+}
+
 /** Which of a database's segments it is. */
 type SegmentName = Pick<Header, "database" | "generation">;
 

@@ -2,6 +2,7 @@
  * The durable state, in memory: what the disk has. Reads are answered from it. Rows are replaced, never changed.
  */
 import { isActiveAdmin } from "../rules.js";
+import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change } from "./changes.js";
 import { Misfit } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
@@ -28,6 +29,8 @@ export class Tables {
   readonly roomsOf = new Map<string, Set<RoomEntry>>();
   /** Whether any user is or was an admin. */
   adminEver = false;
+  /** What all of it takes in an image, at most. */
+  bytes = 0;
 
   apply(change: Change): void {
     switch (change.kind) {
@@ -54,7 +57,9 @@ export class Tables {
 
   #user(row: UserRow): void {
     const before = this.users.set(row);
+    this.bytes += userBytes(row);
     if (before !== undefined) {
+      this.bytes -= userBytes(before);
       if (before.ordinal !== row.ordinal) throw new Misfit("a user changed its place");
       this.admins.delete(before);
     }
@@ -65,10 +70,12 @@ export class Tables {
 
   #room(row: RoomRow): void {
     const entry = this.rooms.get(row.id);
+    this.bytes += roomBytes(row);
     if (entry === undefined) {
       this.rooms.set(row.id, { row, members: new Map() });
     } else {
       if (entry.row.ordinal !== row.ordinal) throw new Misfit("a room changed its place");
+      this.bytes -= roomBytes(entry.row);
       entry.row = row;
     }
     this.roomsInOrder.set(row);
@@ -77,7 +84,11 @@ export class Tables {
   #roomGone(id: string): void {
     const entry = this.rooms.get(id);
     if (entry === undefined) throw new Misfit("a room that is deleted is not there");
-    for (const endpoint of entry.members.keys()) this.#unlink(endpoint, entry);
+    for (const [endpoint, member] of entry.members) {
+      this.#unlink(endpoint, entry);
+      this.bytes -= bytesOf(member);
+    }
+    this.bytes -= roomBytes(entry.row);
     this.rooms.delete(id);
     this.roomsInOrder.delete(entry.row.ordinal);
   }
@@ -86,7 +97,9 @@ export class Tables {
     const room = this.rooms.get(row.roomId);
     if (room === undefined) throw new Misfit("a member is of a room that is not there");
     const entry = room.members.get(row.endpoint);
+    this.bytes += memberBytes(row);
     if (entry !== undefined) {
+      this.bytes -= memberBytes(entry.row);
       entry.row = row;
       return;
     }
@@ -98,7 +111,10 @@ export class Tables {
 
   #memberGone(roomId: string, endpoint: string): void {
     const room = this.rooms.get(roomId);
-    if (room?.members.delete(endpoint) !== true) throw new Misfit("a member that is removed is not there");
+    const entry = room?.members.get(endpoint);
+    if (room === undefined || entry === undefined) throw new Misfit("a member that is removed is not there");
+    room.members.delete(endpoint);
+    this.bytes -= bytesOf(entry);
     this.#unlink(endpoint, room);
   }
 
@@ -112,8 +128,19 @@ export class Tables {
   #key(row: KeyRow): void {
     const member = this.rooms.get(row.roomId)?.members.get(row.endpoint);
     if (member === undefined) throw new Misfit("a key is of a member that is not there");
-    (member.keys ??= new Map<number, KeyRow>()).set(row.epoch, row);
+    const keys = (member.keys ??= new Map<number, KeyRow>());
+    const before = keys.get(row.epoch);
+    if (before !== undefined) this.bytes -= keyBytes(before);
+    this.bytes += keyBytes(row);
+    keys.set(row.epoch, row);
   }
+}
+
+/** What a membership takes in an image, with its keys. */
+function bytesOf({ row, keys }: MemberEntry): number {
+  let bytes = memberBytes(row);
+  for (const key of keys?.values() ?? []) bytes += keyBytes(key);
+  return bytes;
 }
 
 /** Rows by ordinal, for pages: a row keeps its place, and new ones come at the end. */

@@ -64,7 +64,8 @@ export function users(database: Database): UsersDriver {
         const expiresAt = change.expiresAt === undefined ? user.expiresAt : change.expiresAt?.getTime();
         if (role !== "admin") checkLastAdmin(user, now);
         if (role === user.role && name === user.name && expiresAt === user.expiresAt) return same(user);
-        return put({ ...user, role, name, expiresAt, revision: toRevision(sequence) });
+        const takesAway = role !== user.role ? role !== "admin" : (expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
+        return { ...put({ ...user, role, name, expiresAt, revision: toRevision(sequence) }), takesAway };
       }),
 
     revoke: (key, call) =>
@@ -72,7 +73,7 @@ export function users(database: Database): UsersDriver {
         const user = existing(key);
         if (user.status === "revoked") return same(user);
         checkLastAdmin(user, now);
-        return put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) });
+        return { ...put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) }), takesAway: true };
       }),
 
     reinstate: (key, call) =>

@@ -57,6 +57,9 @@ export class Watermark {
   guard(segment: Log): Log {
     return {
       mask: segment.mask,
+      get length() {
+        return segment.length;
+      },
       append: (bytes, sequence) => {
         const written = segment.append(bytes, sequence);
         // The mark comes after the record: what it tells must be there.

@@ -1,6 +1,7 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
 // it ended. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
 // take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
+// --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many.
 
 import type { Replicas } from "unibus-membership";
@@ -26,6 +27,7 @@ const sized = new Map<string, Run>([
   ["sqlite-memory", longSpec("spec/sqlite/memory.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["sqlite-recovery", longSpec("spec/sqlite/recovery.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["sqlite-older-state", longSpec("spec/sqlite/older-state.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
+  ["sqlite-size", async ({ records, log }) => (await import("./sqlite-size.js")).run({ records, log })],
   ["quorum", longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" })],
   ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
   ["jetstream-rollout", async ({ records, log }) => (await import("./jetstream-rollout.js")).run({ records, log })],

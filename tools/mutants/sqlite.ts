@@ -5,6 +5,7 @@ import { bySpec, type Mutant } from "./mutant.js";
 const hangs = (test: string) => bySpec("spec/sqlite/disk-errors.spec.ts", `a disk that hangs: ${test}`);
 const olderState = (test: string) => bySpec("spec/sqlite/older-state.spec.ts", test);
 const checkpoints = (test: string) => bySpec("spec/sqlite/checkpoints.spec.ts", test);
+const budget = (test: string) => bySpec("spec/sqlite/budget.spec.ts", test);
 const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files only when what they hold is on the disk");
 
 export const sqliteMutants: readonly Mutant[] = [
@@ -199,6 +200,38 @@ export const sqliteMutants: readonly Mutant[] = [
     replace: "this.#pauseMs",
     breaks: "After each failure the pause before the next attempt grows.",
     killedBy: checkpoints("growing pauses"),
+  },
+  {
+    name: "what waits for the disk is not counted",
+    file: "lib/sqlite/database.ts",
+    find: "this.#waitingBytes += changesBytes(step.changes);",
+    replace: "",
+    breaks: "What would make the image larger than it may be is refused before it is acknowledged.",
+    killedBy: budget("counts what waits"),
+  },
+  {
+    name: "a full store takes nobody's rights away",
+    file: "lib/sqlite/database.ts",
+    find: "if (takesAway) return;",
+    replace: "",
+    breaks: "What takes away is done however full the store is.",
+    killedBy: budget("refuses what its log could not hold"),
+  },
+  {
+    name: "what goes with a room still counts",
+    file: "lib/sqlite/tables.ts",
+    find: "this.bytes -= bytesOf(member);",
+    replace: "",
+    breaks: "Deleting makes room.",
+    killedBy: budget("counts what goes with a room"),
+  },
+  {
+    name: "a full log stays full",
+    file: "lib/sqlite/checkpoint.ts",
+    find: "      this.consider();\n    });\n    return this.#running;",
+    replace: "    });\n    return this.#running;",
+    breaks: "A log that filled up during a checkpoint is the next one's.",
+    killedBy: budget("refuses what its log could not hold"),
   },
   {
     name: "an image that got no name stays in the way",
