@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { types } from "node:util";
 import { StoreError } from "./errors.js";
 import { isSignal } from "./signal.js";
-import type { CallOptions, NewMember, NewRoom, NewUser, PageRequest, RekeyOptions, RoomChange, UserChange } from "./store.js";
+import type { CallOptions, CommonOptions, NewMember, NewRoom, NewUser, PageRequest, RekeyOptions, RoomChange, UserChange } from "./store.js";
 
 const MAX_ID_BYTES = 256;
 const MAX_NAME_BYTES = 256;
@@ -203,11 +203,32 @@ export interface Bounds {
 
 const UNBOUNDED: Bounds = { timeoutMs: undefined, signal: undefined };
 
+export function abortSignal(value: unknown, path: string): AbortSignal | undefined {
+  if (value !== undefined && !isSignal(value)) throw invalid(path, "an AbortSignal");
+  return value;
+}
+
 function bounds(found: Readonly<Record<string, unknown>>, path: string): Bounds {
-  const { timeoutMs, signal } = found;
+  const { timeoutMs } = found;
   if (timeoutMs !== undefined) integer(timeoutMs, `${path}.timeoutMs`, 1, MAX_CALL_TIMEOUT_MS);
-  if (signal !== undefined && !isSignal(signal)) throw invalid(`${path}.signal`, "an AbortSignal");
-  return { timeoutMs: timeoutMs as number | undefined, signal };
+  return { timeoutMs: timeoutMs as number | undefined, signal: abortSignal(found["signal"], `${path}.signal`) };
+}
+
+export const COMMON_OPTIONS = ["opTimeoutMs", "signal", "onOpening"] as const;
+
+/** `CommonOptions`, checked. */
+export interface CommonInput {
+  readonly opTimeoutMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly onOpening: CommonOptions["onOpening"];
+}
+
+export function commonInput(found: Readonly<Record<string, unknown>>, path: string): CommonInput {
+  return {
+    opTimeoutMs: opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
+    signal: abortSignal(found["signal"], `${path}.signal`),
+    onOpening: listener(found["onOpening"], `${path}.onOpening`) as CommonInput["onOpening"],
+  };
 }
 
 export function callOptions(options: CallOptions | undefined): Bounds {

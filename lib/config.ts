@@ -3,7 +3,7 @@ import type { Call } from "./call.js";
 import { StoreError } from "./errors.js";
 import { Retries } from "./jetstream/connection.js";
 import type { NatsConnection } from "./jetstream/connection.js";
-import { connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./jetstream/open.js";
+import { JETSTREAM_OPTIONS, connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./jetstream/open.js";
 import type { JetStreamOptions } from "./jetstream/open.js";
 import { SQLITE_OPTIONS, checkedPath, openFile, sqliteInput } from "./sqlite/open.js";
 import type { SqliteInput, SqliteOptions } from "./sqlite/open.js";
@@ -119,7 +119,7 @@ function checkedTable(value: unknown, kinds: Readonly<Record<string, Kind>>, pat
   );
 }
 
-const JETSTREAM_NAMES = ["opTimeoutMs", "prefix", "onRollout", "replicas", "connection", "connect"];
+const JETSTREAM_NAMES = [...JETSTREAM_OPTIONS, "replicas", "connection", "connect"];
 
 type Section = Readonly<Record<string, unknown>>;
 

@@ -31,6 +31,7 @@ export type {
   NewMember,
   NewRoom,
   NewUser,
+  OpeningProgress,
   Page,
   PageRequest,
   Precondition,

@@ -25,6 +25,15 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
+/** How far an opening is: see {@link CommonOptions.onOpening}. */
+export interface OpeningProgress {
+  /** SQLite: `"check"`, `"load"`, `"replay"`. JetStream: `"server"`, `"buckets"`, `"quorum"`, `"users"`. Others may come. */
+  readonly phase: string;
+  /** Of SQLite's phases bytes, of JetStream's buckets: as much of `total`, or of nobody knows how much. */
+  readonly done: number;
+  readonly total?: number;
+}
+
 /** Options of every backend. */
 export interface CommonOptions {
   /**
@@ -32,6 +41,16 @@ export interface CommonOptions {
    * a SQLite file have a second more for each 4 MB of it.
    */
   opTimeoutMs?: number;
+  /** Stops the opening, which rejects with `TIMEOUT` and the signal's reason as `cause`. A store that is open does not look at it. */
+  signal?: AbortSignal;
+  /**
+   * Told how far the opening is: at the begin and the end of each phase, and every tenth of a second between. What the function
+   * throws is ignored.
+   *
+   * @example
+   * await openSqlite("membership.db", { onOpening: ({ phase, done, total }) => log.info(phase, done, total) });
+   */
+  onOpening?: (progress: OpeningProgress) => void;
 }
 
 /**

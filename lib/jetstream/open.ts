@@ -3,6 +3,7 @@ import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { MembershipStore } from "../membership-store.js";
 import type { StoreError } from "../errors.js";
+import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
@@ -33,14 +34,13 @@ export interface JetStreamOptions extends CommonOptions {
   onRollout?: (progress: RolloutProgress) => void;
 }
 
-const OPTION_NAMES = ["opTimeoutMs", "prefix", "onRollout"] as const;
+export const JETSTREAM_OPTIONS = [...args.COMMON_OPTIONS, "prefix", "onRollout"] as const;
 /** Opening touches many records. */
 const MANY = 10;
 /** What is not swept up in this time is left to the next opening. */
 const SWEEP_MS = 30_000;
 
-export interface JetStreamInput {
-  readonly opTimeoutMs: number;
+export interface JetStreamInput extends args.CommonInput {
   readonly prefix: string;
   readonly onRollout: ((progress: RolloutProgress) => void) | undefined;
 }
@@ -50,11 +50,10 @@ export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: s
   if (typeof prefix !== "string" || !/^[A-Za-z0-9_-]{0,64}$/.test(prefix)) {
     throw args.invalid(`${path}.prefix`, "at most 64 letters, digits, - and _");
   }
-  if (onRollout !== undefined && typeof onRollout !== "function") throw args.invalid(`${path}.onRollout`, "a function");
   return {
-    opTimeoutMs: args.opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
+    ...args.commonInput(found, path),
     prefix,
-    onRollout: onRollout as JetStreamInput["onRollout"],
+    onRollout: args.listener(onRollout, `${path}.onRollout`) as JetStreamInput["onRollout"],
   };
 }
 
@@ -99,12 +98,12 @@ export function connectionInput(value: unknown, path: string): NatsConnection {
 export async function openJetStream(nc: NatsConnection, replicas?: Replicas, options?: JetStreamOptions): Promise<Store> {
   const connection = connectionInput(nc, "nc");
   const asked = replicasInput(replicas, "replicas");
-  return openOn(connection, asked, jetStreamInput(args.fields(options === undefined ? {} : options, "options", OPTION_NAMES), "options"));
+  return openOn(connection, asked, jetStreamInput(args.fields(options === undefined ? {} : options, "options", JETSTREAM_OPTIONS), "options"));
 }
 
 /** The time that opening has. */
 export function openingCall(input: JetStreamInput): Call {
-  return new Call({ timeoutMs: undefined, signal: undefined }, input.opTimeoutMs * MANY, "read");
+  return new Call({ timeoutMs: undefined, signal: input.signal }, input.opTimeoutMs * MANY, "read");
 }
 
 /** Opens with arguments that were checked. `whenClosed` ends what the store owns beyond itself. */
@@ -115,7 +114,8 @@ export async function openOn(
   call: Call = openingCall(input),
   whenClosed?: () => Promise<void>,
 ): Promise<Store> {
-  const { opTimeoutMs, prefix, onRollout } = input;
+  const { opTimeoutMs, prefix, onOpening, onRollout } = input;
+  const opening = new Opening(onOpening);
   const { headers } = await import("nats");
   const link = new Link(connection, headers);
   // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
@@ -142,6 +142,7 @@ export async function openOn(
   const members = new JetStreamMembers(log, memberships);
 
   const rollsOut = await call.run(async () => {
+    opening.begin("server");
     await checkServer(link, versions, call);
     let cluster: Promise<StoreError | undefined> | undefined;
     const beforeMaking = async (): Promise<void> => {
@@ -149,12 +150,21 @@ export async function openOn(
       if (found !== undefined) throw found;
     };
     const ensured = (one: Bucket): Promise<StreamState> => ensureBucket(link, one.name, replicas, beforeMaking, call);
-    const found = await Promise.all(buckets.map(async (one) => ({ one, state: await ensured(one) })));
+    opening.begin("buckets", buckets.length);
+    const found = await Promise.all(buckets.map(async (one) => {
+      const state = await ensured(one);
+      opening.advance(1);
+      return { one, state };
+    }));
     const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
     if (fault !== undefined) throw fault;
+    opening.end();
+    opening.begin("quorum");
     // A barrier in each: the quorum is there, and every read finds the barrier's key.
     await Promise.all(buckets.map((one) => one.fresh(call)));
+    opening.begin("users");
     await users.prepare(call);
+    opening.end();
     const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
     if (replicas !== undefined && lacking !== undefined) {
       // What can be known at once is said at once: where this one cannot have more replicas, none can.

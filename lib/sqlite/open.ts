@@ -1,11 +1,14 @@
 import { promises as fs } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { fields, invalid, listener, opTimeout } from "../arguments.js";
+import { COMMON_OPTIONS, commonInput, fields, invalid, listener } from "../arguments.js";
+import type { CommonInput } from "../arguments.js";
 import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
 import { notify } from "../notify.js";
+import { Opening } from "../opening.js";
+import { abortReason, isAborted } from "../signal.js";
 import type { CommonOptions, Store } from "../store.js";
 import { FILE_BUDGET, NO_BUDGET } from "./budget.js";
 import { Checkpoints } from "./checkpoint.js";
@@ -41,16 +44,15 @@ export interface SqliteOptions extends CommonOptions {
   onCheckpoint?: (result: CheckpointResult) => void;
 }
 
-export const SQLITE_OPTIONS = ["opTimeoutMs", "onCheckpoint"] as const;
+export const SQLITE_OPTIONS = [...COMMON_OPTIONS, "onCheckpoint"] as const;
 
-export interface SqliteInput {
-  readonly opTimeoutMs: number;
+export interface SqliteInput extends CommonInput {
   readonly onCheckpoint: SqliteOptions["onCheckpoint"];
 }
 
 export function sqliteInput(found: Readonly<Record<string, unknown>>, path: string): SqliteInput {
   return {
-    opTimeoutMs: opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
+    ...commonInput(found, path),
     onCheckpoint: listener(found["onCheckpoint"], `${path}.onCheckpoint`) as SqliteInput["onCheckpoint"],
   };
 }
@@ -78,8 +80,9 @@ export async function openSqlite(path: string, options?: SqliteOptions): Promise
 /** Opens with arguments that were checked. */
 export async function openFile(file: string, input: SqliteInput): Promise<Store> {
   const { opTimeoutMs } = input;
+  if (file === ":memory:" && isAborted(input.signal)) throw new StoreError("TIMEOUT", "The opening was aborted by its signal", { cause: abortReason(input.signal) });
   if (file === ":memory:") return new MembershipStore(inMemory(), opTimeoutMs);
-  const opening = new Call({ timeoutMs: undefined, signal: undefined }, opTimeoutMs * OPENING, "read");
+  const opening = new Call({ timeoutMs: undefined, signal: input.signal }, opTimeoutMs * OPENING, "read");
   return opening.run(async (call) => {
     try {
       const driver = await onDisk(await realPath(file), input, call);
@@ -150,7 +153,7 @@ function inMemory(): Driver {
   return driverOf(database, ALONE, () => database.journal.idle());
 }
 
-async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, call: Call): Promise<Driver> {
+async function onDisk(path: string, { opTimeoutMs, onOpening, onCheckpoint }: SqliteInput, call: Call): Promise<Driver> {
   const check = (): void => {
     call.check();
   };
@@ -163,7 +166,8 @@ async function onDisk(path: string, { opTimeoutMs, onCheckpoint }: SqliteInput, 
   try {
     const sql = await loadSqlJs();
     maker = new ImageMaker(sql, path);
-    recovered = await recover(sql.sqlJs, path, lock.tookOver, maker, new Pace(check));
+    const opening = new Opening(onOpening);
+    recovered = await recover({ sqlJs: sql.sqlJs, path, anew: lock.tookOver, maker, pace: new Pace(check), opening });
     lease = await begin(path, recovered, lock.socket, (error) => database.stop(error));
   } catch (error) {
     await lock.abandon();

@@ -17,6 +17,7 @@ import { HEADER_BYTES, LogDamage, decodeHeader } from "./log-format.js";
 import type { Header, Seal } from "./log-format.js";
 import { LogReader, isZeroFrom } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
+import type { Opening } from "../opening.js";
 import type { Pace } from "./pace.js";
 import { Misfit } from "./rows.js";
 import { Segment, filesOf, segmentPath } from "./segment.js";
@@ -61,8 +62,19 @@ function incompatible(file: string, what: string): StoreError {
   return new StoreError("INCOMPATIBLE", `${file}: ${what}. It was left as it is`, { details: { file } });
 }
 
-/** `anew`: has the store go on in new files, as another process may still have the old ones open. */
-export async function recover(sqlJs: SqlJs, path: string, anew: boolean, maker: ImageMaker, pace: Pace): Promise<Recovered> {
+/** What an opening works with. */
+export interface Recovery {
+  readonly sqlJs: SqlJs;
+  readonly path: string;
+  /** Has the store go on in new files, as another process may still have the old ones open. */
+  readonly anew: boolean;
+  readonly maker: ImageMaker;
+  readonly pace: Pace;
+  readonly opening: Opening;
+}
+
+export async function recover(recovery: Recovery): Promise<Recovered> {
+  const { path, maker } = recovery;
   const files = await openAll(filesOf(path));
   try {
     const [image, ...segments] = files;
@@ -81,8 +93,7 @@ export async function recover(sqlJs: SqlJs, path: string, anew: boolean, maker: 
       case "version 1":
       case "current": {
         const found = await Promise.all(logs.map(readHeader));
-        const sorted = found.sort((a, b) => a.header.generation - b.header.generation);
-        return await load(sqlJs, path, kind, image, sorted, anew, maker, pace);
+        return await load(recovery, kind, image, found.sort((a, b) => a.header.generation - b.header.generation));
       }
     }
   } finally {
@@ -151,15 +162,13 @@ async function withWatermark(path: string, image: SealedImage, open: () => Promi
   }
 }
 
-async function load(
-  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], anew: boolean,
-  maker: ImageMaker, pace: Pace,
-): Promise<Recovered> {
+async function load(recovery: Recovery, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[]): Promise<Recovered> {
+  const { path, anew, maker } = recovery;
   const tables = new Tables();
-  const { meta, content, found } = await readImage(sqlJs, path, kind, file, logs, tables, pace);
+  const { meta, content, found } = await readImage(recovery, kind, file, logs, tables);
   const { database } = meta;
   const live = liveLogs(path, meta, logs, content, found?.superblock);
-  const replayed = await replay(tables, live, meta, pace);
+  const replayed = await replay(recovery, tables, live, meta);
   if (found !== undefined) checkReached(path, found.superblock, live, replayed);
   // From here on files are changed: nothing was refused.
   await removeIfThere(temporaryImagePath(path));
@@ -206,14 +215,18 @@ function oldLog({ file: { path }, header: { generation } }: FoundLog, { firstSeq
 }
 
 async function readImage(
-  sqlJs: SqlJs, path: string, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], tables: Tables, pace: Pace,
+  { sqlJs, path, pace, opening }: Recovery, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], tables: Tables,
 ): Promise<FoundImage> {
   let image: Image | undefined;
   try {
     image = Image.of(sqlJs, new DiskFile(file.fd));
     const at = image.superblockAt();
     if (at === undefined && kind === "current") throw new Error("its superblock is missing");
-    const content = await contentOf(file, at, pace);
+    opening.begin("check", file.length);
+    const content = await contentOf(file, at, pace, (piece) => {
+      opening.advance(piece.length);
+    });
+    opening.end();
     let found: FoundImage["found"];
     if (at !== undefined) {
       found = { at, superblock: decodeSuperblock(await file.read(at, Math.min(file.length, at + SUPERBLOCK_BYTES))) };
@@ -223,7 +236,9 @@ async function readImage(
       image.check();
     }
     const meta = image.meta();
+    opening.begin("load", file.length);
     await image.load(tables, pace);
+    opening.end();
     return { meta, content, found };
   } catch (error) {
     if (error instanceof StoreError) throw error;
@@ -273,11 +288,12 @@ interface Replayed {
 }
 
 /** Applies the logs. Only the newest that holds anything may have been torn by a crash. */
-async function replay(tables: Tables, logs: readonly FoundLog[], meta: Meta, pace: Pace): Promise<Replayed> {
+async function replay({ pace, opening }: Recovery, tables: Tables, logs: readonly FoundLog[], meta: Meta): Promise<Replayed> {
   let sequence = meta.sequence;
   let firstSequence = sequence;
   let firstEnd = HEADER_BYTES;
   let end = HEADER_BYTES;
+  opening.begin("replay", logs.reduce((sum, { file }) => sum + file.length, 0));
   for (const [i, { file }] of logs.entries()) {
     end = HEADER_BYTES;
     try {
@@ -285,6 +301,7 @@ async function replay(tables: Tables, logs: readonly FoundLog[], meta: Meta, pac
       for (let records = await reader.next(); records !== undefined; records = await reader.next()) {
         for (const record of records) {
           for (const change of record.changes) tables.apply(change);
+          opening.advance(record.end - end);
           ({ sequence, end } = record);
           if (pace.due()) await pace.rest();
         }
@@ -299,5 +316,6 @@ async function replay(tables: Tables, logs: readonly FoundLog[], meta: Meta, pac
       throw corrupt(file.path, end, "it is torn, and yet another log follows it");
     }
   }
+  opening.end();
   return { sequence, firstSequence, firstEnd, lastEnd: end };
 }

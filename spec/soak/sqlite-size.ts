@@ -70,7 +70,7 @@ async function rekeying(path: string, rekeys: number): Promise<void> {
     const sealed = new Map(Array.from({ length: MEMBERS }, (_, i) => [`m${i}`, keyOf(epoch * MEMBERS + i)]));
     const error = await store.roomKeys.rekey("room", sealed, { expectedEpoch: epoch }).then(() => undefined, (reason: unknown) => reason);
     if (error !== undefined) {
-      console.log(String(error));
+      console.log(error instanceof Error ? error.message : "refused");
       break;
     }
     console.log(`epoch ${epoch + 1}`);
