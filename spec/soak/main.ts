@@ -1,5 +1,5 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
-// it ended. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
+// it ended. --sqlite-power has the power fail, --sqlite-mutants [--mutants 10000] opens damaged files. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
 // take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many.
@@ -13,6 +13,7 @@ interface Options {
   withoutProof: boolean;
   replicas: Replicas;
   records: number;
+  mutants: number;
   log: (line: string) => void;
 }
 
@@ -20,6 +21,8 @@ type Run = (options: Options) => Promise<unknown>;
 
 const timed = new Map<string, Run>([
   ["sqlite", async (options) => (await import("./sqlite.js")).run(options)],
+  ["sqlite-power", async (options) => (await import("./sqlite-power.js")).run(options)],
+  ["sqlite-mutants", async (options) => (await import("./sqlite-mutants.js")).run({ ...options, least: options.mutants })],
   ["jetstream", async (options) => (await import("./jetstream.js")).run(options)],
 ]);
 const sized = new Map<string, Run>([
@@ -47,6 +50,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
   let seed = Math.floor(Math.random() * 2 ** 31);
   let replicas: Replicas = 3;
   let records = 50_000;
+  let mutants = 1;
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
@@ -55,11 +59,12 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (name === "without-proof") withoutProof = true;
     else if (name === "replicas") replicas = replicasOf(rest.shift());
     else if (name === "records") records = Number(rest.shift());
+    else if (name === "mutants") mutants = Number(rest.shift());
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
   }
-  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0)) throw new Error("--seconds, --seed and --records are numbers");
-  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records };
+  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0) || !(mutants > 0)) throw new Error("--seconds, --seed, --records and --mutants are numbers");
+  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records, mutants };
 }
 
 const { names, ...options } = optionsOf(process.argv.slice(2));

@@ -2,7 +2,7 @@
 // state is that of what was acknowledged, or of one operation more: anything else is lost or half there.
 
 import { createHash } from "node:crypto";
-import type { Store } from "unibus-membership";
+import { isConflict, type Store } from "unibus-membership";
 
 export interface ModelMember {
   state: "invited" | "joined";
@@ -50,6 +50,19 @@ const fingerprint = (bytes: Uint8Array): string => createHash("sha256").update(b
 const MAX_USERS = 12;
 const MAX_ROOMS = 3;
 const MAX_MEMBERS = 5;
+
+/** An admin whom no caller touches: there is always another. It is none of a caller's. */
+const ROOT = "c999-root";
+
+export async function ensureRoot(store: Store): Promise<void> {
+  await store.users.addFirstAdmin({ key: ROOT }).catch((error: unknown) => {
+    if (!isConflict(error)) throw error;
+  });
+}
+
+export function hasRoot(models: ReadonlyMap<number, Model>): boolean {
+  return models.get(999)?.users[ROOT]?.status === "active";
+}
 
 /** The caller's `n`th operation, always one that the rules allow. */
 export function nextOperation(model: Model, caller: number, n: number, next: () => number): Operation {

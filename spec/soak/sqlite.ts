@@ -1,5 +1,5 @@
-// Kills a writer at random instants and looks what is left, with the logs and without; then cuts the log at every byte of its
-// last records, and flips bits at random places, with the log and without. Zero lost, zero half, never an older state, every
+// Kills a writer, which takes checkpoints all the time, at random instants and looks what is left, with the logs and without;
+// then cuts the log at every byte, and flips bits at random places, with the log and without. Zero lost, zero half, never an older state, every
 // damage told.
 
 import { spawn, type ChildProcess } from "node:child_process";
@@ -16,6 +16,7 @@ import { applyTo, canonical, emptyModel, modelsIn, nextOperation, type Model } f
 import { random } from "./random.js";
 import type { Orders } from "./sqlite-writer.js";
 import { endsOf, release } from "../sqlite/support/folder.js";
+import { smallBuild } from "../sqlite/support/small-build.js";
 import { told, telling } from "../sqlite/support/superblock.js";
 
 export interface SoakOptions {
@@ -35,6 +36,10 @@ export interface SoakResult {
   readonly whileOpening: number;
   /** Kills whose file was refused without its logs, as it has to be where it is not everything. */
   readonly incomplete: number;
+  /** Kills in the middle of a checkpoint. */
+  readonly checkpointing: number;
+  /** Kinds of operations that were acknowledged, of twelve. */
+  readonly kinds: number;
   readonly cuts: number;
   /** Cuts below what the image had been told of. */
   readonly told: number;
@@ -45,9 +50,12 @@ export interface SoakResult {
 
 const opTimeoutMs = 60_000;
 
-/** The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many. */
+/**
+ * The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many. It uses
+ * a copy of the library that takes checkpoints all the time.
+ */
 async function compileWriter(folder: string): Promise<string> {
-  const library = JSON.stringify(import.meta.resolve("unibus-membership"));
+  const library = JSON.stringify(await smallBuild(folder, ["checkpoints", "threads"]));
   for (const name of ["random", "sqlite-operations", "sqlite-writer"]) {
     const source = await readFile(fileURLToPath(new URL(`./${name}.ts`, import.meta.url)), "utf8");
     const { outputText } = ts.transpileModule(source, {
@@ -154,7 +162,7 @@ interface Caller {
   model: Model;
 }
 
-type Kills = Pick<SoakResult, "kills" | "acknowledged" | "unheard" | "whileOpening" | "incomplete">;
+type Kills = Pick<SoakResult, "kills" | "acknowledged" | "unheard" | "whileOpening" | "incomplete" | "checkpointing" | "kinds">;
 
 async function kills(path: string, script: string, options: SoakOptions, until: number): Promise<Kills> {
   const { seed, log } = options;
@@ -166,6 +174,8 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
   let unheard = 0;
   let whileOpening = 0;
   let incomplete = 0;
+  let checkpointing = 0;
+  const kinds = new Set<string>();
   try {
     // A slow machine takes longer rather than kill less.
     const least = Math.ceil((options.seconds * 100) / 60);
@@ -176,6 +186,8 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
       await writer.run({ path, seed, callers }, opening ? 0 : 1 + Math.floor(next() * next() * 1000), next() * (opening ? 60 : 10));
       count++;
       if (!writer.opened) whileOpening++;
+
+      if ((existsSync(`${path}-redo0`) && existsSync(`${path}-redo1`)) || existsSync(`${path}-checkpoint`)) checkpointing++;
 
       // The file alone is a database at every instant, whatever the log says.
       let alone: Map<number, Model> | undefined;
@@ -190,7 +202,9 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
       await store.close();
       for (const [caller, state] of callers.entries()) {
         for (const last = writer.heard.get(caller) ?? -1; state.n <= last; state.n++) {
-          applyTo(state.model, nextOperation(state.model, caller, state.n, random(seed, caller, state.n)));
+          const operation = nextOperation(state.model, caller, state.n, random(seed, caller, state.n));
+          applyTo(state.model, operation);
+          kinds.add(operation.kind);
           acknowledged++;
         }
         const is = canonical(found.get(caller) ?? emptyModel());
@@ -217,7 +231,8 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
   } finally {
     await Promise.all(waiting.map((writer) => writer.end()));
   }
-  return { kills: count, acknowledged, unheard, whileOpening, incomplete };
+  if (acknowledged > 2000 && kinds.size < 12) throw new Error(`only ${[...kinds].join(", ")} were acknowledged`);
+  return { kills: count, acknowledged, unheard, whileOpening, incomplete, checkpointing, kinds: kinds.size };
 }
 
 /** One changed byte of a file that was closed and has no log beside it: refused, and left as it is. */
@@ -268,7 +283,7 @@ async function crashed(folder: string, records: number): Promise<{ image: string
 }
 
 /**
- * Every prefix of the last records: what is whole in it is there, and what is not is gone. Where that is less than the image
+ * Every prefix of a log: what is whole in it is there, and what is not is gone. Where that is less than the image
  * was told of, it is refused.
  */
 async function cuts(folder: string, next: () => number, until: number): Promise<Pick<SoakResult, "cuts" | "told">> {
@@ -276,8 +291,7 @@ async function cuts(folder: string, next: () => number, until: number): Promise<
   const whole = await readFile(log);
   const base = await readFile(image);
   const least = told(base).acknowledged;
-  const first = ends.at(-4) ?? 0;
-  const lengths = Array.from({ length: (ends.at(-1) ?? 0) - first + 2 }, (_, i) => first + i);
+  const lengths = Array.from({ length: (ends.at(-1) ?? 0) + 2 }, (_, length) => length);
   // A short run takes some of them; the long one takes all.
   const order = lengths.map((length) => [next(), length] as const).sort(([a], [b]) => a - b).map(([, length]) => length);
   let count = 0;
@@ -360,7 +374,7 @@ export async function run(options: SoakOptions): Promise<SoakResult> {
     const changed = await inFolder((own) => alone(own, random(seed, 4), during(0.05)));
     const result = { ...killed, ...cut, flips: flipped, alone: changed };
     log?.(
-      `${result.kills} kills (${result.whileOpening} while opening), ${result.acknowledged} acknowledged operations and ${result.unheard} unheard: ` +
+      `${result.kills} kills (${result.whileOpening} while opening, ${result.checkpointing} in a checkpoint), ${result.kinds} kinds of writes, ${result.acknowledged} acknowledged operations and ${result.unheard} unheard: ` +
         `zero lost, zero half; ${result.incomplete} of the files refused without their logs, and none an older state; ${result.cuts} cuts: zero wrong, ` +
         `${result.told} of them told; ${result.flips} flipped bits, and ${result.alone} changed bytes of a file alone: every one told`,
     );

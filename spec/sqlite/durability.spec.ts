@@ -172,6 +172,7 @@ describe("sqlite: durability", () => {
     const result = await run({ seconds: 6, seed: 20_260_101 });
     expect(result.kills).to.be.at.least(10);
     expect(result.acknowledged).to.be.greaterThan(100);
+    expect(result.checkpointing).to.be.at.least(1);
     expect(result.cuts).to.be.at.least(1);
     expect(result.flips).to.be.at.least(1);
   });

@@ -1,12 +1,13 @@
 import { expect } from "chai";
-import { chmod, chown, lstat, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { existsSync, promises as fs, rmSync } from "node:fs";
+import { chmod, chown, cp, lstat, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { hasAdmin, isAdmin, isAuthorized, isLocked, isMember, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { eventually } from "../support/wait.js";
 import { Child } from "./support/child.js";
-import { failure, openIn, useFolder } from "./support/folder.js";
+import { contents, failure, openIn, useFolder } from "./support/folder.js";
 
 const opTimeoutMs = 20_000;
 
@@ -169,10 +170,9 @@ describe("sqlite: the lease of a holder", () => {
 
     /** Checked at once, so that no timer has looked in between. */
     async function expectDeniesAfter(change: () => void): Promise<void> {
-      expect(await store.isAuthorized("user")).to.equal(true);
       const [socket = ""] = await sockets();
-      await rm(socket);
-      expect(await store.isAuthorized("user"), "a look counts for a while").to.equal(true);
+      expect(await store.isAuthorized("user")).to.equal(true);
+      rmSync(socket);
       change();
       for (const until = wallNow() + 2; wallNow() < until; );
       const answers = await Promise.all([
@@ -201,6 +201,74 @@ describe("sqlite: the lease of a holder", () => {
         Date.now = () => wallNow() - 3_600_000;
       }));
 
+    for (const [what, put] of [
+      ["its socket", async () => {
+        const [socket = ""] = await sockets();
+        await rename(folder.file("other"), socket);
+      }],
+      ["its image", () => rename(folder.file("other"), folder.file())],
+    ] as const) {
+      it(`is not taken in by another file in the place of ${what}`, async () => {
+        await cp(folder.file(), folder.file("other"));
+        await put();
+        Date.now = () => wallNow() + 500;
+        expect(await store.isAuthorized("user")).to.equal(false);
+        expect(isUnavailable(await failure(store.users.add({ key: "n" })))).to.equal(true);
+      });
+    }
+
+    /** Loses the socket in the middle of the checkpoint of a close, and answers what the files were then and are afterwards. */
+    async function losesItsSocketAt(step: "look" | "sync" | "rename"): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
+      await store.users.add({ key: "n" });
+      const [socket = ""] = await sockets();
+      let then: Record<string, string> | undefined;
+      const lose = async (): Promise<void> => {
+        if (then !== undefined) return;
+        await rm(socket);
+        then = await contents(folder.path);
+      };
+      const { lstat: look, rename: give } = fs;
+      const handle = await fs.open(folder.path, "r");
+      await handle.close();
+      const handles = Object.getPrototypeOf(handle) as { sync: (this: object) => Promise<void> };
+      const { sync } = handles;
+      const found = (async (...args: Parameters<typeof look>) => {
+        const stats = await look(...args);
+        if (step === "look" && args[0] === socket) await lose();
+        return stats;
+      }) as typeof look;
+      fs.lstat = found;
+      fs.rename = async (from, to) => {
+        await give(from, to);
+        if (step === "rename" && to === folder.file()) await lose();
+      };
+      handles.sync = async function () {
+        await sync.call(this);
+        if (step === "sync" && existsSync(`${folder.file()}-checkpoint`)) await lose();
+      };
+      try {
+        expect(isUnavailable(await failure(store.close()))).to.equal(true);
+      } finally {
+        Object.assign(fs, { lstat: look, rename: give });
+        handles.sync = sync;
+      }
+      if (then === undefined) throw new Error("the socket was not lost");
+      const isOwn = ([name]: [string, string]): boolean => /^membership\.db(-redo[01])?$/.test(name);
+      const now = await contents(folder.path);
+      return { then: Object.fromEntries(Object.entries(then).filter(isOwn)), now: Object.fromEntries(Object.entries(now).filter(isOwn)) };
+    }
+
+    for (const [step, what] of [["look", "makes no log"], ["sync", "gives no image its name"], ["rename", "deletes no log"]] as const) {
+      it(`in the middle of a checkpoint ${what} when its socket is gone`, async () => {
+        const { then, now } = await losesItsSocketAt(step);
+        expect(Object.keys(now)).to.deep.equal(Object.keys(then));
+        expect(now["membership.db"] === then["membership.db"]).to.equal(true);
+        const next = await openSqlite(folder.file(), { opTimeoutMs });
+        expect(await next.isAuthorized("n")).to.equal(true);
+        await next.close();
+      });
+    }
+
     it("looks by itself while it is used, also where the wall clock stands still", async () => {
       const frozen = wallNow();
       Date.now = () => frozen;
@@ -224,7 +292,8 @@ describe("sqlite: the lease of a holder", () => {
 
     it("acknowledges nothing, also what changes nothing, after its socket was deleted", async () => {
       const [socket = ""] = await sockets();
-      await rm(socket);
+      expect(await store.isAuthorized("user")).to.equal(true);
+      rmSync(socket);
       Date.now = () => wallNow() + 500;
       const errors = await Promise.all([failure(store.users.reinstate("user")), failure(store.users.add({ key: "n" }))]);
       for (const error of errors) expect(isUnavailable(error), String(error)).to.equal(true);

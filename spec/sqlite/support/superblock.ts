@@ -23,6 +23,15 @@ export function told(image: Buffer): Told {
   return { clean: sector.readUInt32LE(28) === 1, acknowledged: Number(sector.readBigUInt64LE(32)) };
 }
 
+/** The same of an image that may be damaged, or is an old one of another layout. */
+export function tryTold(image: Buffer): Told | undefined {
+  try {
+    return told(image);
+  } catch {
+    return undefined;
+  }
+}
+
 /** The image with another superblock, as the store would have written it at another moment. */
 export function telling(image: Buffer, { clean, acknowledged }: Told): Buffer {
   const copy = Buffer.from(image);
