@@ -290,6 +290,28 @@ describe("sqlite: the lease of a holder", () => {
       expect(await store.isAuthorized("user")).to.equal(true);
     });
 
+    it("denies in time while it cannot be looked, and goes on when it can", async () => {
+      const { lstat } = fs;
+      const hung: (() => void)[] = [];
+      const hanging = (...args: Parameters<typeof lstat>): Promise<unknown> =>
+        new Promise((resolve, reject) => hung.push(() => void lstat(...args).then(resolve, reject)));
+      const failing = (): Promise<never> => Promise.reject(Object.assign(new Error("EIO: injected"), { code: "EIO" }));
+      try {
+        for (const [look, reason, laterMs] of [[failing, "unavailable", 500], [hanging, "timeout", 3_600_000]] as const) {
+          fs.lstat = look as typeof lstat;
+          Date.now = () => wallNow() + laterMs;
+          expect(await store.isAuthorized("user", { timeoutMs: 100 }), reason).to.equal(false);
+          expect((await store.authorize("user", { timeoutMs: 100 })).reason).to.equal(reason);
+          expect(isUnavailable(await failure(store.users.reinstate("user", { timeoutMs: 100 }))), reason).to.equal(reason === "unavailable");
+        }
+      } finally {
+        fs.lstat = lstat;
+        for (const each of hung) each();
+      }
+      expect(await store.isAuthorized("user")).to.equal(true);
+      expect((await store.users.reinstate("user")).status).to.equal("active");
+    });
+
     it("acknowledges nothing, also what changes nothing, after its socket was deleted", async () => {
       const [socket = ""] = await sockets();
       expect(await store.isAuthorized("user")).to.equal(true);
