@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import { random } from "../soak/random.js";
 
 /** Choices that are the same for the same seeds. */
@@ -31,7 +32,9 @@ export class Chance {
     return items[this.below(items.length)] ?? items[0];
   }
 
-  bytes(length: number): Uint8Array {
-    return Uint8Array.from({ length }, () => this.below(256));
+  bytes(length: number): Buffer {
+    const bytes = Buffer.alloc(length);
+    for (let i = 0; i < length; i++) bytes[i] = this.below(256);
+    return bytes;
   }
 }

@@ -1,5 +1,4 @@
 /** A client's connection to the simulated servers: messages that take their time, are lost, late or cut in the middle. */
-import { Buffer } from "node:buffer";
 import type { NatsConnection } from "unibus-membership";
 import { isBarrier } from "./log.js";
 import { clientError, type SimulatedHeaders, type SimulatedMessage } from "./messages.js";
@@ -88,7 +87,6 @@ export class SimulatedConnection implements NatsConnection {
 
   #send(subject: string, payload: Uint8Array | string | undefined, headers: SimulatedHeaders | undefined, deliver: Answer): void {
     const { engine, chance, mix, trace } = this.#world;
-    const bytes = typeof payload === "string" ? Buffer.from(payload) : (payload ?? new Uint8Array());
     const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes(".PURGE.");
     trace.say(() => `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`);
     if (chance.happens(mix.disconnects)) {
@@ -110,7 +108,7 @@ export class SimulatedConnection implements NatsConnection {
       delay += chance.between(2, 20) * mix.delayMs;
     }
     engine.after(delay, () => {
-      this.#servers.receive(subject, bytes, headers, (messages) => {
+      this.#servers.receive(subject, payload ?? "", headers, (messages) => {
         this.#answer(subject, messages, deliver);
       });
     });

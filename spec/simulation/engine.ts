@@ -4,12 +4,23 @@
  */
 import { setFlagsFromString } from "node:v8";
 
-interface Event {
+/** Something that is to happen, unless it is cancelled before. */
+class Event implements Cancellable {
   readonly at: number;
   /** Of two events of the same instant the one that was scheduled first comes first. */
   readonly order: number;
   readonly run: () => void;
-  cancelled: boolean;
+  cancelled = false;
+
+  constructor(at: number, order: number, run: () => void) {
+    this.at = at;
+    this.order = order;
+    this.run = run;
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+  }
 }
 
 /** Runs every microtask that is due, and those that they make. V8's own name for what Node does between two callbacks. */
@@ -25,22 +36,18 @@ export interface Cancellable {
 export class Engine {
   /** Milliseconds since the simulation began. */
   now = 0;
-  /** Counts what happened: a clock without two equal times. */
-  ticks = 0;
+  /** Counts what happened. */
+  events = 0;
   readonly #heap: Event[] = [];
   readonly #nextTicks: (() => void)[] = [];
   readonly #checkpoint = microtaskCheckpoint();
   #orders = 0;
 
-  /** Runs `run` after `ms`, unless it is cancelled before. */
+  /** Runs `run` after `ms`, unless it is cancelled before. Whoever settles promises in it does that by {@link enter}. */
   after(ms: number, run: () => void): Cancellable {
-    const event: Event = { at: this.now + Math.max(0, ms), order: this.#orders++, run, cancelled: false };
+    const event = new Event(this.now + (ms > 0 ? ms : 0), this.#orders++, run);
     this.#push(event);
-    return {
-      cancel: () => {
-        event.cancelled = true;
-      },
-    };
+    return event;
   }
 
   /** What `process.nextTick` is to what runs inside. */
@@ -50,14 +57,9 @@ export class Engine {
 
   /** Runs a callback as Node would: next ticks after it, then microtasks, until there are none. */
   enter(run: () => void): void {
-    this.ticks++;
     run();
-    this.settle();
-  }
-
-  settle(): void {
     do {
-      for (let run = this.#nextTicks.shift(); run !== undefined; run = this.#nextTicks.shift()) run();
+      for (let next = this.#nextTicks.shift(); next !== undefined; next = this.#nextTicks.shift()) next();
       this.#checkpoint();
     } while (this.#nextTicks.length > 0);
   }
@@ -73,7 +75,8 @@ export class Engine {
         return false;
       }
       this.now = event.at;
-      this.enter(event.run);
+      this.events++;
+      event.run();
     }
     return true;
   }

@@ -4,22 +4,40 @@
  */
 
 import { Buffer } from "node:buffer";
+import type { HeaderLines } from "./messages.js";
 
 /** A place in the log: so many entries were committed up to it. A purge is an entry too, but has no sequence. */
 export type Place = number;
 
-export type Headers = readonly (readonly [name: string, value: string])[];
-
-export interface StoredMessage {
+export class StoredMessage {
   readonly subject: string;
   readonly seq: number;
   readonly data: Uint8Array;
   /** What it was published with: a server keeps it, and gives it back. */
-  readonly headers: Headers;
-  readonly stamp: string;
+  readonly headers: HeaderLines;
   readonly from: Place;
   /** The place of what superseded or purged it. */
-  until: Place;
+  until: Place = Infinity;
+  /** When it was stored, by the wall clock. */
+  readonly #time: number;
+  #lines: HeaderLines | undefined;
+
+  constructor(message: Pick<StoredMessage, "subject" | "seq" | "data" | "headers" | "from">, time: number) {
+    this.subject = message.subject;
+    this.seq = message.seq;
+    this.data = message.data;
+    this.headers = message.headers;
+    this.from = message.from;
+    this.#time = time;
+  }
+
+  /** With what a server gives it back. */
+  lines(stream: string): HeaderLines {
+    return (this.#lines ??= [
+      ...this.headers, ["Nats-Stream", stream], ["Nats-Subject", this.subject], ["Nats-Sequence", String(this.seq)],
+      ["Nats-Time-Stamp", new Date(this.#time).toISOString()],
+    ]);
+  }
 }
 
 /**
@@ -45,10 +63,10 @@ export class Log {
     return this.#sequences[place] ?? 0;
   }
 
-  append(subject: string, data: Uint8Array, headers: Headers, stamp: string): StoredMessage {
+  append(subject: string, data: Uint8Array, headers: HeaderLines, time: number): StoredMessage {
     const from = this.#sequences.length;
     const seq = this.sequenceAt(this.end) + 1;
-    const message: StoredMessage = { subject, seq, data, headers, stamp, from, until: Infinity };
+    const message = new StoredMessage({ subject, seq, data, headers, from }, time);
     const versions = this.#bySubject.get(subject);
     if (versions === undefined) {
       this.#bySubject.set(subject, [message]);
@@ -113,7 +131,8 @@ export class Log {
   /** What a view has from a sequence on, in order. */
   from(seq: number, filter: string, view: View): StoredMessage[] {
     const matches = matcher(filter);
-    return this.#messages.filter((message) => message.seq >= seq && this.has(message, view) && matches(message.subject));
+    // The sequences have no gaps: each message is at its own.
+    return this.#messages.slice(Math.max(0, seq - 1)).filter((message) => this.has(message, view) && matches(message.subject));
   }
 
   /** Subjects that had a message and have none. */

@@ -1,27 +1,32 @@
 /** Messages and errors in the shape that the library knows them by. */
 import { Buffer } from "node:buffer";
 
+export type HeaderLines = readonly (readonly [name: string, value: string])[];
+
 export class SimulatedHeaders {
   readonly code: number;
   readonly description: string;
-  readonly #values = new Map<string, string>();
+  /** There are so few of them that looking through them is quicker than a map. */
+  #lines: HeaderLines;
 
-  constructor(code = 0, description = "") {
+  constructor(code = 0, description = "", lines: HeaderLines = []) {
     this.code = code;
     this.description = description;
+    this.#lines = lines;
   }
 
   get(name: string): string {
-    return this.#values.get(name) ?? "";
+    for (const line of this.#lines) if (line[0] === name) return line[1];
+    return "";
   }
 
   set(name: string, value: string): this {
-    this.#values.set(name, value);
+    this.#lines = [...this.#lines.filter(([known]) => known !== name), [name, value]];
     return this;
   }
 
-  entries(): IterableIterator<[string, string]> {
-    return this.#values.entries();
+  entries(): HeaderLines {
+    return this.#lines;
   }
 }
 
@@ -34,9 +39,7 @@ const NOTHING = new Uint8Array();
 
 /** What closes an answer, or refuses. */
 export function status(code: number, description: string, values: Readonly<Record<string, number | string>> = {}): SimulatedMessage {
-  const headers = new SimulatedHeaders(code, description);
-  for (const [name, value] of Object.entries(values)) headers.set(name, String(value));
-  return { data: NOTHING, headers };
+  return { data: NOTHING, headers: new SimulatedHeaders(code, description, Object.entries(values).map(([name, value]) => [name, String(value)])) };
 }
 
 export function json(value: unknown): SimulatedMessage {

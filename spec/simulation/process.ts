@@ -2,7 +2,6 @@
  * A process that runs the library, as far as the library can tell: with a clock, timers and random numbers of the simulation. It can
  * be stopped at any event, for any time, and it can die.
  */
-import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
@@ -19,6 +18,11 @@ const EPOCH = Date.UTC(2030, 0, 1);
 
 type State = "running" | "stopped" | "dead";
 
+/** Where the library runs. One process at a time has it: whatever it asks of its surroundings is then that one's. */
+export interface Host {
+  running: SimulatedProcess | undefined;
+}
+
 export class SimulatedProcess {
   readonly name: string;
   readonly engine: Engine;
@@ -29,11 +33,15 @@ export class SimulatedProcess {
   /** Virtual time that it was stopped for, up to now. */
   #stoppedMs = 0;
   #stoppedAt = 0;
+  readonly #host: Host;
+  /** It has died, or goes on after it was stopped. */
+  whenChanged: (() => void) | undefined;
 
-  constructor(name: string, engine: Engine, chance: Chance) {
+  constructor(name: string, engine: Engine, chance: Chance, host: Host) {
     this.name = name;
     this.engine = engine;
     this.chance = chance;
+    this.#host = host;
   }
 
   get state(): State {
@@ -46,11 +54,19 @@ export class SimulatedProcess {
     return this.engine.now - this.#stoppedMs - now;
   }
 
+  /** Runs something in the process, as Node runs a callback. */
+  enter(run: () => void): void {
+    const before = this.#host.running;
+    this.#host.running = this;
+    this.engine.enter(run);
+    this.#host.running = before;
+  }
+
   /** Something reaches the process: at once, when it wakes, or never. */
   deliver(run: () => void): void {
     switch (this.#state) {
       case "running":
-        run();
+        this.enter(run);
         return;
       case "stopped":
         this.#held.push(run);
@@ -79,23 +95,19 @@ export class SimulatedProcess {
     this.#stoppedMs += this.engine.now - this.#stoppedAt;
     const held = this.#held.splice(0);
     for (let run = held.shift(); run !== undefined; run = held.shift()) {
-      this.engine.enter(run);
+      this.enter(run);
       // One of them may have stopped it again.
       if (this.state === "stopped") this.#held.unshift(...held.splice(0));
       if (this.state === "dead") return;
     }
+    this.whenChanged?.();
   }
 
   die(): void {
     this.#state = "dead";
     this.#held = [];
+    this.whenChanged?.();
   }
-}
-
-/** What the library finds where Node's own would be. Each is bound to whichever process has the instance just then. */
-interface Instance {
-  owner: SimulatedProcess | undefined;
-  readonly library: Library;
 }
 
 const PARAMETERS = [
@@ -104,39 +116,28 @@ const PARAMETERS = [
 ] as const;
 
 /**
- * Loads the library as it was built, again and again: each process has an instance of its own, as it would have. What is
- * replaced is around it, not in it: the package has no switch for any of this.
+ * Loads the library as it was built. All processes share the one instance, which keeps nothing of its own outside of its
+ * stores: what was compiled for one is then fast for all. What is replaced is around it, not in it: the package has no
+ * switch for any of this.
  */
 export class LibraryLoader {
+  readonly host: Host = { running: undefined };
+  readonly library: Library;
   readonly #dist: string;
   readonly #change: { readonly from: RegExp; readonly to: string } | undefined;
-  readonly #compiled = new Map<string, (...args: unknown[]) => void>();
-  readonly #idle: Instance[] = [];
 
   /** `dist` is the folder of the built package; `change` breaks it on purpose, at the one place that matches. */
   constructor(dist: string, change?: { readonly from: RegExp; readonly to: string }) {
     this.#dist = resolve(dist);
     this.#change = change;
+    this.library = this.#load();
   }
 
-  /** The library for a process, until it is given back. */
-  lend(owner: SimulatedProcess): { readonly library: Library; giveBack: () => void } {
-    const instance = this.#idle.pop() ?? this.#load();
-    instance.owner = owner;
-    return {
-      library: instance.library,
-      giveBack: () => {
-        instance.owner = undefined;
-        this.#idle.push(instance);
-      },
-    };
-  }
-
-  #load(): Instance {
-    const instance: { owner: SimulatedProcess | undefined; library: Library | undefined } = { owner: undefined, library: undefined };
+  #load(): Library {
     const owner = (): SimulatedProcess => {
-      if (instance.owner === undefined) throw new Error("the library runs although no process has it");
-      return instance.owner;
+      const { running } = this.host;
+      if (running === undefined) throw new Error("the library runs although no process has it");
+      return running;
     };
     const globals = globalsOf(owner);
     const builtin = createRequire(join(this.#dist, "index.cjs"));
@@ -152,7 +153,7 @@ export class LibraryLoader {
           case "timers":
             return { setTimeout: globals.setTimeout, clearTimeout: globals.clearTimeout };
           case "crypto":
-            return { ...(builtin("node:crypto") as object), randomBytes: (length: number) => Buffer.from(owner().chance.bytes(length)) };
+            return { ...(builtin("node:crypto") as object), randomBytes: (length: number) => owner().chance.bytes(length) };
           case "nats":
             return { headers: () => new SimulatedHeaders() };
           default:
@@ -167,63 +168,62 @@ export class LibraryLoader {
       );
       return module.exports;
     };
-    instance.library = load(join(this.#dist, "index.cjs")) as Library;
-    return instance as Instance;
+    return load(join(this.#dist, "index.cjs")) as Library;
   }
 
   #compile(path: string): (...args: unknown[]) => void {
-    let compiled = this.#compiled.get(path);
-    if (compiled === undefined) {
-      // A dynamic import would leave the simulation's time.
-      let code = readFileSync(path, "utf8").replaceAll(/\bimport\(/g, "loadModule(");
-      if (this.#change !== undefined && path.endsWith("index.cjs")) {
-        const { from, to } = this.#change;
-        if (code.split(from).length !== 2) throw new Error(`the built library does not have this once: ${from.source}`);
-        code = code.replace(from, () => to);
-      }
-      compiled = compileFunction(code, [...PARAMETERS], { filename: path }) as (...args: unknown[]) => void;
-      this.#compiled.set(path, compiled);
+    // A dynamic import would leave the simulation's time.
+    let code = readFileSync(path, "utf8").replaceAll(/\bimport\(/g, "loadModule(");
+    if (this.#change !== undefined && path.endsWith("index.cjs")) {
+      const { from, to } = this.#change;
+      if (code.split(from).length !== 2) throw new Error(`the built library does not have this once: ${from.source}`);
+      code = code.replace(from, () => to);
     }
-    return compiled;
+    return compileFunction(code, [...PARAMETERS], { filename: path }) as (...args: unknown[]) => void;
   }
 }
 
-interface TimerHandle {
-  ref(): TimerHandle;
-  unref(): TimerHandle;
-  readonly cancel: () => void;
+/** What a timer is to the library: it holds no event loop. */
+class Timer {
+  readonly event: Cancellable;
+
+  constructor(event: Cancellable) {
+    this.event = event;
+  }
+
+  ref(): this {
+    return this;
+  }
+
+  unref(): this {
+    return this;
+  }
 }
 
 function globalsOf(owner: () => SimulatedProcess) {
-  const timer = (ms: number, run: () => void): TimerHandle => {
-    const event = owner().after(ms, run);
-    const handle: TimerHandle = { ref: () => handle, unref: () => handle, cancel: () => event.cancel() };
-    return handle;
+  const clear = (timer: Timer | undefined): void => timer?.event.cancel();
+  const wallClock = (): number => wallClockAt(owner().engine.now);
+  // A date without arguments is of the simulation's time. Dates are otherwise Node's own.
+  const SimulatedDate = function (...args: unknown[]) {
+    return args.length === 0 ? new Date(wallClock()) : (Reflect.construct(Date, args) as Date);
   };
-  const clear = (handle: TimerHandle | undefined): void => handle?.cancel();
-  const wallClock = (): number => EPOCH + Math.floor(owner().engine.now);
+  SimulatedDate.prototype = Date.prototype;
   return {
     // As Node does: at least a millisecond.
-    setTimeout: (run: () => void, ms = 1) => timer(Math.max(1, ms), run),
+    setTimeout: (run: () => void, ms = 1) => new Timer(owner().after(Math.max(1, ms), run)),
     clearTimeout: clear,
-    setImmediate: (run: () => void) => timer(0, run),
+    setImmediate: (run: () => void) => new Timer(owner().after(0, run)),
     clearImmediate: clear,
     performance: { now: () => owner().engine.now },
-    Date: new Proxy(Date, {
-      construct: (target, args: unknown[]) => (args.length === 0 ? new target(wallClock()) : (Reflect.construct(target, args) as Date)),
-      get: (target, name) => (name === "now" ? wallClock : (Reflect.get(target, name) as unknown)),
-    }),
-    Math: new Proxy(Math, {
-      get: (target, name) => (name === "random" ? () => owner().chance.next() : (Reflect.get(target, name) as unknown)),
-    }),
-    process: new Proxy(process, {
-      get: (target, name) =>
-        name === "nextTick"
-          ? (run: (...args: unknown[]) => void, ...args: unknown[]) => {
-              owner().engine.nextTick(() => run(...args));
-            }
-          : (Reflect.get(target, name) as unknown),
-    }),
+    Date: Object.assign(SimulatedDate, { now: wallClock, parse: Date.parse, UTC: Date.UTC }),
+    Math: Object.defineProperties({}, { ...Object.getOwnPropertyDescriptors(Math), random: { value: () => owner().chance.next() } }),
+    process: Object.create(process, {
+      nextTick: {
+        value: (run: (...args: unknown[]) => void, ...args: unknown[]) => {
+          owner().engine.nextTick(() => run(...args));
+        },
+      },
+    }) as NodeJS.Process,
   };
 }
 

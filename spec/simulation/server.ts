@@ -5,8 +5,8 @@
 import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
-import { Log, type Headers, type StoredMessage, type View } from "./log.js";
-import { SimulatedHeaders, json, status, type SimulatedMessage } from "./messages.js";
+import { Log, type StoredMessage, type View } from "./log.js";
+import { SimulatedHeaders, json, status, type HeaderLines, type SimulatedMessage } from "./messages.js";
 import type { Mix } from "./mix.js";
 import { wallClockAt } from "./process.js";
 import type { Trace } from "./trace.js";
@@ -24,6 +24,7 @@ export interface World {
 }
 
 type Json = Readonly<Record<string, unknown>>;
+type Payload = Uint8Array | string;
 
 /** An entry that was proposed and is not committed yet. */
 interface Proposal {
@@ -44,8 +45,8 @@ interface OldLeader {
 
 interface Publish {
   readonly subject: string;
-  readonly data: Uint8Array;
-  readonly headers: Headers;
+  readonly data: Payload;
+  readonly headers: HeaderLines;
   readonly expected: number | undefined;
   readonly expectedOf: string | undefined;
 }
@@ -122,8 +123,8 @@ class Stream {
     return this.#replicas.length > 1;
   }
 
-  #say(what: string): void {
-    this.#world.trace.say(() => `${this.name}: ${what}`);
+  #say(what: () => string): void {
+    this.#world.trace.say(() => `${this.name}: ${what()}`);
   }
 
   /** What may happen to the stream whenever somebody turns to it. */
@@ -133,7 +134,7 @@ class Stream {
     if (chance.happens(mix.elections)) this.#elect();
     if (isWrite && chance.happens(mix.stalls)) {
       this.#quorumAt = Math.max(this.#quorumAt, engine.now + chance.between(0, mix.stallMs));
-      this.#say(`no quorum until ${this.#quorumAt.toFixed(1)}`);
+      this.#say(() => `no quorum until ${this.#quorumAt.toFixed(1)}`);
     }
   }
 
@@ -148,7 +149,7 @@ class Stream {
     if (chance.happens(mix.oldLeaders)) {
       this.#oldLeaders.push({
         view: { place: this.log.end },
-        inFlight: this.#inFlight([...this.#tail, ...dropped]),
+        inFlight: new Set(this.#inFlight([...this.#tail, ...dropped])),
         until: engine.now + chance.between(0, mix.oldLeaderMs),
       });
     }
@@ -156,13 +157,14 @@ class Stream {
     this.#leader = (before + 1 + chance.below(this.#replicas.length - 1)) % this.#replicas.length;
     this.#replicas[before] = { place: this.log.end };
     this.#electedAt = engine.now + chance.between(0, mix.electionMs);
-    this.#say(
+    this.#say(() =>
       `replica ${this.#leader} is elected at ${this.#electedAt.toFixed(1)}` +
         (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ what }) => what).join(", ")}`),
     );
   }
 
   #oldLeadersNow(): readonly OldLeader[] {
+    if (this.#oldLeaders.length === 0) return this.#oldLeaders;
     const { now } = this.#world.engine;
     this.#oldLeaders = this.#oldLeaders.filter(({ until }) => until > now);
     return this.#oldLeaders;
@@ -176,9 +178,9 @@ class Stream {
     for (const old of this.#oldLeadersNow()) {
       if (chance.happens(0.5)) continue;
       taken = true;
-      const refused = this.#refusalOf(publish, old.view, old.inFlight);
+      const refused = this.#refusalOf(publish, old.view, (subject) => old.inFlight.has(subject));
       if (refused !== undefined) {
-        this.#say(`an old leader refuses ${publish.subject}`);
+        this.#say(() => `an old leader refuses ${publish.subject}`);
         answer([refused]);
       } else {
         for (const subject of this.#inFlight([{ subject: publish.subject, expectedOf: conditionOf(publish) }])) old.inFlight.add(subject);
@@ -190,9 +192,9 @@ class Stream {
     }
     // A client on the old leader's side of a cut reaches nobody else.
     if (taken && chance.happens(0.3)) return;
-    const refused = this.#refusalOf(publish, { place: this.log.end }, this.#inFlight(this.#tail));
+    const refused = this.#refusalOf(publish, { place: this.log.end }, (subject) => this.#isInFlight(subject));
     if (refused !== undefined) {
-      this.#say(`refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
+      this.#say(() => `refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
       answer([refused]);
       return;
     }
@@ -204,9 +206,9 @@ class Stream {
       apply: () => {
         const late = this.#lateMismatchOf(publish);
         if (late !== undefined) return [late];
-        const stamp = new Date(wallClockAt(engine.now)).toISOString();
-        const { seq } = this.log.append(publish.subject, publish.data, publish.headers, stamp);
-        this.#say(`${seq} is ${publish.subject}`);
+        const { subject, data, headers } = publish;
+        const { seq } = this.log.append(subject, typeof data === "string" ? Buffer.from(data) : data, headers, wallClockAt(engine.now));
+        this.#say(() => `${seq} is ${subject}`);
         return [json({ stream: this.name, seq })];
       },
     });
@@ -218,13 +220,17 @@ class Stream {
   }
 
   /** What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself. */
-  #inFlight(proposals: readonly Pick<Proposal, "subject" | "expectedOf">[]): Set<string> {
-    return new Set(proposals.flatMap(({ subject, expectedOf }) => [...(this.#tracksAll ? [subject] : []), ...(expectedOf === undefined ? [] : [expectedOf])]));
+  #inFlight(proposals: readonly Pick<Proposal, "subject" | "expectedOf">[]): string[] {
+    return proposals.flatMap(({ subject, expectedOf }) => [...(this.#tracksAll ? [subject] : []), ...(expectedOf === undefined ? [] : [expectedOf])]);
   }
 
-  #refusalOf(publish: Publish, view: View, inFlight: ReadonlySet<string>): SimulatedMessage | undefined {
+  #isInFlight(wanted: string): boolean {
+    return this.#tail.some(({ subject, expectedOf }) => expectedOf === wanted || (subject === wanted && this.#tracksAll));
+  }
+
+  #refusalOf(publish: Publish, view: View, isInFlight: (subject: string) => boolean): SimulatedMessage | undefined {
     const subject = conditionOf(publish);
-    if (subject !== undefined && this.#clustered && inFlight.has(subject)) {
+    if (subject !== undefined && this.#clustered && isInFlight(subject)) {
       return refusal(400, WRONG_LAST_SEQUENCE_IN_FLIGHT, "wrong last sequence", { stream: this.name, seq: 0 });
     }
     return this.#mismatchOf(publish, view);
@@ -266,7 +272,7 @@ class Stream {
       what: `the purge of ${filter}`,
       apply: () => {
         const purged = this.log.purge(filter, upTo);
-        this.#say(`purges ${purged} of ${filter}`);
+        this.#say(() => `purges ${purged} of ${filter}`);
         return [json({ success: true, purged })];
       },
     });
@@ -371,7 +377,7 @@ class Stream {
     const upTo = this.log.sequenceAt(view.place);
     if (multi.length > 0) {
       const found = this.log.lastOfEach(multi.map(String), view);
-      this.#told(`multi_last ${multi.join(" ")}`, view, found);
+      this.#told(() => `multi_last ${multi.join(" ")}`, view, found);
       if (found.length > MAX_MATCHES) return [status(413, "Too Many Results")];
       if (found.length === 0) return [status(404, "No Results")];
       // Before 2.12 the end counted one too few.
@@ -382,7 +388,7 @@ class Stream {
     }
     if (typeof next === "string") {
       const found = this.log.from(seq, next, view);
-      this.#told(`next_by_subj ${next} from ${seq}`, view, found);
+      this.#told(() => `next_by_subj ${next} from ${seq}`, view, found);
       const [first] = found;
       if (first === undefined) return [status(404, "Message Not Found")];
       if (batch === 0) return [this.#message(first)];
@@ -393,26 +399,22 @@ class Stream {
     }
     if (typeof last === "string") {
       const found = this.log.lastMatching(last, view);
-      this.#told(`last ${last}`, view, found === undefined ? [] : [found]);
+      this.#told(() => `last ${last}`, view, found === undefined ? [] : [found]);
       return [found === undefined ? status(404, "Message Not Found") : this.#message(found)];
     }
     throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
   }
 
-  #told(what: string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
-    this.#say(
-      `${what}: ${found.length === 0 ? "nothing" : found.map(({ seq, subject }) => `${seq} ${subject}`).join(", ")}, up to ${this.log.sequenceAt(place)}` +
+  #told(what: () => string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
+    this.#say(() =>
+      `${what()}: ${found.length === 0 ? "nothing" : found.map(({ seq, subject }) => `${seq} ${subject}`).join(", ")}, up to ${this.log.sequenceAt(place)}` +
         (snapshot === undefined ? "" : `, in the middle of a snapshot of ${this.log.sequenceAt(snapshot)}`) +
         `, of ${this.log.sequenceAt(this.log.end)}`,
     );
   }
 
-  #message({ subject, seq, stamp, data, headers: own }: StoredMessage, more: Readonly<Record<string, number>> = {}): SimulatedMessage {
-    const headers = new SimulatedHeaders();
-    for (const [name, value] of own) headers.set(name, value);
-    headers.set("Nats-Stream", this.name).set("Nats-Subject", subject).set("Nats-Sequence", String(seq)).set("Nats-Time-Stamp", stamp);
-    for (const [name, value] of Object.entries(more)) headers.set(name, String(value));
-    return { data, headers };
+  #message(message: StoredMessage, more: HeaderLines = []): SimulatedMessage {
+    return { data: message.data, headers: new SimulatedHeaders(0, "", [...message.lines(this.name), ...more]) };
   }
 
   #batch(
@@ -429,7 +431,7 @@ class Stream {
     let pending = found.length;
     for (const message of found.slice(0, batch)) {
       pending--;
-      messages.push(this.#message(message, { "Nats-Num-Pending": pending + itself, "Nats-Last-Sequence": last }));
+      messages.push(this.#message(message, [["Nats-Num-Pending", String(pending + itself)], ["Nats-Last-Sequence", String(last)]]));
       last = message.seq;
       bytes += sizeOf(message);
       if (bytes >= maxBytes) break;
@@ -478,7 +480,7 @@ export class SimulatedServers {
     return this.#streams.get(name);
   }
 
-  receive(subject: string, payload: Uint8Array, headers: SimulatedHeaders | undefined, answer: Answer): void {
+  receive(subject: string, payload: Payload, headers: SimulatedHeaders | undefined, answer: Answer): void {
     if (subject.startsWith("$KV.")) {
       const [, bucket = "", key] = subject.split(".", 3);
       const stream = key === undefined ? undefined : this.#streams.get(`KV_${bucket}`);
@@ -491,7 +493,7 @@ export class SimulatedServers {
       stream.write({
         subject,
         data: payload,
-        headers: headers === undefined ? [] : [...headers.entries()],
+        headers: headers?.entries() ?? [],
         expected: expected === "" ? undefined : Number(expected),
         expectedOf: expectedOf === "" ? undefined : expectedOf,
       }, answer);
@@ -546,7 +548,8 @@ export class SimulatedServers {
   }
 }
 
-function parse(payload: Uint8Array): Json {
+function parse(payload: Payload): Json {
   if (payload.length === 0) return {};
-  return JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8")) as Json;
+  const text = typeof payload === "string" ? payload : Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8");
+  return JSON.parse(text) as Json;
 }

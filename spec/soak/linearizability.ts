@@ -100,6 +100,8 @@ function after<Input, Output>(
   wanted: number,
   maxCourses: number,
 ): Course[] {
+  const simple = simply(model, courses, places, wanted);
+  if (simple !== undefined) return [simple];
   const found = new Map<string, Course>();
   const seen = new Set<string>();
   const stack = [...courses];
@@ -132,6 +134,21 @@ function after<Input, Output>(
     stack.push(...next);
   }
   return [...found.values()];
+}
+
+/** The only course where it is plain: the operation has taken effect already, or is right here and changes nothing. */
+function simply<Input, Output>(
+  model: Model<Input, Output>,
+  courses: readonly Course[],
+  places: readonly (Operation<Input, Output> | undefined)[],
+  wanted: number,
+): Course | undefined {
+  const [course, ...others] = courses;
+  if (course === undefined || others.length > 0) return undefined;
+  if (isDone(course, wanted)) return turned(course, wanted);
+  const operation = places[wanted];
+  if (operation === undefined || model.isPure?.(operation.input, operation.output) !== true) return undefined;
+  return model.step(course.state, operation.input, operation.output) === course.state ? course : undefined;
 }
 
 const nameOf = ({ state, low, high }: Course): string => `${state} ${low} ${high}`;
