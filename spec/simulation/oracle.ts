@@ -1,5 +1,5 @@
 /** What must hold of a history, whatever happened: docs of the promises are in the contract, by number. */
-import { READS, roomModel, wrongKey, type HistoryEntry, type RoomOperation, type SoakOperation } from "../soak/jetstream-history.js";
+import { READS, missingKey, roomModel, wrongKey, type HistoryEntry, type RoomOperation, type SoakOperation } from "../soak/jetstream-history.js";
 import { TooManyCourses, unexplained, type Model, type Operation } from "../soak/linearizability.js";
 import { USERS } from "../soak/jetstream-history.js";
 import { ALLOWLIST, type AllowlistOperation, type SimulatedOperation } from "./operations.js";
@@ -141,7 +141,7 @@ export function violations(entries: readonly Entry[], options: OracleOptions): V
       for (let i = 0; i < MAX_OF_A_RECORD; i++) {
         const wrong = at === ALLOWLIST ? unexplainedIn(allowlistModel, rest) : unexplainedIn(roomModel, rest);
         if (wrong === undefined) break;
-        found.push(described(wrong));
+        found.push(described(wrong, record));
         rest = rest.filter((entry) => entry !== wrong);
       }
     } catch (error) {
@@ -151,6 +151,8 @@ export function violations(entries: readonly Entry[], options: OracleOptions): V
     const history = record.map(historic);
     const key = wrongKey(at, history, (id) => known.get(id));
     if (key !== undefined) found.push({ kind: "a key that should not be seen", why: key.why, id: record[key.index]?.id ?? "" });
+    const missing = missingKey(record.map((entry) => ({ ...historic(entry), store: entry.store })));
+    if (missing !== undefined) found.push({ kind: "a key that is missing", why: missing.why, id: record[missing.index]?.id ?? "" });
   }
   found.push(...backwards(entries));
   return found;
@@ -164,13 +166,26 @@ function unexplainedIn<Op>(model: Model<Op, string>, record: readonly Entry[]): 
 
 const historic = ({ id, at, op, invoked, returned, out }: Entry): HistoryEntry => ({ id, at, input: op as RoomOperation & SoakOperation, invoked, returned, output: out });
 
-function described(entry: Entry): Violation {
+function described(entry: Entry, record: readonly Entry[]): Violation {
   const { op, out, id } = entry;
   const what = `${JSON.stringify(op)} on ${entry.at} answered ${out ?? "nothing"}, which no order of the operations explains`;
   const isYes = out === "active" || (out === "true" && READS.has(op.f)) || (out === "true" && ALLOW_READS.has(op.f));
-  if (isYes) return { kind: `a wrong yes of ${op.f}`, why: what, id };
+  if (isYes) return { kind: `a wrong yes of ${op.f}${whileWhat(entry, record)}`, why: what, id };
   if (out === "unknown" || out === "NOT_FOUND") return { kind: `a wrong ${out} of ${op.f}`, why: what, id };
   return { kind: `a wrong answer of ${op.f}`, why: what, id };
+}
+
+/** What became of a user after the change that a wrong yes should have seen, for whoever looks for one such course. */
+function whileWhat(entry: Entry, record: readonly Entry[]): string {
+  const { op, invoked, returned = Infinity } = entry;
+  if (!("u" in op) || op.f === "add") return "";
+  const changes = record.filter((each) => !ALLOW_READS.has(each.op.f) && each.invoked < returned);
+  const isOwn = (each: Entry): boolean => "u" in each.op && each.op.u === op.u;
+  const taken = changes.findLast((each) => isOwn(each) && each.out === "ok" && (each.returned ?? Infinity) < invoked && (each.op.f === "revoke" || each.op.f === "role"));
+  if (taken === undefined) return "";
+  const later = changes.filter((each) => (each.returned ?? Infinity) > (taken.returned ?? Infinity) && each !== taken);
+  if (later.some(isOwn)) return ", after the user's own later change";
+  return later.length > 0 ? ", after another user's later change" : "";
 }
 
 /** A store never reads an older version of a user than it read before. */

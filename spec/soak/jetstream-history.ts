@@ -11,7 +11,9 @@ export type RoomOperation =
   | { f: "create"; e: number }
   | { f: "delete" | "list" | "get" | "rename" }
   | { f: "add"; e: number; joined: boolean; epoch?: number }
-  | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "keys" | "member"; e: number }
+  | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "member"; e: number }
+  /** All keys of a member; `newest`: the one of the highest epoch alone. */
+  | { f: "keys"; e: number; newest?: boolean }
   | { f: "put"; e: number; epoch: number }
   | { f: "rekey"; epoch: number; members: string };
 
@@ -150,7 +152,8 @@ export const roomModel: Model<RoomOperation, string> = {
         // Of the rooms it says that the endpoint is in this one, of the memberships as what.
         return output === "in" ? state : answers(`${room.owner === operation.e ? "owner" : "member"} ${as}`);
       case "keys":
-        // What it says of keys is looked at elsewhere; that it is refused is about the membership.
+        // What it says of keys is looked at elsewhere; that it is refused is about the membership, or a member without a key.
+        if (operation.newest === true && output === "NOT_FOUND") return state;
         return (output === "NOT_FOUND") === (as === ".") ? state : undefined;
       case "put":
         if (as === ".") return answers("NOT_FOUND");
@@ -197,6 +200,50 @@ export function wrongKey(
     }
   }
   return undefined;
+}
+
+/**
+ * A key that has to be there: whose writer was told so before the read began, and whose membership lasts. Answers the index of
+ * the read that misses it. What one store puts another one may see later: only a key that came with a change of the room counts
+ * for all.
+ */
+export function missingKey(
+  entries: readonly (HistoryEntry & { readonly store: string })[],
+): { readonly index: number; readonly why: string } | undefined {
+  for (const [index, read] of entries.entries()) {
+    const { input, output, returned } = read;
+    if (input.f !== "keys" || returned === undefined || output === undefined) continue;
+    const { e, newest } = input;
+    const seen = output.startsWith("[") ? (JSON.parse(output) as [number, string][]) : output === "NOT_FOUND" && newest === true ? [] : undefined;
+    if (seen === undefined) continue;
+    const highest = Math.max(0, ...seen.map(([epoch]) => epoch));
+    for (const source of entries) {
+      const epoch = source.output === "ok" && (source.returned ?? Infinity) < read.invoked ? epochOf(source, e) : undefined;
+      if (epoch === undefined || (source.input.f === "put" && source.store !== read.store)) continue;
+      if (newest === true ? highest >= epoch : seen.some(([known, id]) => known === epoch && id === source.id)) continue;
+      const mayBeOver = entries.some(({ input: other, output: out, invoked, returned: end = Infinity }) =>
+        (out === undefined || out === "ok") && (other.f === "delete" || (other.f === "remove" && other.e === e)) && end > source.invoked && invoked < returned);
+      if (!mayBeOver) return { index, why: `the key of epoch ${epoch} of e${e}, written by ${source.id}, is not in ${output}` };
+    }
+  }
+  return undefined;
+}
+
+/** The epoch of the key that an operation gives to an endpoint. */
+function epochOf({ input }: HistoryEntry, e: number): number | undefined {
+  switch (input.f) {
+    case "create":
+      return input.e === e ? 1 : undefined;
+    case "add":
+      return "e" in input && input.e === e ? input.epoch : undefined;
+    case "put":
+      return input.e === e ? input.epoch : undefined;
+    case "rekey":
+      return input.members[e] === "x" ? input.epoch + 1 : undefined;
+    case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
+    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member":
+      return undefined;
+  }
 }
 
 /** Why a key that was read cannot be of this operation. */
