@@ -237,7 +237,7 @@ export class Comparison {
       engine: this.#engine,
       chance,
       trace: new Trace(this.#engine, false),
-      mix: { ...without(mixOf(chance), new Set(FAULTS)), replicas, version: real.version },
+      mix: { ...without(mixOf(chance), new Set(FAULTS)), replicas, versions: [real.version] },
       aboutToRead: () => undefined,
     };
     this.#servers = new SimulatedServers(world);
@@ -448,7 +448,7 @@ export class Comparison {
     const answer: Plain[] = [];
     const own = new SimulatedHeaders();
     for (const [name, value] of Object.entries(headers)) own.set(name, value);
-    this.#servers.receive(subject, Buffer.from(payload), Object.keys(headers).length > 0 ? own : undefined, (messages) => {
+    this.#servers.receive(subject, Buffer.from(payload), Object.keys(headers).length > 0 ? own : undefined, { home: 0 }, (messages) => {
       answer.push(...messages.map(plainSimulated));
     });
     return answer;

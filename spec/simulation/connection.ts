@@ -1,6 +1,7 @@
 /** A client's connection to the simulated servers: messages that take their time, are lost, late or cut in the middle. */
 import type { NatsConnection } from "unibus-membership";
-import { isBarrier } from "./log.js";
+import { versionOf } from "./mix.js";
+import { isBarrier, type Place } from "./log.js";
 import { clientError, type SimulatedHeaders, type SimulatedMessage } from "./messages.js";
 import type { SimulatedProcess } from "./process.js";
 import type { Answer, SimulatedServers, World } from "./server.js";
@@ -14,19 +15,24 @@ export class SimulatedConnection implements NatsConnection {
   readonly #process: SimulatedProcess;
   readonly #servers: SimulatedServers;
   readonly #world: World;
+  /** The server that it is of: mostly that one's replicas answer. */
+  readonly #home: number;
   #closed = false;
   /** What is sent before then waits for the connection; what was under way to the client is lost. */
   #connectedAt = 0;
   #connection = 0;
+  /** The last write whose acknowledgement was lost. */
+  #lost: string | undefined;
 
-  constructor(process: SimulatedProcess, servers: SimulatedServers, world: World) {
+  constructor(process: SimulatedProcess, servers: SimulatedServers, home: number, world: World) {
     this.#process = process;
     this.#servers = servers;
+    this.#home = home;
     this.#world = world;
   }
 
   get info(): { version: string; jetstream: boolean } {
-    return { version: this.#world.mix.version, jetstream: true };
+    return { version: versionOf(this.#world.mix, this.#home), jetstream: true };
   }
 
   isClosed(): boolean {
@@ -102,21 +108,32 @@ export class SimulatedConnection implements NatsConnection {
     }
     let delay = Math.max(0, this.#connectedAt - engine.now) + this.#delay();
     if (chance.happens(isWrite ? mix.heldWrites : mix.heldReads)) delay += chance.between(0, mix.heldMs);
-    if (subject.startsWith(DIRECT_GET) && chance.happens(mix.superseded)) {
-      const [stream = ""] = subject.slice(DIRECT_GET.length).split(".", 1);
-      this.#world.aboutToRead(stream, this.#process.name);
-      delay += chance.between(2, 20) * mix.delayMs;
-    }
+    const sent = subject.startsWith(DIRECT_GET) ? this.#beforeRead(subject.slice(DIRECT_GET.length)) : undefined;
+    if (sent !== undefined) delay += chance.between(2, 20) * mix.delayMs;
     engine.after(delay, () => {
-      this.#servers.receive(subject, payload ?? "", headers, (messages) => {
+      this.#servers.receive(subject, payload ?? "", headers, { home: this.#home, sent }, (messages) => {
         this.#answer(subject, messages, deliver);
       });
     });
   }
 
+  /** Others may come before a read. Answers where the stream was when it was sent. */
+  #beforeRead(asked: string): Place | undefined {
+    const { chance, mix } = this.#world;
+    const [name = ""] = asked.split(".", 1);
+    const lost = this.#lost?.startsWith(`$KV.${name.slice("KV_".length)}.`) === true ? this.#lost : undefined;
+    // Whoever missed an acknowledgement looks whether it was stored.
+    const isWanted = lost !== undefined && mix.superseded > 0 && chance.happens(0.9);
+    if (!isWanted && !chance.happens(mix.superseded)) return undefined;
+    if (isWanted) this.#lost = undefined;
+    this.#world.aboutToRead(name, this.#process.name, isWanted ? lost : undefined);
+    return this.#servers.stream(name)?.log.end;
+  }
+
   #answer(subject: string, messages: readonly SimulatedMessage[], deliver: Answer): void {
     const { engine, chance, mix, trace } = this.#world;
     if (chance.happens(mix.lostAnswers)) {
+      if (subject.startsWith("$KV.") && !isBarrier(subject)) this.#lost = subject;
       trace.say(() => `${this.#process.name}: the answer to ${subject} is lost`);
       return;
     }
@@ -127,6 +144,11 @@ export class SimulatedConnection implements NatsConnection {
       const to = chance.happens(0.5) ? messages.length : from;
       heard = chance.happens(0.5) ? messages.slice(from) : [...messages.slice(0, from), ...messages.slice(to)];
       trace.say(() => `${this.#process.name} hears ${heard.length} of ${messages.length} messages that answer ${subject}`);
+    }
+    if (chance.happens(mix.doubledAnswers)) {
+      const at = chance.below(heard.length);
+      heard = chance.happens(0.5) ? [...heard, ...heard] : [...heard.slice(0, at + 1), ...heard.slice(at)];
+      trace.say(() => `${this.#process.name} hears a part of what answers ${subject} twice`);
     }
     const connection = this.#connection;
     let late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;

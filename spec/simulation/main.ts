@@ -1,4 +1,4 @@
-// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--replay JSON] [--digest N]
+// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -17,6 +17,8 @@ const { values } = parseArgs({
     shrink: { type: "string", default: "20" },
     /** Goes on after a violation, and counts what it meets. */
     all: { type: "boolean", default: false },
+    /** Only violations whose kind contains this. */
+    kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
     replay: { type: "string" },
     /** So many traces, as one digest. */
@@ -66,7 +68,7 @@ async function explore(): Promise<number> {
     const outcome = await simulate(schedule, loader);
     count++;
     calls += outcome.entries.length;
-    const kinds = new Set(outcome.violations.map(({ kind }) => kind));
+    const kinds = new Set(outcome.violations.map(({ kind }) => kind).filter((kind) => kind.includes(values.kind)));
     for (const kind of kinds) {
       const seeds = found.get(kind);
       if (seeds === undefined) {

@@ -3,7 +3,8 @@ import type { Chance } from "./chance.js";
 
 export interface Mix {
   readonly replicas: 1 | 3;
-  readonly version: string;
+  /** Of each server. A client knows that of its own alone. */
+  readonly versions: readonly [string, ...string[]];
   readonly stores: number;
   /** Milliseconds of one way of a message, and the share of messages that take up to `slowMs`. */
   readonly delayMs: number;
@@ -33,6 +34,8 @@ export interface Mix {
   /** Answers that take up to `heldMs` to their client. */
   readonly lateAnswers: number;
   readonly cutAnswers: number;
+  /** Answers of which a message, or everything, comes twice. */
+  readonly doubledAnswers: number;
   readonly disconnects: number;
   readonly disconnectMs: number;
   /** A process that stops when it sends a write, or at any other event; one that dies there. */
@@ -50,7 +53,7 @@ export interface Mix {
 /** The faults, by name, for whoever wants to do without one. */
 export const FAULTS = [
   "slow", "heldReads", "heldWrites", "superseded", "staleReads", "snapshots", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers",
-  "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens",
+  "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens",
 ] as const satisfies readonly (keyof Mix)[];
 
 export type Fault = (typeof FAULTS)[number];
@@ -70,9 +73,10 @@ const MOST: Readonly<Record<Fault, number>> = {
   oldLeaders: 1,
   stalls: 0.02,
   lostRequests: 0.03,
-  lostAnswers: 0.15,
+  lostAnswers: 0.25,
   lateAnswers: 0.3,
   cutAnswers: 0.1,
+  doubledAnswers: 0.1,
   disconnects: 0.01,
   stopsAtWrite: 0.1,
   stops: 0.005,
@@ -87,27 +91,27 @@ const THEMES: readonly (readonly Fault[])[] = [
   ["superseded", "staleReads", "snapshots"],
   ["elections", "oldLeaders", "stalls", "heldWrites"],
   ["slow", "heldReads", "lateAnswers"],
-  ["lostRequests", "lostAnswers", "cutAnswers", "disconnects"],
+  ["lostRequests", "lostAnswers", "cutAnswers", "doubledAnswers", "disconnects"],
   ["stopsAtWrite", "stops", "deaths", "reopens"],
   ["shortCalls", "aborts"],
 ];
 
 export function mixOf(chance: Chance): Mix {
   const share = new Map<Fault, number>();
-  if (chance.happens(0.5)) {
+  if (chance.happens(0.4)) {
     // Each fault is there in half of the mixes: what hides another one is absent in many.
     for (const fault of FAULTS) if (chance.happens(0.5)) share.set(fault, chance.between(0.1, 1));
   } else {
     // A few themes, in earnest, and nothing else.
-    for (const theme of THEMES) {
-      if (!chance.happens(0.4)) continue;
-      for (const fault of theme) if (chance.happens(0.8)) share.set(fault, chance.between(0.4, 1));
+    for (const [i, theme] of THEMES.entries()) {
+      if (!chance.happens(i === 0 ? 0.8 : 0.35)) continue;
+      for (const fault of theme) if (chance.happens(0.9)) share.set(fault, chance.between(0.4, 1));
     }
   }
   const often = (fault: Fault): number => MOST[fault] * (share.get(fault) ?? 0);
   return {
     replicas: chance.happens(0.9) ? 3 : 1,
-    version: chance.of(VERSIONS),
+    versions: chance.happens(0.2) ? [chance.of(VERSIONS), chance.of(VERSIONS), chance.of(VERSIONS)] : [chance.of(VERSIONS)],
     stores: chance.of([2, 2, 3, 4]),
     delayMs: chance.between(0.1, 2),
     slow: often("slow"),
@@ -129,6 +133,7 @@ export function mixOf(chance: Chance): Mix {
     lostAnswers: often("lostAnswers"),
     lateAnswers: often("lateAnswers"),
     cutAnswers: often("cutAnswers"),
+    doubledAnswers: often("doubledAnswers"),
     disconnects: often("disconnects"),
     disconnectMs: chance.of([10, 300, 2000]),
     stopsAtWrite: often("stopsAtWrite"),
@@ -140,6 +145,12 @@ export function mixOf(chance: Chance): Mix {
     reopens: often("reopens"),
   };
 }
+
+/** The version of a server: where there is one, it is that of all. */
+export const versionOf = ({ versions }: Mix, server: number): string => versions[server % versions.length] ?? versions[0];
+
+/** A server before 2.12 misses in a read of several keys what is written at that very moment, and knows of fewer writes under way. */
+export const isOld = (version: string): boolean => version.startsWith("2.11.");
 
 /** The mix without some of its faults. */
 export function without(mix: Mix, faults: ReadonlySet<Fault>): Mix {

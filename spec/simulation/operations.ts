@@ -28,6 +28,9 @@ const CHECKS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "hasAdmin",
 
 export const isChange = ({ f }: SimulatedOperation): boolean => !READS.has(f) && !CHECKS.has(f);
 
+/** Of these a store remembers what it read. */
+export const isCheck = ({ f }: SimulatedOperation): boolean => f === "authorize" || f === "isAdmin" || f === "isMember";
+
 export const userKey = (u: number): string => `user-${u}`;
 export const roomId = (r: number): string => `room-${r}`;
 export const endpointName = (e: number): string => `e${e}`;
@@ -44,18 +47,27 @@ export interface Taste {
   readonly lanes: number;
   /** So many stores make the checks, the others the changes; 0: whoever comes. A store that checks much remembers much. */
   readonly checkers: number;
+  /** How often another store asks about a change as soon as it was acknowledged. */
+  readonly followUps: number;
+  /** Whether clients change only what they believe can be changed. */
+  readonly sensible: boolean;
   /** Whether records are there when it begins. */
   readonly prepared: boolean;
+  /** Whether each store has asked about every user then. */
+  readonly remembered: boolean;
   /** Milliseconds between two calls of a lane, mostly; now and then much more. */
   readonly gapMs: number;
 }
 
 export function tasteOf(chance: Chance): Taste {
   return {
-    users: chance.of([0, 0.5, 1, 1]),
+    users: chance.of([0, 0, 0.5, 1, 1]),
     checks: chance.between(0.2, 0.7),
+    followUps: chance.of([0, 0, 0.5, 1]),
+    sensible: chance.happens(0.7),
     prepared: chance.happens(0.7),
-    userCount: chance.of([1, 2, 2, USERS]),
+    remembered: chance.happens(0.5),
+    userCount: chance.of([1, 2, USERS, USERS]),
     roomCount: 1 + chance.below(ROOMS),
     endpointCount: 2 + chance.below(ENDPOINTS - 1),
     lanes: chance.of([1, 2, 2, 3]),
@@ -64,16 +76,18 @@ export function tasteOf(chance: Chance): Taste {
   };
 }
 
-/** What is there when the rest begins: active users, rooms with an owner and a member. */
-export function preparation(chance: Chance, taste: Taste): Step[] {
-  const step = (room: number, op: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 });
+/** What is there when the rest begins: active users, of whom the stores may know, rooms with an owner and a member. */
+export function preparation(chance: Chance, taste: Taste, stores: number): Step[] {
   const steps: Step[] = [];
+  const step = (store: number, room: number, op: SimulatedOperation): number => steps.push({ store, lane: 0, gapMs: 0, room, op, dice: 0.5 });
   if (!taste.prepared) return steps;
-  for (let u = 0; taste.users > 0 && u < taste.userCount; u++) steps.push(step(0, { f: "add", u, role: chance.of(["admin", "admin", "member"]) }));
+  const users = taste.users > 0 ? Array.from({ length: taste.userCount }, (_, u) => u) : [];
+  for (const u of users) step(0, 0, { f: "add", u, role: chance.of(["admin", "admin", "admin", "member"]) });
   for (let room = 0; taste.users < 1 && room < taste.roomCount; room++) {
-    steps.push(step(room, { f: "create", e: 0 }));
-    for (let e = 1; e < Math.min(3, taste.endpointCount); e++) steps.push(step(room, { f: "add", e, joined: true, epoch: 1 }));
+    step(0, room, { f: "create", e: 0 });
+    for (let e = 1; e < Math.min(3, taste.endpointCount); e++) step(0, room, { f: "add", e, joined: true, epoch: 1 });
   }
+  for (let store = 0; taste.remembered && store < stores; store++) for (const u of users) step(store, 0, { f: "authorize", u });
   return steps;
 }
 
@@ -94,28 +108,104 @@ export function stepsOf(chance: Chance, count: number, stores: number, taste: Ta
   });
 }
 
-/** What was changed last: who reads now most likely reads that. */
-export interface Touched {
-  u: number;
-  room: number;
+interface Standing {
+  readonly admin: boolean;
+  readonly active: boolean;
+}
+
+function changed(before: Standing, op: AllowlistOperation): Standing {
+  switch (op.f) {
+    case "add":
+    case "role":
+      return { ...before, admin: op.role === "admin" };
+    case "first":
+      return { admin: true, active: true };
+    case "revoke":
+    case "reinstate":
+      return { ...before, active: op.f === "reinstate" };
+    case "name": case "authorize": case "isAdmin": case "listed": case "getUser": case "hasAdmin":
+      return before;
+  }
+}
+
+/** What was changed last, which whoever reads now most likely reads, and how users seem to stand. */
+export class Touched {
+  u = 0;
+  room = 0;
+  e = 0;
+  readonly #users = new Map<number, Standing>();
+  /** Who was an admin until the last change of any admin: that stands in the guard, until a change of another takes its place. */
+  taken: number | undefined;
+
+  begins(room: number, op: SimulatedOperation): void {
+    if (!isChange(op)) return;
+    if ("u" in op) {
+      this.u = op.u;
+      return;
+    }
+    this.room = room;
+    if ("e" in op) this.e = op.e;
+  }
+
+  /** A change was acknowledged. */
+  ended(op: SimulatedOperation): void {
+    if (!("u" in op)) return;
+    const before = this.#users.get(op.u) ?? { admin: false, active: true };
+    const after = changed(before, op);
+    this.#users.set(op.u, after);
+    const [was, is] = [before.admin && before.active, after.admin && after.active];
+    if (was !== is) this.taken = was ? op.u : undefined;
+  }
+
+  /** A change of a user that can be made, as far as it is known how the user stands. */
+  sensible(u: number, dice: number): AllowlistOperation {
+    const user = this.#users.get(u);
+    if (user === undefined) return { f: "add", u, role: dice < 0.7 ? "admin" : "member" };
+    if (!user.active) return { f: "reinstate", u };
+    if (user.admin) return dice < 0.7 ? { f: "revoke", u } : { f: "role", u, role: "member" };
+    return dice < 0.7 ? { f: "role", u, role: "admin" } : { f: "revoke", u };
+  }
+}
+
+/** The same step, or one of the same user that can be made. */
+export function sensibly(step: Step, touched: Touched): Step {
+  const { op, dice } = step;
+  if (op.f !== "add" && op.f !== "role" && op.f !== "revoke" && op.f !== "reinstate") return step;
+  return "u" in op ? { ...step, op: touched.sensible(op.u, dice) } : step;
 }
 
 /** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
-export function interference(chance: Chance, stream: string, taste: Taste, touched: Touched): Step {
-  const u = chance.happens(0.8) ? touched.u : chance.below(taste.userCount);
-  const op = stream === "KV_users" ? userInterference(chance, taste, u) : chance.happens(0.5) ? { f: "rename" as const } : roomOperation(chance, taste, false);
-  return { store: 0, lane: 0, gapMs: 0, room: chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op, dice: 0.5 };
+export function interference(chance: Chance, stream: string, taste: Taste, touched: Touched, lost: string | undefined): Step {
+  const [kind, number] = lost === undefined ? [] : Buffer.from(lost.split(".").at(-1) ?? "", "base64url").toString().split("-");
+  const step = (room: number, op: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 });
+  // It leaves nothing of the write that somebody asks about.
+  if (kind === "user") return step(0, { f: "name", u: Number(number) });
+  if (kind === "room") return step(Number(number), { f: "rename" });
+  if (stream === "KV_users") return step(0, userInterference(chance, taste, touched));
+  const op = chance.happens(0.4) ? { f: "rename" as const } : roomOperation(chance, taste, false);
+  return step(chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op);
 }
 
-function userInterference(chance: Chance, taste: Taste, touched: number): AllowlistOperation {
-  const kind = chance.next();
-  if (kind < 0.4) return { f: "name", u: touched };
-  if (kind < 0.5) return { f: "revoke", u: touched };
-  if (kind < 0.6 || taste.userCount === 1) return userOperation(chance, taste, false);
+/** What somebody asks who has just heard of a change. */
+export function followUp(chance: Chance, taste: Taste, room: number, op: SimulatedOperation): Step {
+  const step = (asked: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op: asked, dice: 0.5 });
+  if ("u" in op) {
+    const f = chance.of(op.f === "role" ? ["isAdmin", "isAdmin", "authorize", "listed"] : ["authorize", "authorize", "authorize", "isAdmin", "listed", "hasAdmin"]);
+    return step(f === "hasAdmin" ? { f } : { f, u: op.u });
+  }
+  const e = "e" in op ? op.e : chance.below(taste.endpointCount);
+  const f = chance.of(op.f === "rekey" || op.f === "put" ? ["keys"] : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"]);
+  return step(f === "list" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e });
+}
+
+function userInterference(chance: Chance, taste: Taste, touched: Touched): AllowlistOperation {
+  const { taken } = touched;
+  const u = taken !== undefined && chance.happens(0.8) ? taken : chance.happens(0.8) ? touched.u : chance.below(taste.userCount);
   // Of another admin: it replaces the guard, and puts what the guard said of this one into its record.
-  const u = (touched + 1 + chance.below(taste.userCount - 1)) % taste.userCount;
-  const f = chance.of(["role", "role", "role", "revoke", "reinstate"]);
-  return f === "role" ? { f, u, role: chance.of(["admin", "member"]) } : { f, u };
+  if (taste.userCount > 1 && chance.happens(u === taken ? 0.8 : 0.3)) return touched.sensible((u + 1 + chance.below(taste.userCount - 1)) % taste.userCount, chance.next());
+  const kind = chance.next();
+  if (kind < 0.6) return { f: "name", u };
+  return kind < 0.85 ? touched.sensible(u, chance.next()) : userOperation(chance, taste, false);
 }
 
 function userOperation(chance: Chance, taste: Taste, isCheck: boolean): AllowlistOperation {
@@ -133,6 +223,7 @@ function roomOperation(chance: Chance, taste: Taste, isCheck: boolean): RoomOper
   const e = chance.below(taste.endpointCount);
   if (isCheck) {
     const f = chance.of(["isMember", "isMember", "isMember", "isMember", "list", "indexed", "keys", "keys", "get", "member"]);
+    if (f === "keys") return { f, e, newest: chance.happens(0.4) };
     return f === "list" || f === "get" ? { f } : { f, e };
   }
   const f = chance.of([
@@ -271,7 +362,7 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
       return run(async (store, bounds) => {
         // As fresh as this call, because the list before it was.
         await store.members.list(room, bounds);
-        const keys = await store.roomKeys.list(room, endpoint, bounds);
+        const keys = op.newest === true ? [await store.roomKeys.get(room, endpoint, undefined, bounds)] : await store.roomKeys.list(room, endpoint, bounds);
         return JSON.stringify(keys.map((key) => [key.epoch, Buffer.from(key.sealed).toString()]));
       });
     case "put":

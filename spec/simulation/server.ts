@@ -5,9 +5,9 @@
 import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
-import { Log, type StoredMessage, type View } from "./log.js";
+import { Log, type Place, type StoredMessage, type View } from "./log.js";
 import { SimulatedHeaders, json, status, type HeaderLines, type SimulatedMessage } from "./messages.js";
-import type { Mix } from "./mix.js";
+import { isOld, versionOf, type Mix } from "./mix.js";
 import { wallClockAt } from "./process.js";
 import type { Trace } from "./trace.js";
 
@@ -19,12 +19,22 @@ export interface World {
   readonly trace: Trace;
   /** What may go wrong just now. */
   mix: Mix;
-  /** Somebody is about to read from a stream. Another store may change just then what it reads. */
-  aboutToRead: (stream: string, reader: string) => void;
+  /**
+   * Somebody is about to read from a stream. Another store may change just then what it reads. `lost`: the subject of a write
+   * of its own there, whose acknowledgement was lost.
+   */
+  aboutToRead: (stream: string, reader: string, lost?: string) => void;
 }
 
 type Json = Readonly<Record<string, unknown>>;
 type Payload = Uint8Array | string;
+
+export interface Asker {
+  /** The server that the client has. */
+  readonly home: number;
+  /** Where the stream was when a read was sent that others came before. */
+  readonly sent?: Place | undefined;
+}
 
 /** An entry that was proposed and is not committed yet. */
 interface Proposal {
@@ -104,7 +114,7 @@ class Stream {
   readonly #replicas: View[];
   /** Until when a replica stays where it is. */
   readonly #lagsUntil: number[] = [];
-  #leader = 0;
+  #leader: number;
   #tail: Proposal[] = [];
   #oldLeaders: OldLeader[] = [];
   /** Nobody leads until then, or nobody has a quorum. */
@@ -117,6 +127,8 @@ class Stream {
     this.#config = { ...DEFAULTS, ...config };
     this.#world = world;
     this.#replicas = Array.from({ length: Number(this.#config["num_replicas"]) }, () => ({ place: 0 }));
+    // Rather one that is far from the first client, which reads more than others.
+    this.#leader = world.chance.happens(0.8) ? this.#replicas.length - 1 : world.chance.below(this.#replicas.length);
   }
 
   get #clustered(): boolean {
@@ -216,7 +228,11 @@ class Stream {
 
   /** Before 2.12 a server knew only of conditional writes that were under way. */
   get #tracksAll(): boolean {
-    return !this.#world.mix.version.startsWith("2.11.");
+    return !this.#isOld(this.#leader);
+  }
+
+  #isOld(replica: number): boolean {
+    return isOld(versionOf(this.#world.mix, replica));
   }
 
   /** What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself. */
@@ -306,17 +322,20 @@ class Stream {
     });
   }
 
-  /** Where some replica has come to that answers a read. It never goes back. */
-  #view(): View {
+  /** Where the replica has come to that answers a read, mostly that of the server that the client has. It never goes back. */
+  #view({ home, sent }: Asker): { readonly view: View; readonly replica: number } {
     const { chance, mix } = this.#world;
     const end = this.log.end;
-    const index = chance.below(this.#replicas.length);
-    const before = this.#replicas[index] ?? { place: end };
     const isCalm = mix.staleReads === 0 && mix.snapshots === 0;
-    if (index === this.#leader || isCalm) return (this.#replicas[index] = { place: end });
+    const index = chance.happens(0.8) ? home % this.#replicas.length : chance.below(this.#replicas.length);
+    const before = this.#replicas[index] ?? { place: end };
+    if (index === this.#leader || isCalm) return { view: (this.#replicas[index] = { place: end }), replica: index };
     const { now } = this.#world.engine;
     let view: View = { place: end };
-    if (before.place < end && chance.happens(mix.snapshots)) {
+    if (sent !== undefined && before.place <= sent && sent < end && mix.snapshots > 0 && chance.happens(0.7)) {
+      // As it was when somebody asked, but without what was superseded since.
+      view = { place: sent, snapshot: Math.max(end, before.snapshot ?? 0) };
+    } else if (before.place < end && chance.happens(mix.snapshots)) {
       view = this.#inSnapshot(before);
     } else if (now < (this.#lagsUntil[index] ?? 0)) {
       view = before;
@@ -325,7 +344,7 @@ class Stream {
       view = chance.happens(0.5) ? before : this.#further(before);
     }
     this.#replicas[index] = view;
-    return view;
+    return { view, replica: index };
   }
 
   /** Some of what is missing has come. */
@@ -343,32 +362,37 @@ class Stream {
     const { chance } = this.#world;
     const end = this.log.end;
     const least = before.place;
-    const [first, ...others] = this.log.lastHoles(Math.max(least, before.snapshot ?? 0), 3);
-    if (first !== undefined && chance.happens(0.8)) {
-      const { from, until } = chance.of([first, ...others]);
-      const snapshot = chance.happens(0.6) ? until : until + chance.below(end - until + 1);
-      const begin = Math.max(least, from);
-      // As far as it can be without what superseded it: whoever asks wants to know of what came before.
-      return { place: chance.happens(0.6) ? until - 1 : begin + chance.below(until - begin), snapshot };
+    const holes = this.log.lastHoles(Math.max(least, before.snapshot ?? 0), 3).filter(() => chance.happens(0.6));
+    if (holes.length > 0 && chance.happens(0.9)) {
+      const untils = holes.map(({ until }) => until);
+      const [first, last] = [Math.min(...untils), Math.max(...untils)];
+      const dice = chance.next();
+      // A leader sends what it has just then: all that there is, most often.
+      const snapshot = dice < 0.4 ? end : dice < 0.8 ? last : last + chance.below(end - last + 1);
+      const begin = Math.max(least, Math.min(first - 1, ...holes.map(({ from }) => from)));
+      // As far as it can be without what superseded them: whoever asks wants to know of what came before.
+      return { place: chance.happens(0.7) ? first - 1 : begin + chance.below(first - begin), snapshot };
     }
     const snapshot = Math.max(least + 1 + chance.below(end - least), before.snapshot ?? 0);
     return { place: least + chance.below(snapshot - least), snapshot };
   }
 
-  direct(body: Json, answer: Answer): void {
+  direct(body: Json, asker: Asker, answer: Answer): void {
     this.#mayChange(false);
     const multi = body["multi_last"];
-    let view = this.#view();
+    const found = this.#view(asker);
+    let { view } = found;
     const { chance } = this.#world;
-    if (Array.isArray(multi) && !this.#tracksAll && view.snapshot === undefined && view.place > 0 && chance.happens(0.1)) {
+    const old = this.#isOld(found.replica);
+    if (Array.isArray(multi) && old && view.snapshot === undefined && view.place > 0 && chance.happens(0.1)) {
       // A server before 2.12 misses what is written at that very moment.
       view = { place: view.place - 1, snapshot: view.place };
     }
-    answer(this.answerAt(body, view));
+    answer(this.answerAt(body, view, old));
   }
 
   /** What a replica answers that has come so far. */
-  answerAt(body: Json, view: View): readonly SimulatedMessage[] {
+  answerAt(body: Json, view: View, old = this.#isOld(this.#leader)): readonly SimulatedMessage[] {
     const { multi_last: multi = [], next_by_subj: next, last_by_subj: last, seq = 0, batch = 0 } = body;
     if (!Array.isArray(multi) || typeof seq !== "number" || typeof batch !== "number") throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
     if (multi.length === 0 && next === undefined && last === undefined && seq === 0) return [status(408, "Empty Request")];
@@ -381,7 +405,7 @@ class Stream {
       if (found.length > MAX_MATCHES) return [status(413, "Too Many Results")];
       if (found.length === 0) return [status(404, "No Results")];
       // Before 2.12 the end counted one too few.
-      const over = this.#tracksAll ? 0 : 1;
+      const over = old ? 1 : 0;
       return this.#batch(found, body, found.length, 0, (pending, before) => ({
         "Nats-Num-Pending": Math.max(0, pending - over), "Nats-Last-Sequence": before, "Nats-UpTo-Sequence": upTo,
       }));
@@ -393,7 +417,7 @@ class Stream {
       if (first === undefined) return [status(404, "Message Not Found")];
       if (batch === 0) return [this.#message(first)];
       // Before 2.12 each message counted itself among those that follow.
-      return this.#batch(found, body, batch, this.#tracksAll ? 0 : 1, (pending, before) => ({
+      return this.#batch(found, body, batch, old ? 1 : 0, (pending, before) => ({
         "Nats-Num-Pending": pending, "Nats-Last-Sequence": before,
       }));
     }
@@ -453,9 +477,9 @@ class Stream {
   }
 
   /** Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so. */
-  make(config: Json): SimulatedMessage {
+  make(config: Json, asker: Asker): SimulatedMessage {
     const isThis = isSame({ ...DEFAULTS, ...config }, this.#config);
-    return isThis ? json(this.info("changed", this.#view())) : refusal(400, 10058, "stream name already in use with a different configuration");
+    return isThis ? json(this.info("changed", this.#view(asker).view)) : refusal(400, 10058, "stream name already in use with a different configuration");
   }
 
   update(config: Json): SimulatedMessage {
@@ -480,7 +504,7 @@ export class SimulatedServers {
     return this.#streams.get(name);
   }
 
-  receive(subject: string, payload: Payload, headers: SimulatedHeaders | undefined, answer: Answer): void {
+  receive(subject: string, payload: Payload, headers: SimulatedHeaders | undefined, asker: Asker, answer: Answer): void {
     if (subject.startsWith("$KV.")) {
       const [, bucket = "", key] = subject.split(".", 3);
       const stream = key === undefined ? undefined : this.#streams.get(`KV_${bucket}`);
@@ -511,7 +535,7 @@ export class SimulatedServers {
       return;
     }
     if (api === "STREAM" && verb === "CREATE" && what !== undefined) {
-      answer([this.#create(what, body)]);
+      answer([this.#create(what, body, asker)]);
       return;
     }
     if (stream === undefined) {
@@ -522,7 +546,7 @@ export class SimulatedServers {
       case "DIRECT GET":
         // Of a key that is part of the subject nothing else can be asked but how much.
         if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes")) answer([status(408, "Bad Request")]);
-        else stream.direct(name === "" ? body : { last_by_subj: name }, answer);
+        else stream.direct(name === "" ? body : { last_by_subj: name }, asker, answer);
         return;
       case "STREAM INFO":
         answer([json(stream.info("asked"))]);
@@ -538,10 +562,10 @@ export class SimulatedServers {
     }
   }
 
-  #create(name: string, config: Json): SimulatedMessage {
+  #create(name: string, config: Json, asker: Asker): SimulatedMessage {
     if (this.#world.mix.replicas === 1 && Number(config["num_replicas"] ?? 1) > 1) return refusal(500, 10074, "replicas > 1 not supported in non-clustered mode");
     const known = this.#streams.get(name);
-    if (known !== undefined) return known.make(config);
+    if (known !== undefined) return known.make(config, asker);
     const created = new Stream(name, config, this.#world);
     this.#streams.set(name, created);
     return json(created.info("changed"));

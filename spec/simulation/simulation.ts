@@ -4,8 +4,11 @@ import type { Store } from "unibus-membership";
 import { Chance } from "./chance.js";
 import { SimulatedConnection } from "./connection.js";
 import { Engine } from "./engine.js";
-import { FAULTS, mixOf, without, type Fault, type Mix } from "./mix.js";
-import { Guesses, planRekey, planRoom, planUser, preparation, roomId, interference, stepsOf, tasteOf, type Planned, type SimulatedOperation, isChange, type Step, type Taste, type Touched } from "./operations.js";
+import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
+import {
+  Guesses, Touched, followUp, interference, isChange, isCheck, planRekey, planRoom, planUser, preparation, roomId, sensibly, stepsOf, tasteOf,
+  type Planned, type SimulatedOperation, type Step, type Taste,
+} from "./operations.js";
 import { violations, type Entry, type Violation } from "./oracle.js";
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
 import { SimulatedServers, type World } from "./server.js";
@@ -38,7 +41,9 @@ const MANY = 10;
 /** Until whoever waits for the answer of a process that died notices. */
 const AFTER_DEATH_MS = 25;
 /** Changes between a reader's turn and its answer: each takes the place of one of the planned calls. */
-const MAX_INTERFERENCES = 12;
+const MAX_INTERFERENCES = 8;
+/** Calls beyond those that are planned, where it is worth it. */
+const SPARE = 4;
 const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey"]);
 const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
@@ -68,7 +73,12 @@ interface Client {
   readonly waiting: (() => void)[];
   /** Calls under way: of a process that dies none ever ends. */
   readonly calls: Set<() => void>;
+  /** The records that it asked about: it may remember them. */
+  readonly asked: Set<string>;
 }
+
+/** The record that a call is about. */
+const recordOf = ({ op, room }: Step): string => ("u" in op ? `user ${op.u}` : `room ${room}`);
 
 class Simulation {
   readonly #schedule: Schedule;
@@ -88,9 +98,15 @@ class Simulation {
   #calls = 0;
   #underWay = 0;
   #interfered = 0;
+  /** The stores that do so just now. */
+  readonly #interfering = new Set<string>();
+  /** The stores that ask about a change that was acknowledged. */
+  readonly #following = new Set<string>();
   /** Calls that may still be made before the end: those between a reader's turn and its answer are some of them. */
   #left: number;
-  readonly #touched: Touched = { u: 0, room: 0 };
+  #spare = 0;
+  readonly #touched = new Touched();
+  readonly #taste: Taste;
 
   constructor(schedule: Schedule, loader: LibraryLoader, wantsTrace: boolean) {
     this.#schedule = schedule;
@@ -103,24 +119,27 @@ class Simulation {
       chance: new Chance(schedule.seed, 2, schedule.turn),
       trace: this.#trace,
       mix: without(this.#mix, CALM),
-      aboutToRead: () => undefined,
+      aboutToRead: (stream, reader, lost) => {
+        this.#interfere(stream, reader, lost);
+      },
     };
+    this.#taste = tasteOf(new Chance(schedule.seed, 6));
     this.#servers = new SimulatedServers(this.#world);
   }
 
   run(): Outcome {
     const { seed, operations, omit } = this.#schedule;
     const chance = new Chance(seed, 3);
-    const taste = tasteOf(chance);
+    const taste = this.#taste;
     const steps = stepsOf(chance, operations, this.#mix.stores, taste).filter((_, i) => !omit.has(i));
-    this.#world.aboutToRead = (stream, reader) => {
-      this.#interfere(stream, reader, taste);
-    };
     // The stores open while nothing goes wrong: what opening does under faults, stores that open later show.
     for (let i = 0; i < this.#mix.stores; i++) this.#clients.push(this.#start(`s${i}`));
     this.#wait(() => this.#clients.every(({ opening }) => !opening), "opening");
-    this.#lane(0, preparation(new Chance(seed, 5), taste));
+    const prepared = preparation(new Chance(seed, 5), taste, this.#mix.stores);
+    this.#lane(0, prepared.filter(({ op }) => isChange(op)));
     this.#wait(() => this.#underWay === 0, "the preparation");
+    for (const [lane, own] of lanesOf(prepared.filter(({ op }) => !isChange(op)))) this.#lane(Number(lane.split(".")[0]), own);
+    this.#wait(() => this.#underWay === 0, "the first questions");
     this.#world.mix = this.#mix;
     for (const [lane, own] of lanesOf(steps)) this.#lane(Number(lane.split(".")[0]), own, true);
     this.#wait(() => this.#underWay === 0, "the calls");
@@ -134,7 +153,7 @@ class Simulation {
         this.#found.push({ kind: "a write that says none and was stored", why: `${JSON.stringify(op)} said that it was surely not done`, id });
       }
     }
-    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.version.startsWith("2.11.") })];
+    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld) })];
     return { violations: found, entries, trace: this.#trace.lines ?? [], events: this.#engine.events };
   }
 
@@ -210,8 +229,8 @@ class Simulation {
     const process = new SimulatedProcess(name, this.#engine, new Chance(this.#schedule.seed, 4, this.#processes.length, chance.below(2 ** 30)), this.#loader.host);
     this.#processes.push(process);
     const { library } = this.#loader;
-    const connection = new SimulatedConnection(process, this.#servers, this.#world);
-    const client: Client = { name, process, library, connection, store: undefined, opening: true, waiting: [], calls: new Set() };
+    const connection = new SimulatedConnection(process, this.#servers, this.#processes.length - 1, this.#world);
+    const client: Client = { name, process, library, connection, store: undefined, opening: true, waiting: [], calls: new Set(), asked: new Set() };
     process.whenChanged = () => {
       this.#changed(client);
     };
@@ -263,23 +282,50 @@ class Simulation {
     });
   }
 
-  /** Another store changes what somebody is about to read. */
-  #interfere(stream: string, reader: string, taste: Taste): void {
-    if (this.#interfered === MAX_INTERFERENCES || this.#left <= 0) return;
+  /** Another store changes what somebody is about to read: rather where a change is asked about that has just been acknowledged. */
+  #interfere(stream: string, reader: string, lost: string | undefined): void {
     const { chance } = this.#world;
-    const others = this.#clients.filter(({ name, process, store }) => name !== reader && process.state === "running" && store !== undefined);
-    const client = others[chance.below(others.length)];
+    // Whoever interferes reads too: that is left alone.
+    if (lost === undefined && this.#interfering.has(reader)) return;
+    if (lost === undefined && !this.#following.has(reader) && (this.#interfered >= MAX_INTERFERENCES || chance.happens(0.5))) return;
+    // An acknowledgement is missed for a second: the others have done all that was planned by then.
+    this.#spare = lost === undefined ? 0 : SPARE;
+    const client = this.#atOnce(reader, () => interference(chance, stream, this.#taste, this.#touched, lost), ({ name }) => this.#interfering.delete(name));
+    this.#spare = 0;
     if (client === undefined) return;
+    this.#interfering.add(client.name);
     this.#interfered++;
+  }
+
+  /** Another store asks about a change that was acknowledged. */
+  #followUp(changer: Client, room: number, op: SimulatedOperation): void {
+    const { chance } = this.#world;
+    const isTaken = "u" in op && this.#touched.taken === op.u;
+    if (!chance.happens(isTaken ? 0.8 : this.#taste.followUps)) return;
+    const client = this.#atOnce(changer.name, () => followUp(chance, this.#taste, room, op), ({ name }) => this.#following.delete(name));
+    if (client !== undefined) this.#following.add(client.name);
+  }
+
+  /** A call of another store, in the place of one that is planned: rather of one that has asked about the record before. */
+  #atOnce(not: string, plan: () => Step, then?: (client: Client) => void): Client | undefined {
+    if (this.#left + this.#spare <= 0 || this.#world.mix !== this.#mix) return undefined;
+    const { chance } = this.#world;
+    const step = plan();
+    const others = this.#clients.filter(({ name, process, store }) => name !== not && process.state === "running" && store !== undefined);
+    const knowing = others.filter(({ asked }) => asked.has(recordOf(step)));
+    const from = knowing.length > 0 && chance.happens(0.8) ? knowing : others;
+    const client = from[chance.below(from.length)];
+    if (client === undefined) return undefined;
     this.#left--;
     this.#underWay++;
-    const step = interference(chance, stream, taste, this.#touched);
-    // From an event of its own: the reader's turn comes first.
+    // From an event of its own: whoever it is about goes first.
     this.#engine.after(0, () => {
       this.#step(client, step, () => {
         this.#underWay--;
+        then?.(client);
       });
     });
+    return client;
   }
 
   #step(client: Client, step: Step, then: () => void): void {
@@ -301,7 +347,8 @@ class Simulation {
     begin();
   }
 
-  #plan(client: Client, store: Store, step: Step, then: () => void): void {
+  #plan(client: Client, store: Store, planned: Step, then: () => void): void {
+    const step = this.#taste.sensible ? sensibly(planned, this.#touched) : planned;
     const { op } = step;
     let over = false;
     const once = (): void => {
@@ -311,13 +358,11 @@ class Simulation {
       then();
     };
     client.calls.add(once);
-    if (isChange(op)) {
-      if ("u" in op) this.#touched.u = op.u;
-      else this.#touched.room = step.room;
-    }
+    this.#touched.begins(step.room, op);
+    if (isCheck(op)) client.asked.add(recordOf(step));
     if (op.f === "rekey") {
-      planRekey(store, roomId(step.room), {}, this.#guesses).then((planned) => {
-        this.#call(client, store, planned, step, once);
+      planRekey(store, roomId(step.room), {}, this.#guesses).then((rekey) => {
+        this.#call(client, store, rekey, step, once);
       }, once);
     } else if ("u" in op || op.f === "hasAdmin") {
       this.#call(client, store, planUser(op), step, once);
@@ -326,7 +371,7 @@ class Simulation {
     }
   }
 
-  #call(client: Client, store: Store, { at, op, run }: Planned, { dice }: Step, then: () => void): void {
+  #call(client: Client, store: Store, { at, op, run }: Planned, { dice, room }: Step, then: () => void): void {
     const { chance, mix } = this.#world;
     const id = `c${++this.#calls}`;
     const invoked = ++this.#clock;
@@ -342,6 +387,10 @@ class Simulation {
       this.#trace.say(() => `${client.name} ${id}: ${out}`);
       this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: ++this.#clock, out });
       const late = client.process.ranMs - began - timeoutMs * (op.f === "keys" ? 2 : 1);
+      if (out === "ok" && isChange(op)) {
+        this.#touched.ended(op);
+        this.#followUp(client, room, op);
+      }
       if (late > SLACK_MS) this.#found.push({ kind: "a call past its time", why: `${JSON.stringify(op)} took ${late.toFixed(1)} ms more`, id });
       then();
     };
