@@ -31,41 +31,51 @@ export interface Case {
   readonly schedule: WrittenSchedule;
 }
 
-/** The first five are of the library before it proved absence by a fence: a replica in the middle of a snapshot missed a record. */
+/**
+ * Found in the library as it was at f2039f1, with these servers and clients: a change of either gives a seed another course. A replica in
+ * the middle of a snapshot missed a record.
+ */
 export const cases: readonly Case[] = [
   {
     title: "a user who is there was said to be unknown",
     schedule: {
-      seed: 3000053, turn: 22, omit: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-      calm: ["slow", "heldReads", "heldWrites", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens"],
-    },
-  },
-  {
-    title: "a revocation said NOT_FOUND of a user who is there",
-    schedule: {
-      seed: 3000026, turn: 23, omit: [0, 3, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-      calm: ["heldWrites", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "cutAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "reopens"],
+      seed: 200029, turn: 20, omit: [0, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
+      calm: ["slow", "heldWrites", "superseded", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens"],
     },
   },
   {
     title: "a list of members said NOT_FOUND of a room that is there",
     schedule: {
-      seed: 3001875, turn: 29, omit: [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-      calm: ["slow", "heldReads", "heldWrites", "superseded", "staleReads", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens"],
+      seed: 200004, turn: 5, omit: [15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
+      calm: ["slow", "heldReads", "heldWrites", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "shortCalls", "aborts"],
     },
   },
   {
-    title: "a store said NOT_FOUND of a room whose member another one let in after it",
+    title: "a revoked user was let in: the user's own later change hid the revocation",
     schedule: {
-      seed: 3105096, turn: 15, omit: [4, 5, 6, 7, 9, 10, 11, 13, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-      calm: ["slow", "staleReads", "elections", "oldLeaders", "lostRequests", "cutAnswers", "stopsAtWrite", "deaths", "aborts", "reopens"],
+      seed: 200471,
+      calm: ["slow", "heldReads", "heldWrites", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens"],
+    },
+  },
+  {
+    title: "a revoked admin was let in: another admin's later change hid the revocation",
+    schedule: {
+      seed: 103250, turn: 9, omit: [2, 3, 12, 13, 15, 22, 23, 26, 27, 28, 29],
+      calm: ["heldWrites", "superseded", "staleReads", "elections", "oldLeaders", "stalls", "lostAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "aborts", "reopens"],
     },
   },
   {
     title: "a write that was stored said that it was surely not done",
     schedule: {
-      seed: 3101421, turn: 40, omit: [0, 2, 3, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-      calm: ["slow", "heldReads", "heldWrites", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens"],
+      seed: 200278, turn: 4, omit: [15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
+      calm: ["slow", "heldWrites", "elections", "oldLeaders", "stalls", "stopsAtWrite", "stops", "deaths", "aborts", "reopens"],
+    },
+  },
+  {
+    title: "a sweep purged the rows of a room that is there",
+    schedule: {
+      seed: 201971,
+      calm: ["slow", "heldReads", "oldLeaders", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers", "doubledAnswers", "disconnects"],
     },
   },
 ];

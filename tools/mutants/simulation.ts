@@ -9,6 +9,27 @@ type Change = Omit<Mutant, "killedBy" | "chance">;
 
 const changes: readonly Change[] = [
   {
+    name: "simulated: a barrier from before the check",
+    file: "lib/jetstream/quorum.ts",
+    find: "(waiter) => waiter.since < number",
+    replace: "(waiter) => waiter.since <= number",
+    breaks: "A check takes only a barrier that was sent after it began.",
+  },
+  {
+    name: "simulated: rows from before the room's record",
+    file: "lib/jetstream/room-log.ts",
+    find: "const rows = early.upTo >= room.record.membersSeq ? early",
+    replace: "const rows = early.upTo >= 0 ? early",
+    breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
+  },
+  {
+    name: "simulated: keys from before the room's record",
+    file: "lib/jetstream/room-keys.ts",
+    find: "const min = Math.max(keysMin, record.keysSeq);",
+    replace: "const min = Math.min(keysMin, record.keysSeq);",
+    breaks: "A list of keys comes from a replica that is at or after the record's `keysSeq`.",
+  },
+  {
     name: "simulated: an answer from before the barrier",
     file: "lib/jetstream/bucket.ts",
     find: "if (found.upTo < read.min) {",
