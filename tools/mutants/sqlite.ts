@@ -300,11 +300,11 @@ export const sqliteMutants: readonly Mutant[] = [
     killedBy: lease("looks first when the wall clock was set back"),
   },
   {
-    name: "nobody looks where the wall clock stands still",
+    name: "the lease has no end where the wall clock stands still",
     file: "lib/sqlite/lease.ts",
-    find: "if (this.#running === undefined) void this.#lookAfresh().catch(() => undefined);",
-    replace: "",
-    breaks: "A store that is used looks by itself.",
+    find: "this.#timer = undefined;\n      this.#checkedFor = NaN;\n      if (!this.#used) return;",
+    replace: "if (this.#used) return;",
+    breaks: "A store that is used looks by itself, and asks the monotonic clock anew.",
     killedBy: lease("looks by itself while it is used"),
   },
   {
