@@ -9,7 +9,7 @@ import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
 import type { Pace } from "./pace.js";
-import { toRevision } from "./rows.js";
+import { toRevision, toSequence } from "./rows.js";
 import type { MemberRow, RoomRow, UserRow } from "./rows.js";
 import { SUPERBLOCK_BYTES } from "./superblock.js";
 import type { Tables } from "./tables.js";
@@ -177,8 +177,8 @@ export class Image {
         row: { roomId: text(row[0]), endpoint: text(row[1]), epoch: integer(row[2]), sealed: blob(row[3]), createdAt: integer(row[4]) },
       });
     });
-    for (const { row, members } of tables.rooms.values()) {
-      if (members.get(row.owner)?.row.role !== "owner") throw new Error("a room has no owner");
+    for (const { owner, members } of tables.rooms.values()) {
+      if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
     }
   }
 
@@ -288,10 +288,6 @@ export class Image {
   close(): void {
     this.#database.close();
   }
-}
-
-function toSequence(revision: string): number {
-  return Number.parseInt(revision, 36);
 }
 
 /** sql.js takes a byte order mark off the front of a text, where it is part of somebody's id: such a one is read as bytes. */

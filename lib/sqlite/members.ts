@@ -70,17 +70,13 @@ export function members(database: Database): MembersDriver {
       answer(() => {
         const room = tables.rooms.get(roomId);
         if (room === undefined) throw roomNotFound(roomId);
-        const found = [...room.members.values()].map(({ row }) => memberRecord(row));
+        const found = room.members.all().map(({ row }) => memberRecord(row));
         return found.sort((a, b) => byCodePoint(a.endpoint, b.endpoint));
       }),
 
     listForEndpoint: (endpoint) =>
       answer(() => {
-        const rooms = [...(tables.roomsOf.get(endpoint) ?? [])];
-        const found = rooms.flatMap((room) => {
-          const member = room.members.get(endpoint);
-          return member === undefined ? [] : [memberRecord(member.row)];
-        });
+        const found = tables.memberships.of(endpoint).map(({ row }) => memberRecord(row));
         return found.sort((a, b) => byCodePoint(a.roomId, b.roomId));
       }),
   };

@@ -3,7 +3,8 @@
  * order in which they were submitted. A check believes a grant of the tables only if nothing here takes it away.
  */
 import type { Change } from "./changes.js";
-import type { MemberEntry, RoomEntry, Tables } from "./tables.js";
+import type { MemberEntry, RoomEntry } from "./entries.js";
+import type { Tables } from "./tables.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { isActiveAdmin } from "../rules.js";
 
@@ -80,7 +81,7 @@ export class Pending {
   endpoints(roomId: string): Set<string> {
     const room = this.#rooms.get(roomId);
     const endpoints = new Set<string>();
-    for (const endpoint of this.#durableRoom(room, roomId)?.members.keys() ?? []) endpoints.add(endpoint);
+    for (const { endpoint } of this.#durableRoom(room, roomId)?.members.all() ?? []) endpoints.add(endpoint);
     for (const [endpoint, { row }] of room?.members ?? []) {
       if (row === undefined) endpoints.delete(endpoint);
       else endpoints.add(endpoint);
@@ -93,7 +94,7 @@ export class Pending {
     const waiting = room?.members.get(endpoint);
     if (waiting?.keys?.has(epoch) === true) return true;
     if (waiting !== undefined && waiting.hides > 0) return false;
-    return this.#durableMember(room, roomId, endpoint)?.keys?.has(epoch) === true;
+    return this.#durableMember(room, roomId, endpoint)?.hasKey(epoch) === true;
   }
 
   // What a check may believe.

@@ -23,7 +23,7 @@ export function proofs({ tables, view }: Database, holding: Holding): ProofsInMe
     facts: (key) => (view.touchesUser(key) ? admitted(key) : tables.users.facts(key)),
 
     joined: (roomId, endpoint) =>
-      tables.rooms.get(roomId)?.members.get(endpoint)?.row.state === "joined" && !view.deniesMember(roomId, endpoint),
+      tables.rooms.get(roomId)?.members.get(endpoint)?.hasJoined === true && !view.deniesMember(roomId, endpoint),
 
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
 

@@ -3,18 +3,19 @@ import { checkPut, checkRekey, checkRekeyMembers, keyExists, keyNotFound, member
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
 import type { Database } from "./database.js";
+import type { MemberEntry } from "./entries.js";
 import { keyRecord, roomRecord, toRevision } from "./rows.js";
 import type { KeyRow, RoomRow } from "./rows.js";
 
 export function roomKeys(database: Database): RoomKeysDriver {
   const { tables, view } = database;
 
-  const keysOf = (roomId: string, endpoint: string): ReadonlyMap<number, KeyRow> => {
+  const memberOf = (roomId: string, endpoint: string): MemberEntry => {
     const room = tables.rooms.get(roomId);
     if (room === undefined) throw roomNotFound(roomId);
     const member = room.members.get(endpoint);
     if (member === undefined) throw memberNotFound(roomId, endpoint);
-    return member.keys ?? new Map<number, KeyRow>();
+    return member;
   };
 
   return {
@@ -30,19 +31,12 @@ export function roomKeys(database: Database): RoomKeysDriver {
 
     get: (roomId, endpoint, epoch) =>
       answer(() => {
-        const keys = keysOf(roomId, endpoint);
-        let wanted = epoch;
-        if (wanted === undefined) for (const held of keys.keys()) if (wanted === undefined || held > wanted) wanted = held;
-        const row = wanted === undefined ? undefined : keys.get(wanted);
+        const row = memberOf(roomId, endpoint).key(epoch);
         if (row === undefined) throw keyNotFound(roomId, endpoint, epoch);
         return keyRecord(row);
       }),
 
-    list: (roomId, endpoint) =>
-      answer(() => {
-        const rows = [...keysOf(roomId, endpoint).values()].sort((a, b) => a.epoch - b.epoch);
-        return rows.map(keyRecord);
-      }),
+    list: (roomId, endpoint) => answer(() => memberOf(roomId, endpoint).keys.map(keyRecord)),
 
     rekey: (roomId, sealed, { expectedEpoch, ifRevision }, call) =>
       database.write(call, ({ sequence, now }) => {

@@ -75,12 +75,12 @@ export function rooms(database: Database): RoomsDriver {
     list: (page) =>
       answer(() => {
         const { rows, next } = tables.roomsInOrder.page(cursor(page.after), page.limit);
-        return { items: rows.map(roomRecord), ...(next === undefined ? {} : { next: toCursor(next) }) };
+        return { items: rows.map(({ row }) => roomRecord(row)), ...(next === undefined ? {} : { next: toCursor(next) }) };
       }),
 
     listForEndpoint: (endpoint) =>
       answer(() => {
-        const found = [...(tables.roomsOf.get(endpoint) ?? [])].map(({ row }) => roomRecord(row));
+        const found = tables.memberships.of(endpoint).map(({ room }) => roomRecord(room.row));
         return found.sort((a, b) => byCodePoint(a.id, b.id));
       }),
   };

@@ -55,6 +55,10 @@ export function toRevision(sequence: number): string {
   return sequence.toString(36);
 }
 
+export function toSequence(revision: string): number {
+  return Number.parseInt(revision, 36);
+}
+
 export function roomRecord(row: RoomRow): Room {
   return {
     id: row.id,

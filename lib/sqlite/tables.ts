@@ -1,32 +1,22 @@
 /**
- * The durable state, in memory: what the disk has. Reads are answered from it. Rows are replaced, never changed.
+ * The durable state, in memory: what the disk has. Reads are answered from it. Rows of users are replaced, never changed.
  */
 import { isActiveAdmin } from "../rules.js";
 import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change } from "./changes.js";
+import { MemberEntry, Memberships, RoomEntry } from "./entries.js";
 import { Misfit } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { UserTable } from "./user-table.js";
-
-export interface MemberEntry {
-  row: MemberRow;
-  /** By epoch. Most members hold a few keys; a room without encryption has no map at all. */
-  keys: Map<number, KeyRow> | undefined;
-}
-
-export interface RoomEntry {
-  row: RoomRow;
-  readonly members: Map<string, MemberEntry>;
-}
 
 export class Tables {
   readonly users = new UserTable();
   readonly usersInOrder = new InOrder<UserRow>();
   readonly admins = new ActiveAdmins();
   readonly rooms = new Map<string, RoomEntry>();
-  readonly roomsInOrder = new InOrder<RoomRow>();
-  /** The reverse index: each endpoint's rooms. Derived from the members, so that it cannot disagree with them. */
-  readonly roomsOf = new Map<string, Set<RoomEntry>>();
+  readonly roomsInOrder = new InOrder<RoomEntry>();
+  /** The reverse index. */
+  readonly memberships = new Memberships();
   /** Whether any user is or was an admin. */
   adminEver = false;
   /** What all of it takes in an image, at most. */
@@ -72,25 +62,26 @@ export class Tables {
     const entry = this.rooms.get(row.id);
     this.bytes += roomBytes(row);
     if (entry === undefined) {
-      this.rooms.set(row.id, { row, members: new Map() });
-    } else {
-      if (entry.row.ordinal !== row.ordinal) throw new Misfit("a room changed its place");
-      this.bytes -= roomBytes(entry.row);
-      entry.row = row;
+      const added = new RoomEntry(row);
+      this.rooms.set(row.id, added);
+      this.roomsInOrder.set(added);
+      return;
     }
-    this.roomsInOrder.set(row);
+    if (entry.ordinal !== row.ordinal) throw new Misfit("a room changed its place");
+    this.bytes -= roomBytes(entry.row);
+    entry.update(row);
   }
 
   #roomGone(id: string): void {
     const entry = this.rooms.get(id);
     if (entry === undefined) throw new Misfit("a room that is deleted is not there");
-    for (const [endpoint, member] of entry.members) {
-      this.#unlink(endpoint, entry);
+    for (const member of entry.members.all()) {
+      this.memberships.delete(member);
       this.bytes -= bytesOf(member);
     }
     this.bytes -= roomBytes(entry.row);
     this.rooms.delete(id);
-    this.roomsInOrder.delete(entry.row.ordinal);
+    this.roomsInOrder.delete(entry.ordinal);
   }
 
   #member(row: MemberRow): void {
@@ -100,13 +91,13 @@ export class Tables {
     this.bytes += memberBytes(row);
     if (entry !== undefined) {
       this.bytes -= memberBytes(entry.row);
-      entry.row = row;
+      entry.update(row);
       return;
     }
-    room.members.set(row.endpoint, { row, keys: undefined });
-    const rooms = this.roomsOf.get(row.endpoint);
-    if (rooms === undefined) this.roomsOf.set(row.endpoint, new Set([room]));
-    else rooms.add(room);
+    const added = new MemberEntry(room, this.memberships.textOf(row.endpoint), row);
+    room.members.add(added);
+    room.shareOwner(added.endpoint);
+    this.memberships.add(added);
   }
 
   #memberGone(roomId: string, endpoint: string): void {
@@ -114,32 +105,24 @@ export class Tables {
     const entry = room?.members.get(endpoint);
     if (room === undefined || entry === undefined) throw new Misfit("a member that is removed is not there");
     room.members.delete(endpoint);
+    this.memberships.delete(entry);
     this.bytes -= bytesOf(entry);
-    this.#unlink(endpoint, room);
-  }
-
-  #unlink(endpoint: string, room: RoomEntry): void {
-    const rooms = this.roomsOf.get(endpoint);
-    if (rooms === undefined) return;
-    rooms.delete(room);
-    if (rooms.size === 0) this.roomsOf.delete(endpoint);
   }
 
   #key(row: KeyRow): void {
     const member = this.rooms.get(row.roomId)?.members.get(row.endpoint);
     if (member === undefined) throw new Misfit("a key is of a member that is not there");
-    const keys = (member.keys ??= new Map<number, KeyRow>());
-    const before = keys.get(row.epoch);
+    const before = member.key(row.epoch);
     if (before !== undefined) this.bytes -= keyBytes(before);
     this.bytes += keyBytes(row);
-    keys.set(row.epoch, row);
+    member.setKey(row);
   }
 }
 
 /** What a membership takes in an image, with its keys. */
 function bytesOf({ row, keys }: MemberEntry): number {
   let bytes = memberBytes(row);
-  for (const key of keys?.values() ?? []) bytes += keyBytes(key);
+  for (const key of keys) bytes += keyBytes(key);
   return bytes;
 }
 

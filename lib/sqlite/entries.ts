@@ -1,0 +1,265 @@
+/**
+ * Rooms and members as the tables keep them: as little as possible, since there may be millions. Rows are made of them when
+ * they are asked for.
+ */
+import { Buffer } from "node:buffer";
+import { toRevision, toSequence } from "./rows.js";
+import type { KeyRow, MemberRow, RoomRow } from "./rows.js";
+
+/** What is kept as text: an array costs some 300 bytes beside what it holds, and text a few. */
+const SHORT_BYTES = 1024;
+
+/** Bytes that nobody changes: short ones as text, each character a byte. */
+type KeptBytes = string | Uint8Array;
+
+function kept(bytes: Uint8Array): KeptBytes {
+  if (bytes.length > SHORT_BYTES) return bytes;
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1");
+}
+
+function restored(bytes: KeptBytes): Uint8Array {
+  if (typeof bytes !== "string") return bytes;
+  const array = new Uint8Array(bytes.length);
+  Buffer.from(array.buffer).write(bytes, "latin1");
+  return array;
+}
+
+/** Of the flags of a member. */
+const OWNER = 1;
+const JOINED = 2;
+/** Of those of a room. */
+const ENCRYPTED = 1;
+const REKEY_REQUIRED = 2;
+
+export class RoomEntry {
+  readonly ordinal: number;
+  readonly id: string;
+  readonly members = new Members();
+  #name: string;
+  #owner: string;
+  #flags: number;
+  #epoch: number;
+  readonly #createdAt: number;
+  #sequence: number;
+
+  constructor(row: RoomRow) {
+    this.ordinal = row.ordinal;
+    this.id = row.id;
+    this.#name = row.name;
+    this.#owner = row.owner;
+    this.#flags = flagsOf(row);
+    this.#epoch = row.epoch;
+    this.#createdAt = row.createdAt;
+    this.#sequence = toSequence(row.revision);
+  }
+
+  /** Takes over what may change of a room. */
+  update(row: RoomRow): void {
+    this.#name = row.name;
+    this.#owner = this.members.get(row.owner)?.endpoint ?? row.owner;
+    this.#flags = flagsOf(row);
+    this.#epoch = row.epoch;
+    this.#sequence = toSequence(row.revision);
+  }
+
+  get owner(): string {
+    return this.#owner;
+  }
+
+  get row(): RoomRow {
+    return {
+      ordinal: this.ordinal, id: this.id, name: this.#name, encrypted: (this.#flags & ENCRYPTED) !== 0, owner: this.#owner, epoch: this.#epoch,
+      rekeyRequired: (this.#flags & REKEY_REQUIRED) !== 0, createdAt: this.#createdAt, revision: toRevision(this.#sequence),
+    };
+  }
+
+  /** The same text is kept once. */
+  shareOwner(endpoint: string): void {
+    if (endpoint === this.#owner) this.#owner = endpoint;
+  }
+}
+
+function flagsOf({ encrypted, rekeyRequired }: RoomRow): number {
+  return (encrypted ? ENCRYPTED : 0) | (rekeyRequired ? REKEY_REQUIRED : 0);
+}
+
+interface KeptKey {
+  readonly epoch: number;
+  readonly createdAt: number;
+  readonly sealed: KeptBytes;
+}
+
+export class MemberEntry {
+  readonly room: RoomEntry;
+  readonly endpoint: string;
+  #flags: number;
+  #invitedBy: string | undefined;
+  #publicKey: KeptBytes | undefined;
+  #since: number;
+  #sequence: number;
+  /** One, or several by epoch. Most members hold few. */
+  #keys: KeptKey | KeptKey[] | undefined;
+
+  constructor(room: RoomEntry, endpoint: string, row: MemberRow) {
+    this.room = room;
+    this.endpoint = endpoint;
+    this.#flags = memberFlags(row);
+    this.#invitedBy = shared(room, row.invitedBy);
+    this.#publicKey = row.publicKey === undefined ? undefined : kept(row.publicKey);
+    this.#since = row.since;
+    this.#sequence = toSequence(row.revision);
+  }
+
+  update(row: MemberRow): void {
+    this.#flags = memberFlags(row);
+    this.#invitedBy = shared(this.room, row.invitedBy);
+    this.#publicKey = row.publicKey === undefined ? undefined : kept(row.publicKey);
+    this.#since = row.since;
+    this.#sequence = toSequence(row.revision);
+  }
+
+  get isOwner(): boolean {
+    return (this.#flags & OWNER) !== 0;
+  }
+
+  get hasJoined(): boolean {
+    return (this.#flags & JOINED) !== 0;
+  }
+
+  get row(): MemberRow {
+    return {
+      roomId: this.room.id, endpoint: this.endpoint, role: this.isOwner ? "owner" : "member", state: this.hasJoined ? "joined" : "invited",
+      invitedBy: this.#invitedBy, publicKey: this.#publicKey === undefined ? undefined : restored(this.#publicKey), since: this.#since,
+      revision: toRevision(this.#sequence),
+    };
+  }
+
+  /** By epoch, ascending. */
+  get keys(): KeyRow[] {
+    return this.#list().map((key) => this.#keyRow(key));
+  }
+
+  /** Without an epoch the highest. */
+  key(epoch?: number): KeyRow | undefined {
+    const keys = this.#list();
+    const found = epoch === undefined ? keys.at(-1) : keys[placeOf(keys, epoch)];
+    return found === undefined || (epoch !== undefined && found.epoch !== epoch) ? undefined : this.#keyRow(found);
+  }
+
+  hasKey(epoch: number): boolean {
+    const keys = this.#list();
+    return keys[placeOf(keys, epoch)]?.epoch === epoch;
+  }
+
+  setKey(row: KeyRow): void {
+    const key: KeptKey = { epoch: row.epoch, createdAt: row.createdAt, sealed: kept(row.sealed) };
+    if (this.#keys === undefined) {
+      this.#keys = key;
+      return;
+    }
+    const keys = this.#list();
+    const place = placeOf(keys, row.epoch);
+    keys.splice(place, keys[place]?.epoch === row.epoch ? 1 : 0, key);
+    this.#keys = keys.length === 1 ? key : keys;
+  }
+
+  #list(): KeptKey[] {
+    if (this.#keys === undefined) return [];
+    return Array.isArray(this.#keys) ? this.#keys : [this.#keys];
+  }
+
+  #keyRow({ epoch, createdAt, sealed }: KeptKey): KeyRow {
+    return { roomId: this.room.id, endpoint: this.endpoint, epoch, sealed: restored(sealed), createdAt };
+  }
+}
+
+function memberFlags({ role, state }: MemberRow): number {
+  return (role === "owner" ? OWNER : 0) | (state === "joined" ? JOINED : 0);
+}
+
+/** Who invites is mostly a member too. */
+function shared(room: RoomEntry, endpoint: string | undefined): string | undefined {
+  return endpoint === undefined ? undefined : (room.members.get(endpoint)?.endpoint ?? endpoint);
+}
+
+/** The first place whose epoch is not below this one: mostly the last, or behind it. */
+function placeOf(keys: readonly KeptKey[], epoch: number): number {
+  let low = 0;
+  let high = keys.length;
+  const last = keys.at(-1);
+  if (last === undefined || last.epoch < epoch) return high;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((keys[middle]?.epoch ?? Infinity) < epoch) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** The members of a room by endpoint. Many rooms have one: a map of its own would cost each some 200 bytes. */
+export class Members {
+  #held: MemberEntry | Map<string, MemberEntry> | undefined;
+
+  get(endpoint: string): MemberEntry | undefined {
+    const held = this.#held;
+    if (held instanceof Map) return held.get(endpoint);
+    return held?.endpoint === endpoint ? held : undefined;
+  }
+
+  add(member: MemberEntry): void {
+    const held = this.#held;
+    if (held === undefined) this.#held = member;
+    else if (held instanceof Map) held.set(member.endpoint, member);
+    else this.#held = new Map([[held.endpoint, held], [member.endpoint, member]]);
+  }
+
+  delete(endpoint: string): void {
+    const held = this.#held;
+    if (held instanceof Map) held.delete(endpoint);
+    else if (held?.endpoint === endpoint) this.#held = undefined;
+  }
+
+  all(): MemberEntry[] {
+    const held = this.#held;
+    if (held === undefined) return [];
+    return held instanceof Map ? [...held.values()] : [held];
+  }
+}
+
+/** Each endpoint's memberships. Derived from the members, so that it cannot disagree with them. */
+export class Memberships {
+  readonly #of = new Map<string, MemberEntry | Set<MemberEntry>>();
+
+  of(endpoint: string): MemberEntry[] {
+    const held = this.#of.get(endpoint);
+    if (held === undefined) return [];
+    return held instanceof Set ? [...held] : [held];
+  }
+
+  /** The endpoint as it is kept already: the same text is kept once. */
+  textOf(endpoint: string): string {
+    const held = this.#of.get(endpoint);
+    if (!(held instanceof Set)) return held?.endpoint ?? endpoint;
+    for (const member of held) return member.endpoint;
+    return endpoint;
+  }
+
+  add(member: MemberEntry): void {
+    const { endpoint } = member;
+    const held = this.#of.get(endpoint);
+    if (held === undefined) this.#of.set(endpoint, member);
+    else if (held instanceof Set) held.add(member);
+    else this.#of.set(endpoint, new Set([held, member]));
+  }
+
+  delete(member: MemberEntry): void {
+    const { endpoint } = member;
+    const held = this.#of.get(endpoint);
+    if (held instanceof Set) {
+      held.delete(member);
+      if (held.size === 0) this.#of.delete(endpoint);
+    } else if (held === member) {
+      this.#of.delete(endpoint);
+    }
+  }
+}
