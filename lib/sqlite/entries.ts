@@ -12,9 +12,14 @@ const SHORT_BYTES = 1024;
 /** Bytes that nobody changes: short ones as text, each character a byte. */
 type KeptBytes = string | Uint8Array;
 
+/** Where short bytes are while they become text: to make a buffer for each costs more than that. */
+let scratch: Buffer | undefined;
+
 function kept(bytes: Uint8Array): KeptBytes {
   if (bytes.length > SHORT_BYTES) return bytes;
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1");
+  scratch ??= Buffer.alloc(SHORT_BYTES);
+  scratch.set(bytes);
+  return scratch.toString("latin1", 0, bytes.length);
 }
 
 function restored(bytes: KeptBytes): Uint8Array {
@@ -236,20 +241,22 @@ export class Memberships {
     return held instanceof Set ? [...held] : [held];
   }
 
-  /** The endpoint as it is kept already: the same text is kept once. */
-  textOf(endpoint: string): string {
-    const held = this.#of.get(endpoint);
-    if (!(held instanceof Set)) return held?.endpoint ?? endpoint;
-    for (const member of held) return member.endpoint;
-    return endpoint;
-  }
-
-  add(member: MemberEntry): void {
-    const { endpoint } = member;
-    const held = this.#of.get(endpoint);
-    if (held === undefined) this.#of.set(endpoint, member);
-    else if (held instanceof Set) held.add(member);
-    else this.#of.set(endpoint, new Set([held, member]));
+  /** Makes a membership of the row. The endpoint's text is kept once. */
+  add(room: RoomEntry, row: MemberRow): MemberEntry {
+    const held = this.#of.get(row.endpoint);
+    if (held === undefined) {
+      const first = new MemberEntry(room, row.endpoint, row);
+      this.#of.set(first.endpoint, first);
+      return first;
+    }
+    if (held instanceof Set) {
+      const member = new MemberEntry(room, endpointOf(held) ?? row.endpoint, row);
+      held.add(member);
+      return member;
+    }
+    const second = new MemberEntry(room, held.endpoint, row);
+    this.#of.set(second.endpoint, new Set([held, second]));
+    return second;
   }
 
   delete(member: MemberEntry): void {
@@ -262,4 +269,9 @@ export class Memberships {
       this.#of.delete(endpoint);
     }
   }
+}
+
+function endpointOf(members: ReadonlySet<MemberEntry>): string | undefined {
+  for (const { endpoint } of members) return endpoint;
+  return undefined;
 }

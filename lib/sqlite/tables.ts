@@ -4,7 +4,8 @@
 import { isActiveAdmin } from "../rules.js";
 import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change } from "./changes.js";
-import { MemberEntry, Memberships, RoomEntry } from "./entries.js";
+import { Memberships, RoomEntry } from "./entries.js";
+import type { MemberEntry } from "./entries.js";
 import { Misfit } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { UserTable } from "./user-table.js";
@@ -14,6 +15,7 @@ export class Tables {
   readonly usersInOrder = new InOrder<UserRow>();
   readonly admins = new ActiveAdmins();
   readonly rooms = new Map<string, RoomEntry>();
+  #lastRoom: RoomEntry | undefined;
   readonly roomsInOrder = new InOrder<RoomEntry>();
   /** The reverse index. */
   readonly memberships = new Memberships();
@@ -80,12 +82,13 @@ export class Tables {
       this.bytes -= bytesOf(member);
     }
     this.bytes -= roomBytes(entry.row);
+    this.#lastRoom = undefined;
     this.rooms.delete(id);
     this.roomsInOrder.delete(entry.ordinal);
   }
 
   #member(row: MemberRow): void {
-    const room = this.rooms.get(row.roomId);
+    const room = this.#roomOf(row);
     if (room === undefined) throw new Misfit("a member is of a room that is not there");
     const entry = room.members.get(row.endpoint);
     this.bytes += memberBytes(row);
@@ -94,10 +97,15 @@ export class Tables {
       entry.update(row);
       return;
     }
-    const added = new MemberEntry(room, this.memberships.textOf(row.endpoint), row);
+    const added = this.memberships.add(room, row);
     room.members.add(added);
     room.shareOwner(added.endpoint);
-    this.memberships.add(added);
+  }
+
+  /** An image has the rows of one room together: mostly it is the one of the row before. */
+  #roomOf({ roomId }: { readonly roomId: string }): RoomEntry | undefined {
+    if (this.#lastRoom?.id !== roomId) this.#lastRoom = this.rooms.get(roomId);
+    return this.#lastRoom;
   }
 
   #memberGone(roomId: string, endpoint: string): void {
@@ -110,7 +118,7 @@ export class Tables {
   }
 
   #key(row: KeyRow): void {
-    const member = this.rooms.get(row.roomId)?.members.get(row.endpoint);
+    const member = this.#roomOf(row)?.members.get(row.endpoint);
     if (member === undefined) throw new Misfit("a key is of a member that is not there");
     const before = member.key(row.epoch);
     if (before !== undefined) this.bytes -= keyBytes(before);

@@ -1,11 +1,12 @@
 import { expect } from "chai";
 import { promises as fs } from "node:fs";
-import { readFile, readdir, stat } from "node:fs/promises";
+import { cp, readFile, readdir, stat } from "node:fs/promises";
 import type { Worker } from "node:worker_threads";
 import { isUnavailable, openSqlite, type CheckpointResult, type Store } from "unibus-membership";
 import { Child } from "./support/child.js";
 import { integrityOf } from "./support/crash.js";
 import { logOf, useFolder } from "./support/folder.js";
+import { withLimits } from "./support/limited.js";
 import { told } from "./support/superblock.js";
 
 const opTimeoutMs = 20_000;
@@ -178,6 +179,40 @@ describe("sqlite: checkpoints", function () {
     await store.users.add({ key: "later" });
     await store.close();
     expect(await (await open()).isAuthorized("later")).to.equal(true);
+  });
+
+  it("that a crash ended are no reason not to open, however full the disk is", async () => {
+    // As if a log of so little were large.
+    const limited = await withLimits({ MIN_LOG_BYTES: 1 });
+    restore.push(() => void limited.dispose());
+    const first = await limited.library.openSqlite(folder.file("first.db"), { opTimeoutMs, onCheckpoint });
+    const again = noRename(new Error("injected"));
+    for (let n = 0; n < 5; n++) await first.users.add({ key: `u${String(n)}` });
+    await first.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey });
+    await until("a checkpoint", () => results.length > 0);
+    await first.users.add({ key: "after" });
+    for (const end of ["", "-redo0", "-redo1"]) await cp(folder.file(`first.db${end}`), folder.file(`membership.db${end}`));
+    again();
+    await first.close();
+    results = [];
+
+    const full = Object.assign(new Error("ENOSPC: injected"), { code: "ENOSPC" });
+    const { open: openFile } = fs;
+    const room = (): void => void (fs.open = openFile);
+    restore.push(room);
+    fs.open = (path, flags, mode) => (flags === "w" ? Promise.reject(full) : openFile(path, flags, mode));
+    const opened = await open();
+    for (let n = 0; n < 5; n++) expect(await opened.isAuthorized(`u${String(n)}`)).to.equal(true);
+    expect(await opened.isAuthorized("after")).to.equal(true);
+    await until("an attempt", () => results.length > 0);
+    expect(results[0]?.error?.cause).to.equal(full);
+    // The room that the log has already is enough for this.
+    await opened.users.revoke("u0");
+    room();
+    await until("the next", () => results.at(-1)?.ok === true);
+    await opened.close();
+    const last = await open();
+    expect([await last.isAuthorized("u0"), await last.isAuthorized("after")]).to.deep.equal([false, true]);
   });
 
   it("that fail keep no process, and none is tried after close", async () => {
