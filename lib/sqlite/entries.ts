@@ -201,44 +201,54 @@ function placeOf(keys: readonly KeptKey[], epoch: number): number {
   return low;
 }
 
-/** The members of a room by endpoint. Many rooms have one: a map of its own would cost each some 200 bytes. */
+/** Up to so many are searched one by one: a map or a set costs some 150 bytes, and a list hardly more than it holds. */
+const FEW = 8;
+
+/** The members of a room by endpoint. Many rooms have one. */
 export class Members {
-  #held: MemberEntry | Map<string, MemberEntry> | undefined;
+  #held: MemberEntry | readonly MemberEntry[] | Map<string, MemberEntry> | undefined;
 
   get(endpoint: string): MemberEntry | undefined {
     const held = this.#held;
     if (held instanceof Map) return held.get(endpoint);
-    return held?.endpoint === endpoint ? held : undefined;
+    if (held instanceof MemberEntry) return held.endpoint === endpoint ? held : undefined;
+    return held?.find((member) => member.endpoint === endpoint);
   }
 
   add(member: MemberEntry): void {
     const held = this.#held;
-    if (held === undefined) this.#held = member;
-    else if (held instanceof Map) held.set(member.endpoint, member);
-    else this.#held = new Map([[held.endpoint, held], [member.endpoint, member]]);
+    if (held instanceof Map) {
+      held.set(member.endpoint, member);
+      return;
+    }
+    const all = [...listOf(held), member];
+    if (all.length === 1) this.#held = member;
+    else this.#held = all.length <= FEW ? all : new Map(all.map((each) => [each.endpoint, each]));
   }
 
   delete(endpoint: string): void {
     const held = this.#held;
     if (held instanceof Map) held.delete(endpoint);
-    else if (held?.endpoint === endpoint) this.#held = undefined;
+    else this.#held = listOf(held).filter((member) => member.endpoint !== endpoint);
   }
 
-  all(): MemberEntry[] {
-    const held = this.#held;
-    if (held === undefined) return [];
-    return held instanceof Map ? [...held.values()] : [held];
+  all(): readonly MemberEntry[] {
+    return this.#held instanceof Map ? [...this.#held.values()] : listOf(this.#held);
   }
+}
+
+function listOf(held: MemberEntry | readonly MemberEntry[] | undefined): readonly MemberEntry[] {
+  if (held === undefined) return [];
+  return held instanceof MemberEntry ? [held] : held;
 }
 
 /** Each endpoint's memberships. Derived from the members, so that it cannot disagree with them. */
 export class Memberships {
-  readonly #of = new Map<string, MemberEntry | Set<MemberEntry>>();
+  readonly #of = new Map<string, MemberEntry | readonly MemberEntry[] | Set<MemberEntry>>();
 
-  of(endpoint: string): MemberEntry[] {
+  of(endpoint: string): readonly MemberEntry[] {
     const held = this.#of.get(endpoint);
-    if (held === undefined) return [];
-    return held instanceof Set ? [...held] : [held];
+    return held instanceof Set ? [...held] : listOf(held);
   }
 
   /** Makes a membership of the row. The endpoint's text is kept once. */
@@ -249,14 +259,14 @@ export class Memberships {
       this.#of.set(first.endpoint, first);
       return first;
     }
+    const member = new MemberEntry(room, endpointOf(held) ?? row.endpoint, row);
     if (held instanceof Set) {
-      const member = new MemberEntry(room, endpointOf(held) ?? row.endpoint, row);
       held.add(member);
       return member;
     }
-    const second = new MemberEntry(room, held.endpoint, row);
-    this.#of.set(second.endpoint, new Set([held, second]));
-    return second;
+    const all = [...listOf(held), member];
+    this.#of.set(member.endpoint, all.length <= FEW ? all : new Set(all));
+    return member;
   }
 
   delete(member: MemberEntry): void {
@@ -265,13 +275,16 @@ export class Memberships {
     if (held instanceof Set) {
       held.delete(member);
       if (held.size === 0) this.#of.delete(endpoint);
-    } else if (held === member) {
-      this.#of.delete(endpoint);
+      return;
     }
+    const rest = listOf(held).filter((each) => each !== member);
+    if (rest.length === 0) this.#of.delete(endpoint);
+    else this.#of.set(endpoint, rest);
   }
 }
 
-function endpointOf(members: ReadonlySet<MemberEntry>): string | undefined {
-  for (const { endpoint } of members) return endpoint;
+function endpointOf(held: MemberEntry | readonly MemberEntry[] | ReadonlySet<MemberEntry>): string | undefined {
+  if (held instanceof MemberEntry) return held.endpoint;
+  for (const { endpoint } of held) return endpoint;
   return undefined;
 }
