@@ -1,105 +1,266 @@
-// The JetStream backend beside the plain KV calls of the same client, over the same connection to a real cluster of three
-// servers, on R3 buckets with as many keys: medians of 5 rounds in which everybody has a turn. Exits with 1 if a figure
-// misses what is required of it.
+// The JetStream backend beside the plain KV calls of the same client, over the same connection to a real cluster of three servers,
+// on R3 buckets with as many keys, small and large: medians of 5 rounds in which everybody has a turn. Three more stores work on the
+// same buckets meanwhile, in a process of their own. Exits with 1 if a figure misses what is required of it.
+//
+// BENCH_USERS=1000,10000,1000000 are the sizes: so many users, rooms, and twice as many members, keys and index entries.
+// BENCH_CHURN=100000 have joined and left the room, and so many rooms were deleted, beside which lists are measured.
 
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { connect, type KV, type NatsConnection as Client } from "nats";
 import { isAuthorized, openJetStream, type NatsConnection, type Store } from "../dist/index.js";
-import { startNatsCluster } from "../dist/testing.js";
+import { startNatsCluster, type NatsCluster } from "../dist/testing.js";
+import { fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
 import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./jetstream-support.js";
 
+const SIZES = (process.env["BENCH_USERS"] ?? "1000,10000,1000000").split(",").map(Number);
+const CHURN = Number(process.env["BENCH_CHURN"] ?? 100_000);
 const ROUNDS = 5;
-const USERS = 10_000;
-const CHECKS: readonly (readonly [width: number, count: number, required: number])[] = [
-  [1024, 20_000, 3],
-  [64, 8_000, 1.3],
-];
-const ALONE = 1_000;
-const BESIDE = 2_000;
+const WIDTHS = [1024, 64] as const;
+const COUNTS: Record<(typeof WIDTHS)[number], number> = { 1024: 20_000, 64: 8_000 };
+const ALONE = 500;
 const ADDS = 3_000;
 const ADDS_WIDTH = 256;
 const MEMBERS = 1_000;
+const CACHE_BYTES = 2 ** 30;
+/** Processor time is counted in hundredths of a second. */
+const TICK_MS = 10;
 
 const text = new TextEncoder();
 /** As large as a record of ours. */
 const plainValue = (key: string): Uint8Array =>
   text.encode(JSON.stringify({ k: key, n: 1, log: ["0123456789abcdef"], user: { key, v: 1, admin: false, name: "a user", createdAt: Date.now() } }));
 
-async function lastSequence(client: Client, stream: string): Promise<number> {
-  const manager = await client.jetstreamManager();
-  return (await manager.streams.info(stream)).state.last_seq;
-}
+type Check = (n: number) => Promise<void>;
 
-/** Distinct keys, each in its turn. */
-function* turnsOf(keys: readonly string[], from: number, count: number): Iterable<string> {
-  for (const n of range(from, from + count)) yield keys[n % keys.length] ?? "";
-}
+const must = async (what: Promise<boolean>, n: number): Promise<void> => {
+  if (!(await what)) throw new Error(`denied: ${String(n)}`);
+};
+const checkUser = (store: Store): Check => (n) => must(isAuthorized(store, keyOf(n)), n);
+const checkMember = (store: Store): Check => (n) => must(store.isMember(roomOf(n), memberOf(n)), n);
+const getPlain = (kv: KV): Check => async (n) => {
+  const entry = await kv.get(keyOf(n));
+  if (entry === null || entry.value.length === 0) throw new Error(`missing: ${String(n)}`);
+};
 
-async function checkOwn(store: Store, key: string): Promise<void> {
-  if (!(await isAuthorized(store, key))) throw new Error(`denied: ${key}`);
-}
-
-async function getPlain(kv: KV, key: string): Promise<void> {
-  const entry = await kv.get(key);
-  if (entry === null || entry.value.length === 0) throw new Error(`missing: ${key}`);
+/** Distinct records, each in its turn. */
+function* turnsOf(size: number, from: number, count: number): Iterable<number> {
+  for (const n of range(from, from + count)) yield n % size;
 }
 
 /** Times of calls one after the other: their median in milliseconds. */
-async function p50(keys: Iterable<string>, call: (key: string) => Promise<void>): Promise<number> {
+async function p50(items: Iterable<number>, call: (n: number) => Promise<unknown>): Promise<number> {
   const times: number[] = [];
-  for (const key of keys) {
+  for (const n of items) {
     const began = performance.now();
-    await call(key);
+    await call(n);
     times.push(performance.now() - began);
   }
   return median(times);
 }
 
-async function checks(report: Report, client: Client, store: Store, kv: KV, keys: readonly string[]): Promise<void> {
-  const own = new Map(CHECKS.map(([width]) => [width, [] as number[]]));
-  const plain = new Map(CHECKS.map(([width]) => [width, [] as number[]]));
-  const writes = new Map<number, number[]>([1024, 64, 1].map((width) => [width, []]));
-  const ownAlone: number[] = [];
-  const plainAlone: number[] = [];
-  let at = 0;
-  /** Runs checks and notes what they wrote. */
-  const counted = async (width: number, count: number, work: () => Promise<void>): Promise<void> => {
-    const before = await lastSequence(client, "KV_users");
+/** Three stores beside, until the work is done. */
+async function beside(how: "fast" | "slow", cluster: NatsCluster, size: number, work: () => Promise<void>): Promise<void> {
+  const script = fileURLToPath(new URL("jetstream-busy.ts", import.meta.url));
+  const child = spawn(process.execPath, ["--import", "tsx", script, how, String(size), ...cluster.urls], { stdio: ["pipe", "pipe", "inherit"] });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      child.stdout.once("data", () => resolve());
+      child.once("exit", (code) => reject(new Error(`the stores beside ended with ${String(code)}`)));
+    });
     await work();
-    writes.get(width)?.push(((await lastSequence(client, "KV_users")) - before) / (count / 1000));
+  } finally {
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    child.stdin.end();
+    if (child.exitCode === null) await ended;
+  }
+}
+
+/** What is required of a check: its rate beside busy stores with 1,024 and with 64 in flight, times kv.get's, and its p50, times a publish. */
+interface Floor {
+  readonly rates: readonly [number, number];
+  readonly p50: number;
+}
+
+interface Contest {
+  readonly what: string;
+  readonly check: Check;
+  readonly floor: Floor | undefined;
+  /** Every call has a record that was never read. */
+  readonly isCold?: boolean;
+}
+
+interface Setting {
+  readonly report: Report;
+  readonly client: Client;
+  readonly cluster: NatsCluster;
+  readonly kv: KV;
+  readonly size: number;
+}
+
+async function rates({ report, kv, size }: Setting, beside: string, contests: readonly Contest[]): Promise<void> {
+  const found = new Map<string, number[]>();
+  let cold = 0;
+  const note = (name: string, round: number, rate: number): void => {
+    if (round >= 0) found.set(name, [...(found.get(name) ?? []), rate]);
   };
   for (let round = -1; round < ROUNDS; round++) {
-    for (const [width, count] of CHECKS) {
-      let took = 0;
-      await counted(width, count, async () => {
-        took = await seconds(() => inFlight(width, turnsOf(keys, at, count), (key) => checkOwn(store, key)));
-      });
-      const tookPlain = await seconds(() => inFlight(width, turnsOf(keys, at, count), (key) => getPlain(kv, key)));
-      at += count;
-      if (round < 0) continue; // the first one is for the compiler
-      own.get(width)?.push(count / took);
-      plain.get(width)?.push(count / tookPlain);
+    for (const width of WIDTHS) {
+      for (const { what, check, isCold } of [...contests, { what: "kv.get", check: getPlain(kv), isCold: false }]) {
+        const count = isCold === true ? COUNTS[width] / 10 : COUNTS[width];
+        const from = isCold === true ? cold : (round + 1) * count;
+        if (isCold === true) cold += count;
+        note(`${what} ${String(width)}`, round, count / (await seconds(() => inFlight(width, turnsOf(size, from, count), check))));
+      }
     }
-    let time = 0;
-    await counted(1, ALONE, async () => {
-      time = await p50(turnsOf(keys, at, ALONE), (key) => checkOwn(store, key));
-    });
-    const timePlain = await p50(turnsOf(keys, at, ALONE), (key) => getPlain(kv, key));
-    at += ALONE;
-    if (round < 0) continue;
-    ownAlone.push(time);
-    plainAlone.push(timePlain);
   }
-  for (const [width, , required] of CHECKS) {
-    const [rate, plainRate] = [median(own.get(width) ?? []), median(plain.get(width) ?? [])];
-    report.say(`isAuthorized with ${String(width)} in flight ${perSecond(rate)}, kv.get ${perSecond(plainRate)}`);
-    report.require(`isAuthorized with ${String(width)} in flight: rate, times that of kv.get`, rate / plainRate, (x) => x >= required, `>= ${String(required)}`);
+  for (const [i, width] of WIDTHS.entries()) {
+    const plain = median(found.get(`kv.get ${String(width)}`) ?? []);
+    report.say(`kv.get with ${String(width)} in flight, ${beside}: ${perSecond(plain)}`);
+    for (const { what, floor } of contests) {
+      const rate = median(found.get(`${what} ${String(width)}`) ?? []);
+      const least = floor?.rates[i] ?? 0;
+      report.require(`${what}, ${String(width)} in flight, ${beside} (${perSecond(rate)}): times kv.get`, rate / plain, (x) => x >= least, `>= ${String(least)}`);
+    }
   }
-  const [time, timePlain] = [median(ownAlone), median(plainAlone)];
-  report.say(`isAuthorized one at a time ${time.toFixed(3)} ms, kv.get ${timePlain.toFixed(3)} ms`);
-  report.require("isAuthorized one at a time: p50, times that of kv.get", time / timePlain, (x) => x <= 5, "<= 5");
-  for (const [width, found] of writes) {
-    report.say(`replicated writes per 1,000 checks with ${String(width)} in flight: ${median(found).toFixed(1)}`);
+}
+
+async function latencies({ report, client, size }: Setting, beside: string, contests: readonly Contest[]): Promise<void> {
+  const found = new Map<string, number[]>();
+  let cold = Math.floor(size / 2);
+  for (let round = -1; round < ROUNDS; round++) {
+    for (const { what, check, isCold } of [...contests, { what: "publish", check: () => client.request("$KV.plain.published", "x"), isCold: false }]) {
+      const from = isCold === true ? cold : (round + 1) * ALONE;
+      if (isCold === true) cold += ALONE;
+      const time = await p50(turnsOf(size, from, ALONE), check);
+      if (round >= 0) found.set(what, [...(found.get(what) ?? []), time]);
+    }
   }
+  const publish = median(found.get("publish") ?? []);
+  report.say(`an acknowledged publish alone, ${beside}: p50 ${publish.toFixed(3)} ms`);
+  for (const { what, floor } of contests) {
+    const time = median(found.get(what) ?? []);
+    const most = floor?.p50 ?? Infinity;
+    report.require(`${what} alone, ${beside}: p50 (${time.toFixed(3)} ms), times a publish`, time / publish, (x) => x <= most, `<= ${String(most)}`);
+  }
+}
+
+async function checks(setting: Setting): Promise<void> {
+  const { client, cluster, size, report } = setting;
+  // Memory, by what reading everybody once adds.
+  const before = memory();
+  await using store = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: CACHE_BYTES });
+  const warm = Math.min(size, 200_000);
+  await inFlight(1024, range(0, warm), checkUser(store));
+  const perUser = (memory() - before) / warm;
+  if (size >= 10_000) report.require("memory for each cached user, bytes", perUser, (x) => x < 120, "< 120");
+  await inFlight(1024, range(0, Math.min(size, 20_000)), checkMember(store));
+
+  // What is asked for warm was read before. A store that reads it for the first time has nothing.
+  const known = { ...setting, size: Math.min(size, 20_000) };
+  const warmContests = (alone: boolean): Contest[] => [
+    { what: "isAuthorized, warm", check: checkUser(store), floor: alone ? { rates: [6, 3], p50: 1.3 } : { rates: [4, 1.5], p50: 1.5 } },
+    { what: "isMember, warm", check: checkMember(store), floor: alone ? undefined : { rates: [3, 1.2], p50: 1.6 } },
+  ];
+  await using stranger = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: 0 });
+  const coldContest: Contest = { what: "isAuthorized, cold", check: checkUser(stranger), floor: { rates: [0.4, 0.2], p50: 2.5 }, isCold: true };
+  await rates(known, "nobody beside", warmContests(true));
+  await latencies(known, "nobody beside", warmContests(true));
+  await beside("fast", cluster, size, async () => {
+    await rates(known, "beside 3 busy stores", warmContests(false));
+    await rates(setting, "beside 3 busy stores", [coldContest]);
+  });
+  await beside("slow", cluster, size, async () => {
+    await latencies(known, "beside 3 slow stores", warmContests(false));
+    await latencies(setting, "beside 3 slow stores", [coldContest]);
+  });
+}
+
+function memory(): number {
+  (globalThis as { gc?: () => void }).gc?.();
+  const { heapUsed, arrayBuffers } = process.memoryUsage();
+  return heapUsed + arrayBuffers;
+}
+
+/** Every method on single records, one at a time. */
+function methods(store: Store): readonly (readonly [name: string, call: (n: number) => Promise<unknown>])[] {
+  const sealed = new Uint8Array(80).fill(7);
+  const fresh = (n: number): string => `${String(n)}-${String(performance.now())}`;
+  const made: string[] = [];
+  const joined: string[] = [];
+  return [
+    ["users.get", (n) => store.users.get(keyOf(n))],
+    ["rooms.get", (n) => store.rooms.get(roomOf(n))],
+    ["members.get", (n) => store.members.get(roomOf(n), memberOf(n))],
+    ["roomKeys.get", (n) => store.roomKeys.get(roomOf(n), memberOf(n))],
+    ["isAuthorized", (n) => store.isAuthorized(keyOf(n))],
+    ["isMember", (n) => store.isMember(roomOf(n), memberOf(n))],
+    ["hasAdmin", () => store.hasAdmin()],
+    ["users.add", (n) => store.users.add({ key: fresh(n) })],
+    ["users.update", (n) => store.users.update(keyOf(n), { name: fresh(n) })],
+    ["users.revoke", (n) => store.users.revoke(keyOf(n))],
+    ["users.reinstate", (n) => store.users.reinstate(keyOf(n))],
+    ["rooms.create", (n) => store.rooms.create({ id: made[made.push(fresh(n)) - 1] ?? "", owner: "owner", encrypted: true, sealedKey: sealed })],
+    ["rooms.update", (n) => store.rooms.update(roomOf(n), { name: fresh(n) })],
+    ["members.add", (n) => store.members.add(roomOf(n), { endpoint: joined[joined.push(fresh(n)) - 1] ?? "", sealedKey: { epoch: 1, sealed } })],
+    ["members.join", (n) => store.members.join(roomOf(n), joined[n % joined.length] ?? "").catch(() => undefined)],
+    ["members.remove", (n) => store.members.remove(roomOf(n), memberOf(n)).catch(() => undefined)],
+    ["rooms.delete", () => store.rooms.delete(made.pop() ?? "")],
+  ];
+}
+
+/** The p50 of each method, and what the servers' processors do for it, on so many records. */
+async function growth({ report, cluster, client, kv, size }: Setting, found: Map<string, number[]>): Promise<void> {
+  await using store = await openJetStream(client, 3, { opTimeoutMs });
+  const busy = (): number => cluster.nodes.reduce((sum, { pid }) => sum + ticksOf(pid), 0);
+  const began = busy();
+  let calls = 0;
+  const note = (name: string, figure: number): void => {
+    found.set(name, [...(found.get(name) ?? []), figure]);
+  };
+  const plain = await p50(turnsOf(size, 0, ALONE), getPlain(kv));
+  for (const [name, call] of methods(store)) {
+    // Those that were read already are warm: half of the records are read for the first time.
+    const count = Math.min(ALONE, size / 4);
+    const from = name.startsWith("users.r") ? 0 : Math.floor(size / 2);
+    const time = await p50(turnsOf(size, from, count), call);
+    calls += count;
+    note(`${name}, p50`, time);
+    if (["users.get", "rooms.get", "members.get", "roomKeys.get"].includes(name)) {
+      report.require(`${name}: p50 (${time.toFixed(3)} ms), times kv.get`, time / plain, (x) => x <= 2.5, "<= 2.5");
+    }
+  }
+  note("the servers' processors for 1,000 calls, ms", ((busy() - began) * TICK_MS * 1000) / calls);
+}
+
+function ticksOf(pid: number | undefined): number {
+  if (pid === undefined) return 0;
+  const fields = readFileSync(`/proc/${String(pid)}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+/** Lists beside what is gone. */
+async function churn({ report, client }: Setting): Promise<void> {
+  await using store = await openJetStream(client, 3, { opTimeoutMs });
+  const guests = Array.from(range(0, 19), (n) => `stays-${String(n)}`);
+  for (const id of ["quiet", "busy"]) {
+    await store.rooms.create({ id, owner: "owner" });
+    await inFlight(16, guests, (endpoint) => store.members.add(id, { endpoint }));
+  }
+  await inFlight(256, range(0, CHURN), async (n) => {
+    await store.members.add("busy", { endpoint: `passes-${String(n)}` });
+    await store.members.remove("busy", `passes-${String(n)}`);
+  });
+  const times = new Map<string, number[]>();
+  for (let round = 0; round < 20; round++) {
+    for (const id of ["quiet", "busy"]) {
+      const time = await p50([0], () => store.members.list(id));
+      times.set(id, [...(times.get(id) ?? []), time]);
+    }
+  }
+  const [quiet, busy] = [median(times.get("quiet") ?? []), median(times.get("busy") ?? [])];
+  report.require(`members.list of 20 where ${String(CHURN)} joined and left (${busy.toFixed(2)} ms), times a quiet room`, busy / quiet, (x) => x < 2, "< 2");
 }
 
 async function adds(report: Report, store: Store, kv: KV): Promise<void> {
@@ -115,42 +276,6 @@ async function adds(report: Report, store: Store, kv: KV): Promise<void> {
   }
   report.say(`users.add with ${String(ADDS_WIDTH)} in flight ${perSecond(median(own))}, kv.create ${perSecond(median(plain))}`);
   report.require(`users.add with ${String(ADDS_WIDTH)} in flight: rate, times that of kv.create`, median(own) / median(plain), (x) => x >= 0.8, ">= 0.8");
-}
-
-/**
- * The same beside another store that checks all the time, on a connection of its own. Its barriers are gaps in the log, which
- * prove nothing, and the copy of the users is given up at each: this is what that costs. No figure is required of it yet.
- */
-async function checksBesideAnother(report: Report, urls: readonly string[], store: Store, kv: KV, keys: readonly string[]): Promise<void> {
-  const client = await connect({ servers: [...urls] });
-  const ended = new AbortController();
-  const width = 64;
-  try {
-    await using other = await openJetStream(client, 3, { opTimeoutMs });
-    const busy = inFlight(width, (function* () {
-      for (let n = 0; !ended.signal.aborted; n++) yield keys[n % keys.length] ?? "";
-    })(), (key) => checkOwn(other, key));
-    const own: number[] = [];
-    const plain: number[] = [];
-    for (let round = -1; round < ROUNDS; round++) {
-      const from = (round + 1) * BESIDE;
-      const took = await seconds(() => inFlight(width, turnsOf(keys, from, BESIDE), (key) => checkOwn(store, key)));
-      const tookPlain = await seconds(() => inFlight(width, turnsOf(keys, from, BESIDE), (key) => getPlain(kv, key)));
-      if (round < 0) continue;
-      own.push(BESIDE / took);
-      plain.push(BESIDE / tookPlain);
-    }
-    ended.abort();
-    await busy;
-    const [rate, plainRate] = [median(own), median(plain)];
-    report.say(
-      `isAuthorized with ${String(width)} in flight beside another store with as many: ${perSecond(rate)}, kv.get ${perSecond(plainRate)}, ` +
-        `${(rate / plainRate).toFixed(2)} times that of kv.get`,
-    );
-  } finally {
-    ended.abort();
-    await client.close();
-  }
 }
 
 /**
@@ -225,22 +350,33 @@ async function plainBucket(client: Client): Promise<KV> {
 
 async function main(): Promise<void> {
   const report = new Report();
-  await using cluster = await startNatsCluster();
-  const client = await connect({ servers: [...cluster.urls] });
-  try {
-    const store = await openJetStream(client, 3, { opTimeoutMs });
-    const kv = await plainBucket(client);
-    const keys = newKeys(USERS);
-    await inFlight(ADDS_WIDTH, keys, (key) => store.users.add({ key, name: "a user" }));
-    await inFlight(ADDS_WIDTH, keys, (key) => kv.create(key, plainValue(key)));
-    report.say(`${String(USERS)} users, ${cluster.nodes.length.toString()} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`);
-    await checks(report, client, store, kv, keys);
-    await checksBesideAnother(report, cluster.urls, store, kv, keys);
-    await adds(report, store, kv);
-    await store.close();
-    await roundTrips(report, client);
-  } finally {
-    await client.close();
+  const grown = new Map<string, number[]>();
+  for (const size of SIZES) {
+    await using cluster = await startNatsCluster();
+    const client = await connect({ servers: [...cluster.urls] });
+    try {
+      const kv = await plainBucket(client);
+      const store = await openJetStream(client, 3, { opTimeoutMs });
+      await store.users.addFirstAdmin({ key: "root" });
+      const took = await fill(client, store, size);
+      report.say(`\n${size.toLocaleString("en-US")} users and rooms (written in ${took.toFixed(0)} s), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`);
+      const setting: Setting = { report, client, cluster, kv, size };
+      if (size >= 10_000) await checks(setting);
+      await growth(setting, grown);
+      if (size === SIZES[0]) {
+        await adds(report, store, kv);
+        await roundTrips(report, client);
+        await churn(setting);
+      }
+      await store.close();
+    } finally {
+      await client.close();
+    }
+  }
+  report.say("");
+  for (const [what, figures] of grown) {
+    const [first = NaN, last = NaN] = [figures[0], figures.at(-1)];
+    report.require(`${what}: ${figures.map((figure) => figure.toFixed(3)).join(" / ")}, growth`, last / first, (x) => x < 1.5, "< 1.5");
   }
   report.end();
 }

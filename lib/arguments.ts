@@ -151,7 +151,7 @@ export function sealedKey(value: unknown, path: string): Uint8Array {
   return bytes(value, path, MAX_SEALED_BYTES);
 }
 
-function integer(value: unknown, path: string, min: number, max: number): number {
+export function integer(value: unknown, path: string, min: number, max: number): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
     throw invalid(path, `an integer from ${String(min)} to ${String(max)}`);
   }

@@ -42,6 +42,8 @@ export interface ProofsInMemory {
 export interface ProofsByAsking {
   readonly synchronous: false;
   user(key: string, call: Call): Promise<User | undefined>;
+  /** What the rules need to know of the same user, which can be had for less than the record. */
+  facts(key: string, call: Call): Promise<UserFacts | undefined>;
   joined(roomId: string, endpoint: string, call: Call): Promise<boolean>;
   /** `now` is asked when the answer is there: waiting takes time. */
   admin(now: () => number, call: Call): Promise<boolean>;

@@ -4,7 +4,7 @@
  */
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
-import { OwnStore, decide, denialOf, denied, factsOf, proved } from "./authorization.js";
+import { OwnStore, decide, denialOf, denied, proved } from "./authorization.js";
 import { Call, Calls } from "./call.js";
 import type { Driver, ProofsInMemory } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
@@ -250,8 +250,8 @@ export class MembershipStore extends OwnStore implements Store {
       }
       const folded = args.signKey(key, "key");
       return async (call) => {
-        const user = await proofs.user(folded, call);
-        return user !== undefined && rule(factsOf(user), Date.now());
+        const user = await proofs.facts(folded, call);
+        return user !== undefined && rule(user, Date.now());
       };
     });
   }

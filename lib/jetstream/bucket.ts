@@ -5,48 +5,17 @@
  * barrier for a read that must be fresh, and otherwise the newest that this store has seen in the bucket, which makes
  * reads monotonic and lets a store read its own writes.
  */
-import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import { Retries, asObject, unavailable } from "./connection.js";
-import type { Ack, DirectAnswer, DirectMessage, Json, Link } from "./connection.js";
-import { Copy } from "./copy.js";
-import { AbsenceFences } from "./absence.js";
-import { BARRIER_KEY, Barrier } from "./quorum.js";
+import { Retries, unavailable } from "./connection.js";
+import type { Ack, DirectMessage, Json, Link } from "./connection.js";
+import { decode, intact } from "./entry.js";
+import type { Entry } from "./entry.js";
+import { Fences } from "./fences.js";
+import { Seen } from "./seen.js";
+import { OwnBarriers, isBarrier } from "./own-barriers.js";
+import { Barrier } from "./quorum.js";
 import { all } from "./settled.js";
-
-/** Where a record stands in the log, and since when. */
-type Place = Pick<DirectMessage, "seq" | "stamp">;
-
-/** One record as it stands in the bucket. */
-export class Entry {
-  readonly key: string;
-  readonly value: Json;
-  readonly #place: Place;
-
-  constructor(key: string, value: Json, place: Place) {
-    this.key = key;
-    this.value = value;
-    this.#place = place;
-  }
-
-  get seq(): number {
-    return this.#place.seq;
-  }
-
-  get stamp(): string {
-    return this.#place.stamp;
-  }
-
-  get time(): Date {
-    return new Date(this.stamp);
-  }
-
-  /** The same without the message, which would keep all that was received together with it in memory. */
-  detached(): Entry {
-    return new Entry(this.key, this.value, { seq: this.seq, stamp: this.stamp });
-  }
-}
 
 /** What a read found: at one moment of one replica, `upTo`. */
 export interface Snapshot {
@@ -79,55 +48,46 @@ const MAX_ASKING = 8;
 const PAGE_BYTES = 4 * 1024 * 1024;
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
 const LOOK_MS = 5000;
-/**
- * Changes that are read to bring the copy up to date: where there are more, the copy is given up. So few, that the server never
- * cuts an answer short for its size: at 64 MiB, with messages of at most 1 MiB.
- */
-const MAX_CHANGES = 50;
-/** How long one catch-up may take: at first, and after others that took too long. */
-const FOLLOW_MS = 200;
-const MAX_FOLLOW_MS = 1000;
-/** So many keys that were not in the copy make it worth while to read them all, but not all the time. */
-const MANY_MISSES = 16;
 /** How often a write is sent again at once while another one of its subject is under way. */
 const MAX_AT_ONCE = 100;
-/** What one request can ask for: the server answers at most 1,024 records. */
-const ALL_AT_ONCE = 1000;
-const ASK_AGAIN_MS = 5000;
+
+/** A record that is proved to stand so, or not to be there, at a moment after it was asked for: that of a fence, `asOf`. */
+export interface Certain {
+  readonly entry: Entry | undefined;
+  readonly asOf: number;
+}
 
 export class Bucket {
   readonly name: string;
   readonly stream: string;
-  readonly #link: Link;
-  readonly #subjects: string;
+  protected readonly link: Link;
+  protected readonly subjects: string;
+  protected readonly own = new OwnBarriers();
+  protected readonly fences: Fences;
   readonly #barrier: Barrier;
-  readonly #absence: AbsenceFences;
+  readonly #noted = new Seen();
   readonly #maxFilters: number;
+  /** Of a barrier that is there: every read that has to find something asks for it too. */
+  #barrierKey = "";
   #asking = 0;
-  readonly #copy = new Copy<Entry>();
-  #catchingUp: Promise<DirectAnswer> | undefined;
-  /** Catch-ups that failed one after the other. */
-  #slow = 0;
-  #misses = 0;
-  #asked = Number.NEGATIVE_INFINITY;
   #seen = 0;
   #queue: Read[] = [];
   #drift: StoreError | undefined;
   #looked = performance.now();
   /** Looks whether the settings are still what the promises rest on. */
   onUse: (() => void) | undefined;
-  /** Calls {@link keepAll}, in time of its own. */
-  onMisses: (() => void) | undefined;
+  /** What others keep of the bucket may be of another log. */
+  onDoubt: (() => void) | undefined;
 
   /** `maxFilters` of one request, by how large the bucket's records can be. */
   constructor(link: Link, name: string, maxFilters: number) {
-    this.#link = link;
+    this.link = link;
     this.name = name;
     this.#maxFilters = maxFilters;
     this.stream = `KV_${name}`;
-    this.#subjects = `$KV.${name}.`;
-    this.#barrier = new Barrier(link, this.stream, this.#subjects + BARRIER_KEY, this);
-    this.#absence = new AbsenceFences(link, this.stream, this.#subjects, this);
+    this.subjects = `$KV.${name}.`;
+    this.#barrier = new Barrier(link, this.stream, this.subjects, this);
+    this.fences = new Fences(link, this.stream, this.subjects, this);
   }
 
   /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
@@ -135,7 +95,7 @@ export class Bucket {
     this.#drift = error;
   }
 
-  #use(): void {
+  protected use(): void {
     const now = performance.now();
     if (now - this.#looked > LOOK_MS) {
       this.#looked = now;
@@ -153,100 +113,123 @@ export class Bucket {
     if (seq > this.#seen) this.#seen = seq;
   }
 
-  /** What is kept of the log is forgotten: see {@link Barrier}. */
-  doubt(): void {
-    this.#copy.forgetLog();
+  /** The next barrier of this store. */
+  get barrier(): { readonly key: string; readonly value: string } {
+    return this.own.next;
   }
 
-  noteBarrier(seq: number): void {
-    this.#copy.noteBarrier(seq);
+  /** What is kept of the log is forgotten: see {@link Barrier}. */
+  doubt(): void {
+    this.own.forget();
+    this.onDoubt?.();
+  }
+
+  noteBarrier(seq: number, key: string): void {
+    this.saw(seq);
+    this.#barrierKey = key;
+    this.own.add(seq, key);
   }
 
   suspect(): void {
-    this.#copy.suspect();
+    this.own.clear();
   }
 
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
   async fresh(call: Call): Promise<number> {
-    this.#use();
+    this.use();
     return this.#barrier.prove(call);
   }
 
   /**
-   * Keys as they stand at one moment that comes after this call. Not for a bucket that is purged: a purge has no sequence.
+   * The record as some replica has it, and never older than this store has seen it. What another store wrote a moment ago can
+   * be missing, and so can the record: that it is not there proves nothing.
    */
-  async proved(wanted: readonly string[], call: Call): Promise<Snapshot> {
-    const seq = await this.fresh(call);
-    this.saw(seq);
-    for (const retries = new Retries(call); !this.#copy.reach(seq); ) {
+  async get(key: string, call: Call): Promise<Entry | undefined> {
+    for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const answer = await this.#catchUp();
-      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+      const entry = await this.#last(key, retries, call);
+      switch (this.allowed(key, entry?.seq ?? 0)) {
+        case "yes":
+          return entry === undefined ? undefined : this.noted(entry);
+        case "no":
+          // Nothing is concluded from a record that is not there: whoever needs to know proves it.
+          if (entry === undefined) return undefined;
+          break;
+        case "unknown":
+          return entry === undefined ? undefined : (await this.certain(key, call)).entry;
+      }
     }
-    const taken = this.#taken(wanted);
-    if (taken !== undefined) return taken;
-    if (++this.#misses >= MANY_MISSES) this.#askForAll();
-    const { era } = this.#copy;
-    const found = await this.readCertain(wanted, seq, call);
-    // An absence is not kept: anybody can ask for keys that nobody has.
-    this.#copy.keep(era, found.upTo, wanted.flatMap((key) => found.get(key)?.detached() ?? []));
+  }
+
+  /** The newest of the records that a wildcard matches, as some replica has it. It proves nothing, and can be one of before. */
+  async newest(filter: string, call: Call): Promise<Entry | undefined> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      this.use();
+      const answer = await this.link.last(this.stream, this.subjects + filter, this.link.attemptMs(call));
+      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+      else return answer.kind === "none" ? undefined : intact(decode(answer.message, this.subjects.length));
+    }
+  }
+
+  /** The record as the leader says that it stands at a moment after this call, or that it does not. */
+  async certain(key: string, call: Call): Promise<Certain> {
+    const found = await this.settled(key, call);
+    if (found.entry !== undefined) this.noted(found.entry);
     return found;
   }
 
-  #taken(wanted: readonly string[]): Snapshot | undefined {
-    const entries: Entry[] = [];
-    for (const key of wanted) {
-      const entry = this.#copy.get(key);
-      if (entry === undefined) return undefined;
-      entries.push(entry);
+  /** The same of a record that is kept elsewhere, where it is seen how it stood. */
+  protected async settled(key: string, call: Call): Promise<Certain> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const entry = await this.#last(key, retries, call);
+      const asOf = await this.fences.prove(key, entry?.seq ?? 0, call);
+      if (asOf !== undefined) return { entry: entry === undefined ? undefined : intact(entry), asOf };
     }
-    return new Taken(this.#copy.at, entries);
   }
 
-  #askForAll(): void {
-    const now = performance.now();
-    if (now - this.#asked < ASK_AGAIN_MS) return;
-    this.#asked = now;
-    this.onMisses?.();
+  /** Whether a read that found the record there (0: not at all) does not go back behind what was seen of it. */
+  protected allowed(key: string, seq: number): "yes" | "no" | "unknown" {
+    return this.#noted.allow(key, seq);
   }
 
-  /** Reads the whole bucket into the copy, where one request can: only then are the records those of one moment. */
-  async keepAll(messages: number, call: Call): Promise<void> {
-    if (messages > ALL_AT_ONCE) return;
-    const min = await this.fresh(call);
-    const { era } = this.#copy;
-    const answer = await this.#link.direct(this.stream, { multi_last: [`${this.#subjects}>`] }, this.#link.attemptMs(call));
-    if (answer.kind !== "end" || answer.upTo < min || answer.pending > 0 || !complete(answer)) return;
-    this.#misses = 0;
-    const entries = answer.messages.map((message) => decode(message, this.#subjects.length).detached());
-    this.#copy.keep(era, answer.upTo, entries.filter(({ key }) => key !== BARRIER_KEY));
+  /** Records up to this sequence may have been seen, and nobody knows it any more. */
+  protected forgot(seq: number): void {
+    this.#noted.forgot(seq);
   }
 
-  /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
-  #catchUp(): Promise<DirectAnswer> {
-    this.#catchingUp ??= this.#follow().finally(() => {
-      this.#catchingUp = undefined;
-    });
-    return this.#catchingUp;
+  /** Whether a record is not there at a moment after this call. `false` proves nothing. */
+  async isAbsent(key: string, call: Call): Promise<boolean> {
+    return (await this.fences.prove(key, 0, call)) !== undefined;
   }
 
-  async #follow(): Promise<DirectAnswer> {
-    const { era } = this.#copy;
-    const request = { seq: this.#copy.next, next_by_subj: ">", batch: MAX_CHANGES };
-    // Everybody waits for it, so that it has a time of its own, and a short one at first: another replica may be quicker.
-    const answer = await this.#link.direct(this.stream, request, Math.min(FOLLOW_MS * 2 ** this.#slow, MAX_FOLLOW_MS));
-    this.#slow = answer.kind === "failed" ? Math.min(this.#slow + 1, 3) : 0;
-    if (answer.kind !== "end") return answer;
-    if (!whole(answer)) return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
-    // An answer that is not full has come to the end of its replica's log: nothing that came meanwhile is left out.
-    if (answer.messages.length < MAX_CHANGES && answer.pending === 0) {
-      this.#copy.follow(era, answer.messages.map((message) => decode(message, this.#subjects.length).detached()));
-      // Nothing that comes later may lie before what was seen here.
-      this.saw(this.#copy.at);
-    } else {
-      this.#copy.clear();
+  /** The sequence of a moment after this call at which the record stood at `seq`, as it was read. `undefined` proves nothing. */
+  async stands(key: string, seq: number, call: Call): Promise<number | undefined> {
+    this.use();
+    return this.fences.prove(key, seq, call);
+  }
+
+  protected noted(entry: Entry): Entry {
+    const { seq } = entry;
+    this.#noted.note(entry.key, seq);
+    return intact(entry);
+  }
+
+  async #last(key: string, retries: Retries, call: Call): Promise<Entry | undefined> {
+    for (;;) {
+      this.use();
+      const answer = await this.link.last(this.stream, this.subjects + key, this.link.attemptMs(call));
+      switch (answer.kind) {
+        case "found":
+          return decode(answer.message, this.subjects.length);
+        case "none":
+          return undefined;
+        case "failed":
+          retries.failed(answer.failure, answer.error);
+          await retries.pause();
+      }
     }
-    return answer;
   }
 
   /**
@@ -261,11 +244,11 @@ export class Bucket {
 
   /** Writes a mark, whose value nobody reads, anew. Repeating it does no harm, so that it is repeated until it is acknowledged. */
   async #mark(key: string, value: Json, call: Call): Promise<number> {
-    this.#use();
+    this.use();
     const payload = JSON.stringify({ k: key, ...value });
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const ack = await this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call));
+      const ack = await this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call));
       if (ack.kind === "stored") {
         this.saw(ack.seq);
         return ack.seq;
@@ -292,7 +275,7 @@ export class Bucket {
     mine: (entry: Entry) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
   ): Promise<number | undefined> {
-    this.#use();
+    this.use();
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
     const before = call.outcome;
@@ -301,7 +284,7 @@ export class Bucket {
       // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
       call.check();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
-      const publish = (): Promise<Ack> => this.#link.publish(this.stream, this.#subjects + key, payload, this.#link.attemptMs(call), expected);
+      const publish = (): Promise<Ack> => this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
       let ack = await publish();
       // Something else of the subject is under way, a fence perhaps: it is over in a moment, and another one may follow.
       for (let i = 0; i < MAX_AT_ONCE && ack.kind === "conflict" && ack.inFlight; i++) {
@@ -313,21 +296,18 @@ export class Bucket {
       switch (ack.kind) {
         case "stored":
           this.saw(ack.seq);
+          this.#noted.note(key, ack.seq);
           return ack.seq;
         case "conflict": {
           // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,
           // while the real leader stores the message. Only what stands in the log as of now tells.
-          const entry = (await this.read([key], await this.fresh(call), call)).get(key);
+          const { entry } = await this.certain(key, call);
           if ((entry?.seq ?? 0) === expected) {
             lost = true;
             break;
           }
           if (entry === undefined) {
-            // Purged, or missed by a replica that catches up from a snapshot: then it may be this very write.
-            if (!(await this.areAbsent([key], call))) {
-              lost = true;
-              break;
-            }
+            // It was purged.
             call.outcome = before;
             return undefined;
           }
@@ -361,15 +341,15 @@ export class Bucket {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       try {
-        const reply = await this.#link.api(
+        const reply = await this.link.api(
           `STREAM.PURGE.${this.stream}`,
-          { filter: this.#subjects + filter },
-          this.#link.attemptMs(call),
+          { filter: this.subjects + filter },
+          this.link.attemptMs(call),
         );
         if (reply["success"] === true) return;
         retries.failed("lost", reply["error"]);
       } catch (error) {
-        retries.failed(this.#link.closed ? "closed" : "lost", error);
+        retries.failed(this.link.closed ? "closed" : "lost", error);
       }
     }
   }
@@ -377,7 +357,7 @@ export class Bucket {
   /** Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was seen. */
   read(filters: readonly string[], min: number, call: Call): Promise<Snapshot> {
     return new Promise((resolve, reject) => {
-      this.#use();
+      this.use();
       const read: Read = {
         filters,
         min: Math.max(min, this.#seen),
@@ -389,25 +369,6 @@ export class Bucket {
       };
       this.#enqueue(read);
     });
-  }
-
-  /**
-   * The same for keys alone, of which each that was not found is surely not there, as the leader says after this call. A
-   * replica that catches up from a snapshot misses for a moment what is there.
-   */
-  async readCertain(wanted: readonly string[], min: number, call: Call): Promise<Snapshot> {
-    for (const retries = new Retries(call); ; ) {
-      await retries.turn();
-      const found = await this.read(wanted, min, call);
-      const missing = wanted.filter((key) => found.get(key) === undefined);
-      if (await this.areAbsent(missing, call)) return found;
-    }
-  }
-
-  /** Whether none of the keys is there, as the leader says after this call. `false` proves nothing. */
-  async areAbsent(wanted: readonly string[], call: Call): Promise<boolean> {
-    const absent = await all(wanted.map((key) => this.#absence.prove(key, call)));
-    return absent.every((is) => is);
   }
 
   #enqueue(read: Read): void {
@@ -448,11 +409,11 @@ export class Bucket {
       let timeoutMs = 1;
       for (const read of waiting) {
         for (const filter of read.filters) filters.add(filter);
-        timeoutMs = Math.max(timeoutMs, this.#link.attemptMs(read.call));
+        timeoutMs = Math.max(timeoutMs, this.link.attemptMs(read.call));
       }
-      const subjects = Array.from(filters, (filter) => this.#subjects + filter);
-      subjects.push(this.#subjects + BARRIER_KEY);
-      const answer = await this.#link.direct(this.stream, { multi_last: subjects }, timeoutMs);
+      const subjects = Array.from(filters, (filter) => this.subjects + filter);
+      subjects.push(this.subjects + this.#barrierKey);
+      const answer = await this.link.direct(this.stream, { multi_last: subjects }, timeoutMs);
       if (answer.kind === "too-many") {
         const half = waiting.length >> 1;
         if (half === 0) throw new StoreError("UNAVAILABLE", "Too many records match");
@@ -466,7 +427,7 @@ export class Bucket {
         }
         return;
       }
-      const found = new Found(answer.upTo, answer.messages, this.#subjects.length);
+      const found = new Found(answer.upTo, answer.messages.map((message) => decode(message, this.subjects.length)));
       for (const read of waiting) this.#settle(read, found);
     } catch (error) {
       for (const read of waiting) read.reject(error);
@@ -480,7 +441,7 @@ export class Bucket {
     }
     // A server before 2.12 does not keep a write apart from a read of several keys, and can miss a key that is written
     // at that moment. https://github.com/nats-io/nats-server: stream.isolateMu
-    if (!this.#link.isolatesReads) {
+    if (!this.link.isolatesReads) {
       const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
       const known = read.absent;
       read.absent = absent;
@@ -490,6 +451,7 @@ export class Bucket {
       }
     }
     this.saw(found.upTo);
+    for (const { key, seq } of found.entries) this.#noted.note(key, seq);
     read.resolve(found);
   }
 
@@ -502,21 +464,21 @@ export class Bucket {
     const found = new Map<string, Entry>();
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      this.#use();
+      this.use();
       call.check();
-      const subjects = [this.#subjects + filter, this.#subjects + BARRIER_KEY];
-      const answer = await this.#link.direct(
+      const subjects = [this.subjects + filter, this.subjects + this.#barrierKey];
+      const answer = await this.link.direct(
         this.stream,
         { multi_last: subjects, max_bytes: PAGE_BYTES },
-        this.#link.attemptMs(call),
+        this.link.attemptMs(call),
       );
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
       if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
       if (answer.kind !== "end" || answer.upTo < needed || !complete(answer)) continue;
       this.saw(answer.upTo);
       for (const message of answer.messages) {
-        const entry = intact(decode(message, this.#subjects.length));
-        if (entry.key !== BARRIER_KEY && entry.key !== marker) found.set(entry.key, entry);
+        const entry = decode(message, this.subjects.length);
+        if (!isBarrier(entry.key) && entry.key !== marker) found.set(entry.key, this.noted(entry));
       }
       return found;
     }
@@ -572,12 +534,12 @@ export class Bucket {
     // A place that the log has not come to: nothing is behind it.
     if (end !== undefined && next > end) return;
     for (const retries = new Retries(call); ; ) {
-      this.#use();
+      this.use();
       call.check();
-      const answer = await this.#link.direct(
+      const answer = await this.link.direct(
         this.stream,
-        { seq: next, next_by_subj: this.#subjects + filter, batch: page, max_bytes: PAGE_BYTES },
-        this.#link.attemptMs(call),
+        { seq: next, next_by_subj: this.subjects + filter, batch: page, max_bytes: PAGE_BYTES },
+        this.link.attemptMs(call),
       );
       let more = false;
       switch (answer.kind) {
@@ -598,7 +560,9 @@ export class Bucket {
           for (const message of answer.messages) {
             next = message.seq + 1;
             last = message.seq;
-            if (visit(decode(message, this.#subjects.length)) === "stop") return;
+            const entry = decode(message, this.subjects.length);
+            this.#noted.note(entry.key, entry.seq);
+            if (visit(entry) === "stop") return;
           }
           more = answer.pending > 0 && answer.messages.length > 0;
       }
@@ -657,7 +621,7 @@ function complete({ messages }: { messages: readonly DirectMessage[] }): boolean
 }
 
 /** The same, by all: each names the one before it, and the end names the last. */
-function whole({ messages, last }: { messages: readonly DirectMessage[]; last: number }): boolean {
+export function whole({ messages, last }: { messages: readonly DirectMessage[]; last: number }): boolean {
   let before = 0;
   for (const message of messages) {
     if (message.before !== before) return false;
@@ -666,61 +630,18 @@ function whole({ messages, last }: { messages: readonly DirectMessage[]; last: n
   return last === before;
 }
 
-function decode(message: DirectMessage, skip: number): Entry {
-  let value: Json;
-  try {
-    const { data } = message;
-    value = asObject(JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8")));
-  } catch {
-    value = {};
-  }
-  const key = value["k"];
-  return typeof key === "string" ? new Entry(key, value, message) : new Entry(message.subject.slice(skip), DAMAGED, message);
-}
-
-/** A value that is none of ours. Whoever looks at the record is told; who does not is not held up by it. */
-const DAMAGED: Json = Object.freeze({});
-
-function intact(entry: Entry): Entry {
-  if (entry.value === DAMAGED) {
-    throw new StoreError("CORRUPT", `A record is not of this library: sequence ${String(entry.seq)}`, {
-      details: { key: entry.key, sequence: entry.seq },
-    });
-  }
-  return entry;
-}
-
-/** What the copy holds of the keys that were asked for. */
-class Taken implements Snapshot {
-  readonly upTo: number;
-  readonly #entries: readonly Entry[];
-
-  constructor(upTo: number, entries: readonly Entry[]) {
-    this.upTo = upTo;
-    this.#entries = entries;
-  }
-
-  get(key: string): Entry | undefined {
-    const entry = this.#entries.find((candidate) => candidate.key === key);
-    return entry === undefined ? undefined : intact(entry);
-  }
-
-  below(): readonly Entry[] {
-    return [];
-  }
-}
-
 class Found implements Snapshot {
   readonly upTo: number;
   readonly #byKey = new Map<string, Entry>();
   #byParent: Map<string, Entry[]> | undefined;
 
-  constructor(upTo: number, messages: readonly DirectMessage[], skip: number) {
+  constructor(upTo: number, entries: readonly Entry[]) {
     this.upTo = upTo;
-    for (const message of messages) {
-      const entry = decode(message, skip);
-      this.#byKey.set(entry.key, entry);
-    }
+    for (const entry of entries) this.#byKey.set(entry.key, entry);
+  }
+
+  get entries(): Iterable<Entry> {
+    return this.#byKey.values();
   }
 
   has(key: string): boolean {

@@ -134,6 +134,12 @@ export class DirectMessage {
   }
 }
 
+/** The newest message of a subject, as one replica has it. */
+export type LastAnswer =
+  | { readonly kind: "found"; readonly message: DirectMessage }
+  | { readonly kind: "none" }
+  | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
+
 export type DirectAnswer =
   | { readonly kind: "end"; readonly messages: DirectMessage[]; readonly upTo: number; readonly pending: number; readonly last: number }
   | { readonly kind: "empty" }
@@ -295,6 +301,27 @@ export class Link {
       }
     } catch {
       // Who does not answer is not known, and that is all that can be said.
+    }
+  }
+
+  /** A direct get of the newest message that a subject has, from whichever replica answers. */
+  async last(stream: string, subject: string, timeoutMs: number): Promise<LastAnswer> {
+    try {
+      const request = this.connection.request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), { timeout: timeoutMs });
+      const message = await this.#counted(request);
+      const code = message.data.length === 0 ? (message.headers?.code ?? 0) : 0;
+      switch (code) {
+        case 0:
+          return { kind: "found", message: new DirectMessage(message) };
+        case 404:
+          return { kind: "none" };
+        case 503:
+          return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
+        default:
+          return { kind: "failed", failure: "lost", error: new Error(`${String(code)} ${message.headers?.description ?? ""}`) };
+      }
+    } catch (error) {
+      return { kind: "failed", failure: failureOf(error), error };
     }
   }
 

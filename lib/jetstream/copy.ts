@@ -1,178 +1,353 @@
 /**
- * Records that were read, kept exact by the order of the bucket. A bucket is one log: its sequences have no gaps. So when a
- * barrier gets the very next sequence after the one that the copy is as of, nothing else was stored between, and the copy
- * is as of the barrier too: no read is needed. Otherwise one read of everything since then brings it there.
+ * Records that were read, kept exact by the order of the bucket. A bucket is one log, so that a barrier tells how far it is,
+ * and everything that was stored since is read from any replica, in order. What was read before still holds then.
  *
- * That read is believed only if it has no gap: a replica that catches up from a snapshot drops what was superseded before
- * it has what superseded it. A gap that is a barrier of this store's own is none: it held no record.
+ * That reading is believed only as far as it has no gap: a replica that catches up from a snapshot drops what was superseded
+ * before it has what superseded it. A sequence that is missing is no gap if it is known what stood there:
  *
- * The acknowledgement of a barrier proves as much here as it does for a read: docs/protocol.md has the argument.
+ * 1. a barrier of this store, which was acknowledged;
+ * 2. a barrier of another store, which a later one of that store tells of;
+ * 3. an older state of a record that was read in its newer one, which tells of it.
+ *
+ * Where a gap stays, the copy is as of a barrier anew, and a new *era* begins: no record is known to be as it stands, but
+ * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
-import { BARRIER_KEY } from "./quorum.js";
-import { SequenceSet } from "./sequence-set.js";
+import type { Entry } from "./entry.js";
+import { isBarrier, rangesOf } from "./own-barriers.js";
+import type { OwnBarriers } from "./own-barriers.js";
+import type { Range } from "./sequence-set.js";
 
 /** What is kept of a record. */
-export interface Kept {
+export interface Known<V> {
+  /** What the record says. */
+  readonly value: V;
+  readonly seq: number;
+  /** The era in which it was last known to be as it stands. */
+  readonly era: number;
+}
+
+/** Where it is kept, in bounded memory: a record can be gone at any time. */
+export interface Cache<V> {
+  /** `key` is the record's in the bucket. */
+  get(key: string): Known<V> | undefined;
+  put(entry: Entry, era: number): void;
+  /** It is known to stand as it did. */
+  renew(key: string, era: number): void;
+  clear(): void;
+  /** Told up to where the records stood that are not kept any more. */
+  onForget: ((seq: number) => void) | undefined;
+}
+
+/** A record that is being proved on its own. */
+export interface Reading {
+  readonly key: string;
+  readonly era: number;
+  readonly log: number;
+}
+
+/** What was proved on its own as of `at`, which the copy has not come to. It is remembered as it stood, at `seq`. */
+interface Ahead {
+  readonly at: number;
+  readonly reading: Reading;
+  readonly seq: number;
+}
+
+/** A message by which the log is known again. */
+interface Anchor {
   readonly key: string;
   readonly seq: number;
-  /** When it was stored, as the server says it. */
   readonly stamp: string;
 }
 
-/** Records that a read found at one moment, `upTo`. */
-interface Found<T> {
-  readonly upTo: number;
-  readonly records: readonly T[];
-}
-
-/** The most records that are kept. Those that were kept longest go first. */
-export const MAX_RECORDS = 32_768;
-/** Reads that were further than the copy, kept until it gets there. */
-const MAX_AHEAD = 32;
-/** Barriers that follow more closely on each other leave no time for another log to take the place of the one that is known. */
+const MAX_AHEAD = 4096;
+const MAX_ANCHORS = 8;
+/** What follows more closely upon each other leaves no time for another log to take the place of the one that is known. */
 const SURE_MS = 1000;
 
-export class Copy<T extends Kept> {
-  readonly #records = new Map<string, T>();
-  /** Every record in the copy is as it stands at this sequence of the log. */
+export class Copy<V> {
+  readonly #cache: Cache<V>;
+  readonly #own: OwnBarriers;
+  /** Every record of this era is as it stands at this sequence of the log. */
   #at = 0;
-  /** From here up to `#at` only barriers were stored: what was read in between is as it stands at `#at`. */
-  #quiet = 0;
-  /** The newest record that was kept: where it still stands, the log up to there is the one that is known. */
-  #newest: T | undefined;
-  /** The copy was not needed for a while: whether the log is the one that is known shows with the next read. */
+  #era = 1;
+  /** Whether there are records of this era. */
+  #inUse = false;
+  /** How many are proving the same record. What the log says of it meanwhile is kept. */
+  readonly #readings = new Map<string, { count: number; changed: number }>();
+  #ahead: Ahead[] = [];
+  /** The newest records that were kept, newest first. */
+  #anchors: Anchor[] = [];
+  /** Records of an era before this one, above this sequence, may be of another log. */
+  #limit = { era: 0, seq: 0 };
+  /** Another number for each log. */
+  #log = 0;
+  /** The copy was not needed for a while: whether the log is the one that is known has to be looked at. */
   #unsure = false;
-  /** Where this store's own barriers stand: no record was ever there. */
-  readonly #barriers = new SequenceSet();
-  #ahead: Found<T>[] = [];
-  #used = 0;
+  #used = performance.now();
   #reached = 0;
-  /** Another number after each {@link clear}: what was asked for before it is not taken. */
-  #era = 0;
+
+  constructor(cache: Cache<V>, own: OwnBarriers) {
+    this.#cache = cache;
+    this.#own = own;
+  }
+
+  get at(): number {
+    return this.#at;
+  }
 
   get era(): number {
     return this.#era;
   }
 
-  /** Where the copy is. */
-  get at(): number {
-    return this.#at;
+  get unsure(): boolean {
+    return this.#unsure;
   }
 
-  /** From where on {@link follow} needs everything. */
-  get next(): number {
-    return this.#unsure && this.#newest !== undefined ? this.#newest.seq : this.#at + 1;
+  /** Messages of which one has to stand where it did, with its time, newest first, so that the log is the one that is known. */
+  get anchors(): readonly Anchor[] {
+    return this.#anchors;
   }
 
-  /** Takes the sequence of a barrier of this store that was acknowledged. */
-  noteBarrier(seq: number): void {
-    this.#barriers.add(seq);
+  /** To be asked before what is kept is used: it is not sure for ever which log it is of. */
+  wake(): void {
+    if (performance.now() - this.#used > SURE_MS) this.suspect();
   }
 
-  /** Takes the sequence of an acknowledged barrier. Answers whether the copy is as of it, or later. */
+  /** The record as it stands at {@link at}. */
+  valid(key: string): Known<V> | undefined {
+    const known = this.#unsure ? undefined : this.#cache.get(key);
+    return known?.era === this.#era ? known : undefined;
+  }
+
+  /** The record as it stood once, in the log that is known: a fence tells whether it still does. */
+  remembered(key: string): Known<V> | undefined {
+    const known = this.#unsure ? undefined : this.#cache.get(key);
+    if (known === undefined || (known.era < this.#limit.era && known.seq > this.#limit.seq)) return undefined;
+    return known;
+  }
+
+  /** Where the record was seen, in whatever log. */
+  seen(key: string): number | undefined {
+    return this.#cache.get(key)?.seq;
+  }
+
+  /** A record is proved on its own from here on, until {@link end} or {@link drop}. */
+  begin(key: string): Reading {
+    const known = this.#readings.get(key);
+    if (known === undefined) this.#readings.set(key, { count: 1, changed: 0 });
+    else known.count++;
+    return { key, era: this.#era, log: this.#log };
+  }
+
+  /** Whether the log is surely the one that it was when the record began to be proved. */
+  isOf({ log }: Reading): boolean {
+    return log === this.#log && !this.#unsure;
+  }
+
+  /** It was not proved, or is not there: an absence is not kept, for anybody can ask for keys that nobody has. */
+  drop(reading: Reading): void {
+    this.#done(reading);
+  }
+
+  /** It was proved as of `at` to stand at `seq`: `entry`, or, without one, what is remembered. */
+  end(reading: Reading, at: number, seq: number, entry?: Entry): void {
+    if (reading.log === this.#log && entry !== undefined) {
+      const known = this.#cache.get(reading.key);
+      if (known === undefined || known.seq < seq) this.#put(entry, reading.era - 1);
+    }
+    this.#ahead.push({ at, reading, seq });
+    this.#settle();
+    if (this.#ahead.length > MAX_AHEAD) this.#keep(this.#ahead.shift());
+  }
+
+  /** The sequence of a barrier that was acknowledged. Answers whether the copy is as of it, or later. */
   reach(seq: number): boolean {
     // Only an acknowledgement that is new tells of the log: a call that comes again with its own does not.
     if (seq > this.#reached) {
-      const now = performance.now();
-      if (now - this.#used > SURE_MS) this.suspect();
-      this.#used = now;
+      this.wake();
+      this.#used = performance.now();
       this.#reached = seq;
     }
     if (this.#unsure) return false;
-    if (this.#records.size === 0 && seq > this.#at) {
-      this.#at = this.#quiet = seq;
-    } else if (seq > this.#at && this.#barriers.hasAll(this.#at + 1, seq)) {
-      this.#at = seq;
+    if (seq > this.#at) {
+      if (!this.#inUse && this.#readings.size === 0) this.#at = seq;
+      else if (this.#own.hasAll(this.#at + 1, seq)) this.#at = seq;
+      this.#settle();
     }
-    if (this.#ahead.length > 0) this.#settle();
     return seq <= this.#at;
   }
 
-  /** The record, or `undefined` where it is not known. */
-  get(key: string): T | undefined {
-    return this.#records.get(key);
-  }
-
-  /** Takes records as of `upTo`, where it is known that they stand so at the sequence that the copy is as of. */
-  keep(era: number, upTo: number, records: readonly T[]): void {
-    // While it is not sure which log this is, nothing of it may take the place of what the look at it goes by.
-    if (era !== this.#era || this.#unsure) return;
-    if (this.#ahead.length < MAX_AHEAD) this.#ahead.push({ upTo, records });
-    this.#settle();
-  }
-
-  #settle(): void {
-    const ahead: Found<T>[] = [];
-    for (const found of this.#ahead) {
-      if (found.upTo > this.#at) {
-        ahead.push(found);
-      } else if (found.upTo >= this.#quiet) {
-        for (const record of found.records) this.#put(record);
-      }
-    }
-    this.#ahead = ahead;
-  }
-
-  /** Takes everything that was stored from {@link next} on, in order. With a gap in it, it proves nothing: see above. */
-  follow(era: number, changes: readonly T[]): void {
-    if (era !== this.#era) return;
-    let end = this.#unsure ? (changes[0]?.seq ?? 0) : this.#at;
-    for (const { seq } of changes) {
-      if (seq <= end) continue;
-      if (!this.#barriers.hasAll(end + 1, seq - 1)) {
-        this.clear();
-        return;
-      }
-      end = seq;
-    }
-    if (this.#unsure) {
-      const [first] = changes;
-      if (first === undefined || first.seq !== this.#newest?.seq || first.stamp !== this.#newest.stamp) {
-        this.clear();
-        return;
-      }
-      this.#unsure = false;
-      this.#ahead = [];
-      this.#at = this.#quiet = first.seq;
-    }
+  /** Takes what a replica has from {@link at} on, in order, as far as it has no gap. Answers whether it has none. */
+  follow(era: number, changes: readonly Entry[]): boolean {
+    if (era !== this.#era || this.#unsure) return true;
+    const end = this.#endOf(changes);
     for (const change of changes) {
-      if (change.seq <= this.#at) continue;
-      this.#at = change.seq;
-      if (change.key === BARRIER_KEY) continue;
-      this.#quiet = this.#at;
-      if (this.#records.has(change.key)) this.#put(change);
+      const { key, seq } = change;
+      if (seq > end) break;
+      if (isBarrier(key)) {
+        this.#own.met(key, change.value);
+        continue;
+      }
+      const reading = this.#readings.get(key);
+      if (reading !== undefined) reading.changed = seq;
+      if (reading !== undefined || this.#cache.get(key) !== undefined) this.#put(change);
     }
-    this.#barriers.dropBelow(this.#newest?.seq ?? this.#at);
+    this.#at = Math.max(this.#at, end);
     this.#settle();
+    return end >= (changes.at(-1)?.seq ?? 0);
+  }
+
+  /** Up to where the changes have no gap that is not explained. */
+  #endOf(changes: readonly Entry[]): number {
+    let before = this.#at;
+    let end = before;
+    let explained: Explained | undefined;
+    // What a gap was before stands up to here: without it the gap is one.
+    let needed = 0;
+    for (const { seq } of changes) {
+      if (seq <= before) continue;
+      if (seq > before + 1) {
+        explained ??= new Explained(this.#at + 1, this.#own, changes);
+        needed = Math.max(needed, explained.neededFor(before + 1, seq - 1));
+      }
+      before = seq;
+      if (needed <= seq) end = seq;
+    }
+    return end;
+  }
+
+  /** Begins a new era as of the sequence of a barrier, however the copy came to need it. */
+  rebase(seq: number): void {
+    this.#era++;
+    this.#inUse = false;
+    this.#at = Math.max(this.#at, seq);
+    this.#settle();
+  }
+
+  /** The same where there is nothing to lose: what is ahead of a gap waits for nobody. */
+  rebaseUnused(seq: number): void {
+    if (!this.#inUse && !this.#unsure && seq > this.#at) this.rebase(seq);
   }
 
   /** Time has passed in which another log could have taken the place of the one that is known. */
   suspect(): void {
-    if (this.#newest === undefined) this.clear();
-    else this.#unsure = true;
+    // What other stores pass over for it has to be of this log.
+    this.#own.clear();
+    this.#unsure = true;
   }
 
-  clear(): void {
-    this.#era++;
-    this.#records.clear();
-    this.#ahead = [];
-    this.#newest = undefined;
+  /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
+  confirm(seq: number): void {
     this.#unsure = false;
+    this.#used = performance.now();
+    this.#at = Math.min(this.#at, seq);
   }
 
-  /** Forgets the log too: another may have taken its place. */
+  /** The anchor that stands where it did: the log is the one that is known, up to there. Without one, it may be another. */
+  identify(anchor: Anchor | undefined): void {
+    if (anchor === undefined) {
+      this.forgetLog();
+      return;
+    }
+    this.#unsure = false;
+    this.#used = performance.now();
+    this.rebase(this.#at);
+    this.#limit = { era: this.#era, seq: anchor.seq };
+    this.#anchors = this.#anchors.filter(({ seq }) => seq <= anchor.seq);
+  }
+
+  /** Forgets everything: another log may have taken the place of the one that is known. */
   forgetLog(): void {
-    this.clear();
-    this.#barriers.clear();
+    this.#log++;
+    this.#own.forget();
+    this.#cache.clear();
+    this.#anchors = [];
+    this.#unsure = false;
+    this.#used = performance.now();
+    this.#at = 0;
+    this.rebase(0);
   }
 
-  #put(record: T): void {
-    this.#records.set(record.key, record);
-    if (this.#newest === undefined || record.seq > this.#newest.seq) this.#newest = record;
-    if (this.#records.size <= MAX_RECORDS) return;
-    for (const key of this.#records.keys()) {
-      this.#records.delete(key);
-      break;
+  #settle(): void {
+    if (this.#ahead.length === 0) return;
+    const ahead: Ahead[] = [];
+    for (const found of this.#ahead) {
+      if (found.at > this.#at && found.reading.era === this.#era) ahead.push(found);
+      else this.#keep(found);
+    }
+    this.#ahead = ahead;
+  }
+
+  #keep(found: Ahead | undefined): void {
+    if (found === undefined) return;
+    const { reading, at, seq } = found;
+    const changed = this.#readings.get(reading.key)?.changed ?? 0;
+    this.#done(reading);
+    // What came after it may have been kept, and forgotten again.
+    if (changed > at) return;
+    // Of another era, or not yet come to, it is only remembered. Of this one the log has said what came after it.
+    if (reading.log !== this.#log || reading.era !== this.#era || at > this.#at || this.#unsure) return;
+    const known = this.#cache.get(reading.key);
+    if (known?.seq !== seq || known.era === this.#era) return;
+    this.#cache.renew(reading.key, this.#era);
+    this.#inUse = true;
+  }
+
+  #done({ key }: Reading): void {
+    const reading = this.#readings.get(key);
+    if (reading !== undefined && --reading.count === 0) this.#readings.delete(key);
+  }
+
+  #put(entry: Entry, era = this.#era): void {
+    this.#cache.put(entry, era);
+    if (era === this.#era) this.#inUse = true;
+    const last = this.#anchors.at(-1);
+    const others = this.#anchors.filter(({ key }) => key !== entry.key);
+    if (others.length < MAX_ANCHORS || last === undefined || entry.seq > last.seq) {
+      const anchor = { key: entry.key, seq: entry.seq, stamp: entry.stamp };
+      this.#anchors = [...others, anchor].sort((a, b) => b.seq - a.seq).slice(0, MAX_ANCHORS);
     }
   }
+}
+
+/** What stood at the sequences that are missing of what was read of the log. */
+class Explained {
+  /** Where barriers stood, in ascending order. They can overlap. */
+  readonly #barriers: readonly Readonly<Range>[];
+  #next = 0;
+  /** Where records stood before they stood where they were read. */
+  readonly #successors = new Map<number, number>();
+
+  constructor(since: number, own: OwnBarriers, changes: readonly Entry[]) {
+    const barriers = [...own.since(since)];
+    for (const { key, seq, value } of changes) {
+      if (isBarrier(key)) barriers.push(...rangesOf(value, since));
+      else for (const earlier of predecessors(value)) if (earlier >= since) this.#successors.set(earlier, seq);
+    }
+    this.#barriers = barriers.sort((a, b) => a.from - b.from);
+  }
+
+  /** What has to be taken too so that `from` to `to` may be missing: up to which sequence. Asked in ascending order. */
+  neededFor(from: number, to: number): number {
+    let needed = 0;
+    for (let missing = from; missing <= to; ) {
+      const barriers = this.#barriers[this.#next];
+      if (barriers !== undefined && barriers.from <= missing) {
+        if (barriers.to < missing) this.#next++;
+        else missing = barriers.to + 1;
+        continue;
+      }
+      const successor = this.#successors.get(missing);
+      if (successor === undefined) return Infinity;
+      needed = Math.max(needed, successor);
+      missing++;
+    }
+    return needed;
+  }
+}
+
+/** The sequences at which a record stood before, as it tells of them. */
+function predecessors(value: Entry["value"]): number[] {
+  const { seqs } = value;
+  return Array.isArray(seqs) ? seqs.map(Number) : [];
 }

@@ -4,7 +4,8 @@
  * The record outlives that, and says what to put right.
  */
 import type { Call } from "../call.js";
-import type { Bucket, Entry } from "./bucket.js";
+import type { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
 import { Retries, asObject } from "./connection.js";
 import type { Json } from "./connection.js";
 
@@ -37,7 +38,7 @@ export class ReplicaFloors {
   }
 
   async #read(call: Call): Promise<Entry | undefined> {
-    return (await this.#rooms.readCertain([KEY], await this.#rooms.fresh(call), call)).get(KEY);
+    return (await this.#rooms.certain(KEY, call)).entry;
   }
 }
 

@@ -4,7 +4,6 @@
  * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
  */
 import { Call } from "../call.js";
-import { isConflict } from "../errors.js";
 import type { StoreError } from "../errors.js";
 import { Retries } from "./connection.js";
 import type { MemberRow, RoomRecord } from "./records.js";
@@ -22,7 +21,7 @@ const BYTES_OF_A_ROW = 200;
 export interface MemberChange<T> {
   readonly row: Omit<MemberRow, "of" | "members">;
   /** What changes of the room with it. */
-  readonly next: Partial<Pick<RoomRecord, "members" | "rekeyRequired">>;
+  readonly next: Partial<Pick<RoomRecord, "members" | "rows" | "rekeyRequired">>;
   readonly stage?: Stage;
   readonly undo?: CleanUp;
   readonly after?: CleanUp;
@@ -174,18 +173,19 @@ export class MemberChanges {
   /** Settles items and takes them off the list. What is left needs another attempt. */
   async #attempt(roomId: string, items: Item[], call: SharedCall): Promise<void> {
     const fresh = items.some((item) => item.fresh);
-    const min = fresh ? await this.#log.buckets.rooms.fresh(call) : 0;
+    const freshness = fresh ? "certain" : "any";
     let room: LiveRoom;
     try {
-      room = await this.#log.room(roomId, min, call);
+      room = await this.#log.room(roomId, freshness, call);
     } catch (error) {
       if (fresh || !isRefusal(error)) throw error;
       for (const item of items) item.fresh = true;
       return;
     }
-    const standings = await this.#log.standings(room, items.map((item) => item.endpoint), call);
+    const standings = await this.#log.standings(room, items.map((item) => item.endpoint), freshness, call);
+    if (standings === undefined) return;
     const v = room.record.v + 1;
-    const going: { item: Item; after: number | undefined; change: MemberChange<unknown>; settle: () => void }[] = [];
+    const going: { item: Item; member: Standing; change: MemberChange<unknown>; settle: () => void }[] = [];
     let working = room;
     for (const [i, item] of [...items].entries()) {
       const member = standings[i];
@@ -199,7 +199,7 @@ export class MemberChanges {
       try {
         const decided = item.decide(working, member, v);
         if (decided.kind === "change") {
-          going.push({ item, after: member.after, change: decided.change, settle: decided.settle });
+          going.push({ item, member, change: decided.change, settle: decided.settle });
           working = { ...working, record: { ...working.record, ...decided.change.next } };
         } else if (fresh) {
           decided.settle();
@@ -210,12 +210,6 @@ export class MemberChanges {
       } catch (error) {
         if (isRefusal(error) && !fresh) {
           item.fresh = true;
-        } else if (isConflict(error) && !(await this.#log.isSame(room, call))) {
-          // The room was deleted between the reads, and its rows with it: who was a member seemed to be none.
-          continue;
-        } else if (isRefusal(error) && !(await this.#log.areStrangers(room, [item.endpoint], [member], call))) {
-          // A replica that catches up from a snapshot missed a member.
-          continue;
         } else {
           item.reject(error);
           drop(items, (other) => other === item);
@@ -223,11 +217,11 @@ export class MemberChanges {
       }
     }
     if (going.length === 0) return;
-    const { members, rekeyRequired } = working.record;
+    const { members, rows, rekeyRequired } = working.record;
     const of = going.length;
     const commit: Commit<true> = {
-      changes: going.map(({ item, after, change }) => ({ endpoint: item.endpoint, after, row: { ...change.row, of, members } })),
-      next: { v, members, rekeyRequired },
+      changes: going.map(({ item, member, change }) => ({ endpoint: item.endpoint, member, row: { ...change.row, of, members } })),
+      next: { v, members, rows, rekeyRequired },
       result: () => true,
       stage: { keys: async (own) => Math.max(...(await all(going.map(({ change }) => inPlace(change.stage, own))))) },
       undo: (own) => all(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),

@@ -1,15 +1,17 @@
 import type { MemberInput } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { MembersDriver } from "../driver.js";
-import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
 import type { Member } from "../store.js";
 import { base64, keys, newId, toMember, writeKey } from "./records.js";
 import { MemberChanges } from "./member-changes.js";
 import type { Memberships } from "./memberships.js";
-import { holderOf, need, orFresh } from "./room-log.js";
+import { holderOf, isSparse, need, orCertain } from "./room-log.js";
 import { all } from "./settled.js";
 import type { RoomLog } from "./room-log.js";
+
+/** Not at each removal: where it takes too long, or others are faster, it is begun anew later. */
+const COMPACT_EVERY = 16;
 
 export class JetStreamMembers implements MembersDriver {
   readonly #log: RoomLog;
@@ -20,19 +22,6 @@ export class JetStreamMembers implements MembersDriver {
     this.#log = log;
     this.#memberships = memberships;
     this.#changes = new MemberChanges(log);
-  }
-
-  /** Whether the endpoint has joined, as of a moment after this call. */
-  async provedJoined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
-    const { rooms } = this.#log.buckets;
-    try {
-      // Every change of a membership is committed in `rooms`: if its record is fresh, so are the rows that it demands.
-      const { member } = await this.#log.member(roomId, endpoint, await rooms.fresh(call), call);
-      return member.row?.joined === true;
-    } catch (error) {
-      if (isNotFound(error)) return false;
-      throw error;
-    }
   }
 
   add(roomId: string, input: MemberInput, call: Call): Promise<Member> {
@@ -58,7 +47,11 @@ export class JetStreamMembers implements MembersDriver {
       return {
         change: {
           row,
-          next: { members: record.members + 1 },
+          next: {
+            members: record.members + 1,
+            // Whoever was a member before has a row.
+            ...(record.rows !== undefined && member.after === 0 ? { rows: record.rows + 1 } : {}),
+          },
           stage: {
             hint: (own) => membersByEndpoint.stage(hint, {}, own),
             ...(sealedKey === undefined
@@ -73,16 +66,10 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   async get(roomId: string, endpoint: string, call: Call): Promise<Member> {
-    const { rooms } = this.#log.buckets;
-    return orFresh(
-      (min) => this.#get(roomId, endpoint, min, call),
-      () => rooms.fresh(call),
-    );
-  }
-
-  async #get(roomId: string, endpoint: string, min: number, call: Call): Promise<Member> {
-    const { room, member } = await this.#log.member(roomId, endpoint, min, call);
-    return toMember(roomId, endpoint, room.record.incarnation, need(roomId, endpoint, member));
+    return orCertain(async (freshness) => {
+      const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
+      return toMember(roomId, endpoint, room.record.incarnation, need(roomId, endpoint, member));
+    });
   }
 
   join(roomId: string, endpoint: string, call: Call): Promise<Member> {
@@ -109,6 +96,7 @@ export class JetStreamMembers implements MembersDriver {
             all([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
               membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
+              ...(v % COMPACT_EVERY === 0 && isSparse(record.rows, record.members - 1) ? [this.#log.compact(roomId, own)] : []),
             ]),
           result: undefined,
         },
@@ -117,7 +105,7 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   async list(roomId: string, call: Call): Promise<Member[]> {
-    const { room, members } = await this.#log.roster(roomId, await this.#log.buckets.rooms.fresh(call), call);
+    const { room, members } = await this.#log.roster(roomId, "certain", call);
     const found = Array.from(members, ([endpoint, row]) => toMember(roomId, endpoint, room.record.incarnation, row));
     return rules.sortedBy(found, (member) => member.endpoint);
   }

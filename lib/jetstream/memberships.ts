@@ -43,7 +43,7 @@ export class Memberships {
       const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
       const live = chunk.flatMap((roomId) => {
         const { record } = readRoom(snapshot.get(keys.room(roomId)));
-        return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.incarnation) }];
+        return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.roster) }];
       });
       if (live.length === 0) continue;
       const needed = Math.max(...live.map(({ record }) => record.membersSeq));
@@ -54,7 +54,7 @@ export class Memberships {
       );
       for (const { roomId, record, key } of live) {
         const entry = rows.get(key);
-        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry));
+        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry), false);
         if (row !== undefined) found.push({ roomId, record, row });
       }
     }

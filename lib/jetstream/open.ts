@@ -14,12 +14,17 @@ import type { NatsConnection } from "./connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { JetStreamMembers } from "./members.js";
 import { Memberships } from "./memberships.js";
+import { JoinedRows } from "./joined-rows.js";
+import { ProvedBucket } from "./proved-bucket.js";
+import { RecordCache } from "./record-cache.js";
+import { readRoom } from "./records.js";
 import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
 import { RoomLog } from "./room-log.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import { Sweep } from "./sweep.js";
+import { UserCache, stateOf } from "./user-cache.js";
 import { JetStreamUsers } from "./users.js";
 import { ServerVersions } from "./versions.js";
 
@@ -32,9 +37,18 @@ export interface JetStreamOptions extends CommonOptions {
    * Told of each step while buckets get more replicas. Opening does not wait for it. What it throws is ignored.
    */
   onRollout?: (progress: RolloutProgress) => void;
+  /**
+   * Memory for what checks have read, in bytes: whoever is in it costs a barrier that all checks share, everybody else a
+   * read and a write of their own. A user with a key of 64 hex digits takes some 50 to 70 bytes, any other some 400, a room a
+   * kilobyte and more, a member of a room some 600. Half of it is for users, a quarter each for rooms and for members. 0 to
+   * 2^40, default 64 MiB.
+   */
+  cacheBytes?: number;
 }
 
-export const JETSTREAM_OPTIONS = [...args.COMMON_OPTIONS, "prefix", "onRollout"] as const;
+export const JETSTREAM_OPTIONS = [...args.COMMON_OPTIONS, "prefix", "onRollout", "cacheBytes"] as const;
+const DEFAULT_CACHE_BYTES = 64 * 1024 * 1024;
+const MAX_CACHE_BYTES = 2 ** 40;
 /** Opening touches many records. */
 const MANY = 10;
 /** What is not swept up in this time is left to the next opening. */
@@ -43,10 +57,11 @@ const SWEEP_MS = 30_000;
 export interface JetStreamInput extends args.CommonInput {
   readonly prefix: string;
   readonly onRollout: ((progress: RolloutProgress) => void) | undefined;
+  readonly cacheBytes: number;
 }
 
 export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: string): JetStreamInput {
-  const { prefix = "", onRollout } = found;
+  const { prefix = "", onRollout, cacheBytes } = found;
   if (typeof prefix !== "string" || !/^[A-Za-z0-9_-]{0,64}$/.test(prefix)) {
     throw args.invalid(`${path}.prefix`, "at most 64 letters, digits, - and _");
   }
@@ -54,6 +69,7 @@ export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: s
     ...args.commonInput(found, path),
     prefix,
     onRollout: args.listener(onRollout, `${path}.onRollout`) as JetStreamInput["onRollout"],
+    cacheBytes: cacheBytes === undefined ? DEFAULT_CACHE_BYTES : args.integer(cacheBytes, `${path}.cacheBytes`, 0, MAX_CACHE_BYTES),
   };
 }
 
@@ -114,25 +130,33 @@ export async function openOn(
   call: Call = openingCall(input),
   whenClosed?: () => Promise<void>,
 ): Promise<Store> {
-  const { opTimeoutMs, prefix, onOpening, onRollout } = input;
+  const { opTimeoutMs, prefix, onOpening, onRollout, cacheBytes } = input;
   const opening = new Opening(onOpening);
   const { headers } = await import("nats");
   const link = new Link(connection, headers);
   // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
   // for a key: see `Bucket`.
   const bucket = {
-    rooms: new Bucket(link, `${prefix}rooms`, 200),
+    rooms: new ProvedBucket(link, `${prefix}rooms`, 200, new RecordCache(cacheBytes / 4, readRoom), readRoom),
     members: new Bucket(link, `${prefix}members`, 500),
     membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`, 900),
     roomKeys: new Bucket(link, `${prefix}room_keys`, 40),
-    users: new Bucket(link, `${prefix}users`, 900),
+    users: new ProvedBucket(link, `${prefix}users`, 900, new UserCache(cacheBytes / 2), stateOf),
   };
-  const buckets = Object.values(bucket);
+  const buckets: readonly Bucket[] = Object.values(bucket);
+  const joined = new JoinedRows(cacheBytes / 4);
+  bucket.rooms.onDoubt = bucket.members.onDoubt = () => {
+    joined.clear();
+  };
   const users = new JetStreamUsers(bucket.users);
   const background = new Background();
-  const log = new RoomLog(bucket, (work) => {
-    background.run(opTimeoutMs, "finish", work);
-  });
+  const log = new RoomLog(
+    bucket,
+    (work) => {
+      background.run(opTimeoutMs, "finish", work);
+    },
+    joined,
+  );
   const sweep = new Sweep(log);
   const versions = new ServerVersions(link);
   const rollout = new Rollout(link, new ReplicaFloors(bucket.rooms), versions, background, onRollout);
@@ -192,13 +216,6 @@ export async function openOn(
     };
   }
 
-  bucket.users.onMisses = () => {
-    background.run(opTimeoutMs * MANY, "end", async (own) => {
-      const state = await streamState(link, bucket.users.name, own);
-      if (state !== undefined) await bucket.users.keepAll(state.messages, own);
-    });
-  };
-
   const driver: Driver = {
     backend: "jetstream",
     rooms: new JetStreamRooms(log, memberships),
@@ -208,7 +225,8 @@ export async function openOn(
     proofs: {
       synchronous: false,
       user: (key, one) => users.proved(key, one),
-      joined: (roomId, endpoint, one) => members.provedJoined(roomId, endpoint, one),
+      facts: (key, one) => users.provedFacts(key, one),
+      joined: (roomId, endpoint, one) => log.provedJoined(roomId, endpoint, one),
       admin: (now, one) => users.provedAdmin(now, one),
     },
     close: async () => {

@@ -1,5 +1,5 @@
 /**
- * Proof of quorum. A bucket's barrier is one reserved key; the acknowledgement of a fresh publish to it, with sequence
+ * Proof of quorum. A store's barrier in a bucket is a reserved key; the acknowledgement of a fresh publish to it, with sequence
  * `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S` is then at
  * least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that much:
  * docs/protocol.md has the argument.
@@ -20,12 +20,14 @@ interface Waiter {
 interface Log {
   /** The newest sequence that is known to be there. */
   readonly seen: number;
+  /** The key and the value of the next barrier of this store. */
+  readonly barrier: { readonly key: string; readonly value: string };
   /** It may not be the one that was known: it is not there at the moment, or has gone back as a restored one has. */
   doubt(): void;
   /** Nothing was heard of it for a while. */
   suspect(): void;
   /** A barrier of this store stands there. */
-  noteBarrier(seq: number): void;
+  noteBarrier(seq: number, key: string): void;
 }
 
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
@@ -40,7 +42,7 @@ const MAX_PAUSE_MS = 100;
 export class Barrier {
   readonly #link: Link;
   readonly #stream: string;
-  readonly #subject: string;
+  readonly #subjects: string;
   readonly #log: Log;
   #waiters: Waiter[] = [];
   #sent = 0;
@@ -52,10 +54,10 @@ export class Barrier {
   #timer: NodeJS.Timeout | undefined;
   #next: NodeJS.Immediate | undefined;
 
-  constructor(link: Link, stream: string, subject: string, log: Log) {
+  constructor(link: Link, stream: string, subjects: string, log: Log) {
     this.#link = link;
     this.#stream = stream;
-    this.#subject = subject;
+    this.#subjects = subjects;
     this.#log = log;
   }
 
@@ -102,9 +104,10 @@ export class Barrier {
     // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
     let longest = 1;
     for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
-    const { seen } = this.#log;
+    const { seen, barrier } = this.#log;
     const sent = performance.now();
-    const ack = await this.#link.publish(this.#stream, this.#subject, BARRIER, Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS)));
+    const timeoutMs = Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS));
+    const ack = await this.#link.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
     this.#inFlight--;
     this.#awaited.delete(number);
     if (performance.now() - sent > RECENT_MS) this.#log.suspect();
@@ -113,7 +116,7 @@ export class Barrier {
       this.#failures = 0;
       for (const earlier of this.#awaited) if (earlier < number) this.#awaited.delete(earlier);
       const { seq } = ack;
-      this.#log.noteBarrier(seq);
+      this.#log.noteBarrier(seq, barrier.key);
       const proved = this.#waiters.filter((waiter) => waiter.since < number);
       this.#waiters = this.#waiters.filter((waiter) => waiter.since >= number);
       for (const waiter of proved) waiter.resolve(seq);
@@ -144,7 +147,3 @@ export class Barrier {
     }, ms);
   }
 }
-
-/** The barrier's value: it is read like every record, by the key that it names. */
-export const BARRIER_KEY = "barrier";
-export const BARRIER = JSON.stringify({ k: BARRIER_KEY });

@@ -8,7 +8,8 @@ import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
 import type { Member, Room, User } from "../store.js";
 import type { Json } from "./connection.js";
-import type { Entry } from "./bucket.js";
+import type { Entry } from "./entry.js";
+import type { UserFacts } from "../rules.js";
 
 export const token = (id: string): string => Buffer.from(id, "utf8").toString("base64url");
 export const untoken = (text: string): string => Buffer.from(text, "base64url").toString("utf8");
@@ -22,10 +23,10 @@ const MARK = "=";
 export const keys = {
   room: (roomId: string): string => `room.${token(roomId)}`,
 
-  member: (roomId: string, endpoint: string, incarnation: string): string => `${token(roomId)}.${token(endpoint)}.${incarnation}`,
-  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}`,
-  members: (roomId: string, incarnation: string): string => `${token(roomId)}.*.${incarnation}`,
-  membersMark: (roomId: string, incarnation: string): string => `${token(roomId)}.${MARK}.${incarnation}`,
+  member: (roomId: string, endpoint: string, roster: string): string => `${token(roomId)}.${token(endpoint)}.${roster}`,
+  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}.*`,
+  members: (roomId: string, roster: string): string => `${token(roomId)}.*.${roster}`,
+  membersMark: (roomId: string, roster: string): string => `${token(roomId)}.${MARK}.${roster}`,
 
   hint: (endpoint: string, roomId: string, incarnation: string, membership: string): string =>
     `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}`,
@@ -90,11 +91,14 @@ export function parseKey(key: string):
   return undefined;
 }
 
+/** An id for the rows of a room's members, of the same incarnation. The first is the incarnation's own. */
+export const newRoster = (incarnation: string): string => `${incarnation}${MARK}${newId()}`;
+
 /** What a member's row belongs to. */
-export function parseMember(key: string): { readonly roomId: string; readonly incarnation: string } | undefined {
-  const [room, endpoint, incarnation, ...more] = key.split(".");
-  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK) return undefined;
-  return { roomId: untoken(room), incarnation };
+export function parseMember(key: string): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
+  const [room, endpoint, roster, ...more] = key.split(".");
+  if (room === undefined || endpoint === undefined || roster === undefined || more.length > 0 || endpoint === MARK) return undefined;
+  return { roomId: untoken(room), incarnation: roster.split(MARK)[0] ?? "", roster };
 }
 
 /** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
@@ -105,15 +109,28 @@ export interface Written {
   readonly first: string;
   /** The ids of the newest writes, newest first. */
   readonly log: readonly string[];
+  /**
+   * Where the record stood before, newest first: the newer state says of what is no longer in the log that it was this record.
+   * A record that was written before there was this field has none.
+   */
+  readonly seqs: readonly number[];
 }
 
 const LOG = 16;
+/** More changes of one record than these between two looks at the log are rare, and only cost a look at the record itself. */
+const SEQS = 8;
 /** Tells the writes of one record apart, among the last few. */
 export const newWrite = (): string => randomBytes(6).toString("base64url");
-export const UNWRITTEN: Written = { n: 0, first: "", log: [] };
+export const UNWRITTEN: Written = { n: 0, first: "", log: [], seqs: [] };
 
-export function nextWrite(before: Written, id: string): Written {
-  return { n: before.n + 1, first: before.n === 0 ? id : before.first, log: [id, ...before.log].slice(0, LOG) };
+/** The write after `before`, which stands at `seq` (0: there is none). */
+export function nextWrite(before: Written, seq: number, id: string): Written {
+  return {
+    n: before.n + 1,
+    first: before.n === 0 ? id : before.first,
+    log: [id, ...before.log].slice(0, LOG),
+    seqs: seq === 0 ? [] : [seq, ...before.seqs].slice(0, SEQS),
+  };
 }
 
 /** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
@@ -152,6 +169,10 @@ export interface Head {
 /** A room, and the commit point of everything that happens in it. Its size has a bound. */
 export interface RoomRecord extends Written {
   readonly incarnation: string;
+  /** Under which id the members' rows stand. */
+  readonly roster: string;
+  /** How many rows there are, those of members who are gone included. Not known of a room that was made before they were counted. */
+  readonly rows?: number | undefined;
   /** Counts the visible changes of the room and its membership. */
   readonly v: number;
   readonly name: string;
@@ -227,7 +248,8 @@ class Fields {
   }
 
   written(): Written {
-    return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String) };
+    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map(Number);
+    return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String), seqs };
   }
 }
 
@@ -260,12 +282,15 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
   const fields = new Fields(entry.value, entry);
   const written = fields.written();
   if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
+  const incarnation = fields.maybeText("life") ?? fields.text("incarnation");
   return {
     seq: entry.seq,
     written,
     record: {
       ...written,
-      incarnation: fields.text("incarnation"),
+      incarnation,
+      roster: fields.maybeText("roster") ?? incarnation,
+      rows: fields.maybeNumber("rows"),
       v: fields.number("v"),
       name: fields.text("name"),
       encrypted: fields.flag("encrypted"),
@@ -287,8 +312,13 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
   };
 }
 
+/**
+ * A version of the library that does not know rosters would drop the field, and with it the members. So where the roster is
+ * not the first one, the record has no `incarnation`, without which that version takes it for damaged and leaves it alone.
+ */
 export function writeRoom(record: RoomRecord): Json {
-  return { gone: false, ...record };
+  const { incarnation, ...others } = record;
+  return record.roster === incarnation ? { gone: false, ...record } : { gone: false, life: incarnation, ...others };
 }
 
 /** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
@@ -338,6 +368,13 @@ export interface Stage {
   readonly attempt: string;
   readonly guard: number;
 }
+
+/** What the rules need to know of a user. */
+export const factsOf = (user: UserRow): UserFacts => ({
+  role: user.admin ? "admin" : "member",
+  status: user.revokedAt === undefined ? "active" : "revoked",
+  expiresAt: user.expiresAt,
+});
 
 export interface UserRecord extends Written {
   readonly user: UserRow | undefined;

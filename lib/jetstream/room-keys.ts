@@ -6,9 +6,9 @@ import type { Room, RoomKey } from "../store.js";
 import { Retries } from "./connection.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
 import type { Holder, KeyRow } from "./records.js";
-import { holderOf, memberFacts, need, orFresh } from "./room-log.js";
-import { all } from "./settled.js";
-import type { LiveRoom, RoomLog } from "./room-log.js";
+import { holderOf, memberFacts, need, orCertain } from "./room-log.js";
+import { inParallel } from "./settled.js";
+import type { Freshness, LiveRoom, RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
 const PARALLEL = 1024;
@@ -23,13 +23,13 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   async put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey> {
-    const { rooms, roomKeys } = this.#log.buckets;
+    const { roomKeys } = this.#log.buckets;
     const createdAt = Date.now();
     const id = newId();
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
-      const { room, member } = await this.#log.member(roomId, endpoint, await rooms.fresh(call), call);
+      const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
       const at = holderOf(room, endpoint, need(roomId, endpoint, member));
       const key = keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
@@ -38,35 +38,27 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       );
       if (seq !== undefined) return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       // The refusal alone is no evidence: it can be for a write that fails after all.
-      const snapshot = await roomKeys.read([key], await roomKeys.fresh(call), call);
-      if (snapshot.get(key) !== undefined) throw rules.keyExists(roomId, endpoint, epoch);
+      if ((await roomKeys.certain(key, call)).entry !== undefined) throw rules.keyExists(roomId, endpoint, epoch);
     }
   }
 
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey> {
-    const { rooms, roomKeys } = this.#log.buckets;
-    return orFresh(
-      (min, keysMin) => this.#get(roomId, endpoint, epoch, min, keysMin, call),
-      () => rooms.fresh(call),
-      () => roomKeys.fresh(call),
-    );
+    return orCertain((freshness) => this.#get(roomId, endpoint, epoch, freshness, call));
   }
 
-  async #get(roomId: string, endpoint: string, epoch: number | undefined, min: number, keysMin: number, call: Call): Promise<RoomKey> {
-    const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+  async #get(roomId: string, endpoint: string, epoch: number | undefined, freshness: Freshness, call: Call): Promise<RoomKey> {
+    const { roomKeys } = this.#log.buckets;
+    const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
     const at = holderOf(room, endpoint, need(roomId, endpoint, member));
     const { record } = room;
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
-      const { roomKeys } = this.#log.buckets;
-      const needed = Math.max(keysMin, record.keysSeq);
-      // With `min` of a barrier, a key that is not there is surely not there.
-      const rows = await (keysMin === 0 ? roomKeys.read([key], needed, call) : roomKeys.readCertain([key], needed, call));
-      const entry = rows.get(key);
+      // A key never changes: where it is found, it is the one. That it is not there has to be sure, as another is looked for then.
+      const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
-        const latest = (await this.#list(roomId, endpoint, min, keysMin, call)).at(-1);
+        const latest = (await this.#list(roomId, endpoint, freshness, call)).at(-1);
         if (latest !== undefined) return latest;
       }
     }
@@ -74,29 +66,24 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]> {
-    const { rooms, roomKeys } = this.#log.buckets;
-    return orFresh(
-      (min, keysMin) => this.#list(roomId, endpoint, min, keysMin, call),
-      () => rooms.fresh(call),
-      () => roomKeys.fresh(call),
-    );
+    return orCertain((freshness) => this.#list(roomId, endpoint, freshness, call));
   }
 
   /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
-  async #list(roomId: string, endpoint: string, min: number, keysMin: number, call: Call): Promise<RoomKey[]> {
-    let before = await this.#membership(roomId, endpoint, min, call);
+  async #list(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<RoomKey[]> {
+    let before = await this.#membership(roomId, endpoint, freshness, call);
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const found = await this.#all(before.room, before.at, keysMin, call);
-      const after = await this.#membership(roomId, endpoint, await this.#log.buckets.rooms.fresh(call), call);
+      const found = await this.#all(before.room, before.at, freshness, call);
+      const after = await this.#membership(roomId, endpoint, "certain", call);
       const isSame = after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation;
       if (isSame && found !== undefined) return found;
       before = after;
     }
   }
 
-  async #membership(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; at: Holder }> {
-    const { room, member } = await this.#log.member(roomId, endpoint, min, call);
+  async #membership(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<{ room: LiveRoom; at: Holder }> {
+    const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
     return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
   }
 
@@ -107,9 +94,9 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
     const { roomKeys } = this.#log.buckets;
-    return this.#log.changeAtOnce(call, async (min) => {
-      rules.checkRekey((await this.#log.room(roomId, min, call)).facts, options.expectedEpoch, options.ifRevision);
-      const { room, v, members } = await this.#log.roster(roomId, min, call);
+    return this.#log.changeAtOnce(call, async (freshness) => {
+      rules.checkRekey((await this.#log.room(roomId, freshness, call)).facts, options.expectedEpoch, options.ifRevision);
+      const { room, v, members } = await this.#log.roster(roomId, freshness, call);
       const { record } = room;
       rules.checkRekey(room.facts, options.expectedEpoch, options.ifRevision);
       // Rows newer than the record: the condition of the commit would not hold, so that nothing need be staged.
@@ -154,7 +141,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { record } = room;
     if (epoch === record.epoch) return record.attempt;
     const key = keys.epoch(room.id, record.incarnation, epoch);
-    const entry = (await this.#log.buckets.roomKeys.readCertain([key], record.keysSeq, call)).get(key);
+    const { roomKeys } = this.#log.buckets;
+    const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
     // Not there although the room went past it: the room was deleted meanwhile.
     if (entry === undefined) throw rules.roomNotFound(room.id);
     return readEpoch(entry);
@@ -164,11 +152,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
    * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch is
    * missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
    */
-  async #all(room: LiveRoom, at: Holder, keysMin: number, call: Call): Promise<RoomKey[] | undefined> {
+  async #all(room: LiveRoom, at: Holder, freshness: Freshness, call: Call): Promise<RoomKey[] | undefined> {
     const { record } = room;
     if (record.epoch === 0) return [];
     const { roomKeys } = this.#log.buckets;
-    const min = Math.max(keysMin, record.keysSeq);
+    const min = freshness === "any" ? record.keysSeq : await roomKeys.fresh(call);
     const [rows, epochs] = await Promise.all([
       roomKeys.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
       roomKeys.all(keys.epochs(room.id, record.incarnation), keys.epochsMark(room.id, record.incarnation), min, call),
@@ -188,21 +176,4 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
 
 function toRoomKey(at: Holder, epoch: number, row: KeyRow): RoomKey {
   return { roomId: at.roomId, endpoint: at.endpoint, epoch, sealed: row.sealed, createdAt: new Date(row.createdAt) };
-}
-
-async function inParallel<T>(items: readonly T[], width: number, run: (item: T) => Promise<void>): Promise<void> {
-  const iterator = items.values();
-  let failed = false;
-  const lane = async (): Promise<void> => {
-    for (const item of iterator) {
-      if (failed) return;
-      try {
-        await run(item);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  await all(Array.from({ length: Math.min(width, items.length) }, lane));
 }

@@ -10,11 +10,15 @@
 import type { Call } from "../call.js";
 import { isRefusal, memberNotFound, roomExists, roomNotFound } from "../rules.js";
 import type { MemberFacts, RoomFacts } from "../rules.js";
-import type { Bucket, Entry } from "./bucket.js";
+import type { Bucket } from "./bucket.js";
 import { Retries } from "./connection.js";
+import type { Entry } from "./entry.js";
+import { Seen } from "./seen.js";
+import type { ProvedBucket } from "./proved-bucket.js";
 import {
   keys,
   newId,
+  newRoster,
   newWrite,
   nextWrite,
   readMember,
@@ -26,10 +30,11 @@ import {
   writeTombstone,
 } from "./records.js";
 import type { Head, Holder, MemberRow, RoomRecord, RoomSlot, StoredMember, Written } from "./records.js";
-import { all, both } from "./settled.js";
+import type { JoinedRows } from "./joined-rows.js";
+import { all, both, inParallel } from "./settled.js";
 
 export interface RoomBuckets {
-  readonly rooms: Bucket;
+  readonly rooms: ProvedBucket<RoomSlot>;
   readonly members: Bucket;
   readonly membersByEndpoint: Bucket;
   readonly roomKeys: Bucket;
@@ -49,7 +54,12 @@ export interface Standing {
   readonly row: MemberRow | undefined;
   /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
   readonly after: number | undefined;
+  /** Whether `after` was proved. What was read from some replica has to be fenced before anything is committed upon it. */
+  readonly isCertain: boolean;
 }
+
+/** How a read is meant: as some replica has it, or as it stands at a moment after the call, so that a refusal may rest on it. */
+export type Freshness = "any" | "certain";
 
 export interface Stage {
   readonly hint?: (call: Call) => Promise<number>;
@@ -62,9 +72,9 @@ export interface Commit<T> {
   /** What has to be in place before, all of it invisible until the commit: an index entry, keys. */
   readonly stage?: Stage;
   /** Changes of memberships: `undefined` leaves the head as it is. */
-  readonly changes?: readonly { readonly endpoint: string; readonly after: number | undefined; readonly row: MemberRow }[];
+  readonly changes?: readonly { readonly endpoint: string; readonly member: Standing; readonly row: MemberRow }[];
   /** The room after the change, without what the log keeps itself. */
-  readonly next: Partial<Omit<RoomRecord, "n" | "first" | "log" | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
+  readonly next: Partial<Omit<RoomRecord, keyof Written | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
   readonly result: (record: RoomRecord) => T;
   /** What is invisible once this is committed. */
   readonly after?: CleanUp;
@@ -103,100 +113,146 @@ class Turns {
 export class RoomLog {
   readonly buckets: RoomBuckets;
   readonly #turns = new Turns();
+  /** The versions of members' rows that were seen. */
+  readonly #rows = new Seen();
+  readonly #joined: JoinedRows;
   readonly #cleanUp: (work: CleanUp) => void;
 
   /** `cleanUp` runs work behind the operation's back, so that what is already committed is not held up by it. */
-  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp) => void) {
+  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp) => void, joined: JoinedRows) {
     this.buckets = buckets;
     this.#cleanUp = cleanUp;
+    this.#joined = joined;
   }
 
-  async slot(roomId: string, min: number, call: Call): Promise<RoomSlot> {
+  async slot(roomId: string, freshness: Freshness, call: Call): Promise<RoomSlot> {
+    const { rooms } = this.buckets;
     const key = keys.room(roomId);
-    return readRoom((await this.buckets.rooms.read([key], min, call)).get(key));
+    const slot = readRoom(freshness === "any" ? await rooms.get(key, call) : (await rooms.certain(key, call)).entry);
+    this.#noteHead(roomId, slot);
+    return slot;
   }
 
-  /** The same as of a moment after this call. A record that is not there is surely not there. */
-  async freshSlot(roomId: string, call: Call): Promise<RoomSlot> {
-    return this.#slotFor(roomId, await this.buckets.rooms.fresh(call), call);
+  /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
+  #noteHead(roomId: string, { record }: RoomSlot): void {
+    for (const { endpoint, row } of record?.head ?? []) this.#rows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
   }
 
-  /** With `min` of a barrier, what is not there is surely not there. */
-  async #slotFor(roomId: string, min: number, call: Call): Promise<RoomSlot> {
-    if (min === 0) return this.slot(roomId, 0, call);
-    const key = keys.room(roomId);
-    return readRoom((await this.buckets.rooms.readCertain([key], min, call)).get(key));
+  /** The room, or `NOT_FOUND`, which is sure if it was asked for as certain. */
+  async room(roomId: string, freshness: Freshness, call: Call): Promise<LiveRoom> {
+    return live(roomId, await this.slot(roomId, freshness, call));
   }
 
-  /** The room, or `NOT_FOUND`, which with `min` of a barrier is sure. */
-  async room(roomId: string, min: number, call: Call): Promise<LiveRoom> {
-    return live(roomId, await this.#slotFor(roomId, min, call));
-  }
-
-  /** Whether the room that was read is there still, and none of its rows was removed until now. */
-  async isSame(room: LiveRoom, call: Call): Promise<boolean> {
-    const { record } = await this.freshSlot(room.id, call);
-    return record?.incarnation === room.record.incarnation;
+  /** The room and one member of it. Certain, it is as of one moment after the call: the row is at least as new as the record says. */
+  async member(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
+    if (freshness === "certain") {
+      for (const retries = new Retries(call); ; ) {
+        await retries.turn();
+        const room = await this.room(roomId, "certain", call);
+        const member = await this.#certainly(room, endpoint, call);
+        if (member !== undefined) return { room, member };
+      }
+    }
+    // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
+    const { members } = this.buckets;
+    const [slot, newest] = await both(this.slot(roomId, "any", call), members.newest(keys.memberOfAny(roomId, endpoint), call));
+    const room = live(roomId, slot);
+    const key = keys.member(roomId, endpoint, room.record.roster);
+    const stored = newest?.key === key ? storedRow(newest) : undefined;
+    const head = room.record.head.find((candidate) => candidate.endpoint === endpoint);
+    if (stored === undefined && head === undefined) return { room, member: await this.#standing(room, endpoint, call) };
+    const v = Math.max(stored?.row.v ?? 0, head?.row.v ?? 0);
+    if (this.#rows.allow(key, v) !== "yes") return { room, member: await this.#standing(room, endpoint, call) };
+    this.#rows.note(key, v);
+    return { room, member: standing(room.record, endpoint, stored, false) };
   }
 
   /**
-   * The room and one member of it, at one moment: the rows are at least as new as the record says that they must be. With
-   * `min` of a barrier, who is not there is surely not there.
+   * Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit.
+   * `undefined`: it has, and who seems to be none may be a member.
    */
-  async member(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
+  async standings<E extends readonly string[]>(
+    room: LiveRoom,
+    endpoints: E,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<{ [K in keyof E]: Standing } | undefined> {
+    const found = await all(
+      endpoints.map((endpoint) => (freshness === "any" ? this.#standing(room, endpoint, call) : this.#certainly(room, endpoint, call))),
+    );
+    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: Standing });
+  }
+
+  /** As some replica has it, and never older than this store has seen it. */
+  async #standing(room: LiveRoom, endpoint: string, call: Call): Promise<Standing> {
+    const { record } = room;
+    const key = keys.member(room.id, endpoint, record.roster);
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const found = await this.#member(roomId, endpoint, min, call);
-      if (min === 0 || (await this.areStrangers(found.room, [endpoint], [found.member], call))) return found;
+      const stored = storedRow(await this.buckets.members.get(key, call));
+      // A row that the head replaces need not have been seen.
+      const head = record.head.find((candidate) => candidate.endpoint === endpoint);
+      const allowed = this.#rows.allow(key, Math.max(stored?.row.v ?? 0, head?.row.v ?? 0));
+      if (allowed === "no" && stored !== undefined) continue;
+      if (allowed === "unknown") return (await this.#certainly(room, endpoint, call)) ?? standing(record, endpoint, stored, false);
+      if (stored !== undefined) this.#rows.note(key, stored.row.v);
+      return standing(record, endpoint, stored, false);
     }
   }
 
-  /**
-   * Whether those of whom no row was found had none at a moment after this call. A replica that catches up from a snapshot
-   * misses rows for a moment. The room's record, which was read before, is of a moment at which they had none either: rows
-   * of a room that is there are never removed.
-   */
-  async areStrangers(room: LiveRoom, endpoints: readonly string[], members: readonly Standing[], call: Call): Promise<boolean> {
-    const missing = endpoints.filter((_, i) => members[i]?.row === undefined && members[i]?.after === 0);
-    return this.buckets.members.areAbsent(missing.map((endpoint) => keys.member(room.id, endpoint, room.record.incarnation)), call);
+  /** As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
+  async #certainly(room: LiveRoom, endpoint: string, call: Call): Promise<Standing | undefined> {
+    const { record } = room;
+    const key = keys.member(room.id, endpoint, record.roster);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      // The record was read before: every row that it demands stands before the fence.
+      const { entry, asOf } = await this.buckets.members.certain(key, call);
+      if (asOf < record.membersSeq) continue;
+      const stored = storedRow(entry);
+      if (stored !== undefined) this.#rows.note(key, stored.row.v);
+      const member = standing(record, endpoint, stored, true);
+      if (member.row !== undefined || stored !== undefined) return member;
+      // A room that was deleted, or whose rows were copied, has none of them any more.
+      const now = await this.slot(room.id, "certain", call);
+      return now.record?.roster === record.roster ? member : undefined;
+    }
   }
 
-  async #member(roomId: string, endpoint: string, min: number, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
-    // The incarnation is part of the row's key and known only from the record: asked for as a family, both are one round.
-    const family = keys.memberOfAny(roomId, endpoint);
-    const { members } = this.buckets;
-    const [slot, early] = await Promise.all([this.#slotFor(roomId, min, call), members.read([`${family}.*`], 0, call)]);
-    const room = live(roomId, slot);
-    const rows = early.upTo >= room.record.membersSeq ? early : await members.read([`${family}.*`], room.record.membersSeq, call);
-    const key = keys.member(roomId, endpoint, room.record.incarnation);
-    const entry = rows.below(family).find((candidate) => candidate.key === key);
-    return { room, member: standing(room.record, endpoint, entry === undefined ? undefined : readMember(entry)) };
-  }
-
-  /** Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit. */
-  async standings<E extends readonly string[]>(room: LiveRoom, endpoints: E, call: Call): Promise<{ [K in keyof E]: Standing }> {
-    const key = (endpoint: string): string => keys.member(room.id, endpoint, room.record.incarnation);
-    const rows = await this.buckets.members.read(endpoints.map(key), room.record.membersSeq, call);
-    return endpoints.map((endpoint) => {
-      const entry = rows.get(key(endpoint));
-      return standing(room.record, endpoint, entry === undefined ? undefined : readMember(entry));
-    }) as { [K in keyof E]: Standing };
+  /** Whether the endpoint has joined the room, as of a moment after this call. */
+  async provedJoined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
+    const { rooms, members } = this.buckets;
+    const key = keys.room(roomId);
+    let proved = await rooms.prove(key, call);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const record = proved?.value.record;
+      if (record === undefined) return false;
+      // The record is as it stands, and its head the newest of the rows that it names.
+      const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
+      if (head !== undefined) return head.joined && !head.gone;
+      const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
+      if (joined !== undefined) return joined;
+      // There is no such row, if the record names this roster still: those of another are removed once it was copied.
+      proved = await rooms.prove(key, call);
+      if (proved?.value.record?.roster === record.roster) return false;
+    }
   }
 
   /**
    * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
    * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room had.
    */
-  async roster(roomId: string, min: number, call: Call): Promise<{ room: LiveRoom; v: number; members: Map<string, MemberRow> }> {
-    let least = min;
+  async roster(roomId: string, freshness: Freshness, call: Call): Promise<Roster> {
+    let needed = freshness;
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const room = await this.room(roomId, least, call);
+      const room = await this.room(roomId, needed, call);
       const { record } = room;
       const { incarnation } = record;
       const entries = await this.buckets.members.all(
-        keys.members(roomId, incarnation),
-        keys.membersMark(roomId, incarnation),
+        keys.members(roomId, record.roster),
+        keys.membersMark(roomId, record.roster),
         record.membersSeq,
         call,
       );
@@ -204,6 +260,7 @@ export class RoomLog {
       let v = record.v;
       for (const entry of entries.values()) {
         const { row } = readMember(entry);
+        this.#rows.note(entry.key, row.v);
         rows.set(untoken(entry.key.split(".")[1] ?? ""), row);
         v = Math.max(v, row.v);
       }
@@ -215,17 +272,17 @@ export class RoomLog {
         unapplied = true;
       }
       const present = new Map([...rows].filter(([, row]) => !row.gone));
-      if (v === record.v && present.size === record.members) return { room, v, members: present };
+      if (v === record.v && present.size === record.members) return { room, v, members: present, rows: rows.size };
       // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
       // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
       // of a read that a write got in the way of.
-      least = await this.buckets.rooms.fresh(call);
+      needed = "certain";
       const newest = [...rows.values()].filter((row) => row.v === v);
       const total = newest[0]?.members ?? present.size;
       // A head before the newest stands in the bucket: where it does not, the replica missed rows.
       if (v > record.v && !unapplied && newest.length === newest[0]?.of && present.size === total) {
-        const now = await this.room(roomId, least, call);
-        if (now.record.incarnation === incarnation) return { room, v, members: present };
+        const now = await this.room(roomId, "certain", call);
+        if (now.record.incarnation === incarnation) return { room, v, members: present, rows: rows.size };
       }
     }
   }
@@ -234,12 +291,12 @@ export class RoomLog {
    * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the room's
    * record is as it was read, and starts anew if it is not.
    */
-  change<T>(roomId: string, call: Call, attempt: (min: number) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
+  change<T>(roomId: string, call: Call, attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
     return this.#turns.take(roomId, call, () => this.changeAtOnce(call, attempt));
   }
 
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
-  async changeAtOnce<T>(call: Call, attempt: (min: number) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
+  async changeAtOnce<T>(call: Call, attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
     let fresh = false;
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
@@ -248,7 +305,7 @@ export class RoomLog {
         let room: LiveRoom;
         let step: Step<T>;
         try {
-          ({ room, step } = await attempt(fresh ? await this.buckets.rooms.fresh(call) : 0));
+          ({ room, step } = await attempt(fresh ? "certain" : "any"));
         } catch (error) {
           // What a replica that lags says is no reason to refuse: what the quorum says is.
           if (fresh || !isRefusal(error)) throw error;
@@ -283,15 +340,18 @@ export class RoomLog {
     const { changes, undo } = commit;
     let { head, membersSeq, keysSeq } = record;
     try {
-      const [staged, applied] = await both(inPlace(commit.stage, call), changes === undefined ? undefined : this.#apply(room, call));
+      const [staged, [applied, isAsRead]] = await both(
+        inPlace(commit.stage, call),
+        both(changes === undefined ? undefined : this.#apply(room, call), this.#areAsRead(room, changes ?? [], call)),
+      );
       keysSeq = Math.max(keysSeq, staged);
       if (changes !== undefined) {
-        if (applied === undefined) {
+        if (applied === undefined || !isAsRead) {
           if (undo !== undefined) this.#cleanUp(undo);
           return undefined;
         }
         membersSeq = Math.max(membersSeq, ...applied.values());
-        head = changes.map(({ endpoint, after, row }) => ({ endpoint, after: after ?? applied.get(endpoint) ?? 0, row }));
+        head = changes.map(({ endpoint, member, row }) => ({ endpoint, after: member.after ?? applied.get(endpoint) ?? 0, row }));
       }
     } catch (error) {
       if (undo !== undefined) this.#cleanUp(undo);
@@ -301,7 +361,7 @@ export class RoomLog {
     const next: RoomRecord = {
       ...record,
       ...commit.next,
-      ...nextWrite(record, id),
+      ...nextWrite(record, room.seq, id),
       head,
       membersSeq,
       keysSeq,
@@ -317,6 +377,20 @@ export class RoomLog {
     return { value: commit.result(next) };
   }
 
+  /** Whether the rows that the changes follow upon stand as some replica had them, at a moment that the record's demand came before. */
+  async #areAsRead(room: LiveRoom, changes: NonNullable<Commit<unknown>["changes"]>, call: Call): Promise<boolean> {
+    const { id, record } = room;
+    const moments = await all(
+      changes.map(({ endpoint, member: { after, isCertain } }) =>
+        // A row that the head replaces is put in place before.
+        isCertain || after === undefined
+          ? Promise.resolve(record.membersSeq)
+          : this.buckets.members.stands(keys.member(id, endpoint, record.roster), after, call),
+      ),
+    );
+    return moments.every((moment) => moment !== undefined && moment >= record.membersSeq);
+  }
+
   /**
    * Puts the head into the members bucket. Whoever comes second, or too late, changes nothing. Answers where the rows
    * stand; `undefined`: not there, the room is no longer as it was read.
@@ -327,13 +401,13 @@ export class RoomLog {
     const seqs = new Map<string, number>();
     await all(
       record.head.map(async (head) => {
-        const key = keys.member(id, head.endpoint, record.incarnation);
+        const key = keys.member(id, head.endpoint, record.roster);
         const seq = await members.write(key, toJson(head.row), head.after, call, (entry) => sameRow(entry, head), "step");
         if (seq !== undefined) {
           seqs.set(head.endpoint, seq);
           return;
         }
-        const entry = (await members.read([key], await members.fresh(call), call)).get(key);
+        const { entry } = await members.certain(key, call);
         if (entry !== undefined && readMember(entry).row.v >= head.row.v) seqs.set(head.endpoint, entry.seq);
       }),
     );
@@ -346,7 +420,7 @@ export class RoomLog {
       let fresh = false;
       for (const retries = new Retries(call); ; ) {
         await retries.turn();
-        const slot = fresh ? await this.freshSlot(roomId, call) : await this.slot(roomId, 0, call);
+        const slot = await this.slot(roomId, fresh ? "certain" : "any", call);
         const { record } = slot;
         if (record === undefined) {
           if (fresh) throw roomNotFound(roomId);
@@ -354,12 +428,12 @@ export class RoomLog {
           continue;
         }
         const id = newWrite();
-        const tombstone = writeTombstone(nextWrite(slot.written, id));
+        const tombstone = writeTombstone(nextWrite(slot.written, slot.seq, id));
         const seq = await this.buckets.rooms.write(keys.room(roomId), tombstone, slot.seq, call, (entry) =>
           wasWritten(writtenOf(entry), slot.written, id),
         );
         if (seq !== undefined) {
-          this.#cleanUp((own) => this.purgeRoom(roomId, record.incarnation, own));
+          this.#cleanUp((own) => this.purgeRoom(roomId, record, own));
           return;
         }
         fresh = true;
@@ -377,7 +451,7 @@ export class RoomLog {
     attempt: (ids: CreateIds) => {
       readonly stage: Stage;
       readonly undo: CleanUp;
-      readonly record: Omit<RoomRecord, "n" | "first" | "log" | "keysSeq">;
+      readonly record: Omit<RoomRecord, keyof Written | "keysSeq">;
       readonly result: (record: RoomRecord) => T;
     },
   ): Promise<T> {
@@ -397,32 +471,78 @@ export class RoomLog {
         }
         const id = newWrite();
         const before = slot.written;
-        const record: RoomRecord = { ...plan.record, ...nextWrite(before, id), keysSeq };
+        const record: RoomRecord = { ...plan.record, ...nextWrite(before, slot.seq, id), keysSeq };
         const seq = await this.buckets.rooms.write(keys.room(roomId), toJson(writeRoom(record)), slot.seq, call, (entry) =>
           wasWritten(writtenOf(entry), before, id),
         );
         if (seq !== undefined) return plan.result(record);
         this.#cleanUp(plan.undo);
-        slot = await this.freshSlot(roomId, call);
+        slot = await this.slot(roomId, "certain", call);
       }
     });
   }
 
   /** Removes what belongs to an incarnation that is over, or never came to be. */
-  async purgeRoom(roomId: string, incarnation: string, call: Call): Promise<void> {
+  async purgeRoom(roomId: string, { incarnation, roster }: Pick<RoomRecord, "incarnation" | "roster">, call: Call): Promise<void> {
     const { members, membersByEndpoint, roomKeys } = this.buckets;
     await all([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
-      members.purge(keys.members(roomId, incarnation), call),
+      members.purge(keys.members(roomId, roster), call),
       roomKeys.purge(keys.roomKeysOfRoom(roomId, incarnation), call),
       roomKeys.purge(keys.epochs(roomId, incarnation), call),
     ]);
   }
 
+  /**
+   * Rows of members who are gone stay, so that no late head puts a member back. Where there are more of them than of members,
+   * the members' rows are copied under a new id, and a commit of the room's record makes that the room's: what stands under the
+   * old one, and whatever comes there late, is out of reach from then on, and is removed. Nothing visible changes.
+   */
+  compact(roomId: string, call: Call): Promise<void> {
+    return this.#turns.take(roomId, call, async () => {
+      const { room, v, members, rows } = await this.roster(roomId, "certain", call);
+      const { record } = room;
+      // Rows newer than the record: the condition of the commit would not hold.
+      if (v !== record.v) return;
+      const id = newWrite();
+      if (!isSparse(rows, members.size)) {
+        if (record.rows !== rows) await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows }, id, call);
+        return;
+      }
+      const roster = newRoster(record.incarnation);
+      const drop = (own: Call): Promise<unknown> => this.buckets.members.purge(keys.members(roomId, roster), own);
+      let membersSeq = record.membersSeq;
+      try {
+        await inParallel([...members], COPIES, async ([endpoint, row]) => {
+          const seq = await this.buckets.members.stage(keys.member(roomId, endpoint, roster), toJson(row), call);
+          membersSeq = Math.max(membersSeq, seq);
+        });
+      } catch (error) {
+        this.#cleanUp(drop);
+        throw error;
+      }
+      const next: RoomRecord = { ...record, ...nextWrite(record, room.seq, id), roster, rows: members.size, membersSeq, head: [] };
+      const committed = await this.#rewrite(room, next, id, call);
+      this.#cleanUp(committed ? (own) => this.buckets.members.purge(keys.members(roomId, record.roster), own) : drop);
+    });
+  }
+
+  async #rewrite(room: LiveRoom, next: RoomRecord, id: string, call: Call): Promise<boolean> {
+    const seq = await this.buckets.rooms.write(
+      keys.room(room.id),
+      toJson(writeRoom(next)),
+      room.seq,
+      call,
+      (entry) => wasWritten(writtenOf(entry), room.record, id),
+      "step",
+    );
+    return seq !== undefined;
+  }
+
   /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
     const id = newWrite();
-    const written = nextWrite(slot.written, id);
+    const written = nextWrite(slot.written, slot.seq, id);
     const value = slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written });
     const seq = await this.buckets.rooms.write(
       keys.room(roomId),
@@ -434,6 +554,25 @@ export class RoomLog {
     );
     return seq !== undefined;
   }
+}
+
+/** Members of a room, as of one version of it. */
+export interface Roster {
+  readonly room: LiveRoom;
+  readonly v: number;
+  readonly members: ReadonlyMap<string, MemberRow>;
+  /** How many rows there are, those of members who are gone included. */
+  readonly rows: number;
+}
+
+/** Rows that are copied at once. */
+const COPIES = 256;
+/** So many rows of members who are gone are none too many, and what copying costs is spread over as many removals. */
+const FEW_ROWS = 16;
+
+/** Whether more rows are of members who are gone than of members. Where they were not counted, it has to be looked. */
+export function isSparse(rows: number | undefined, members: number): boolean {
+  return rows === undefined || rows > 2 * members + FEW_ROWS;
 }
 
 export interface CreateIds {
@@ -465,13 +604,15 @@ function live(roomId: string, slot: RoomSlot): LiveRoom {
 }
 
 /** Lays the head over the row: whichever is of the later version counts. */
-export function standing(record: RoomRecord, endpoint: string, stored: StoredMember | undefined): Standing {
+export function standing(record: RoomRecord, endpoint: string, stored: StoredMember | undefined, isCertain: boolean): Standing {
   const head = record.head.find((candidate) => candidate.endpoint === endpoint);
   if (head !== undefined && (stored === undefined || stored.row.v < head.row.v)) {
-    return { row: head.row.gone ? undefined : head.row, after: undefined };
+    return { row: head.row.gone ? undefined : head.row, after: undefined, isCertain };
   }
-  return { row: stored === undefined || stored.row.gone ? undefined : stored.row, after: stored?.seq ?? 0 };
+  return { row: stored === undefined || stored.row.gone ? undefined : stored.row, after: stored?.seq ?? 0, isCertain };
 }
+
+const storedRow = (entry: Entry | undefined): StoredMember | undefined => (entry === undefined ? undefined : readMember(entry));
 
 export function need(roomId: string, endpoint: string, member: Standing): MemberRow {
   if (member.row === undefined) throw memberNotFound(roomId, endpoint);
@@ -495,17 +636,12 @@ function writtenOf(entry: Entry): Written {
   return readRoom(entry).written;
 }
 
-/** Runs a read, and where it refuses, again with minima that are fresh: a refusal is said only by what the quorum says. */
-export async function orFresh<T>(
-  read: (min: number, otherMin: number) => Promise<T>,
-  fresh: () => Promise<number>,
-  other?: () => Promise<number>,
-): Promise<T> {
+/** Runs a read, and where it refuses, again as certain: a refusal is said only by what the quorum says. */
+export async function orCertain<T>(read: (freshness: Freshness) => Promise<T>): Promise<T> {
   try {
-    return await read(0, 0);
+    return await read("any");
   } catch (error) {
     if (!isRefusal(error)) throw error;
-    const [min, otherMin] = await Promise.all([fresh(), other?.() ?? 0]);
-    return read(min, otherMin);
+    return read("certain");
   }
 }

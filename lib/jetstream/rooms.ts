@@ -5,11 +5,11 @@ import type { Call } from "../call.js";
 import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
-import type { Entry } from "./bucket.js";
+import type { Entry } from "./entry.js";
 import type { Memberships } from "./memberships.js";
 import { base64, keys, readRoom, toRoom, untoken, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
-import { memberFacts, need } from "./room-log.js";
+import { memberFacts, need, orCertain } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
 
 export class JetStreamRooms implements RoomsDriver {
@@ -50,6 +50,8 @@ export class JetStreamRooms implements RoomsDriver {
         undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
         record: {
           incarnation,
+          roster: incarnation,
+          rows: 1,
           v: 1,
           name: input.name,
           encrypted: input.encrypted,
@@ -67,17 +69,13 @@ export class JetStreamRooms implements RoomsDriver {
     });
   }
 
-  async get(id: string, call: Call): Promise<Room> {
-    const slot = await this.#log.slot(id, 0, call);
-    if (slot.record !== undefined) return toRoom(id, slot.record);
-    // A miss is said only by a read that is as fresh as a check.
-    const room = await this.#log.room(id, await this.#log.buckets.rooms.fresh(call), call);
-    return toRoom(id, room.record);
+  get(id: string, call: Call): Promise<Room> {
+    return orCertain(async (freshness) => toRoom(id, (await this.#log.room(id, freshness, call)).record));
   }
 
   update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room> {
-    return this.#log.change(id, call, async (min) => {
-      const room = await this.#log.room(id, min, call);
+    return this.#log.change(id, call, async (freshness) => {
+      const room = await this.#log.room(id, freshness, call);
       const { record, facts } = room;
       rules.checkRevision(facts.revision, ifRevision);
       const owner = change.owner ?? record.owner;
@@ -87,8 +85,8 @@ export class JetStreamRooms implements RoomsDriver {
         return { room, step: { commit: { next: { v: record.v + 1, name }, result: (next) => toRoom(id, next) } } };
       }
       const pair = [record.owner, owner] as const;
-      const standings = await this.#log.standings(room, pair, call);
-      if (min > 0 && !(await this.#log.areStrangers(room, pair, standings, call))) return { room, step: "again" };
+      const standings = await this.#log.standings(room, pair, freshness, call);
+      if (standings === undefined) return { room, step: "again" };
       const [before, successor] = standings;
       rules.checkOwner(id, owner, memberFacts(successor.row));
       const from = need(id, record.owner, before);
@@ -99,8 +97,8 @@ export class JetStreamRooms implements RoomsDriver {
         step: {
           commit: {
             changes: [
-              { endpoint: record.owner, after: before.after, row: { ...from, owner: false, v, of: 2, members: record.members } },
-              { endpoint: owner, after: successor.after, row: { ...to, owner: true, v, of: 2, members: record.members } },
+              { endpoint: record.owner, member: before, row: { ...from, owner: false, v, of: 2, members: record.members } },
+              { endpoint: owner, member: successor, row: { ...to, owner: true, v, of: 2, members: record.members } },
             ],
             next: { v, name, owner },
             result: (next) => toRoom(id, next),

@@ -1,5 +1,5 @@
 /** Sequences of one log, kept as ranges: those that follow upon each other cost as much as one. */
-interface Range {
+export interface Range {
   readonly from: number;
   to: number;
 }
@@ -42,10 +42,9 @@ export class SequenceSet {
     return false;
   }
 
-  /** Forgets what lies below. */
-  dropBelow(seq: number): void {
-    const first = this.#ranges.findIndex((range) => range.to >= seq);
-    this.#ranges = first < 0 ? [] : this.#ranges.slice(first);
+  /** The highest ranges, highest first. */
+  newest(most: number): readonly Readonly<Range>[] {
+    return this.#ranges.slice(-most).reverse();
   }
 
   clear(): void {

@@ -9,3 +9,21 @@ export async function both<A, B>(a: A, b: B): Promise<[Awaited<A>, Awaited<B>]> 
   await Promise.allSettled([a, b]);
   return [await a, await b];
 }
+
+/** Works through the items, so many at a time. After one has failed no other is begun. */
+export async function inParallel<T>(items: readonly T[], width: number, run: (item: T) => Promise<void>): Promise<void> {
+  const iterator = items.values();
+  let failed = false;
+  const lane = async (): Promise<void> => {
+    for (const item of iterator) {
+      if (failed) return;
+      try {
+        await run(item);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  await all(Array.from({ length: Math.min(width, items.length) }, lane));
+}

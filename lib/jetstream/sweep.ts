@@ -7,11 +7,12 @@
  * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides.
  */
 import type { Call } from "../call.js";
-import type { Bucket, Entry } from "./bucket.js";
+import type { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
 import { keys, parseHint, parseKey, parseMember, readEpoch, readMember } from "./records.js";
 import type { RoomRecord, RoomSlot } from "./records.js";
 import { all } from "./settled.js";
-import type { RoomLog } from "./room-log.js";
+import type { Freshness, RoomLog } from "./room-log.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
 const AT_ONCE = 1024;
@@ -22,6 +23,8 @@ interface Trace {
   readonly key: string;
   readonly roomId: string;
   readonly incarnation: string;
+  /** Of a member's row: the id under which it stands. */
+  readonly roster?: string;
   /** Of a key or an index entry: the membership that it is for. */
   readonly membership?: { readonly endpoint: string; readonly id: string };
   /** Of a key: the epoch and the attempt that would make it. */
@@ -77,10 +80,10 @@ export class Sweep {
 
   async #room(roomId: string, traces: readonly Trace[], call: Call): Promise<void> {
     // First as cheap as possible: nearly always everything is in order.
-    const suspects = await this.#suspects(roomId, await this.#log.slot(roomId, 0, call), traces, call);
+    const suspects = await this.#suspects(roomId, await this.#log.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
-    const slot = await this.#log.freshSlot(roomId, call);
-    const found = await this.#suspects(roomId, slot, suspects, call, true);
+    const slot = await this.#log.slot(roomId, "certain", call);
+    const found = await this.#suspects(roomId, slot, suspects, "certain", call);
     const open = found.filter(({ verdict }) => verdict === "open");
     const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));
     // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
@@ -88,46 +91,44 @@ export class Sweep {
     await all(removable.map(({ bucket, key }) => bucket.purge(key, call)));
   }
 
-  /** `sure`: what is not there is surely not there, as the leaders say. */
   async #suspects(
     roomId: string,
     slot: RoomSlot,
     traces: readonly Trace[],
+    freshness: Freshness,
     call: Call,
-    sure = false,
   ): Promise<(Trace & { verdict: Verdict })[]> {
     const { record } = slot;
     if (record === undefined) return traces.map((trace) => ({ ...trace, verdict: withoutRoom(slot, trace) }));
     const judged = await all(
-      traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, call, sure) })),
+      traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, freshness, call) })),
     );
     return judged.filter(({ verdict }) => verdict !== "live");
   }
 
-  async #judge(roomId: string, record: RoomRecord, trace: Trace, call: Call, sure: boolean): Promise<Verdict> {
+  async #judge(roomId: string, record: RoomRecord, trace: Trace, freshness: Freshness, call: Call): Promise<Verdict> {
     // Made for a room of that id before this one, or for an attempt to make one that this one came before.
     if (trace.incarnation !== record.incarnation) return "dead";
-    const { membership, made } = trace;
+    const { membership, made, roster } = trace;
+    // Rows under another id are of before a copy, or of a copy that may still be committed.
+    if (roster !== undefined) return roster === record.roster ? "live" : "open";
     if (membership === undefined) return "live";
     const { members, roomKeys } = this.#log.buckets;
-    const rowKey = keys.member(roomId, membership.endpoint, record.incarnation);
-    const entry = (await members.read([rowKey], record.membersSeq, call)).get(rowKey);
+    const rowKey = keys.member(roomId, membership.endpoint, record.roster);
+    // Only what is certain is followed by a removal: a replica can be behind, or miss a row.
+    const entry = freshness === "any" ? await members.get(rowKey, call) : (await members.certain(rowKey, call)).entry;
     const rows = [
       ...record.head.filter((head) => head.endpoint === membership.endpoint).map((head) => head.row),
       ...(entry === undefined ? [] : [readMember(entry).row]),
     ];
     const row = rows.find((candidate) => candidate.id === membership.id);
-    if (row === undefined) {
-      // A row that a replica missed, as one does that catches up from a snapshot, is of a member who is there.
-      const isThere = sure && entry === undefined && !(await members.areAbsent([rowKey], call));
-      return isThere ? "live" : "open";
-    }
+    if (row === undefined) return "open";
     if (row.gone) return "dead";
     if (made === undefined) return "live";
     if (made.epoch > record.epoch) return "open";
     if (made.epoch === record.epoch) return made.attempt === record.attempt ? "live" : "dead";
     const epochKey = keys.epoch(roomId, record.incarnation, made.epoch);
-    const epoch = (await roomKeys.read([epochKey], record.keysSeq, call)).get(epochKey);
+    const epoch = freshness === "any" ? await roomKeys.get(epochKey, call) : (await roomKeys.certain(epochKey, call)).entry;
     return epoch === undefined || readEpoch(epoch) === made.attempt ? "live" : "dead";
   }
 }

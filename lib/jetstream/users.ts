@@ -11,39 +11,39 @@ import type { UsersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
-import type { Bucket, Entry, Snapshot } from "./bucket.js";
 import { Retries } from "./connection.js";
-import { UNWRITTEN, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, wasWritten } from "./records.js";
+import type { Entry } from "./entry.js";
+import type { Proved, ProvedBucket } from "./proved-bucket.js";
+import { UNWRITTEN, factsOf, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, untoken, wasWritten } from "./records.js";
 import { both } from "./settled.js";
+import type { UserState } from "./user-cache.js";
 import type { Guard, GuardSlot, UserRow, UserSlot, Witness } from "./records.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 const MAX_WITNESSES = 8;
 
-/** A user and the guard at one moment. */
+/** A user, and the guard where it has a say. */
 interface View {
   readonly slot: UserSlot;
-  readonly guard: GuardSlot;
+  /** Read only where the change of an admin is staged or wanted. */
+  readonly guard: GuardSlot | undefined;
   /** What counts: the record's own value, or the staged one where the guard has committed it. */
   readonly user: UserRow | undefined;
+}
+
+interface GuardedView extends View {
+  readonly guard: GuardSlot;
 }
 
 /** `undefined`: nothing would change. */
 type Change = (user: UserRow | undefined, guard: Guard) => UserRow | undefined;
 
-function view(snapshot: Snapshot, key: string): View {
-  const slot = readUser(snapshot.get(keys.user(key)));
-  const guard = readGuard(snapshot.get(keys.admins));
-  const { stage, user } = slot.record;
-  const { head } = guard.guard;
-  return { slot, guard, user: stage !== undefined && head?.attempt === stage.attempt ? head.user : user };
+/** What counts of a record: the staged value, where the guard has committed it. A record without a stage needs no guard. */
+function counts({ record }: UserSlot, guard: GuardSlot | undefined): UserRow | undefined {
+  const { stage, user } = record;
+  const head = guard?.guard.head;
+  return stage !== undefined && head?.attempt === stage.attempt ? head.user : user;
 }
-
-const facts = (user: UserRow): rules.UserFacts => ({
-  role: user.admin ? "admin" : "member",
-  status: user.revokedAt === undefined ? "active" : "revoked",
-  expiresAt: user.expiresAt,
-});
 
 /** How long the user counts as an admin: not at all, until an instant, or for ever. */
 function adminUntil(user: UserRow | undefined): number | undefined {
@@ -54,33 +54,68 @@ function adminUntil(user: UserRow | undefined): number | undefined {
 const untilOf = (witness: Witness): number => witness.until ?? Number.POSITIVE_INFINITY;
 
 export class JetStreamUsers implements UsersDriver {
-  readonly #bucket: Bucket;
+  readonly #bucket: ProvedBucket<UserState>;
 
-  constructor(bucket: Bucket) {
+  constructor(bucket: ProvedBucket<UserState>) {
     this.#bucket = bucket;
   }
 
-  /** The user as of a moment after this call: what an allow, and a denial that says why, is based on. */
+  /** What a check needs of the user, as of a moment after this call: what an allow, and a denial that says why, is based on. */
+  async provedFacts(key: string, call: Call): Promise<rules.UserFacts | undefined> {
+    return (await this.#proved(key, call)).facts;
+  }
+
+  /** The same with the whole record. */
   async proved(key: string, call: Call): Promise<User | undefined> {
-    const { user } = view(await this.#provedWithGuard([keys.user(key)], call), key);
-    return user === undefined ? undefined : toUser(user);
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      // The record and what proves it come side by side: it is the one that is proved if it stands at the same place.
+      const [found, entry] = await both(this.#proved(key, call), this.#bucket.get(keys.user(key), call));
+      if (found.facts === undefined) return undefined;
+      if (found.row !== undefined) return toUser(found.row);
+      if (entry?.seq !== found.seq) continue;
+      const { user } = readUser(entry).record;
+      if (user !== undefined) return toUser(user);
+    }
+  }
+
+  /** Who counts for the user at one moment after this call, and where the record stands. */
+  async #proved(key: string, call: Call): Promise<{ facts?: rules.UserFacts | undefined; seq?: number; row?: UserRow }> {
+    const recordKey = keys.user(key);
+    const isStaged = this.#bucket.glimpse(recordKey)?.slot !== undefined;
+    const alone = isStaged ? undefined : await this.#bucket.prove(recordKey, call);
+    if (!isStaged && alone?.value.slot === undefined) return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
+    const [guard, user] = await this.#withGuard(recordKey, call);
+    if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
+    const row = counts(user.value.slot, guard);
+    return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
+  }
+
+  async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const [guard, user] = await this.#bucket.proveBoth(keys.admins, recordKey, call);
+      // It is there from the opening on: an answer without it is no answer.
+      if (guard?.value.guard !== undefined) return [guard.value.guard, user];
+    }
   }
 
   /** Whether an admin is active, by one record however many users there are. */
   async provedAdmin(now: () => number, call: Call): Promise<boolean> {
-    const snapshot = await this.#provedWithGuard([], call);
-    const { guard } = readGuard(snapshot.get(keys.admins));
+    const found = await this.#bucket.prove(keys.admins, call);
     const time = now();
-    return guard.witnesses.some((witness) => time < untilOf(witness));
+    return found?.value.guard?.guard.witnesses.some((witness) => time < untilOf(witness)) === true;
   }
 
   async get(key: string, call: Call): Promise<User> {
-    const seen = await this.#view(key, 0, call);
-    if (seen.user !== undefined) return toUser(seen.user);
-    // A miss is said only by a read that is as fresh as a check.
-    const fresh = await this.#freshView(key, call);
-    if (fresh.user === undefined) throw rules.userNotFound(key);
-    return toUser(fresh.user);
+    const { record } = readUser(await this.#bucket.get(keys.user(key), call));
+    if (record.stage === undefined && record.user !== undefined) return toUser(record.user);
+    const head = record.stage === undefined ? undefined : readGuard(await this.#bucket.get(keys.admins, call)).guard.head;
+    if (head !== undefined && head.attempt === record.stage?.attempt) return toUser(head.user);
+    // A miss is said only by what is as fresh as a check, and so is what becomes of a stage that the guard does not name.
+    const { user } = await this.#certain(key, record.stage !== undefined, call);
+    if (user === undefined) throw rules.userNotFound(key);
+    return toUser(user);
   }
 
   async add(input: UserInput, call: Call): Promise<User> {
@@ -88,7 +123,7 @@ export class JetStreamUsers implements UsersDriver {
     if (!row.admin) {
       // Most users are new: the condition that there is none tells, without reading first.
       const id = newWrite();
-      const record = { ...nextWrite(UNWRITTEN, id), user: row };
+      const record = { ...nextWrite(UNWRITTEN, 0, id), user: row };
       const written = await this.#bucket.write(keys.user(row.key), toJson(record), 0, call, (entry) =>
         wasWritten(readUser(entry).record, UNWRITTEN, id),
       );
@@ -106,7 +141,7 @@ export class JetStreamUsers implements UsersDriver {
       if (guard.ever) throw rules.notFirstAdmin();
       if (user !== undefined) throw rules.userExists(row.key);
       return row;
-    });
+    }, true);
   }
 
   update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Promise<User> {
@@ -140,70 +175,65 @@ export class JetStreamUsers implements UsersDriver {
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
     const isUser = (entry: Entry): boolean => entry.key.startsWith("user.");
-    const { entries, next, end } = await this.#bucket.page(cursor(page.after), page.limit, isUser, call);
+    const { entries, next } = await this.#bucket.page(cursor(page.after), page.limit, isUser, call);
     const items: User[] = [];
     for (const entry of entries) {
       const { record } = readUser(entry);
-      const row = record.stage === undefined ? record.user : await this.#staged(entry.key, end, call);
+      const row = record.stage === undefined ? record.user : (await this.#certain(userKeyOf(entry.key), true, call)).user;
       if (row !== undefined) items.push(toUser(row));
     }
     return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
-  async #view(key: string, min: number, call: Call): Promise<View> {
-    return view(await this.#withGuard([keys.user(key)], min, call), key);
+  /** A user as some replica has it, with the guard where it is needed. What the conditions of the commit do not hold, it is not. */
+  async #view(key: string, withGuard: boolean, call: Call): Promise<View> {
+    const [user, admins] = await both(
+      this.#bucket.get(keys.user(key), call),
+      withGuard ? this.#bucket.get(keys.admins, call) : undefined,
+    );
+    if (withGuard && admins === undefined) return this.#certain(key, true, call);
+    const slot = readUser(user);
+    const guard = withGuard ? readGuard(admins) : undefined;
+    return { slot, guard, user: counts(slot, guard) };
   }
 
-  /** The same as of a moment after this call. A user who is not there is surely not there. */
-  async #freshView(key: string, call: Call): Promise<View> {
+  /** The same at one moment after this call. A user who is not there is surely not there. */
+  async #certain(key: string, withGuard: boolean, call: Call): Promise<View> {
     const recordKey = keys.user(key);
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const snapshot = await this.#withGuard([recordKey], await this.#bucket.fresh(call), call);
-      if (snapshot.get(recordKey) !== undefined || (await this.#bucket.areAbsent([recordKey], call))) return view(snapshot, key);
+      const guard = withGuard ? await this.#bucket.certain(keys.admins, call) : undefined;
+      const { entry } = await this.#bucket.certain(recordKey, call);
+      // It is there from the opening on: an answer without it is no answer.
+      if (guard?.entry === undefined && withGuard) continue;
+      const slot = readUser(entry);
+      if (guard === undefined && slot.record.stage !== undefined) return this.#certain(key, true, call);
+      // The user stands there since before the moment of the guard: both are as of that moment.
+      if (guard !== undefined && slot.seq > guard.asOf) continue;
+      const guardSlot = guard === undefined ? undefined : readGuard(guard.entry);
+      return { slot, guard: guardSlot, user: counts(slot, guardSlot) };
     }
-  }
-
-  /** Reads together with the guard. It is there from the opening on: an answer without it is no answer. */
-  async #withGuard(recordKeys: readonly string[], min: number, call: Call): Promise<Snapshot> {
-    for (const retries = new Retries(call); ; ) {
-      await retries.turn();
-      const snapshot = await this.#bucket.read([...recordKeys, keys.admins], min, call);
-      if (snapshot.get(keys.admins) !== undefined) return snapshot;
-    }
-  }
-
-  /** The same as of a moment after this call. */
-  async #provedWithGuard(recordKeys: readonly string[], call: Call): Promise<Snapshot> {
-    for (const retries = new Retries(call); ; ) {
-      await retries.turn();
-      const snapshot = await this.#bucket.proved([...recordKeys, keys.admins], call);
-      if (snapshot.get(keys.admins) !== undefined) return snapshot;
-    }
-  }
-
-  /** A user whose record holds a stage: with the guard of the same moment it is clear what counts. */
-  async #staged(recordKey: string, min: number, call: Call): Promise<UserRow | undefined> {
-    const snapshot = await this.#withGuard([recordKey], min, call);
-    const { record } = readUser(snapshot.get(recordKey));
-    const { head } = readGuard(snapshot.get(keys.admins)).guard;
-    return record.stage !== undefined && head?.attempt === record.stage.attempt ? head.user : record.user;
   }
 
   /** Reads, lets the rules decide, commits on the condition that nothing changed meanwhile, and starts anew if it did. */
-  async #change(key: string, call: Call, change: Change): Promise<User> {
+  async #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let fresh = false;
+    let withGuard = concernsGuard;
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       for (;;) {
         call.check();
-        const seen = fresh ? await this.#freshView(key, call) : await this.#view(key, 0, call);
+        const seen = fresh ? await this.#certain(key, withGuard, call) : await this.#view(key, withGuard, call);
+        const { guard } = seen;
         let next: UserRow | undefined;
         try {
-          next = change(seen.user, seen.guard.guard);
-          const needed = next !== undefined && concernsAdmins(seen, next);
-          if (next !== undefined && needed) {
-            if (await this.#commitWithGuard(key, seen, next, call)) return toUser(next);
+          next = change(seen.user, guard?.guard ?? NO_GUARD);
+          if (guard === undefined && needsGuard(seen, next)) {
+            withGuard = true;
+            continue;
+          }
+          if (next !== undefined && guard !== undefined && concernsAdmins(seen.user, next, guard.guard)) {
+            if (await this.#commitWithGuard(key, { ...seen, guard }, next, call)) return toUser(next);
             fresh = true;
             break;
           }
@@ -230,7 +260,7 @@ export class JetStreamUsers implements UsersDriver {
     if (!(await this.#settled(seen, call))) return false;
     const before = seen.slot.record;
     const id = newWrite();
-    const record = { ...nextWrite(before, id), user: next };
+    const record = { ...nextWrite(before, seen.slot.seq, id), user: next };
     const seq = await this.#bucket.write(keys.user(key), toJson(record), seen.slot.seq, call, (entry) =>
       wasWritten(readUser(entry).record, before, id),
     );
@@ -240,13 +270,15 @@ export class JetStreamUsers implements UsersDriver {
   /** Whether the user's record may be written over: a stage on it that could still be committed is fenced off first. */
   async #settled(seen: View, call: Call): Promise<boolean> {
     const { stage } = seen.slot.record;
+    if (stage === undefined) return true;
+    if (seen.guard === undefined) return false;
     const { guard, seq } = seen.guard;
-    if (stage === undefined || guard.head?.attempt === stage.attempt || seq > stage.guard) return true;
+    if (guard.head?.attempt === stage.attempt || seq > stage.guard) return true;
     await this.#writeGuard(seen.guard, guard, newWrite(), call, "step");
     return false;
   }
 
-  async #commitWithGuard(key: string, seen: View, next: UserRow, call: Call): Promise<boolean> {
+  async #commitWithGuard(key: string, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
     if (!(await this.#settled(seen, call))) return false;
     const guard = await this.#nextGuard(seen, next, call);
     if (guard === undefined) return false;
@@ -254,7 +286,7 @@ export class JetStreamUsers implements UsersDriver {
     const before = seen.slot.record;
     const id = newWrite();
     const staged = {
-      ...nextWrite(before, id),
+      ...nextWrite(before, seen.slot.seq, id),
       user: seen.user,
       stage: { attempt, guard: seen.guard.seq },
     };
@@ -278,14 +310,13 @@ export class JetStreamUsers implements UsersDriver {
 
   /** Lays down a guard where there is none yet, so that reads of it are hits. */
   async prepare(call: Call): Promise<void> {
-    const snapshot = await this.#bucket.read([keys.admins], await this.#bucket.fresh(call), call);
-    const slot = readGuard(snapshot.get(keys.admins));
+    const slot = readGuard((await this.#bucket.certain(keys.admins, call)).entry);
     if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
   }
 
   async #writeGuard(seen: GuardSlot, guard: Guard, id: string, call: Call, kind: "commit" | "step"): Promise<boolean> {
     const before = seen.guard;
-    const record: Guard = { ...guard, ...nextWrite(before, id) };
+    const record: Guard = { ...guard, ...nextWrite(before, seen.seq, id) };
     const seq = await this.#bucket.write(
       keys.admins,
       toJson(record),
@@ -301,10 +332,10 @@ export class JetStreamUsers implements UsersDriver {
   async #apply(head: NonNullable<Guard["head"]>, call: Call): Promise<void> {
     const id = newWrite();
     const recordKey = keys.user(head.user.key);
-    const entry = (await this.#bucket.read([recordKey], head.seq, call)).get(recordKey);
-    const before = readUser(entry);
+    let before = readUser(await this.#bucket.get(recordKey, call));
+    if (before.seq < head.seq) before = readUser((await this.#bucket.certain(recordKey, call)).entry);
     if (before.seq !== head.seq) return;
-    const record = { ...nextWrite(before.record, id), user: head.user };
+    const record = { ...nextWrite(before.record, before.seq, id), user: head.user };
     await this.#bucket.write(
       recordKey,
       toJson(record),
@@ -316,7 +347,7 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */
-  async #nextGuard(seen: View, next: UserRow, call: Call): Promise<Guard | undefined> {
+  async #nextGuard(seen: GuardedView, next: UserRow, call: Call): Promise<Guard | undefined> {
     const { guard } = seen.guard;
     const from = adminUntil(seen.user);
     const to = adminUntil(next);
@@ -328,7 +359,7 @@ export class JetStreamUsers implements UsersDriver {
       if (found === undefined) return undefined;
       others = found;
     }
-    if (to === undefined && from !== undefined && seen.user !== undefined && rules.isActiveAdmin(facts(seen.user), now)) {
+    if (to === undefined && from !== undefined && seen.user !== undefined && rules.isActiveAdmin(factsOf(seen.user), now)) {
       if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();
     }
     const admins = rest + (to === undefined ? 0 : 1);
@@ -355,8 +386,7 @@ export class JetStreamUsers implements UsersDriver {
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
       admins.set(recordKey, { key: user.key, until: user.expiresAt });
     };
-    let end = 0;
-    await this.#bucket.scan(">", call, { end: async () => (end = await this.#bucket.fresh(call)) }, (entry) => {
+    await this.#bucket.scan(">", call, { end: () => this.#bucket.fresh(call) }, (entry) => {
       if (entry.key.startsWith("user.")) {
         const { record } = readUser(entry);
         if (record.stage === undefined) consider(entry.key, record.user);
@@ -364,7 +394,7 @@ export class JetStreamUsers implements UsersDriver {
       }
       return "go on";
     });
-    for (const key of staged) consider(key, await this.#staged(key, end, call));
+    for (const key of staged) consider(key, (await this.#certain(userKeyOf(key), true, call)).user);
     if (admins.size !== count) return undefined;
     return [...admins.values()].sort(longestFirst).slice(0, MAX_WITNESSES);
   }
@@ -388,7 +418,16 @@ function created(input: UserInput): UserRow {
   };
 }
 
+const NO_GUARD = readGuard(undefined).guard;
+
+const userKeyOf = (recordKey: string): string => untoken(recordKey.slice(keys.user("").length));
+
+/** Whether the guard has to be looked at: for a change that is staged, and for every change of who is an admin. */
+function needsGuard(seen: View, next: UserRow | undefined): boolean {
+  return seen.slot.record.stage !== undefined || (next !== undefined && concernsAdmins(seen.user, next, NO_GUARD));
+}
+
 /** Whether the guard has to know: of every change of an active admin, and of the first admin that there ever was. */
-function concernsAdmins(seen: View, next: UserRow): boolean {
-  return adminUntil(seen.user) !== adminUntil(next) || (next.admin && !seen.guard.guard.ever);
+function concernsAdmins(before: UserRow | undefined, next: UserRow, guard: Guard): boolean {
+  return adminUntil(before) !== adminUntil(next) || (next.admin && !guard.ever);
 }

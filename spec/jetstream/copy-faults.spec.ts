@@ -1,10 +1,12 @@
 import { expect } from "chai";
 import { Buffer } from "node:buffer";
-import { openJetStream, type NatsConnection } from "unibus-membership";
+import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
-import { pause } from "../support/wait.js";
-import { messagesOf, natsError, type Message, type Request } from "./support/taps.js";
+import { eventually, pause } from "../support/wait.js";
+import { fenced, isBarrier, isCatchUp, readOf } from "./support/messages.js";
+import { api, streamInfo } from "./support/streams.js";
+import { given, isEnd, messagesOf, natsError, type Message, type Request } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -12,27 +14,45 @@ const opTimeoutMs = 20_000;
 /** Longer than another log may take the place of the one that is known, unnoticed. */
 const OUTAGE_MS = 2500;
 
+/** Longer than what a store takes for no interruption. */
+const IDLE_MS = 1100;
+
+/** Longer than a store looks for who explains a gap. */
+const LATE_MS = 200;
+
 /** What may be done to what a store says to the servers, and to what they say: nothing is made up. */
 
 interface Taps {
   connection: NatsConnection;
   /** Between a replica's answer to a catch-up and its delivery. */
-  afterCatchUp: ((messages: unknown[]) => Promise<unknown[]>) | undefined;
+  afterCatchUp: ((messages: readonly Message[]) => Promise<readonly Message[]>) | undefined;
   beforeCatchUp: (() => Promise<void>) | undefined;
-  /** The same for a read of single users. */
-  afterRead: ((messages: unknown[]) => Promise<unknown[]>) | undefined;
+  /** Before a record is read. */
+  beforeRead: ((subject: string) => Promise<void>) | undefined;
   /** So many barriers are answered as by a stream without a leader. */
   refuse: number;
   barrier: ((send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
+  /** The same for a fence of a record. */
+  fence: ((of: string, send: () => ReturnType<Request>) => ReturnType<Request>) | undefined;
+  /** The subject of the last barrier. */
+  slot: string;
+  /** What was asked. */
+  readonly counts: { barriers: number; fences: number; reads: number; catchUps: number };
+}
+
+interface Signal {
+  readonly happened: Promise<void>;
+  readonly now: () => void;
+}
+
+function signal(): Signal {
+  let now: () => void = () => undefined;
+  const happened = new Promise<void>((resolve) => { now = resolve; });
+  return { happened, now };
 }
 
 /** The first barrier is stored, and its acknowledgement waits for `deliver`; those after it are not sent before `goOn`. */
 function held() {
-  const signal = (): { readonly happened: Promise<void>; readonly now: () => void } => {
-    let now: () => void = () => undefined;
-    const happened = new Promise<void>((resolve) => { now = resolve; });
-    return { happened, now };
-  };
   const [stored, delivered, gone] = [signal(), signal(), signal()];
   let first = true;
   return {
@@ -54,28 +74,39 @@ function held() {
 }
 
 function tapped(connection: Connection): Taps {
+  const counts = { barriers: 0, fences: 0, reads: 0, catchUps: 0 };
   const taps: Taps = {
-    afterCatchUp: undefined, beforeCatchUp: undefined, afterRead: undefined, refuse: 0, barrier: undefined,
+    afterCatchUp: undefined, beforeCatchUp: undefined, beforeRead: undefined, refuse: 0, barrier: undefined, fence: undefined, slot: "", counts,
     connection: {
       ...(connection.info === undefined ? {} : { info: connection.info }),
-      request: (subject, payload, options) => {
+      request: async (subject, payload, options) => {
         const send = (): ReturnType<Request> => connection.request(subject, payload, options);
-        if (!subject.endsWith("users.barrier")) return send();
+        const read = readOf(subject, payload);
+        if (read !== undefined) {
+          counts.reads++;
+          await taps.beforeRead?.(read);
+        }
+        if (!isBarrier(subject)) return send();
+        const of = fenced(subject, options);
+        if (of !== undefined) {
+          counts.fences++;
+          return taps.fence === undefined ? send() : taps.fence(of, send);
+        }
+        counts.barriers++;
+        taps.slot = subject;
         if (taps.refuse > 0) {
           taps.refuse--;
-          return Promise.reject(natsError("503"));
+          throw natsError("503");
         }
         return taps.barrier === undefined ? send() : taps.barrier(send);
       },
       requestMany: async (subject, payload, options) => {
-        const catchUp = String(payload).includes('"next_by_subj":">"');
-        if (catchUp) await taps.beforeCatchUp?.();
-        const answers = await connection.requestMany(subject, payload, options);
-        const after = catchUp ? taps.afterCatchUp : taps.afterRead;
-        if (after === undefined) return answers;
-        return (async function* () {
-          yield* (await after(await messagesOf(answers))) as Message[];
-        })();
+        const answers = (): ReturnType<Connection["requestMany"]> => connection.requestMany(subject, payload, options);
+        if (!isCatchUp(payload)) return answers();
+        counts.catchUps++;
+        await taps.beforeCatchUp?.();
+        const after = taps.afterCatchUp;
+        return after === undefined ? answers() : given(await after(await messagesOf(await answers())));
       },
       isClosed: () => connection.isClosed(),
       isDraining: () => connection.isDraining(),
@@ -83,6 +114,31 @@ function tapped(connection: Connection): Taps {
   };
   return taps;
 }
+
+/** As a replica answers that has come less far: the messages before one, and the end that tells of them. */
+function prefix(messages: readonly Message[], until: (message: Message) => boolean): readonly Message[] {
+  const end = messages.at(-1);
+  const cut = messages.findIndex((message) => !isEnd(message) && until(message));
+  if (end === undefined || cut < 0) return messages;
+  const last = messages[cut - 1]?.headers?.get("Nats-Sequence") ?? "0";
+  const headers = end.headers;
+  if (headers === undefined) throw new Error("an answer ends with a status");
+  headers.set("Nats-Last-Sequence", last);
+  headers.set("Nats-Num-Pending", "0");
+  return [...messages.slice(0, cut), end];
+}
+
+/** Whether it happens before the check is answered, which can be without it. */
+const isFirst = (happened: Promise<void>, check: Promise<boolean>): Promise<boolean> =>
+  Promise.race([happened.then(() => true), check.then(() => false)]);
+
+/** Of two checks: the first rests on what is kept alone, the second reads the record beside it, and says why. */
+async function isRevoked(store: Store, key: string): Promise<void> {
+  expect(await store.isAuthorized(key)).to.equal(false);
+  expect((await store.authorize(key)).reason).to.equal("revoked");
+}
+
+const subjectOf = (message: Message): string => message.headers?.get("Nats-Subject") ?? "";
 
 // What a store keeps of the users has to be right whatever becomes of the answers that it is made of.
 describe("what a store keeps of the users, when answers are late, lost or of another log", function () {
@@ -104,79 +160,113 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
   let prefixes = 0;
 
   /** Two stores on the same buckets, of which the first keeps a guest who may come in. */
-  async function stores() {
+  async function stores(options: { cacheBytes?: number } = {}) {
     const prefix = `faults${prefixes++}_`;
     const taps = tapped(raw);
-    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
+    const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs, ...options });
     const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
     await here.users.addFirstAdmin({ key: "root" });
     await here.users.add({ key: "guest" });
     for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest")).to.equal(true);
-    return { prefix, taps, here, there };
+    /** Checks until what is checked is kept. */
+    const warm = (check: () => Promise<boolean>): Promise<void> =>
+      eventually("a check costs a barrier alone", async () => {
+        const costs = await costsOf(async () => {
+          expect(await check()).to.equal(true);
+        });
+        return costs.barriers === 1 && costs.fences + costs.reads + costs.catchUps === 0;
+      });
+    const costsOf = async (run: () => Promise<unknown>): Promise<Taps["counts"]> => {
+      const before = { ...taps.counts };
+      await run();
+      const { barriers, fences, reads, catchUps } = taps.counts;
+      return { barriers: barriers - before.barriers, fences: fences - before.fences, reads: reads - before.reads, catchUps: catchUps - before.catchUps };
+    };
+    const guest = (): Promise<boolean> => here.isAuthorized("guest");
+    return {
+      prefix, taps, here, there, warm, costsOf, guest,
+      bucket: (name: string) => `${prefix}${name}`,
+      /** Two messages of which the second supersedes the first, and says nothing of it: nobody knows what stood there. */
+      gap: async (bucket = "users"): Promise<void> => {
+        for (let i = 0; i < 2; i++) await publish(`$KV.${prefix}${bucket}.barrier.x`, "{}");
+      },
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        await Promise.all([here.close(), there.close()]);
+      },
+    };
+  }
+
+  const publish = (subject: string, data: string): Promise<Message> => other.request(subject, data, { timeout: 10_000 });
+
+  /** A bucket's stream is made anew, empty. */
+  async function remake(bucket: string): Promise<void> {
+    const { config } = await streamInfo(other, bucket);
+    await api(other, `STREAM.DELETE.KV_${bucket}`);
+    await api(other, `STREAM.CREATE.KV_${bucket}`, config);
   }
 
   it("an answer that is later than the loss and return of the leader does not put old records over new ones", async () => {
-    const { taps, here, there } = await stores();
+    await using all = await stores();
+    const { taps, here, there, warm, guest } = all;
+    await warm(guest);
     await there.users.update("guest", { name: "renamed" });
-
-    let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => { release = resolve; });
-    let answered: () => void = () => undefined;
-    const inFlight = new Promise<void>((resolve) => { answered = resolve; });
-    taps.afterCatchUp = async (all) => {
-      answered();
-      await held;
-      return all;
+    const [inFlight, release] = [signal(), signal()];
+    taps.afterCatchUp = async (messages) => {
+      inFlight.now();
+      await release.happened;
+      return messages;
     };
     const early = here.isAuthorized("guest");
-    await inFlight;
+    await inFlight.happened;
     taps.afterCatchUp = undefined;
     await there.users.revoke("guest");
     taps.refuse = 1;
-    expect((await here.authorize("guest")).reason).to.equal("revoked");
-    release();
+    await isRevoked(here, "guest");
+    expect(taps.refuse).to.equal(0);
+    release.now();
     await early;
-    for (let i = 0; i < 5; i++) expect((await here.authorize("guest")).reason).to.equal("revoked");
-    await Promise.all([here.close(), there.close()]);
+    for (let i = 0; i < 5; i++) await isRevoked(here, "guest");
   });
 
   it("checks that wait through an outage do not hide that another log takes the place of the known one meanwhile", async () => {
-    const { taps, here, there, prefix } = await stores();
+    await using all = await stores();
+    const { taps, here, there, warm, guest, bucket } = all;
+    await warm(guest);
     await there.users.add({ key: "somebody" });
-    const api = async (subject: string, body: unknown): Promise<Record<string, unknown>> =>
-      JSON.parse(Buffer.from((await other.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 5000 })).data).toString()) as Record<string, unknown>;
-    const stream = `KV_${prefix}users`;
-    const { config } = await api(`STREAM.INFO.${stream}`, {});
-    let deleted: () => void = () => undefined;
-    const gone = new Promise<void>((resolve) => { deleted = resolve; });
+    const { config } = await streamInfo(other, bucket("users"));
+    const gone = signal();
     taps.beforeCatchUp = async () => {
       taps.beforeCatchUp = undefined;
-      await api(`STREAM.DELETE.${stream}`, {});
-      deleted();
+      await api(other, `STREAM.DELETE.KV_${bucket("users")}`);
+      gone.now();
     };
     const early = here.isAuthorized("guest", { timeoutMs: 8000 });
-    await gone;
+    await gone.happened;
     await pause(OUTAGE_MS);
-    await api(`STREAM.CREATE.${stream}`, config);
-    for (let i = 0; i < 60; i++) await other.request(`$KV.${prefix}users.barrier`, `{"k":"barrier"}`, { timeout: 5000 });
+    await api(other, `STREAM.CREATE.KV_${bucket("users")}`, config);
+    for (let i = 0; i < 60; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
     // It began while the user was there: either answer is right.
     await early;
     // A bucket without what opening put there proves nothing: whether it says so or no answer comes in time, it denies.
     for (let i = 0; i < 5; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
-    await Promise.all([here.close(), there.close()]);
   });
 
   it("a barrier that was on its way when a check began proves nothing to it", async () => {
-    const { taps, here, there } = await stores();
+    await using all = await stores();
+    const { taps, here, there, warm } = all;
     // More than once: a machine that stops here lets the store read anew, which is right in any case.
     for (let round = 0; round < 5; round++) {
       const key = `guest-${String(round)}`;
       await here.users.add({ key });
-      for (let i = 0; i < 3; i++) expect(await here.isAuthorized(key)).to.equal(true);
+      await warm(() => here.isAuthorized(key));
       const barriers = held();
       taps.barrier = barriers.tap;
       const early = here.isAuthorized(key);
-      await barriers.stored;
+      if (!(await isFirst(barriers.stored, early))) {
+        barriers.goOn();
+        taps.barrier = undefined;
+        continue;
+      }
       await there.users.revoke(key);
       const late = here.isAuthorized(key);
       barriers.deliver();
@@ -186,63 +276,418 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       expect(await late).to.equal(false);
       taps.barrier = undefined;
     }
-    await Promise.all([here.close(), there.close()]);
   });
 
-  it("a read that is answered late is not kept where the user was changed meanwhile", async () => {
-    const { taps, here, there } = await stores();
+  it("so does a fence", async () => {
+    await using all = await stores();
+    const { taps, here, there, warm, gap } = all;
+    for (let round = 0; round < 5; round++) {
+      const key = `guest-${String(round)}`;
+      await here.users.add({ key });
+      await warm(() => here.isAuthorized(key));
+      const fences = held();
+      taps.fence = (_of, send) => fences.tap(send);
+      // What is kept is known as it was, and no more.
+      await gap();
+      const early = here.isAuthorized(key);
+      await fences.stored;
+      await there.users.revoke(key);
+      const late = here.isAuthorized(key);
+      // Its barrier comes to nothing: it waits for the fence.
+      await pause(LATE_MS);
+      fences.deliver();
+      await early;
+      fences.goOn();
+      expect(await late).to.equal(false);
+      taps.fence = undefined;
+    }
+  });
+
+  it("what is proved late is not kept where the user was changed meanwhile", async () => {
+    await using all = await stores();
+    const { taps, here, there, warm, guest } = all;
     // More than once, as above.
     for (let round = 0; round < 5; round++) {
       const key = `late-${String(round)}`;
       await there.users.add({ key });
-      expect(await here.isAuthorized("guest")).to.equal(true);
-      let answered: () => void = () => undefined;
-      const inFlight = new Promise<void>((resolve) => { answered = resolve; });
-      let release: () => void = () => undefined;
-      const released = new Promise<void>((resolve) => { release = resolve; });
-      taps.afterRead = async (all) => {
-        taps.afterRead = undefined;
-        answered();
-        await released;
-        return all;
-      };
+      await warm(guest);
+      // Of one store each barrier takes the place of the one before: what is kept passes over the fence only where it still stands.
+      const [barriers, fences] = [held(), held()];
+      // So that there is something to read.
+      await there.users.add({ key: `more-${String(round)}` });
+      taps.barrier = barriers.tap;
+      taps.fence = (of, send) => (of.endsWith(Buffer.from(key).toString("base64url")) ? fences.tap(send) : send());
+      const kept = guest();
+      if (!(await isFirst(barriers.stored, kept))) {
+        barriers.goOn();
+        taps.fence = taps.barrier = undefined;
+        continue;
+      }
       const early = here.isAuthorized(key);
-      await inFlight;
+      await fences.stored;
       await there.users.revoke(key);
       // What is kept is brought beyond the revocation, of a user who is not among it.
-      expect(await here.isAuthorized("guest")).to.equal(true);
-      release();
+      barriers.deliver();
+      barriers.goOn();
+      expect(await kept).to.equal(true);
+      fences.deliver();
+      fences.goOn();
       // It began before the revocation: either answer is right.
       await early;
-      for (let i = 0; i < 2; i++) expect((await here.authorize(key)).reason).to.equal("revoked");
+      taps.fence = taps.barrier = undefined;
+      for (let i = 0; i < 2; i++) await isRevoked(here, key);
     }
-    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("nor where the change stands behind a gap that nobody explains", async () => {
+    await using all = await stores();
+    const { taps, here, there, warm, guest, gap } = all;
+    for (let round = 0; round < 5; round++) {
+      const key = `hidden-${String(round)}`;
+      await there.users.add({ key });
+      await warm(guest);
+      const fences = held();
+      taps.fence = (of, send) => (of.endsWith(Buffer.from(key).toString("base64url")) ? fences.tap(send) : send());
+      const early = here.isAuthorized(key);
+      await fences.stored;
+      await gap();
+      await there.users.revoke(key);
+      // What is kept begins anew behind the revocation.
+      expect(await guest()).to.equal(true);
+      fences.deliver();
+      fences.goOn();
+      await early;
+      taps.fence = undefined;
+      for (let i = 0; i < 2; i++) await isRevoked(here, key);
+    }
+  });
+
+  it("nor where the change that came meanwhile had to make room for others", async () => {
+    // A fourth of it is for rooms: more than one of their records, and less than four.
+    await using all = await stores({ cacheBytes: 4 * 4000 });
+    const { taps, here, there, warm } = all;
+    const others = ["b", "c", "d"];
+    for (const id of ["z", "a", ...others]) {
+      await there.rooms.create({ id, name: id.repeat(200), owner: "own" });
+      for (const endpoint of ["bob", "carol"]) await there.members.add(id, { endpoint, state: "joined" });
+    }
+    const isOf = (id: string, subject: string): boolean => subject.endsWith(`rooms.room.${Buffer.from(id).toString("base64url")}`);
+    const zed = (): Promise<boolean> => here.isMember("z", "bob");
+    await warm(zed);
+    // So that there is something to read.
+    await there.rooms.create({ id: "more", owner: "own" });
+    const [barriers, fences, read, asked] = [held(), held(), signal(), signal()];
+    let waiting = 0;
+    taps.barrier = barriers.tap;
+    taps.fence = (of, send) => (isOf("a", of) ? fences.tap(send) : send());
+    taps.beforeRead = async (subject) => {
+      if (!others.some((id) => isOf(id, subject))) return;
+      if (++waiting === others.length) asked.now();
+      await read.happened;
+    };
+    const kept = zed();
+    // A machine that stopped here let the store look at the log anew: there is nothing to be seen then.
+    if (!(await isFirst(barriers.stored, kept))) return;
+    const early = here.isMember("a", "bob");
+    await fences.stored;
+    // These are being read: what the log says of them is kept, and makes room for itself.
+    const reading = others.map((id) => here.isMember(id, "bob"));
+    await asked.happened;
+    for (const id of ["a", ...others]) await there.members.remove(id, "bob");
+    barriers.deliver();
+    barriers.goOn();
+    await kept;
+    fences.deliver();
+    fences.goOn();
+    await early;
+    const found = await here.isMember("a", "bob");
+    read.now();
+    await Promise.all(reading);
+    expect(found).to.equal(false);
+    for (const id of ["a", ...others]) expect(await here.isMember(id, "bob"), id).to.equal(false);
   });
 
   it("an acknowledgement of a log that is made anew at once proves nothing of what is kept", async () => {
     for (let round = 0; round < 3; round++) {
-      const { here, there, prefix } = await stores();
-      const stream = `KV_${prefix}users`;
-      const api = async (subject: string, body: unknown): Promise<Record<string, unknown>> =>
-        JSON.parse(Buffer.from((await other.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 5000 })).data).toString()) as Record<string, unknown>;
-      const { config } = await api(`STREAM.INFO.${stream}`, {});
-      expect(await here.isAuthorized("guest")).to.equal(true);
-      await api(`STREAM.DELETE.${stream}`, {});
-      await api(`STREAM.CREATE.${stream}`, config);
+      await using all = await stores();
+      const { here, guest, warm, bucket } = all;
+      await warm(guest);
+      await remake(bucket("users"));
       expect(await here.isAuthorized("guest", { timeoutMs: 300 })).to.equal(false);
-      await Promise.all([here.close(), there.close()]);
+    }
+  });
+
+  it("nor does that of a fence, although the user's record stands there at the same place", async () => {
+    for (let round = 0; round < 3; round++) {
+      await using all = await stores();
+      const { here, guest, warm, bucket, gap } = all;
+      await here.users.add({ key: "another" });
+      await warm(guest);
+      await warm(() => here.isAuthorized("another"));
+      // From here on what is kept is known as it was, and no more.
+      await gap();
+      expect(await here.isAuthorized("another")).to.equal(true);
+      const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
+      const found = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const record = JSON.parse(Buffer.from(found.data).toString()) as { user: object };
+      const revoked = JSON.stringify({ ...record, user: { ...record.user, revokedAt: 1 } });
+      expect(revoked).to.not.equal(JSON.stringify(record));
+      const seq = Number(found.headers?.get("Nats-Sequence"));
+      await remake(bucket("users"));
+      for (let i = 1; i < seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      await publish(subject, revoked);
+      expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
     }
   });
 
   it("an answer of which a part was lost on the way is none", async () => {
-    const { taps, here, there } = await stores();
+    await using all = await stores();
+    const { taps, here, there, warm, guest } = all;
+    await warm(guest);
     await there.users.revoke("guest");
     // The client's connection was another one for the first message.
-    taps.afterCatchUp = (all) => {
+    taps.afterCatchUp = (messages) => {
       taps.afterCatchUp = undefined;
-      return Promise.resolve(all.slice(1));
+      return Promise.resolve(messages.slice(1));
     };
-    for (let i = 0; i < 5; i++) expect((await here.authorize("guest")).reason).to.equal("revoked");
-    await Promise.all([here.close(), there.close()]);
+    for (let i = 0; i < 5; i++) await isRevoked(here, "guest");
+    expect(taps.afterCatchUp).to.equal(undefined);
+  });
+
+  describe("gaps of the log", () => {
+    it("that were barriers and fences of other stores, or older states of what was changed, cost no proof of their own", async () => {
+      await using all = await stores();
+      const { here, there, warm, guest, costsOf } = all;
+      await warm(guest);
+      // A machine that stops for a second makes a store look at the log.
+      await eventually("a check costs a barrier and a read of what came since", async () => {
+        for (let i = 0; i < 3; i++) {
+          expect(await there.isAuthorized("guest")).to.equal(true);
+          expect((await there.authorize("nobody")).reason).to.equal("unknown");
+          await there.users.update("guest", { name: `name ${String(i)}` });
+        }
+        const costs = await costsOf(guest);
+        expect(await here.isAuthorized("guest")).to.equal(true);
+        return costs.fences + costs.reads === 0;
+      });
+    });
+
+    it("that nobody explains cost a fence of each record, and no more", async () => {
+      await using all = await stores();
+      const { warm, guest, costsOf, gap } = all;
+      await warm(guest);
+      await eventually("a check costs a fence", async () => {
+        await gap();
+        const { fences, reads } = await costsOf(guest);
+        return fences === 1 && reads === 0;
+      });
+      await warm(guest);
+    });
+
+    it("hide no change: a replica that catches up from a snapshot has neither the old record nor the new one", async () => {
+      await using all = await stores();
+      const { taps, here, there, warm, guest } = all;
+      await warm(guest);
+      await there.users.revoke("guest");
+      const name = `.user.${Buffer.from("guest").toString("base64url")}`;
+      let cut = 0;
+      taps.barrier = async (send) => {
+        taps.barrier = undefined;
+        const answer = await send();
+        // What superseded the revocation comes after the barrier, and the replica has come to the barrier.
+        await there.users.update("guest", { name: "renamed" });
+        taps.afterCatchUp = (messages) => {
+          const short = prefix(messages, (message) => subjectOf(message).endsWith(name));
+          if (short !== messages) cut++;
+          if (cut === 1) taps.afterCatchUp = undefined;
+          return Promise.resolve(short);
+        };
+        return answer;
+      };
+      await isRevoked(here, "guest");
+      expect(cut).to.equal(1);
+      for (let i = 0; i < 3; i++) await isRevoked(here, "guest");
+    });
+
+    it("hide no change that another one explains, which lies behind a gap that nobody does", async () => {
+      await using all = await stores();
+      const { taps, here, there, warm, guest, gap } = all;
+      await warm(guest);
+      await there.users.revoke("guest");
+      let between = 0;
+      taps.barrier = async (send) => {
+        taps.barrier = undefined;
+        const answer = await send();
+        await gap();
+        await there.users.update("guest", { name: "renamed" });
+        between++;
+        return answer;
+      };
+      await isRevoked(here, "guest");
+      expect(between).to.equal(1);
+      for (let i = 0; i < 3; i++) await isRevoked(here, "guest");
+    });
+
+    it("hide no change that lies behind them", async () => {
+      await using all = await stores();
+      const { here, there, warm, guest, gap } = all;
+      await here.users.add({ key: "another" });
+      await warm(() => here.isAuthorized("another"));
+      await warm(guest);
+      await gap();
+      await there.users.revoke("guest");
+      // What is kept begins anew.
+      expect(await here.isAuthorized("another")).to.equal(true);
+      for (let i = 0; i < 3; i++) await isRevoked(here, "guest");
+    });
+
+    it("a replica that is behind says nothing of what came since", async () => {
+      await using all = await stores();
+      const { taps, here, there, warm, guest } = all;
+      await warm(guest);
+      await there.users.revoke("guest");
+      let behind = 0;
+      taps.afterCatchUp = (messages) => {
+        if (++behind === 2) taps.afterCatchUp = undefined;
+        return Promise.resolve(prefix(messages, () => true));
+      };
+      await isRevoked(here, "guest");
+      expect(behind).to.equal(2);
+    });
+  });
+
+  it("a store that meets another one on its barrier key takes another key, and its own barriers stay known", async () => {
+    await using all = await stores();
+    const { taps, there, warm, guest } = all;
+    await warm(guest);
+    const before = taps.slot;
+    // One key in so many is taken again by chance.
+    await eventually("it has another key", async () => {
+      // So that it reads what came since.
+      await there.users.update("guest", { name: taps.slot });
+      taps.barrier = async (send) => {
+        taps.barrier = undefined;
+        const answer = await send();
+        await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
+        return answer;
+      };
+      expect(await guest()).to.equal(true);
+      expect(await guest()).to.equal(true);
+      return taps.slot !== before;
+    });
+    await warm(guest);
+  });
+
+  describe("after a while without checks", () => {
+    it("the store's own last barrier tells that the log is the same", async () => {
+      await using all = await stores();
+      const { warm, guest, costsOf } = all;
+      await eventually("it costs one read", async () => {
+        await warm(guest);
+        await pause(IDLE_MS);
+        const { reads, fences } = await costsOf(guest);
+        return reads === 1 && fences === 0;
+      });
+    });
+
+    it("a record that is kept does, where another store has written that barrier anew", async () => {
+      await using all = await stores();
+      const { taps, there, warm, guest, costsOf } = all;
+      await eventually("it costs a read of each that is known by, and a fence", async () => {
+        await warm(guest);
+        await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
+        await pause(IDLE_MS);
+        const { reads, fences } = await costsOf(guest);
+        return reads > 1 && fences === 1;
+      });
+      await there.users.revoke("guest");
+      expect(await guest()).to.equal(false);
+    });
+
+    it("nothing is kept of a log of which nothing stands where it did, although a user's record does as far as its number goes", async () => {
+      await using all = await stores();
+      const { taps, here, warm, guest, bucket } = all;
+      await warm(guest);
+      const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
+      const found = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const record = JSON.parse(Buffer.from(found.data).toString()) as { user: object };
+      const seq = Number(found.headers?.get("Nats-Sequence"));
+      const { state } = await streamInfo(other, bucket("users"));
+      await remake(bucket("users"));
+      for (let i = 1; i < seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      await publish(subject, JSON.stringify({ ...record, user: { ...record.user, revokedAt: 1 } }));
+      // As far as the one before, so that its acknowledgements look new. The last one there was this store's barrier.
+      for (let i = seq + 1; i < state.last_seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
+      for (let i = 0; i < 20; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      await pause(IDLE_MS);
+      for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+    });
+  });
+
+  it("a change of an admin is seen whole, whatever becomes of the guard between the reads of the two records", async () => {
+    await using all = await stores();
+    const { taps, prefix, there } = all;
+    await there.users.add({ key: "boss", role: "admin" });
+    // Committed by the guard, and staged in the user's record.
+    await there.users.revoke("boss");
+    await using fresh = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs });
+    let between = 0;
+    taps.beforeRead = async (subject) => {
+      if (!subject.endsWith("users.admins")) return;
+      taps.beforeRead = undefined;
+      between++;
+      // It comes into the user's record, and the guard says nothing of it any more.
+      await there.users.add({ key: "next", role: "admin" });
+    };
+    expect(await fresh.isAdmin("boss")).to.equal(false);
+    expect(between).to.equal(1);
+  });
+
+  it("a store that keeps nothing is right all the same, also of admins and members", async () => {
+    await using all = await stores({ cacheBytes: 0 });
+    const { here, there } = all;
+    await there.rooms.create({ id: "room", owner: "root" });
+    await there.members.add("room", { endpoint: "guest", state: "joined" });
+    for (let i = 0; i < 3; i++) {
+      await there.users.add({ key: `boss-${String(i)}`, role: "admin" });
+      expect(await here.isAdmin(`boss-${String(i)}`)).to.equal(true);
+      expect(await here.isMember("room", "guest")).to.equal(true);
+      expect(await here.hasAdmin()).to.equal(true);
+      await there.users.revoke(`boss-${String(i)}`);
+      expect(await here.isAdmin(`boss-${String(i)}`)).to.equal(false);
+      await there.users.revoke("guest");
+      await isRevoked(here, "guest");
+      await there.users.reinstate("guest");
+      expect((await here.authorize("guest")).reason).to.equal("active");
+      await there.members.remove("room", "guest");
+      expect(await here.isMember("room", "guest")).to.equal(false);
+      await there.members.add("room", { endpoint: "guest", state: "joined" });
+    }
+    expect((await here.authorize("nobody")).reason).to.equal("unknown");
+  });
+
+  it("who was removed while its row was being proved is no member to the checks that begin after it", async () => {
+    await using all = await stores();
+    const { taps, here, there } = all;
+    for (let round = 0; round < 3; round++) {
+      const room = `room-${String(round)}`;
+      await there.rooms.create({ id: room, owner: "own" });
+      for (const endpoint of ["bob", "carol"]) await there.members.add(room, { endpoint, state: "joined" });
+      await there.members.add(room, { endpoint: "dave", state: "joined" });
+      const fences = held();
+      const row = `_members.${Buffer.from(room).toString("base64url")}.${Buffer.from("bob").toString("base64url")}.`;
+      taps.fence = (of, send) => (of.includes(row) ? fences.tap(send) : send());
+      const early = here.isMember(room, "bob");
+      await fences.stored;
+      await there.members.remove(room, "bob");
+      // So that the removal stands in the members' bucket, and no longer in the room's record.
+      await there.members.remove(room, "carol");
+      fences.deliver();
+      fences.goOn();
+      await early;
+      for (let i = 0; i < 2; i++) expect(await here.isMember(room, "bob")).to.equal(false);
+      taps.fence = undefined;
+    }
   });
 });

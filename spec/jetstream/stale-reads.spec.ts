@@ -7,41 +7,71 @@ import { openJetStream, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
-import { given, messagesOf, tapped, type Message, type RequestMany } from "./support/taps.js";
+import { pause } from "../support/wait.js";
+import { isBarrier, readOf } from "./support/messages.js";
+import { given, messagesOf, tapped, type Message, type Request, type RequestMany } from "./support/taps.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
+/** Longer than the acknowledgement of a barrier takes that leaves no doubt. */
+const LATE_MS = 600;
+
 function lagging(inner: Connection) {
   const answers = new Map<string, readonly Message[]>();
-  let lags = false;
+  /** The bucket whose replica lags. */
+  let lags: string | undefined;
+  let keepsFirst = false;
   let stale = 0;
-  const requestMany: RequestMany = async (subject, payload, options) => {
+  let slowMs = 0;
+  const answer = async (subject: string, payload: unknown, ask: () => Promise<readonly Message[]>): Promise<readonly Message[]> => {
     const request = `${subject} ${String(payload)}`;
     const before = answers.get(request);
-    if (lags && before !== undefined) {
+    if (before !== undefined && lags !== undefined && subject.endsWith(lags)) {
       // Once each: the replica catches up.
       answers.delete(request);
       stale++;
-      return given(before);
+      return before;
     }
-    const messages = await messagesOf(await inner.requestMany(subject, payload, options));
-    if (!lags) answers.set(request, messages);
-    return given(messages);
+    const messages = await ask();
+    if (lags === undefined && !(keepsFirst && before !== undefined)) answers.set(request, messages);
+    return messages;
+  };
+  const requestMany: RequestMany = async (subject, payload, options) =>
+    given(await answer(subject, payload, async () => messagesOf(await inner.requestMany(subject, payload, options))));
+  const request: Request = async (subject, payload, options) => {
+    if (readOf(subject, payload) === undefined) {
+      const acknowledged = await inner.request(subject, payload, options);
+      if (isBarrier(subject)) await pause(slowMs);
+      return acknowledged;
+    }
+    const [message] = await answer(subject, payload, async () => [await inner.request(subject, payload, options)]);
+    if (message === undefined) throw new Error("an answer is a message");
+    return message;
   };
   return {
-    /** From now on every request is first answered as it was the last time. */
-    lag(): void {
-      lags = true;
+    /** From now on every request, of one bucket or of all, is first answered as it was the last time. */
+    lag(bucket = ""): void {
+      lags = bucket;
       stale = 0;
     },
+    /** A replica lags by the first answer that it gave, and not by the last. */
+    keepFirst(): void {
+      keepsFirst = true;
+    },
+    /** Barriers are acknowledged so late. */
+    slow(ms: number): void {
+      slowMs = ms;
+    },
     catchUp(): void {
-      lags = false;
+      slowMs = 0;
+      lags = undefined;
+      keepsFirst = false;
       answers.clear();
     },
     get stale(): number {
       return stale;
     },
-    connection: tapped(inner, { requestMany }),
+    connection: tapped(inner, { request, requestMany }),
   };
 }
 
@@ -69,6 +99,10 @@ describe("jetstream: what another replica is behind with", function () {
     await clean.close();
     await behind.connection.close();
     await server.dispose();
+  });
+
+  afterEach(() => {
+    behind.catchUp();
   });
 
   const rekey = (room: string): Promise<unknown> => a.roomKeys.rekey(room, new Map([["own", bytes("own 2")]]), { expectedEpoch: 1 });
@@ -215,4 +249,135 @@ describe("jetstream: what another replica is behind with", function () {
       expect(items.map(({ id, name }) => `${id} ${name}`)).to.deep.equal(["renamed after"]);
     });
   }
+
+  describe("a read goes not back behind what the store has seen", () => {
+    it("of a user, whoever changed it", async () => {
+      await a.users.add({ key: "seen" });
+      behind.keepFirst();
+      expect((await b.users.get("seen")).status).to.equal("active");
+      await a.users.revoke("seen");
+      expect((await b.users.get("seen")).status).to.equal("revoked");
+      behind.lag();
+      expect((await b.users.get("seen")).status).to.equal("revoked");
+      expect(behind.stale).to.be.greaterThan(0);
+    });
+
+    for (const isLate of [false, true]) {
+      it(`of a user whom a check has seen revoked${isLate ? ", also after a barrier that was acknowledged late" : ""}`, async () => {
+        const key = `checked-${String(isLate)}`;
+        await a.users.add({ key });
+        behind.keepFirst();
+        expect((await b.users.get(key)).status).to.equal("active");
+        for (let i = 0; i < 3; i++) expect(await b.isAuthorized(key)).to.equal(true);
+        await a.users.revoke(key);
+        for (let i = 0; i < 3; i++) expect(await b.isAuthorized(key)).to.equal(false);
+        if (isLate) {
+          behind.slow(LATE_MS);
+          expect(await b.isAuthorized(key)).to.equal(false);
+        }
+        behind.lag();
+        expect((await b.users.get(key)).status).to.equal("revoked");
+        expect(behind.stale).to.be.greaterThan(0);
+      });
+    }
+
+    it("of a user that it has changed itself", async () => {
+      await b.users.add({ key: "own", name: "before" });
+      behind.keepFirst();
+      expect((await b.users.get("own")).name).to.equal("before");
+      await b.users.update("own", { name: "mine" });
+      behind.lag();
+      expect((await b.users.get("own")).name).to.equal("mine");
+      expect(behind.stale).to.be.greaterThan(0);
+    });
+
+    it("of a member, where the room's record does not show it any more", async () => {
+      await a.rooms.create({ id: "floors", owner: "own" });
+      await a.members.add("floors", { endpoint: "bob" });
+      await a.members.add("floors", { endpoint: "carol" });
+      behind.keepFirst();
+      expect((await b.members.get("floors", "bob")).state).to.equal("invited");
+      await a.members.join("floors", "bob");
+      // The head shows it, and the row is the one before.
+      expect((await b.members.get("floors", "bob")).state).to.equal("joined");
+      await a.members.join("floors", "carol");
+      behind.lag("members");
+      expect((await b.members.get("floors", "bob")).state).to.equal("joined");
+      expect(behind.stale).to.be.greaterThan(0);
+    });
+
+    it("also where it has seen so many others since that it does not know what it saw", async () => {
+      const prefix = "many_";
+      await using here = await openJetStream(clean, 1, { prefix, opTimeoutMs: 20_000 });
+      await using there = await openJetStream(behind.connection, 1, { prefix, opTimeoutMs: 20_000 });
+      await here.users.add({ key: "old" });
+      behind.keepFirst();
+      expect((await there.users.get("old")).status).to.equal("active");
+      await here.users.revoke("old");
+      expect((await there.users.get("old")).status).to.equal("revoked");
+      // More than it remembers. A list meets them all.
+      const others = Array.from({ length: 66_000 }, (_, i) => `other.${i}`);
+      for (let i = 0; i < others.length; i += 2000) {
+        await Promise.all(others.slice(i, i + 2000).map((key) => clean.request(`$KV.${prefix}users.${key}`, JSON.stringify({ k: key }), { timeout: 20_000 })));
+      }
+      await there.users.list({ limit: 1000 });
+      behind.lag();
+      expect((await there.users.get("old")).status).to.equal("revoked");
+      expect(behind.stale).to.be.greaterThan(0);
+    });
+  });
+
+  it("a change of an admin that is staged is put in place before the next one, also where a replica has the user as before", async () => {
+    const prefix = "staged_";
+    await using here = await openJetStream(clean, 1, { prefix, opTimeoutMs: 20_000 });
+    await using there = await openJetStream(behind.connection, 1, { prefix, opTimeoutMs: 20_000 });
+    await here.users.addFirstAdmin({ key: "root" });
+    await here.users.add({ key: "boss" });
+    expect((await there.users.get("boss")).role).to.equal("member");
+    await here.users.update("boss", { role: "admin" });
+    behind.lag();
+    await there.users.add({ key: "next", role: "admin" });
+    expect(behind.stale).to.be.greaterThan(0);
+    expect((await here.users.get("boss")).role).to.equal("admin");
+  });
+
+  describe("a change that follows upon a row that is not the last one any more is not committed", () => {
+    const rowsOf = async (room: string): Promise<string[]> => (await a.members.list(room)).map(({ endpoint, state }) => `${endpoint} ${state}`);
+
+    it("a removal of who was removed: NOT_FOUND", async () => {
+      await a.rooms.create({ id: "rows", owner: "own" });
+      await a.members.add("rows", { endpoint: "bob", state: "joined" });
+      await a.members.add("rows", { endpoint: "carol" });
+      await warmRow("rows", "bob");
+      await a.members.remove("rows", "bob");
+      await a.members.join("rows", "carol");
+      behind.lag("members");
+      expect(await b.members.remove("rows", "bob").then(() => "done", codeOf)).to.equal("NOT_FOUND");
+      expect(behind.stale).to.be.greaterThan(0);
+      behind.catchUp();
+      expect(await rowsOf("rows")).to.deep.equal(["carol joined", "own joined"]);
+    });
+
+    it("an acceptance of an invitation that was taken back and given again", async () => {
+      await a.rooms.create({ id: "again", owner: "own" });
+      const first = await a.members.add("again", { endpoint: "bob" });
+      await a.members.add("again", { endpoint: "carol" });
+      await warmRow("again", "bob");
+      await a.members.remove("again", "bob");
+      await a.members.add("again", { endpoint: "bob", invitedBy: "carol" });
+      await a.members.join("again", "carol");
+      behind.lag("members");
+      await b.members.join("again", "bob");
+      expect(behind.stale).to.be.greaterThan(0);
+      behind.catchUp();
+      expect(first.invitedBy).to.equal(undefined);
+      expect((await a.members.get("again", "bob")).invitedBy).to.equal("carol");
+      expect(await rowsOf("again")).to.deep.equal(["bob joined", "carol joined", "own joined"]);
+    });
+
+    /** Reads the row of a member as a change of it does, and changes nothing. */
+    async function warmRow(room: string, endpoint: string): Promise<void> {
+      expect(await b.members.add(room, { endpoint }).then(() => "done", codeOf)).to.equal("ALREADY_EXISTS");
+    }
+  });
 });

@@ -124,12 +124,12 @@ export class LibraryLoader {
   readonly host: Host = { running: undefined };
   readonly library: Library;
   readonly #dist: string;
-  readonly #change: { readonly from: RegExp; readonly to: string } | undefined;
+  readonly #changes: readonly { readonly from: RegExp; readonly to: string }[];
 
-  /** `dist` is the folder of the built package; `change` breaks it on purpose, at the one place that matches. */
-  constructor(dist: string, change?: { readonly from: RegExp; readonly to: string }) {
+  /** `dist` is the folder of the built package; each change is made at the one place that matches, to break it on purpose, or to meet often what is rare. */
+  constructor(dist: string, ...changes: readonly { readonly from: RegExp; readonly to: string }[]) {
     this.#dist = resolve(dist);
-    this.#change = change;
+    this.#changes = changes;
     this.library = this.#load();
   }
 
@@ -174,8 +174,7 @@ export class LibraryLoader {
   #compile(path: string): (...args: unknown[]) => void {
     // A dynamic import would leave the simulation's time.
     let code = readFileSync(path, "utf8").replaceAll(/\bimport\(/g, "loadModule(");
-    if (this.#change !== undefined && path.endsWith("index.cjs")) {
-      const { from, to } = this.#change;
+    for (const { from, to } of path.endsWith("index.cjs") ? this.#changes : []) {
       if (code.split(from).length !== 2) throw new Error(`the built library does not have this once: ${from.source}`);
       code = code.replace(from, () => to);
     }

@@ -191,8 +191,12 @@ class Simulation {
     if (rooms === undefined || members === undefined) return [];
     const alive = new Set(
       rooms.lastOfEach(["$KV.rooms.room.*"], { place: rooms.end }).flatMap(({ data }) => {
-        const { gone, incarnation } = JSON.parse(Buffer.from(data).toString("utf8")) as { gone: boolean; incarnation: string };
-        return gone ? [] : [incarnation];
+        const { gone, incarnation, roster = incarnation } = JSON.parse(Buffer.from(data).toString("utf8")) as {
+          gone: boolean;
+          incarnation: string;
+          roster?: string;
+        };
+        return gone ? [] : [roster];
       }),
     );
     return members.purged().filter((subject) => alive.has(subject.split(".").at(-1) ?? "")).map((subject) => (

@@ -5,6 +5,7 @@ import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { connect } from "nats";
 import { isStoreError, openJetStream, type NatsConnection, type Store } from "unibus-membership";
+import { isBarrier } from "../jetstream/support/messages.js";
 import { ENDPOINTS, ROOMS, USERS, clock, type Line, type Orders, type RoomOperation, type SoakOperation, type UserOperation } from "./jetstream-history.js";
 import { random } from "./random.js";
 
@@ -82,7 +83,7 @@ class Client {
   /** The process ends between any two writes. */
   #mortal(connection: Connection): NatsConnection {
     const request: NatsConnection["request"] = async (subject, payload, options) => {
-      const isWrite = (subject.startsWith("$KV.") && !subject.endsWith(".barrier")) || subject.includes("STREAM.PURGE");
+      const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes("STREAM.PURGE");
       const dies = isWrite && ++this.#writes === this.#dieAt;
       if (dies && !this.#dieAfter) process.kill(process.pid, "SIGKILL");
       const message = await connection.request(subject, payload, options);

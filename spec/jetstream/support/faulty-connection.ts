@@ -1,4 +1,5 @@
 import type { Connection } from "../../support/nats-clients.js";
+import { isBarrier } from "./messages.js";
 import { natsError } from "./taps.js";
 
 type Request = Connection["request"];
@@ -20,11 +21,9 @@ export interface Fault {
   readonly how: "before" | "after" | "without" | "lose" | "hold" | "unheard";
 }
 
-const BARRIER = ".barrier";
-
 /** A write changes what is stored. A barrier does not count: nothing that anybody reads depends on its value. */
 export function isWrite(subject: string): boolean {
-  return (subject.startsWith("$KV.") && !subject.endsWith(BARRIER)) || subject.includes("STREAM.PURGE");
+  return (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes("STREAM.PURGE");
 }
 
 const closed = (): Error => natsError("CONNECTION_CLOSED");

@@ -1,0 +1,118 @@
+// A bucket of so many records, written directly: through the store a million of each would take an hour. What is written is what
+// the store writes, with other ids, and is checked with the store afterwards.
+
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import type { NatsConnection as Client } from "nats";
+import { openJetStream, type Store } from "../dist/index.js";
+import { inFlight, opTimeoutMs, range } from "./jetstream-support.js";
+
+const WIDTH = 1024;
+const sealed = new Uint8Array(80).fill(7);
+
+/** The n-th key: 64 hex digits, in no order. */
+export const keyOf = (n: number): string => createHash("sha256").update(`user ${String(n)}`).digest("hex");
+export const roomOf = (n: number): string => `room-${String(n)}`;
+export const memberOf = (n: number): string => `member-${String(n)}`;
+
+const token = (id: string): string => Buffer.from(id, "utf8").toString("base64url");
+const text = new TextEncoder();
+
+/** One room, as the store leaves it once its owner and a member stand in the bucket. */
+interface Template {
+  readonly user: string;
+  readonly room: string;
+  readonly rows: readonly { readonly key: string; readonly value: string }[];
+  readonly hints: readonly { readonly key: string; readonly value: string }[];
+  readonly keys: readonly { readonly key: string; readonly value: string }[];
+}
+
+const TEMPLATE = { user: keyOf(-1), room: roomOf(-1), member: memberOf(-1), owner: "owner-of--1" };
+
+async function last(client: Client, bucket: string, filter: string): Promise<{ key: string; value: string }[]> {
+  const stream = `KV_${bucket}`;
+  const found: { key: string; value: string }[] = [];
+  const answers = await client.requestMany(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ multi_last: [`$KV.${bucket}.${filter}`] }), {
+    strategy: "timer", maxWait: 5000,
+  } as Parameters<Client["requestMany"]>[2]);
+  for await (const message of answers) {
+    if (message.data.length === 0) break;
+    found.push({ key: (message.headers?.get("Nats-Subject") ?? "").slice(`$KV.${bucket}.`.length), value: message.string() });
+  }
+  return found;
+}
+
+async function templateOf(client: Client, store: Store): Promise<Template> {
+  const { user, room, member, owner } = TEMPLATE;
+  await store.users.add({ key: user, name: "a user" });
+  await store.rooms.create({ id: room, encrypted: true, owner, sealedKey: sealed });
+  await store.members.add(room, { endpoint: member, state: "joined", sealedKey: { epoch: 1, sealed } });
+  const one = (found: readonly { value: string }[]): string => found[0]?.value ?? "";
+  return {
+    user: one(await last(client, "users", `user.${token(user)}`)),
+    ...applied(room, one(await last(client, "rooms", `room.${token(room)}`)), await last(client, "members", `${token(room)}.>`)),
+    hints: await last(client, "rooms_by_member", `*.${token(room)}.>`),
+    keys: await last(client, "room_keys", `key.${token(room)}.>`),
+  };
+}
+
+/** A room whose last change stands in the bucket too, as it does once another has followed. */
+function applied(room: string, record: string, rows: readonly { readonly key: string; readonly value: string }[]): Pick<Template, "room" | "rows"> {
+  const parsed = JSON.parse(record) as { roster: string; head: { endpoint: string; row: object }[] };
+  const all = new Map(rows.map(({ key, value }) => [key, value]));
+  for (const { endpoint, row } of parsed.head) {
+    const key = `${token(room)}.${token(endpoint)}.${parsed.roster}`;
+    all.set(key, JSON.stringify({ k: key, ...row }));
+  }
+  return { room: JSON.stringify({ ...parsed, head: [] }), rows: Array.from(all, ([key, value]) => ({ key, value })) };
+}
+
+/** So many users, rooms, and of each room two members with a key. Answers how long it took, in seconds. */
+export async function fill(client: Client, store: Store, count: number): Promise<number> {
+  const template = await templateOf(client, store);
+  const of = (n: number): ((what: string) => string) => {
+    const { user, room, member, owner } = TEMPLATE;
+    const names = [[user, keyOf(n)], [room, roomOf(n)], [member, memberOf(n)], [owner, `owner-of-${String(n)}`]] as const;
+    return (what) => names.reduce((all, [from, to]) => all.replaceAll(token(from), token(to)).replaceAll(from, to), what);
+  };
+  const lastOf = async (stream: string): Promise<number> => (await (await client.jetstreamManager()).streams.info(stream)).state.last_seq;
+  // What a room's record demands of the other buckets stands there already.
+  const membersSeq = await lastOf("KV_members");
+  const keysSeq = await lastOf("KV_room_keys");
+  const room = template.room.replace(/"membersSeq":\d+/, `"membersSeq":${String(membersSeq)}`).replace(/"keysSeq":\d+/, `"keysSeq":${String(keysSeq)}`);
+  const began = performance.now();
+  const put = (bucket: string, key: string, value: string): Promise<unknown> =>
+    client.request(`$KV.${bucket}.${key}`, text.encode(value), { timeout: opTimeoutMs });
+  await inFlight(WIDTH, range(0, count), async (n) => {
+    const named = of(n);
+    await Promise.all([
+      put("users", `user.${token(keyOf(n))}`, named(template.user)),
+      put("plain", keyOf(n), named(template.user)),
+      ...template.rows.map(({ key, value }) => put("members", named(key), named(value))),
+      ...template.hints.map(({ key, value }) => put("rooms_by_member", named(key), named(value))),
+      ...template.keys.map(({ key, value }) => put("room_keys", named(key), named(value))),
+    ]);
+    await put("rooms", `room.${token(roomOf(n))}`, named(room));
+  });
+  const took = (performance.now() - began) / 1000;
+  await check(client, count);
+  return took;
+}
+
+/** By a store of its own, which knows nothing yet. */
+async function check(client: Client, count: number): Promise<void> {
+  await using store = await openJetStream(client, 3, { opTimeoutMs });
+  for (let i = 0; i < 20; i++) {
+    const n = Math.floor((count * i) / 20);
+    const answers = [
+      await store.isAuthorized(keyOf(n)),
+      await store.isMember(roomOf(n), memberOf(n)),
+      (await store.rooms.get(roomOf(n))).id === roomOf(n),
+      (await store.members.get(roomOf(n), memberOf(n))).state === "joined",
+      (await store.roomKeys.get(roomOf(n), memberOf(n))).epoch === 1,
+      (await store.rooms.listForEndpoint(memberOf(n))).length === 1,
+    ];
+    if (answers.includes(false)) throw new Error(`what was written is not what the store reads: ${String(n)}: ${answers.join(" ")}`);
+  }
+  if (await store.isAuthorized(keyOf(count + 1))) throw new Error("allowed: nobody");
+}

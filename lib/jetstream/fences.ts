@@ -1,0 +1,151 @@
+/**
+ * Proof of how a record stands. What one replica answers proves nothing: it may be behind, or catch up from a snapshot and
+ * have dropped what was superseded before it has what superseded it. The leader knows. A barrier on the condition that the
+ * record's subject is still at a sequence (0: has no message) is acknowledged only if that was so after it was sent, and
+ * only by a quorum: a fence.
+ */
+import type { Call } from "../call.js";
+import { Retries } from "./connection.js";
+import type { Failure, Link } from "./connection.js";
+
+interface Log {
+  readonly seen: number;
+  /** The key and the value of a barrier of this store. */
+  readonly barrier: { readonly key: string; readonly value: string };
+  /** A barrier of this store stands there. */
+  noteBarrier(seq: number, key: string): void;
+  /** It may not be the log that was known. */
+  doubt(): void;
+  /** Nothing was heard of it for a while. */
+  suspect(): void;
+}
+
+/** Where the fence stands, `undefined` if it was refused, or why nothing was heard. */
+type Answer = { readonly at: number | undefined } | { readonly failure: Failure; readonly error: unknown };
+
+const REFUSED: Answer = { at: undefined };
+
+/** Fences of one key. The server refuses the second of two that are under way: who comes meanwhile shares the next. */
+interface Turn {
+  readonly running: Promise<Answer>;
+  next?: { readonly expected: number; readonly calls: Call[]; readonly answer: Promise<Answer> };
+}
+
+/** Each fence is a write. So many at once, that those who ask for what is not there do not hold up everybody else. */
+const MAX_OF_ABSENT = 64;
+const MAX_OF_PRESENT = 256;
+/** An acknowledgement that took longer tells of a moment that may be that long ago. */
+const RECENT_MS = 500;
+
+/** So many at a time. */
+class Slots {
+  readonly #most: number;
+  #taken = 0;
+  readonly #queue: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    // Whoever ends hands its slot on, so that nobody who comes just then takes one more.
+    if (this.#taken < this.#most) this.#taken++;
+    else await new Promise<void>((resolve) => this.#queue.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#queue.shift();
+      if (next === undefined) this.#taken--;
+      else next();
+    }
+  }
+}
+
+export class Fences {
+  readonly #link: Link;
+  readonly #stream: string;
+  readonly #subjects: string;
+  readonly #log: Log;
+  readonly #turns = new Map<string, Turn>();
+  readonly #ofAbsent = new Slots(MAX_OF_ABSENT);
+  readonly #ofPresent = new Slots(MAX_OF_PRESENT);
+
+  constructor(link: Link, stream: string, subjects: string, log: Log) {
+    this.#link = link;
+    this.#stream = stream;
+    this.#subjects = subjects;
+    this.#log = log;
+  }
+
+  /**
+   * Whether the key was at `expected` (0: absent) at a moment after this call: the sequence of the fence, which is that
+   * moment. `undefined` proves nothing: it may be so all the same, or be about to change.
+   */
+  async prove(key: string, expected: number, call: Call): Promise<number | undefined> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const answer = await this.#shared(key, expected, call);
+      if ("at" in answer) return answer.at;
+      retries.failed(answer.failure, answer.error);
+    }
+  }
+
+  /** The answer to a fence that is sent after this call. */
+  async #shared(key: string, expected: number, call: Call): Promise<Answer> {
+    for (;;) {
+      const turn = this.#turns.get(key);
+      if (turn === undefined) return this.#begin(key, expected, [call]);
+      const { next } = turn;
+      if (next === undefined) {
+        const calls = [call];
+        const answer = turn.running.then(() => this.#begin(key, expected, calls));
+        turn.next = { expected, calls, answer };
+        return answer;
+      }
+      if (next.expected === expected) {
+        next.calls.push(call);
+        return next.answer;
+      }
+      // Others go by another state of the record: after them.
+      await next.answer;
+      call.check();
+    }
+  }
+
+  #begin(key: string, expected: number, calls: readonly Call[]): Promise<Answer> {
+    const slots = expected === 0 ? this.#ofAbsent : this.#ofPresent;
+    const turn: Turn = { running: slots.run(() => this.#send(key, expected, calls)) };
+    this.#turns.set(key, turn);
+    return turn.running.finally(() => {
+      if (turn.next === undefined) this.#turns.delete(key);
+    });
+  }
+
+  async #send(key: string, expected: number, calls: readonly Call[]): Promise<Answer> {
+    // Nobody waits longer than its call, and for nobody nothing is sent.
+    const waiting = calls.filter(({ ended }) => ended === undefined);
+    if (waiting.length === 0) return REFUSED;
+    const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));
+    const { seen, barrier } = this.#log;
+    const sent = performance.now();
+    const ack = await this.#link.publish(
+      this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs, expected, this.#subjects + key,
+    );
+    if (performance.now() - sent > RECENT_MS) this.#log.suspect();
+    switch (ack.kind) {
+      case "stored":
+        // Another log's acknowledgement proves nothing of this one.
+        if (ack.seq <= seen) {
+          this.#log.doubt();
+          return REFUSED;
+        }
+        this.#log.noteBarrier(ack.seq, barrier.key);
+        return { at: ack.seq };
+      case "conflict":
+      case "rejected":
+        return REFUSED;
+      case "failed":
+        return ack;
+    }
+  }
+}

@@ -1,0 +1,85 @@
+/**
+ * Who has joined, as checks have read it. A row is as it stands up to the fence that proved it, and a room's record says up to where the
+ * rows of its changes stand: a row that was proved at or after that is the newest, however long ago it was. So what is kept
+ * needs no barrier of its own.
+ */
+import type { Call } from "../call.js";
+import type { Bucket } from "./bucket.js";
+import { Retries } from "./connection.js";
+import type { Entry } from "./entry.js";
+import { readMember } from "./records.js";
+import type { RoomRecord } from "./records.js";
+
+interface Row {
+  readonly seq: number;
+  readonly v: number;
+  readonly joined: boolean;
+  /** It stood so at this sequence. */
+  readonly asOf: number;
+}
+
+/** What a row takes, about, beside its key. */
+const ROW_BYTES = 200;
+
+export class JoinedRows {
+  readonly #maxBytes: number;
+  readonly #rows = new Map<string, Row>();
+  #bytes = 0;
+  #log = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Whether the member has joined, by the row that the room's record demands. `undefined`: there is none. */
+  async prove(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<boolean | undefined> {
+    return (await this.#row(members, key, room, call))?.joined;
+  }
+
+  async #row(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<Row | undefined> {
+    const needed = room.membersSeq;
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const known = this.#rows.get(key);
+      if (known !== undefined && known.asOf >= needed) return known;
+      if (known !== undefined) {
+        const log = this.#log;
+        const asOf = await members.stands(key, known.seq, call);
+        if (asOf !== undefined && asOf >= needed && log === this.#log) return this.#keep(key, { ...known, asOf });
+      }
+      const log = this.#log;
+      const { entry, asOf } = await members.certain(key, call);
+      if (asOf < needed) continue;
+      if (entry === undefined) return undefined;
+      const row = rowOf(entry, asOf);
+      // A newer row than the record's was committed since. Kept is only what a record says that was read, by which the log is known again.
+      return row.v > room.v || log !== this.#log ? row : this.#keep(key, row);
+    }
+  }
+
+  #keep(key: string, row: Row): Row {
+    const known = this.#rows.get(key);
+    // Of two that were under way the later one is kept.
+    if (known !== undefined && known.asOf >= row.asOf) return row;
+    if (known === undefined) this.#bytes += ROW_BYTES + 2 * key.length;
+    this.#rows.set(key, row);
+    for (const oldest of this.#rows.keys()) {
+      if (this.#bytes <= this.#maxBytes) break;
+      this.#rows.delete(oldest);
+      this.#bytes -= ROW_BYTES + 2 * oldest.length;
+    }
+    return row;
+  }
+
+  /** Another log may have taken the place of the one that is known. */
+  clear(): void {
+    this.#log++;
+    this.#rows.clear();
+    this.#bytes = 0;
+  }
+}
+
+function rowOf(entry: Entry, asOf: number): Row {
+  const { row, seq } = readMember(entry);
+  return { seq, v: row.v, joined: row.joined && !row.gone, asOf };
+}

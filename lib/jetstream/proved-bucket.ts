@@ -1,0 +1,253 @@
+/** A bucket that keeps what it has read, so that what was read before is proved by a barrier that all checks share. */
+import type { Call } from "../call.js";
+import { Bucket, whole } from "./bucket.js";
+import { Retries } from "./connection.js";
+import type { DirectAnswer, Link } from "./connection.js";
+import { Copy } from "./copy.js";
+import type { Cache, Reading } from "./copy.js";
+import { decode } from "./entry.js";
+import type { Entry } from "./entry.js";
+import { all } from "./settled.js";
+
+/** A record as it stands at a moment after it was asked for, which is `asOf` in the log. */
+export interface Proved<V> {
+  readonly value: V;
+  readonly seq: number;
+  readonly asOf: number;
+}
+
+/**
+ * Changes that are read at once to bring the copy up to date. So few, that the server never cuts an answer short for its size:
+ * at 64 MiB, with messages of at most 1 MiB.
+ */
+const MAX_CHANGES = 50;
+/** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
+const FOLLOW_MS = 100;
+/** After so many reads, and so long, whose gap nobody could explain, every record is proved on its own. */
+const MAX_ATTEMPTS = 4;
+const MAX_GAP_MS = 50;
+const IDENTIFY_MS = 500;
+
+export class ProvedBucket<V> extends Bucket {
+  readonly #copy: Copy<V>;
+  readonly #valueOf: (entry: Entry) => V;
+  #catchingUp: Promise<DirectAnswer | "gap"> | undefined;
+  #identifying: Promise<void> | undefined;
+
+  /** `valueOf` makes of a record what the cache keeps of it. */
+  constructor(link: Link, name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) {
+    super(link, name, maxFilters);
+    this.#copy = new Copy(cache, this.own);
+    this.#valueOf = valueOf;
+    cache.onForget = (seq) => {
+      this.forgot(seq);
+    };
+  }
+
+  protected override allowed(key: string, seq: number): "yes" | "no" | "unknown" {
+    const seen = this.#copy.seen(key);
+    if (seen !== undefined && seq < seen) return "no";
+    const allowed = super.allowed(key, seq);
+    return seen !== undefined && allowed === "unknown" ? "yes" : allowed;
+  }
+
+  override noteBarrier(seq: number, key: string): void {
+    super.noteBarrier(seq, key);
+    this.#copy.reach(seq);
+  }
+
+  override doubt(): void {
+    super.doubt();
+    this.#copy.forgetLog();
+  }
+
+  override suspect(): void {
+    super.suspect();
+    this.#copy.suspect();
+  }
+
+  /** The record at a moment after this call, or `undefined`: it is surely not there. */
+  async prove(key: string, call: Call): Promise<Proved<V> | undefined> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      this.use();
+      await this.#sure(call);
+      const valid = this.#copy.valid(key) === undefined ? undefined : (await this.#byBarrier([key], call))?.[0];
+      if (valid !== undefined) return valid;
+      const found = await this.#byFence(key, call);
+      if (found !== "unknown") return found;
+    }
+  }
+
+  /** The same of two records, at one moment. */
+  async proveBoth(first: string, second: string, call: Call): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      this.use();
+      await this.#sure(call);
+      if (this.#copy.valid(first) !== undefined && this.#copy.valid(second) !== undefined) {
+        const found = await this.#byBarrier([first, second], call);
+        if (found !== undefined) return [found[0], found[1]];
+      }
+      const a = await this.prove(first, call);
+      const b = await this.prove(second, call);
+      // As it stands at the later moment the second has stood since before the first one's.
+      if (a !== undefined && (b === undefined || (b.seq <= a.asOf && b.asOf >= a.asOf))) return [a, b];
+    }
+  }
+
+  /** What is remembered of the record: it proves nothing. */
+  glimpse(key: string): V | undefined {
+    return this.#copy.remembered(key)?.value;
+  }
+
+  /** Records of the copy, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
+  async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V>[] | undefined> {
+    const seq = await this.fresh(call);
+    if (!(await this.#bring(seq, call))) return undefined;
+    const found: Proved<V>[] = [];
+    for (const key of keys) {
+      const known = this.#copy.valid(key);
+      if (known === undefined) return undefined;
+      found.push({ value: known.value, seq: known.seq, asOf: this.#copy.at });
+    }
+    return found;
+  }
+
+  /** One record, by a fence on it. */
+  async #byFence(key: string, call: Call): Promise<Proved<V> | undefined | "unknown"> {
+    const known = this.#copy.remembered(key);
+    if (known !== undefined) {
+      const { seq, value } = known;
+      const asOf = await this.#reading(key, async (reading) => {
+        const at = await this.stands(key, seq, call);
+        // Whether the log is still the one that is known has to be sure.
+        if (at === undefined || !this.#copy.isOf(reading)) return undefined;
+        return { at, seq };
+      });
+      if (asOf !== undefined) return { value, seq, asOf: asOf.at };
+      if (this.#copy.unsure) return "unknown";
+    }
+    const found = await this.#reading(key, async () => {
+      const { entry, asOf } = await this.settled(key, call);
+      return entry === undefined ? undefined : { at: asOf, seq: entry.seq, entry: entry.detached() };
+    });
+    return found === undefined ? undefined : { value: this.#valueOf(found.entry), seq: found.seq, asOf: found.at };
+  }
+
+  /** What is proved is kept, if the log says nothing else of it meanwhile. */
+  async #reading<T extends { readonly at: number; readonly seq: number; readonly entry?: Entry }>(
+    key: string,
+    prove: (reading: Reading) => Promise<T | undefined>,
+  ): Promise<T | undefined> {
+    const reading = this.#copy.begin(key);
+    let found: T | undefined;
+    try {
+      found = await prove(reading);
+      return found;
+    } finally {
+      if (found === undefined) {
+        this.#copy.drop(reading);
+      } else {
+        this.#copy.end(reading, found.at, found.seq, found.entry);
+        this.#comeTo(found.at);
+      }
+    }
+  }
+
+  /** Brings the copy to what was proved on its own, so that the next check finds it there. Nobody waits for it. */
+  #comeTo(seq: number): void {
+    if (this.#catchingUp !== undefined || this.#copy.unsure || this.#copy.reach(seq)) return;
+    const begin = (): void => {
+      if (!this.#copy.reach(seq)) this.#copy.rebaseUnused(seq);
+    };
+    this.#catchUp().then(begin, begin);
+  }
+
+  /** Brings the copy to a barrier's sequence. `false`: it has begun anew there, or is about to. */
+  async #bring(seq: number, call: Call): Promise<boolean> {
+    const { era } = this.#copy;
+    const began = performance.now();
+    let attempts = 0;
+    for (const retries = new Retries(call); !this.#copy.reach(seq); attempts++) {
+      if (this.#copy.unsure || this.#copy.era !== era) return false;
+      if (attempts >= MAX_ATTEMPTS && performance.now() - began > MAX_GAP_MS) {
+        this.#copy.rebase(seq);
+        this.own.part();
+        return false;
+      }
+      await retries.turn();
+      const answer = await this.#catchUp();
+      if (answer !== "gap" && answer.kind === "failed") {
+        retries.failed(answer.failure, answer.error);
+        attempts = MAX_ATTEMPTS;
+      }
+    }
+    return this.#copy.era === era;
+  }
+
+  /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
+  #catchUp(): Promise<DirectAnswer | "gap"> {
+    this.#catchingUp ??= this.#follow().finally(() => {
+      this.#catchingUp = undefined;
+    });
+    return this.#catchingUp;
+  }
+
+  async #follow(): Promise<DirectAnswer | "gap"> {
+    const { era } = this.#copy;
+    for (;;) {
+      const request = { seq: this.#copy.at + 1, next_by_subj: ">", batch: MAX_CHANGES };
+      // Everybody waits for it, so that it has a time of its own.
+      const answer = await this.link.direct(this.stream, request, FOLLOW_MS);
+      if (answer.kind !== "end") return answer;
+      if (!whole(answer)) return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
+      const changes = answer.messages.map((message) => decode(message, this.subjects.length).detached());
+      const isWhole = this.#copy.follow(era, changes);
+      // Nothing that comes later may lie before what was seen here.
+      this.saw(this.#copy.at);
+      if (!isWhole) return "gap";
+      if (answer.messages.length < MAX_CHANGES || this.#copy.era !== era) return answer;
+    }
+  }
+
+  /** Looks whether the log is the one that is known, if nothing was heard of it for a while. */
+  async #sure(call: Call): Promise<void> {
+    this.#copy.wake();
+    for (const retries = new Retries(call); this.#copy.unsure; ) {
+      await retries.turn();
+      this.#identifying ??= this.#identify().finally(() => {
+        this.#identifying = undefined;
+      });
+      await this.#identifying;
+    }
+  }
+
+  /**
+   * This store's last barrier, or a record that was kept, stands where it stood, which nobody else can have written: the log
+   * up to there is the same.
+   */
+  async #identify(): Promise<void> {
+    const { anchors } = this.#copy;
+    const { last } = this.own;
+    if (last !== undefined && (anchors[0]?.seq ?? 0) <= last.seq) {
+      const answer = await this.link.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
+      if (answer.kind === "found" && answer.message.seq === last.seq && this.own.isOwn(decode(answer.message, this.subjects.length).value)) {
+        this.#copy.confirm(last.seq);
+        return;
+      }
+    }
+    const looks = await all(
+      anchors.map(async ({ key, seq, stamp }) => {
+        const answer = await this.link.last(this.stream, this.subjects + key, IDENTIFY_MS);
+        if (answer.kind === "failed") return "unknown";
+        return answer.kind === "found" && answer.message.seq === seq && answer.message.stamp === stamp ? "stands" : "is gone";
+      }),
+    );
+    const standing = anchors.find((_, i) => looks[i] === "stands");
+    // Who did not answer may know it.
+    if (standing === undefined && looks.includes("unknown")) return;
+    this.#copy.identify(standing);
+    if (standing !== anchors[0]) this.onDoubt?.();
+  }
+}

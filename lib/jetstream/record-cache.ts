@@ -1,0 +1,52 @@
+/** Records that were read, as they are, in bounded memory. Those that were put in first go first. */
+import type { Cache, Known } from "./copy.js";
+import type { Entry } from "./entry.js";
+
+/** What a record takes beyond its text, about, and each character of it once it is parsed. */
+const OVERHEAD_BYTES = 600;
+
+export class RecordCache<V> implements Cache<V> {
+  readonly #maxBytes: number;
+  readonly #valueOf: (entry: Entry) => V;
+  readonly #known = new Map<string, Known<V> & { readonly bytes: number }>();
+  #bytes = 0;
+  onForget: ((seq: number) => void) | undefined;
+
+  constructor(maxBytes: number, valueOf: (entry: Entry) => V) {
+    this.#maxBytes = maxBytes;
+    this.#valueOf = valueOf;
+  }
+
+  get(key: string): Known<V> | undefined {
+    return this.#known.get(key);
+  }
+
+  put(entry: Entry, era: number): void {
+    this.#delete(entry.key);
+    const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
+    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, era, bytes });
+    this.#bytes += bytes;
+    for (const [key, { seq }] of this.#known) {
+      if (this.#bytes <= this.#maxBytes) return;
+      this.#delete(key);
+      this.onForget?.(seq);
+    }
+  }
+
+  renew(key: string, era: number): void {
+    const known = this.#known.get(key);
+    if (known !== undefined) this.#known.set(key, { ...known, era });
+  }
+
+  clear(): void {
+    this.#known.clear();
+    this.#bytes = 0;
+  }
+
+  #delete(key: string): void {
+    const known = this.#known.get(key);
+    if (known === undefined) return;
+    this.#known.delete(key);
+    this.#bytes -= known.bytes;
+  }
+}

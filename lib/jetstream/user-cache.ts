@@ -1,0 +1,303 @@
+/**
+ * What checks need of users that were read, in some 50 bytes for each: a key of hex digits as the number that it is, where
+ * its record stands, and what it allows. Whoever has another kind of key, a time that runs out, or a change under way is
+ * kept as an object beside.
+ */
+import { randomBytes } from "node:crypto";
+import type { UserFacts } from "../rules.js";
+import type { Cache, Known } from "./copy.js";
+import type { Entry } from "./entry.js";
+import { factsOf, keys, readGuard, readUser } from "./records.js";
+import type { GuardSlot, UserSlot } from "./records.js";
+
+/** What a check needs of a record of the bucket `users`. */
+export interface UserState {
+  /** `undefined`: there is no user. */
+  readonly facts: UserFacts | undefined;
+  /** Where a change is staged: whether it counts says the guard. */
+  readonly slot?: UserSlot;
+  /** Of the guard. */
+  readonly guard?: GuardSlot;
+}
+
+const PREFIX = keys.user("");
+
+/** Digits of a key that is kept as a number: those of an Ed25519 key. */
+const DIGITS = 64;
+/** An entry, in words of 32 bits: the key, where the record stands (two words), the era, what it allows. */
+const KEY_WORDS = DIGITS / 8;
+const SEQ = KEY_WORDS;
+const ERA = SEQ + 2;
+const KIND = ERA + 1;
+const ENTRY_WORDS = KIND + 1;
+const ENTRY_BYTES = ENTRY_WORDS * 4;
+
+/** 0 is no entry. */
+const ACTIVE_MEMBER = 1;
+const ACTIVE_ADMIN = 2;
+const REVOKED_MEMBER = 3;
+const REVOKED_ADMIN = 4;
+const ABSENT = 5;
+
+const STATES: readonly (UserState | undefined)[] = [
+  undefined,
+  Object.freeze({ facts: Object.freeze({ role: "member", status: "active" }) }),
+  Object.freeze({ facts: Object.freeze({ role: "admin", status: "active" }) }),
+  Object.freeze({ facts: Object.freeze({ role: "member", status: "revoked" }) }),
+  Object.freeze({ facts: Object.freeze({ role: "admin", status: "revoked" }) }),
+  Object.freeze({ facts: undefined }),
+] satisfies readonly (UserState | undefined)[];
+
+function kindOf({ facts, slot, guard }: UserState): number | undefined {
+  if (slot !== undefined || guard !== undefined) return undefined;
+  if (facts === undefined) return ABSENT;
+  if (facts.expiresAt !== undefined) return undefined;
+  const isAdmin = facts.role === "admin";
+  if (facts.status === "active") return isAdmin ? ACTIVE_ADMIN : ACTIVE_MEMBER;
+  return isAdmin ? REVOKED_ADMIN : REVOKED_MEMBER;
+}
+
+export function stateOf(entry: Entry): UserState {
+  if (entry.key === keys.admins) return { facts: undefined, guard: readGuard(entry) };
+  const slot = readUser(entry);
+  const { stage, user } = slot.record;
+  const facts: UserFacts | undefined = user === undefined ? undefined : factsOf(user);
+  return stage === undefined ? { facts } : { facts, slot };
+}
+
+/** So many tables, by the first bits of the hash: no addition moves more than one of them, and one at a time is given up. */
+const SHARDS = 1024;
+const SHARD_SHIFT = 22;
+const MIN_CAPACITY = 8;
+/** A table grows when it is as full as this, by this much. */
+const FULL = 0.8;
+const GROWTH = 1.35;
+/** An object beside takes about as much, with its key. */
+const OBJECT_BYTES = 400;
+
+class Shard {
+  capacity = MIN_CAPACITY;
+  words = new Int32Array(MIN_CAPACITY * ENTRY_WORDS);
+  count = 0;
+
+  /** The entry's place, or the free one where it would be. */
+  find(key: Int32Array, hash: number): number {
+    let at = (((hash & 0xffff) * this.capacity) >>> 16) * ENTRY_WORDS;
+    while (this.words[at + KIND] !== 0 && !this.#isOf(at, key)) {
+      at += ENTRY_WORDS;
+      if (at === this.words.length) at = 0;
+    }
+    return at;
+  }
+
+  #isOf(at: number, key: Int32Array): boolean {
+    for (let i = 0; i < KEY_WORDS; i++) if (this.words[at + i] !== key[i]) return false;
+    return true;
+  }
+
+  /** The highest sequence at which one of its records stands. */
+  highest(): number {
+    let highest = 0;
+    for (let at = 0; at < this.words.length; at += ENTRY_WORDS) {
+      if (this.words[at + KIND] !== 0) highest = Math.max(highest, seqAt(this.words, at));
+    }
+    return highest;
+  }
+
+  /** Makes room for one more. Answers the bytes that it takes. */
+  grow(hashOf: (key: Int32Array) => number): number {
+    if (this.count < this.capacity * FULL) return 0;
+    const { words } = this;
+    const before = this.capacity;
+    this.capacity = Math.ceil(before * GROWTH);
+    this.words = new Int32Array(this.capacity * ENTRY_WORDS);
+    for (let from = 0; from < words.length; from += ENTRY_WORDS) {
+      if (words[from + KIND] === 0) continue;
+      const entry = words.subarray(from, from + ENTRY_WORDS);
+      this.words.set(entry, this.find(entry, hashOf(entry)));
+    }
+    return (this.capacity - before) * ENTRY_BYTES;
+  }
+}
+
+export class UserCache implements Cache<UserState> {
+  readonly #maxBytes: number;
+  readonly #seed = randomBytes(4).readInt32LE();
+  readonly #shards: (Shard | undefined)[] = new Array<Shard | undefined>(SHARDS);
+  /** By the records' keys. Also whatever is in the bucket and no user. */
+  readonly #objects = new Map<string, Known<UserState>>();
+  readonly #packed = new Int32Array(KEY_WORDS);
+  #bytes = 0;
+  onForget: ((seq: number) => void) | undefined;
+
+  /** Beyond `maxBytes` what was kept is forgotten, a part at a time. */
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  get(recordKey: string): Known<UserState> | undefined {
+    const object = this.#objects.size === 0 ? undefined : this.#objects.get(recordKey);
+    if (object !== undefined) return object;
+    const at = this.#find(recordKey);
+    if (at === undefined) return undefined;
+    const { words } = at.shard;
+    const value = STATES[words[at.at + KIND] ?? 0];
+    if (value === undefined) return undefined;
+    return { value, seq: seqAt(words, at.at), era: words[at.at + ERA] ?? 0 };
+  }
+
+  put(entry: Entry, era: number): void {
+    const { key, seq } = entry;
+    const value = stateOf(entry);
+    const kind = kindOf(value);
+    if (kind === undefined || !this.#pack(key)) {
+      this.#forget(key);
+      this.#objects.set(key, { value, seq, era });
+      this.#bytes += OBJECT_BYTES;
+    } else {
+      if (this.#objects.delete(key)) this.#bytes -= OBJECT_BYTES;
+      this.#pack(key);
+      this.#set(kind, seq, era);
+    }
+    this.#shrink();
+  }
+
+  renew(recordKey: string, era: number): void {
+    const object = this.#objects.get(recordKey);
+    if (object !== undefined) {
+      this.#objects.set(recordKey, { ...object, era });
+      return;
+    }
+    const found = this.#find(recordKey);
+    if (found !== undefined && found.shard.words[found.at + KIND] !== 0) found.shard.words[found.at + ERA] = era;
+  }
+
+  clear(): void {
+    this.#shards.fill(undefined);
+    this.#objects.clear();
+    this.#bytes = 0;
+  }
+
+  /** What it takes, in bytes, as near as can be said. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  #set(kind: number, seq: number, era: number): void {
+    const hash = hashOf(this.#packed, this.#seed);
+    const number = hash >>> SHARD_SHIFT;
+    let shard = this.#shards[number];
+    if (shard === undefined) {
+      shard = this.#shards[number] = new Shard();
+      this.#bytes += MIN_CAPACITY * ENTRY_BYTES;
+    }
+    this.#bytes += shard.grow((key) => hashOf(key, this.#seed));
+    const { words } = shard;
+    const at = shard.find(this.#packed, hash);
+    if (words[at + KIND] === 0) shard.count++;
+    words.set(this.#packed, at);
+    words[at + SEQ] = seq % 2 ** 32;
+    words[at + SEQ + 1] = Math.floor(seq / 2 ** 32);
+    words[at + ERA] = era;
+    words[at + KIND] = kind;
+  }
+
+  /** Whoever had an entry has an object from now on: the entry says what was before. */
+  #forget(recordKey: string): void {
+    if (this.#objects.delete(recordKey)) this.#bytes -= OBJECT_BYTES;
+    const found = this.#find(recordKey);
+    if (found === undefined || found.shard.words[found.at + KIND] === 0) return;
+    // The others of the table have to be found without it.
+    const { words } = found.shard;
+    words[found.at + KIND] = 0;
+    const shard = new Shard();
+    this.#bytes += (MIN_CAPACITY - found.shard.capacity) * ENTRY_BYTES;
+    for (let from = 0; from < words.length; from += ENTRY_WORDS) {
+      if (words[from + KIND] === 0) continue;
+      this.#bytes += shard.grow((key) => hashOf(key, this.#seed));
+      const entry = words.subarray(from, from + ENTRY_WORDS);
+      shard.words.set(entry, shard.find(entry, hashOf(entry, this.#seed)));
+      shard.count++;
+    }
+    this.#shards[hashOf(this.#packed, this.#seed) >>> SHARD_SHIFT] = shard;
+  }
+
+  #find(recordKey: string): { readonly shard: Shard; readonly at: number } | undefined {
+    if (!this.#pack(recordKey)) return undefined;
+    const hash = hashOf(this.#packed, this.#seed);
+    const shard = this.#shards[hash >>> SHARD_SHIFT];
+    return shard === undefined ? undefined : { shard, at: shard.find(this.#packed, hash) };
+  }
+
+  /** Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four characters for three. */
+  #pack(recordKey: string): boolean {
+    if (recordKey.length !== RECORD_KEY_LENGTH || !recordKey.startsWith(PREFIX)) return false;
+    const packed = this.#packed;
+    packed.fill(0);
+    let bits = 0;
+    let held = 0;
+    let digits = 0;
+    for (let i = PREFIX.length; i < RECORD_KEY_LENGTH; i++) {
+      const value = VALUES[recordKey.charCodeAt(i)] ?? INVALID;
+      if (value === INVALID) return false;
+      held = ((held << 6) | value) & 0xfff;
+      bits += 6;
+      if (bits < 8) continue;
+      bits -= 8;
+      const digit = DIGIT[(held >>> bits) & 0xff] ?? INVALID;
+      if (digit === INVALID) return false;
+      const word = digits++ >>> 3;
+      packed[word] = ((packed[word] ?? 0) << 4) | digit;
+    }
+    return digits === DIGITS;
+  }
+
+  /** What goes is read again when it is asked for. */
+  #shrink(): void {
+    for (let at = randomBytes(2).readUInt16LE() % SHARDS, left = SHARDS; this.#bytes > this.#maxBytes && left > 0; at = (at + 1) % SHARDS, left--) {
+      const shard = this.#shards[at];
+      if (shard !== undefined) {
+        this.#shards[at] = undefined;
+        this.#bytes -= shard.capacity * ENTRY_BYTES;
+        this.onForget?.(shard.highest());
+      }
+      // Every check of an admin needs the guard.
+      for (const [key, { seq }] of this.#objects) {
+        if (key === keys.admins) continue;
+        this.#objects.delete(key);
+        this.#bytes -= OBJECT_BYTES;
+        this.onForget?.(seq);
+        break;
+      }
+    }
+  }
+}
+
+const INVALID = 0xff;
+/** What a character of base64url stands for, and a digit. */
+const VALUES = valuesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
+const DIGIT = valuesOf("0123456789abcdef");
+const RECORD_KEY_LENGTH = keys.user("0".repeat(DIGITS)).length;
+
+function seqAt(words: Int32Array, at: number): number {
+  return ((words[at + SEQ] ?? 0) >>> 0) + (words[at + SEQ + 1] ?? 0) * 2 ** 32;
+}
+
+/** MurmurHash3's mixing of the key's words. Keys that meet are told apart by all of their digits. */
+function hashOf(key: Int32Array, seed: number): number {
+  let hash = seed;
+  for (let i = 0; i < KEY_WORDS; i++) {
+    const scaled = Math.imul(key[i] ?? 0, 0xcc9e2d51);
+    hash ^= Math.imul((scaled << 15) | (scaled >>> 17), 0x1b873593);
+    hash = (Math.imul((hash << 13) | (hash >>> 19), 5) + 0xe6546b64) | 0;
+  }
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return (hash ^ (hash >>> 16)) >>> 0;
+}
+
+function valuesOf(characters: string): Uint8Array {
+  const values = new Uint8Array(256).fill(INVALID);
+  for (let i = 0; i < characters.length; i++) values[characters.charCodeAt(i)] = i;
+  return values;
+}
