@@ -1,9 +1,9 @@
 /**
- * One bucket: writes that expect a revision, and reads that are verified.
+ * One bucket: writes that expect a revision, and reads.
  *
- * Any replica may answer a read. An answer counts only if it is at or after the sequence that the reader needs: that of a
- * barrier for a read that must be fresh, and otherwise the newest that this store has seen in the bucket, which makes
- * reads monotonic and lets a store read its own writes.
+ * Any replica may answer a read of one record. What it answers was so once, and is never taken behind what this store has seen of
+ * the record; what has to be sure is fenced. Lists are read by `multi_last`, which says how far its replica is: at or
+ * after a barrier, and all that this store has seen of the bucket.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
