@@ -206,6 +206,7 @@ export class Checkpoints {
       logs: [old.path],
       last: old.sequence,
       next: { generation: old.generation + 1, clean: false },
+      sharesDisk: !this.#closing,
     });
     await this.#segment.seal(image.superblock.content);
     this.#check();

@@ -94,10 +94,12 @@ export class Database {
     if (this.#failure !== undefined) return Promise.reject(this.#readOnly());
     const sequence = this.#sequence + 1;
     let step: Step<T>;
+    let imageBytes = 0;
     try {
       step = operation({ sequence, now: currentTime() });
       if (step.changes.length > 0) {
-        this.#checkBudget(step);
+        imageBytes = changesBytes(step.changes);
+        this.#checkBudget(step, imageBytes);
         this.journal.encode(sequence, step.changes);
       }
     } catch (error) {
@@ -111,18 +113,18 @@ export class Database {
     if (step.changes.length === 0) return this.#inTurn(() => step.result());
     this.#sequence = sequence;
     this.#count(step.changes);
-    this.#waitingBytes += changesBytes(step.changes);
+    this.#waitingBytes += imageBytes;
     this.view.add(step.changes, sequence);
     call.outcome = "unknown";
-    return this.#submit(step, sequence);
+    return this.#submit(step, sequence, imageBytes);
   }
 
   /** Refuses what image or log could not hold. */
-  #checkBudget({ changes, takesAway = false }: Step<unknown>): void {
+  #checkBudget({ changes, takesAway = false }: Step<unknown>, added: number): void {
     if (takesAway) return;
     const { imageBytes, logBytes } = this.#budget;
     if (this.journal.logBytes > logBytes) throw logFull(this.journal.logBytes, logBytes);
-    let bytes = this.tables.bytes + this.#waitingBytes + changesBytes(changes);
+    let bytes = this.tables.bytes + this.#waitingBytes + added;
     if (bytes <= imageBytes) return;
     // Most of what changes takes the place of something.
     bytes -= this.#replacedBytes(changes);
@@ -158,11 +160,12 @@ export class Database {
     return bytes;
   }
 
-  #submit<T>(step: Step<T>, sequence: number): Promise<T> {
+  #submit<T>(step: Step<T>, sequence: number, imageBytes: number): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.journal.submit({
         sequence,
         changes: step.changes,
+        imageBytes,
         settle: () => resolve(step.result()),
         fail: (outcome, cause) => reject(unwritten(outcome, cause)),
       });
@@ -172,7 +175,7 @@ export class Database {
   /** Behind everything that was submitted until now. */
   async #inTurn<T>(result: () => T): Promise<T> {
     if (this.view.isEmpty) await this.#holding.ensure();
-    else await this.#submit({ changes: [], result: () => undefined }, 0);
+    else await this.#submit({ changes: [], result: () => undefined }, 0, 0);
     return result();
   }
 
@@ -184,11 +187,11 @@ export class Database {
   }
 
   #durable(entries: readonly Entry[]): void {
-    for (const { changes, sequence } of entries) {
+    for (const { changes, sequence, imageBytes } of entries) {
       for (const change of changes) this.tables.apply(change);
       if (changes.length === 0) continue;
       this.view.settle(changes, sequence);
-      this.#waitingBytes -= changesBytes(changes);
+      this.#waitingBytes -= imageBytes;
     }
     for (const entry of entries) {
       if (entry.changes.length > 0) {

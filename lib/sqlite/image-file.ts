@@ -1,5 +1,5 @@
 /** Where SQLite has an image while it is made or read: in memory, or in a file. */
-import { fstatSync, readSync, writeSync } from "node:fs";
+import { fdatasyncSync, fstatSync, readSync, writeSync } from "node:fs";
 import type { SqlFile } from "sql.js/dist/sql-wasm-browser.js";
 
 /** Both take all that they are asked for, except that a read ends with the file. */
@@ -58,14 +58,26 @@ export class MemoryFile implements ImageFile {
   }
 }
 
+/**
+ * So much is written before it is waited for, and then the disk is left to the others for twice that time: all at once, at the
+ * end, would take it from them for as long as that lasts.
+ */
+const SYNC_EVERY_BYTES = 1024 * 1024;
+const PAUSE = 2;
+const MAX_PAUSE_MS = 1000;
+
 /** On the disk. Each access waits for it: for a thread that has nothing else to do, and for files that were read just now. */
 export class DiskFile implements ImageFile {
   readonly #fd: number;
   #length: number;
+  readonly #sharesDisk: boolean;
+  #unsynced = 0;
   failure: unknown;
 
-  constructor(fd: number) {
+  /** `sharesDisk`: while it is written, somebody else is waiting for the disk too. */
+  constructor(fd: number, sharesDisk = false) {
     this.#fd = fd;
+    this.#sharesDisk = sharesDisk;
     this.#length = fstatSync(fd).size;
   }
 
@@ -80,7 +92,26 @@ export class DiskFile implements ImageFile {
   write(source: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
     const taken = this.#all(length, (done) => writeSync(this.#fd, source, offset + done, length - done, position + done));
     this.#length = Math.max(this.#length, position + taken);
+    this.#unsynced += taken;
+    if (this.#unsynced >= SYNC_EVERY_BYTES) this.#yield();
     return taken;
+  }
+
+  /** Sleeps: in a thread of its own nobody else does. */
+  #yield(): void {
+    const began = performance.now();
+    this.sync();
+    const sleep = new Int32Array(new SharedArrayBuffer(4));
+    if (this.#sharesDisk) Atomics.wait(sleep, 0, 0, Math.min(MAX_PAUSE_MS, (performance.now() - began) * PAUSE));
+  }
+
+  /** Waits until all that was written is on the disk. */
+  sync(): void {
+    this.#unsynced = 0;
+    this.#all(1, () => {
+      fdatasyncSync(this.#fd);
+      return 1;
+    });
   }
 
   #all(length: number, some: (done: number) => number): number {

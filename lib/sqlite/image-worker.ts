@@ -1,5 +1,5 @@
 /** The thread that makes images. It has nothing to wait for but its files, so that it may wait for them. */
-import { closeSync, fdatasyncSync, openSync } from "node:fs";
+import { closeSync, openSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { buildImage, copyImage } from "./image-builder.js";
 import type { BuildRequest } from "./image-builder.js";
@@ -31,12 +31,12 @@ async function work({ module, request, target }: ImageWork): Promise<SealedImage
   const pace = new Pace();
   const fd = openSync(target, "r+");
   try {
-    const file = new DiskFile(fd);
+    const file = new DiskFile(fd, request.sharesDisk);
     await copyImage(request, pace, (piece, position) => {
       if (file.write(piece, 0, piece.length, position) < piece.length) throw new Error("The disk took none of the bytes");
     });
     const image = await buildImage(sqlJs, file, request, pace);
-    fdatasyncSync(fd);
+    file.sync();
     return image;
   } finally {
     closeSync(fd);

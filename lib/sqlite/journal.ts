@@ -28,6 +28,8 @@ export interface Log {
 export interface Entry {
   readonly sequence: number;
   readonly changes: readonly Change[];
+  /** What it takes in an image, at most. */
+  readonly imageBytes: number;
   settle(): void;
   fail(outcome: "none" | "unknown", cause: unknown): void;
 }

@@ -180,7 +180,7 @@ async function load(recovery: Recovery, kind: "version 1" | "current", file: Ope
   const makeNext = (): Promise<SealedImage> =>
     maker.make({
       database, image: { path, generation: meta.generation, at: found?.at, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
-      next: { generation, clean: true },
+      next: { generation, clean: true }, sharesDisk: false,
     });
   const goOnIn = async (next: SealedImage): Promise<Recovered> => ({
     ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined,
