@@ -23,9 +23,13 @@ export interface Proved<V> {
 const MAX_CHANGES = 50;
 /** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
 const FOLLOW_MS = 100;
-/** After so many reads, and so long, whose gap nobody could explain, every record is proved on its own. */
+/**
+ * After so many reads, and so long, in which the copy got nowhere, every record is proved on its own. What stores write meanwhile tells of
+ * what they wrote before: to be patient costs a moment, and the other way a write for each record, which others have to be told of.
+ */
 const MAX_ATTEMPTS = 4;
-const MAX_GAP_MS = 50;
+const MAX_GAP_MS = 200;
+const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
 export class ProvedBucket<V> extends Bucket {
@@ -167,21 +171,24 @@ export class ProvedBucket<V> extends Bucket {
   /** Brings the copy to a barrier's sequence. `false`: it has begun anew there, or is about to. */
   async #bring(seq: number, call: Call): Promise<boolean> {
     const { era } = this.#copy;
-    const began = performance.now();
-    let attempts = 0;
-    for (const retries = new Retries(call); !this.#copy.reach(seq); attempts++) {
+    const retries = new Retries(call);
+    let { at } = this.#copy;
+    let since = performance.now();
+    for (let attempts = 0; !this.#copy.reach(seq); attempts++) {
       if (this.#copy.unsure || this.#copy.era !== era) return false;
-      if (attempts >= MAX_ATTEMPTS && performance.now() - began > MAX_GAP_MS) {
+      if (this.#copy.at > at) {
+        at = this.#copy.at;
+        since = performance.now();
+        attempts = 0;
+      } else if (attempts >= MAX_ATTEMPTS && performance.now() - since > MAX_GAP_MS) {
         this.#copy.rebase(seq);
         this.own.part();
         return false;
       }
-      await retries.turn();
+      call.check();
+      if (attempts > 0) await pause(Math.min(MAX_PAUSE_MS, 2 ** attempts / 2, call.remaining()));
       const answer = await this.#catchUp();
-      if (answer !== "gap" && answer.kind === "failed") {
-        retries.failed(answer.failure, answer.error);
-        attempts = MAX_ATTEMPTS;
-      }
+      if (answer !== "gap" && answer.kind === "failed") retries.failed(answer.failure, answer.error);
     }
     return this.#copy.era === era;
   }
@@ -251,3 +258,8 @@ export class ProvedBucket<V> extends Bucket {
     if (standing !== anchors[0]) this.onDoubt?.();
   }
 }
+
+const pause = (ms: number): Promise<void> =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
