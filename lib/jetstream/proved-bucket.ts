@@ -154,6 +154,8 @@ export class ProvedBucket<V> extends Bucket {
         this.#copy.drop(reading);
       } else {
         this.#copy.end(reading, found.at, found.seq, found.entry);
+        // What is not kept there is remembered as what every other record is.
+        if (found.entry !== undefined && this.#copy.seen(key) === undefined) this.noted(found.entry);
         this.#comeTo(found.at);
       }
     }

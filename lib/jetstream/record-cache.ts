@@ -22,8 +22,13 @@ export class RecordCache<V> implements Cache<V> {
   }
 
   put(entry: Entry, era: number): void {
-    this.#delete(entry.key);
+    const wasKnown = this.#delete(entry.key);
     const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
+    if (bytes > this.#maxBytes) {
+      // It would only push out the rest.
+      if (wasKnown) this.onForget?.(entry.seq);
+      return;
+    }
     this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, era, bytes });
     this.#bytes += bytes;
     for (const [key, { seq }] of this.#known) {
@@ -43,10 +48,11 @@ export class RecordCache<V> implements Cache<V> {
     this.#bytes = 0;
   }
 
-  #delete(key: string): void {
+  #delete(key: string): boolean {
     const known = this.#known.get(key);
-    if (known === undefined) return;
+    if (known === undefined) return false;
     this.#known.delete(key);
     this.#bytes -= known.bytes;
+    return true;
   }
 }

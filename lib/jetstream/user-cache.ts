@@ -72,6 +72,8 @@ const MIN_CAPACITY = 8;
 /** A table grows when it is as full as this, by this much. */
 const FULL = 0.8;
 const GROWTH = 1.35;
+/** With less nothing is kept: what is put in would only push out the rest. */
+const MIN_BYTES = 64 * 1024;
 /** An object beside takes about as much, with its key. */
 const OBJECT_BYTES = 400;
 
@@ -147,6 +149,7 @@ export class UserCache implements Cache<UserState> {
   }
 
   put(entry: Entry, era: number): void {
+    if (this.#maxBytes < MIN_BYTES) return;
     const { key, seq } = entry;
     const value = stateOf(entry);
     const kind = kindOf(value);

@@ -197,8 +197,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "barriers that tell of no others",
     file: "lib/jetstream/own-barriers.ts",
-    find: "b: listed(this.#stood.newest(MAX_LISTED))",
-    replace: "b: []",
+    find: ", ...listed(this.#stood.newest(WINDOW)) });",
+    replace: " });",
     breaks: "Another store's barriers are no gaps.",
     killedBy: copyFaults("cost no proof of their own"),
   },
