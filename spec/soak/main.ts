@@ -2,7 +2,8 @@
 // it ended. --sqlite-power has the power fail, --sqlite-mutants [--mutants 10000] opens damaged files. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
 // take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
-// --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many.
+// --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
+// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot.
 
 import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";
@@ -14,6 +15,7 @@ interface Options {
   replicas: Replicas;
   records: number;
   mutants: number;
+  runs: number;
   log: (line: string) => void;
 }
 
@@ -34,6 +36,7 @@ const sized = new Map<string, Run>([
   ["quorum", longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" })],
   ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
   ["jetstream-rollout", async ({ records, log }) => (await import("./jetstream-rollout.js")).run({ records, log })],
+  ["jetstream-snapshot", async ({ runs, log }) => (await import("./jetstream-snapshot.js")).run({ runs, log })],
 ]);
 const soaks = new Map([...timed, ...sized]);
 
@@ -51,6 +54,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
   let replicas: Replicas = 3;
   let records = 50_000;
   let mutants = 1;
+  let runs = 10;
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
@@ -60,11 +64,14 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (name === "replicas") replicas = replicasOf(rest.shift());
     else if (name === "records") records = Number(rest.shift());
     else if (name === "mutants") mutants = Number(rest.shift());
+    else if (name === "runs") runs = Number(rest.shift());
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
   }
-  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0) || !(mutants > 0)) throw new Error("--seconds, --seed, --records and --mutants are numbers");
-  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records, mutants };
+  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0) || !(mutants > 0) || !(runs > 0)) {
+    throw new Error("--seconds, --seed, --records, --mutants and --runs are numbers");
+  }
+  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records, mutants, runs };
 }
 
 const { names, ...options } = optionsOf(process.argv.slice(2));
