@@ -24,7 +24,7 @@ export const keys = {
   room: (roomId: string): string => `room.${token(roomId)}`,
 
   member: (roomId: string, endpoint: string, roster: string): string => `${token(roomId)}.${token(endpoint)}.${roster}`,
-  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}.*`,
+  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}.>`,
   members: (roomId: string, roster: string): string => `${token(roomId)}.*.${roster}`,
   membersMark: (roomId: string, roster: string): string => `${token(roomId)}.${MARK}.${roster}`,
 
@@ -91,14 +91,17 @@ export function parseKey(key: string):
   return undefined;
 }
 
-/** An id for the rows of a room's members, of the same incarnation. The first is the incarnation's own. */
-export const newRoster = (incarnation: string): string => `${incarnation}${MARK}${newId()}`;
+/**
+ * An id for the rows of a room's members, of the same incarnation. The first is the incarnation's own. A token more, so that a
+ * version of the library which knows no other takes the rows for none: it would clear away those of a copy under way.
+ */
+export const newRoster = (incarnation: string): string => `${incarnation}.${newId()}`;
 
 /** What a member's row belongs to. */
 export function parseMember(key: string): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
-  const [room, endpoint, roster, ...more] = key.split(".");
-  if (room === undefined || endpoint === undefined || roster === undefined || more.length > 0 || endpoint === MARK) return undefined;
-  return { roomId: untoken(room), incarnation: roster.split(MARK)[0] ?? "", roster };
+  const [room, endpoint, incarnation, copy, ...more] = key.split(".");
+  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK) return undefined;
+  return { roomId: untoken(room), incarnation, roster: copy === undefined ? incarnation : `${incarnation}.${copy}` };
 }
 
 /** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
