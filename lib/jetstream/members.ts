@@ -4,6 +4,7 @@ import type { MembersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Member } from "../store.js";
 import { base64, keys, newId, toMember, writeKey } from "./records.js";
+import type { RoomRecord } from "./records.js";
 import { MemberChanges } from "./member-changes.js";
 import type { Memberships } from "./memberships.js";
 import { holderOf, isSparse, need, orCertain } from "./room-log.js";
@@ -12,6 +13,13 @@ import type { RoomLog } from "./room-log.js";
 
 /** Not at each removal: where it takes too long, or others are faster, it is begun anew later. */
 const COMPACT_EVERY = 16;
+
+/** Whether the removal that makes version `v` adds the last of so many. By what there is: versions of removals can all be odd. */
+function isDue({ rows, members }: RoomRecord, v: number): boolean {
+  if (rows === undefined) return v % COMPACT_EVERY < 2;
+  const [before, after] = [rows - 2 * members, rows - 2 * (members - 1)];
+  return Math.floor((after - 1) / COMPACT_EVERY) > Math.floor((before - 1) / COMPACT_EVERY);
+}
 
 export class JetStreamMembers implements MembersDriver {
   readonly #log: RoomLog;
@@ -96,7 +104,7 @@ export class JetStreamMembers implements MembersDriver {
             all([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
               membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
-              ...(v % COMPACT_EVERY === 0 && isSparse(record.rows, record.members - 1) ? [this.#log.compact(roomId, own)] : []),
+              ...(isDue(record, v) && isSparse(record.rows, record.members - 1) ? [this.#log.compact(roomId, own)] : []),
             ]),
           result: undefined,
         },
