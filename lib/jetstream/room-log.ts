@@ -187,14 +187,19 @@ export class RoomLog {
   async #standing(room: LiveRoom, endpoint: string, call: Call): Promise<Standing> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
+    let isAskedAgain = false;
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       const stored = storedRow(await this.buckets.members.get(key, call));
       // A row that the head replaces need not have been seen.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint);
       const allowed = this.#rows.allow(key, Math.max(stored?.row.v ?? 0, head?.row.v ?? 0));
-      if (allowed === "no" && stored !== undefined) continue;
-      if (allowed === "unknown") return (await this.#certainly(room, endpoint, call)) ?? standing(record, endpoint, stored, false);
+      if (allowed === "no" && stored !== undefined && !isAskedAgain) {
+        isAskedAgain = true;
+        continue;
+      }
+      // The head of a newer record than this one can have been seen, whose row comes into the bucket with the next change only.
+      if (allowed === "unknown" || (allowed === "no" && stored !== undefined)) return (await this.#certainly(room, endpoint, call)) ?? standing(record, endpoint, stored, false);
       if (stored !== undefined) this.#rows.note(key, stored.row.v);
       return standing(record, endpoint, stored, false);
     }
