@@ -1,5 +1,6 @@
 /** The rooms of an endpoint, by the reverse index. */
 import type { Call } from "../call.js";
+import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
 import { keys, parseHint, readMember, readRoom } from "./records.js";
 import type { MemberRow, RoomRecord } from "./records.js";
@@ -55,7 +56,10 @@ export class Memberships {
       for (const { roomId, record, key } of live) {
         const entry = rows.get(key);
         const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry), false);
-        if (row !== undefined) found.push({ roomId, record, row });
+        // Who is none has a row, or never had one. But rows are copied under another id, and a replica can miss one.
+        const sure = row === undefined && entry === undefined ? await this.#certain(roomId, endpoint, call) : undefined;
+        if (sure !== undefined) found.push(sure);
+        else if (row !== undefined) found.push({ roomId, record, row });
       }
     }
     const ids = new Set(found.map(({ roomId }) => roomId));
@@ -63,6 +67,16 @@ export class Memberships {
     const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
     if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
     return rules.sortedBy(found, ({ roomId }) => roomId);
+  }
+
+  async #certain(roomId: string, endpoint: string, call: Call): Promise<Membership | undefined> {
+    try {
+      const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
+      return member.row === undefined ? undefined : { roomId, record: room.record, row: member.row };
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
   }
 }
 

@@ -9,6 +9,7 @@ import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { pause } from "../support/wait.js";
 import { isBarrier, readOf } from "./support/messages.js";
+import { streamInfo } from "./support/streams.js";
 import { given, messagesOf, tapped, type Message, type Request, type RequestMany } from "./support/taps.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
@@ -356,6 +357,28 @@ describe("jetstream: what another replica is behind with", function () {
     goOn();
     // It began before the change: either answer is right.
     expect(["invited", "joined"]).to.include((await early).state);
+  });
+
+  it("a room is listed for a member whose row is copied under another id just then", async () => {
+    await a.rooms.create({ id: "copied", owner: "own" });
+    // The head is of another one.
+    for (const endpoint of ["dave", "erin"]) await a.members.add("copied", { endpoint, state: "joined" });
+    let isCopied = false;
+    const request: RequestMany = async (subject, payload, options) => {
+      if (!isCopied && subject.endsWith("KV_members") && String(payload).includes("multi_last")) {
+        isCopied = true;
+        const rows = async (): Promise<number> => (await streamInfo(clean, "members")).state.messages;
+        // More than are members, and more than a few: the rows of those who are gone are removed.
+        for (let before = await rows(), now = before; now >= before; before = now, now = await rows()) {
+          await a.members.add("copied", { endpoint: `guest-${String(before)}` });
+          await a.members.remove("copied", `guest-${String(before)}`);
+        }
+      }
+      return clean.requestMany(subject, payload, options);
+    };
+    await using store = await openJetStream(tapped(clean, { requestMany: request }), 1, { opTimeoutMs: 20_000 });
+    expect((await store.rooms.listForEndpoint("dave")).map(({ id }) => id)).to.deep.equal(["copied"]);
+    expect(isCopied).to.equal(true);
   });
 
   it("a change of an admin that is staged is put in place before the next one, also where a replica has the user as before", async () => {
