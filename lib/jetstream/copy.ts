@@ -233,12 +233,14 @@ export class Copy<V> {
   suspect(): void {
     // What other stores pass over for it has to be of this log.
     this.#own.clear();
+    this.#own.freeze();
     this.#unsure = true;
   }
 
   /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
   confirm(seq: number): void {
     this.#unsure = false;
+    this.#own.thaw();
     this.#used = performance.now();
     this.#at = Math.min(this.#at, seq);
   }
@@ -250,6 +252,7 @@ export class Copy<V> {
       return;
     }
     this.#unsure = false;
+    this.#own.thaw();
     this.#used = performance.now();
     this.rebase(this.#at);
     this.#limit = { era: this.#era, seq: anchor.seq };

@@ -25,10 +25,13 @@ export class OwnBarriers {
   readonly #stood = new SequenceSet();
   #key = newKey();
   #last: { readonly key: string; readonly seq: number } | undefined;
+  #isFrozen = false;
   #value: string | undefined;
 
   /** The next barrier. */
   get next(): { readonly key: string; readonly value: string } {
+    // The last one is still looked for.
+    if (this.#isFrozen && this.#key === this.#last?.key) this.part();
     this.#value ??= JSON.stringify({ k: this.#key, s: this.#id, ...listed(this.#stood.newest(WINDOW)) });
     return { key: this.#key, value: this.#value };
   }
@@ -48,7 +51,7 @@ export class OwnBarriers {
    * instead would be passed over.
    */
   add(seq: number, key: string): void {
-    if (seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
+    if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
     this.#stood.add(seq);
     this.#value = undefined;
   }
@@ -68,9 +71,20 @@ export class OwnBarriers {
     this.#value = undefined;
   }
 
+  /** What is acknowledged from here on may stand in another log: only the last one of before tells whether it does. */
+  freeze(): void {
+    this.#isFrozen = true;
+  }
+
+  /** The log is known again. */
+  thaw(): void {
+    this.#isFrozen = false;
+  }
+
   /** The log is another one. */
   forget(): void {
     this.clear();
+    this.thaw();
     this.#last = undefined;
   }
 

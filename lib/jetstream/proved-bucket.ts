@@ -55,6 +55,12 @@ export class ProvedBucket<V> extends Bucket {
     return seen !== undefined && allowed === "unknown" ? "yes" : allowed;
   }
 
+  override get barrier(): { readonly key: string; readonly value: string } {
+    // Before it is taken for one of the log that is known.
+    this.#copy.wake();
+    return super.barrier;
+  }
+
   override noteBarrier(seq: number, key: string): void {
     super.noteBarrier(seq, key);
     this.#copy.reach(seq);

@@ -17,6 +17,9 @@ const OUTAGE_MS = 2500;
 /** Longer than what a store takes for no interruption. */
 const IDLE_MS = 1100;
 
+/** Longer than an acknowledgement takes that leaves no doubt. */
+const LATE_ACK_MS = 600;
+
 /** Longer than a store looks for who explains a gap. */
 const LATE_MS = 200;
 
@@ -623,6 +626,29 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       await pause(IDLE_MS);
       for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
     });
+  });
+
+  it("a barrier that was acknowledged late is no sign of the log of before", async () => {
+    await using all = await stores();
+    const { taps, here, warm, guest, bucket } = all;
+    await warm(guest);
+    const { state } = await streamInfo(other, bucket("users"));
+    let sent = 0;
+    taps.barrier = async (send) => {
+      // Only the first one comes through, after another log has taken the place of the known one.
+      if (sent++ > 0) throw natsError("TIMEOUT");
+      await remake(bucket("users"));
+      // As far as the one before, and then without a gap.
+      for (let i = 0; i < state.last_seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      for (let i = 0; i < 20; i++) await publish(`$KV.${bucket("users")}.other.${String(i)}`, "{}");
+      await pause(LATE_ACK_MS);
+      taps.barrier = undefined;
+      return send();
+    };
+    // It began while the user was there: either answer is right.
+    await here.isAuthorized("guest", { timeoutMs: 5000 });
+    expect(taps.barrier).to.equal(undefined);
+    for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
   });
 
   it("a change of an admin is seen whole, whatever becomes of the guard between the reads of the two records", async () => {
