@@ -651,6 +651,21 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
   });
 
+  it("so much that was written meanwhile that it takes long to read it keeps nobody waiting", async () => {
+    await using all = await stores();
+    const { taps, here, warm, guest, bucket } = all;
+    await warm(guest);
+    const much = Array.from({ length: 3000 }, (_, i) => `$KV.${bucket("users")}.other.${String(i)}`);
+    await Promise.all(much.map((subject) => publish(subject, "{}")));
+    let pages = 0;
+    taps.beforeCatchUp = async () => {
+      pages++;
+      await pause(50);
+    };
+    expect(await here.isAuthorized("guest", { timeoutMs: 2000 })).to.equal(true);
+    expect(pages).to.be.greaterThan(0);
+  });
+
   it("a change of an admin is seen whole, whatever becomes of the guard between the reads of the two records", async () => {
     await using all = await stores();
     const { taps, prefix, there } = all;
