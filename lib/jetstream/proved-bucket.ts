@@ -29,6 +29,8 @@ const FOLLOW_MS = 100;
  */
 const MAX_ATTEMPTS = 4;
 const MAX_GAP_MS = 200;
+/** So long it may be behind, also where it gets on: others can write more than is read. */
+const MAX_BEHIND_MS = 500;
 const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
@@ -181,14 +183,20 @@ export class ProvedBucket<V> extends Bucket {
     const { era } = this.#copy;
     const retries = new Retries(call);
     let { at } = this.#copy;
-    let since = performance.now();
+    const began = performance.now();
+    let since = began;
+    // Also calls that have little time get somewhere, be it the next one.
+    const half = (call.expiresAt - call.startedAt) / 2;
     for (let attempts = 0; !this.#copy.reach(seq); attempts++) {
       if (this.#copy.unsure || this.#copy.era !== era) return false;
+      const now = performance.now();
       if (this.#copy.at > at) {
         at = this.#copy.at;
-        since = performance.now();
+        since = now;
         attempts = 0;
-      } else if (attempts >= MAX_ATTEMPTS && performance.now() - since > MAX_GAP_MS) {
+      }
+      const isStuck = attempts >= MAX_ATTEMPTS && now - since > Math.min(MAX_GAP_MS, half);
+      if (isStuck || now - began > Math.min(MAX_BEHIND_MS, half)) {
         this.#copy.rebase(seq);
         this.own.part();
         return false;
@@ -224,7 +232,7 @@ export class ProvedBucket<V> extends Bucket {
       this.saw(this.#copy.at);
       if (!isWhole) return "gap";
       if (answer.messages.length < MAX_CHANGES || this.#copy.era !== era) return answer;
-      // Others write faster than they are read, or have written much at once: the leader can prove every record sooner.
+      // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
       if (performance.now() - began > FOLLOW_MS) return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
     }
   }

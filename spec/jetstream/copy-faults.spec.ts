@@ -20,6 +20,9 @@ const IDLE_MS = 1100;
 /** Longer than an acknowledgement takes that leaves no doubt. */
 const LATE_ACK_MS = 600;
 
+/** Less than a store with more time looks for who explains a gap. */
+const SHORT_MS = 190;
+
 /** Longer than a store looks for who explains a gap. */
 const LATE_MS = 200;
 
@@ -649,6 +652,14 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     await here.isAuthorized("guest", { timeoutMs: 5000 });
     expect(taps.barrier).to.equal(undefined);
     for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+  });
+
+  it("a gap that nobody explains denies nobody for long, also where every check has little time", async () => {
+    await using all = await stores();
+    const { here, warm, guest, gap } = all;
+    await warm(guest);
+    await gap();
+    await eventually("a check is answered in time", () => here.isAuthorized("guest", { timeoutMs: SHORT_MS }), 4000);
   });
 
   it("so much that was written meanwhile that it takes long to read it keeps nobody waiting", async () => {
