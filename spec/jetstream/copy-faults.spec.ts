@@ -21,7 +21,7 @@ const IDLE_MS = 1100;
 const LATE_ACK_MS = 600;
 
 /** Less than a store with more time looks for who explains a gap. */
-const SHORT_MS = 190;
+const SHORT_MS = 100;
 
 /** Longer than a store looks for who explains a gap. */
 const LATE_MS = 200;

@@ -163,6 +163,22 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("of which nothing stands where it did"),
   },
   {
+    name: "a late barrier is a sign of the log of before",
+    file: "lib/jetstream/copy.ts",
+    find: "    this.#own.freeze();\n",
+    replace: "",
+    breaks: "What is acknowledged after a doubt can stand in another log, which it says nothing of.",
+    killedBy: copyFaults("is no sign of the log of before"),
+  },
+  {
+    name: "checks with little time wait for who explains a gap",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "const half = (call.expiresAt - call.startedAt) / 2;",
+    replace: "const half = call.expiresAt;",
+    breaks: "A gap that nobody explains denies nobody for long.",
+    killedBy: copyFaults("every check has little time"),
+  },
+  {
     name: "another log's message at the place of one that is known",
     file: "lib/jetstream/proved-bucket.ts",
     find: "&& answer.message.stamp === stamp",
@@ -344,6 +360,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "standing({ ...record, head: [] }, endpoint,",
     breaks: "Readers lay the head over the rows.",
     killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint follows a membership"),
+  },
+  {
+    name: "an endpoint's memberships without the rows that are being copied",
+    file: "lib/jetstream/memberships.ts",
+    find: "row === undefined && entry === undefined ? await",
+    replace: "entry !== undefined && row === undefined ? await",
+    breaks: "A row that is not found is under another id by now, or was never there: the room says which.",
+    killedBy: staleReads("whose row is copied"),
   },
   {
     name: "an endpoint's memberships in the order of the index",
