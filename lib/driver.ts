@@ -28,7 +28,7 @@ export interface ProofsInMemory {
   user(key: string): User | undefined;
   /** What the rules need to know of the same user. */
   facts(key: string): UserFacts | undefined;
-  /** Whether the endpoint has joined the room. */
+  /** Whether the endpoint has joined the room. Anything may be asked for: what is no id names nobody. */
   joined(roomId: string, endpoint: string): boolean;
   /** Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). */
   admin(now: number): boolean;

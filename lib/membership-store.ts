@@ -197,12 +197,13 @@ export class MembershipStore extends OwnStore implements Store {
   isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
     const { proofs } = this.#driver;
     return this.#check(options, () => {
+      if (proofs.synchronous) {
+        // Who is there is there under ids that were checked when they came in.
+        if (!proofs.joined(roomId, endpoint)) return false;
+        return proofs.isCurrent(Date.now()) || (() => renewed(proofs, () => proofs.joined(roomId, endpoint)));
+      }
       const room = args.id(roomId, "roomId");
       const member = args.id(endpoint, "endpoint");
-      if (proofs.synchronous) {
-        if (!proofs.joined(room, member)) return false;
-        return proofs.isCurrent(Date.now()) || (() => renewed(proofs, () => proofs.joined(room, member)));
-      }
       return (call) => proofs.joined(room, member, call);
     });
   }
