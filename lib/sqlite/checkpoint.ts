@@ -81,6 +81,7 @@ export class Checkpoints {
 
   /** Called after each batch: starts a checkpoint once the log has outgrown the image, or where one is unfinished. */
   consider(): void {
+    if (this.#running !== undefined && this.#isLate) this.#maker.hurry();
     if (this.#running !== undefined || this.#stopped || this.#closing || this.#retry !== undefined) return;
     if (this.#unpublished === undefined && this.#segment.length < this.#threshold) return;
     void this.#start();
@@ -89,6 +90,11 @@ export class Checkpoints {
   /** Of the image and its logs: what a checkpoint may have to read and write. */
   get bytes(): number {
     return this.#imageBytes + (this.#unpublished?.old.length ?? 0) + this.#segment.length;
+  }
+
+  /** Whether the log that goes on would need the next checkpoint by now: it must not be full before this one ends. */
+  get #isLate(): boolean {
+    return this.#closing || (this.#unpublished !== undefined && this.#segment.length >= this.#threshold);
   }
 
   get #threshold(): number {
@@ -149,6 +155,8 @@ export class Checkpoints {
   /** Puts everything into the file, as far as the disk allows, and closes the log. */
   async close(): Promise<void> {
     this.#closing = true;
+    // Who closes waits for this, and no one else any more.
+    this.#maker.hurry();
     clearTimeout(this.#retry);
     this.#retry = undefined;
     await this.#running;
@@ -200,14 +208,15 @@ export class Checkpoints {
 
   async #replaceImage(work: Unpublished): Promise<void> {
     const { old } = work;
-    const image = await this.#maker.make({
+    const making = this.#maker.make({
       database: this.#database,
       image: { path: this.#path, generation: old.generation, at: this.#watermark.at, content: this.#watermark.content },
       logs: [old.path],
       last: old.sequence,
       next: { generation: old.generation + 1, clean: false },
-      sharesDisk: !this.#closing,
     });
+    if (this.#isLate) this.#maker.hurry();
+    const image = await making;
     await this.#segment.seal(image.superblock.content);
     this.#check();
     await this.#watermark.replace(image, async () => {

@@ -23,8 +23,6 @@ export interface BuildRequest {
   /** The transaction that they end with, if that is known. */
   readonly last: number | undefined;
   readonly next: { readonly generation: number; readonly clean: boolean };
-  /** Whether the store is being written to meanwhile. */
-  readonly sharesDisk: boolean;
 }
 
 /** Copies the image into a file, piece by piece. Throws unless it is the one that is known: what became of it meanwhile must not be sealed as if it were right. */

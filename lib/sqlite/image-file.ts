@@ -1,6 +1,7 @@
 /** Where SQLite has an image while it is made or read: in memory, or in a file. */
 import { fdatasyncSync, fstatSync, readSync, writeSync } from "node:fs";
 import type { SqlFile } from "sql.js/dist/sql-wasm-browser.js";
+import type { Throttle } from "./throttle.js";
 
 /** Both take all that they are asked for, except that a read ends with the file. */
 export interface ImageFile extends SqlFile {
@@ -58,26 +59,21 @@ export class MemoryFile implements ImageFile {
   }
 }
 
-/**
- * So much is written before it is waited for, and then the disk is left to the others for twice that time: all at once, at the
- * end, would take it from them for as long as that lasts.
- */
+/** So much is written before it is waited for. All at once, at the end, would take the disk from others for as long as that lasts. */
 const SYNC_EVERY_BYTES = 1024 * 1024;
-const PAUSE = 2;
-const MAX_PAUSE_MS = 1000;
 
 /** On the disk. Each access waits for it: for a thread that has nothing else to do, and for files that were read just now. */
 export class DiskFile implements ImageFile {
   readonly #fd: number;
   #length: number;
-  readonly #sharesDisk: boolean;
+  readonly #throttle: Throttle | undefined;
   #unsynced = 0;
   failure: unknown;
 
-  /** `sharesDisk`: while it is written, somebody else is waiting for the disk too. */
-  constructor(fd: number, sharesDisk = false) {
+  /** `throttle`: where somebody else waits for the disk too. */
+  constructor(fd: number, throttle?: Throttle) {
     this.#fd = fd;
-    this.#sharesDisk = sharesDisk;
+    this.#throttle = throttle;
     this.#length = fstatSync(fd).size;
   }
 
@@ -86,23 +82,18 @@ export class DiskFile implements ImageFile {
   }
 
   read(target: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
-    return this.#all(length, (done) => readSync(this.#fd, target, offset + done, length - done, position + done));
+    const taken = this.#all(length, (done) => readSync(this.#fd, target, offset + done, length - done, position + done));
+    this.#throttle?.pause();
+    return taken;
   }
 
   write(source: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
     const taken = this.#all(length, (done) => writeSync(this.#fd, source, offset + done, length - done, position + done));
     this.#length = Math.max(this.#length, position + taken);
     this.#unsynced += taken;
-    if (this.#unsynced >= SYNC_EVERY_BYTES) this.#yield();
+    if (this.#unsynced >= SYNC_EVERY_BYTES) this.sync();
+    this.#throttle?.pause();
     return taken;
-  }
-
-  /** Sleeps: in a thread of its own nobody else does. */
-  #yield(): void {
-    const began = performance.now();
-    this.sync();
-    const sleep = new Int32Array(new SharedArrayBuffer(4));
-    if (this.#sharesDisk) Atomics.wait(sleep, 0, 0, Math.min(MAX_PAUSE_MS, (performance.now() - began) * PAUSE));
   }
 
   /** Waits until all that was written is on the disk. */

@@ -17,6 +17,7 @@ import type { ImageWork, ImageWorkerMessage } from "./image-worker.js";
 import { Pace } from "./pace.js";
 import type { LoadedSqlJs } from "./sql-js.js";
 import type { SealedImage } from "./superblock.js";
+import { Haste } from "./throttle.js";
 
 /** What is made on the event loop: a thread costs more than this. */
 const SMALL_BYTES = 4 * 1024 * 1024;
@@ -40,6 +41,7 @@ export class ImageMaker {
   readonly #sql: LoadedSqlJs;
   readonly #path: string;
   #worker: Worker | undefined;
+  #haste = new Haste();
   #stopped: Error | undefined;
 
   constructor(sql: LoadedSqlJs, path: string) {
@@ -53,8 +55,14 @@ export class ImageMaker {
     void this.#worker?.terminate();
   }
 
-  /** An image that is on the disk under its temporary name when this resolves. */
+  /** Nobody else has use for the disk any more, or none who does not wait for this. */
+  hurry(): void {
+    this.#haste.make();
+  }
+
+  /** An image that is on the disk under its temporary name when this resolves. Its thread leaves most of the time to others, until it is to hurry. */
   make(request: BuildRequest): Promise<SealedImage> {
+    this.#haste = new Haste();
     return this.#write(async (handle) => {
       if ((await sizeOf([request.image.path, ...request.logs])) > SMALL_BYTES) {
         try {
@@ -118,7 +126,7 @@ export class ImageMaker {
 
   async #inThread(request: BuildRequest): Promise<SealedImage> {
     this.#check();
-    const work: ImageWork = { module: this.#sql.module, request, target: temporaryImagePath(this.#path) };
+    const work: ImageWork = { module: this.#sql.module, request, target: temporaryImagePath(this.#path), haste: this.#haste.memory };
     let worker: Worker;
     try {
       // None of the process's own settings: what they load or watch has no business in it.

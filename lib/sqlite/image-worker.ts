@@ -7,12 +7,15 @@ import { DiskFile } from "./image-file.js";
 import { Pace } from "./pace.js";
 import { startSqlJs } from "./sql-js-start.js";
 import type { SealedImage } from "./superblock.js";
+import { Haste, Throttle } from "./throttle.js";
 
 export interface ImageWork {
   readonly module: WebAssembly.Module;
   readonly request: BuildRequest;
   /** An empty file, for the image. */
   readonly target: string;
+  /** Of its {@link Haste}. */
+  readonly haste: SharedArrayBuffer;
 }
 
 export type ImageWorkerMessage =
@@ -25,13 +28,13 @@ function say(message: ImageWorkerMessage): void {
   parentPort?.postMessage(message);
 }
 
-async function work({ module, request, target }: ImageWork): Promise<SealedImage> {
+async function work({ module, request, target, haste }: ImageWork): Promise<SealedImage> {
   const sqlJs = await startSqlJs(module);
   say({ kind: "started" });
   const pace = new Pace();
   const fd = openSync(target, "r+");
   try {
-    const file = new DiskFile(fd, request.sharesDisk);
+    const file = new DiskFile(fd, new Throttle(new Haste(haste)));
     await copyImage(request, pace, (piece, position) => {
       if (file.write(piece, 0, piece.length, position) < piece.length) throw new Error("The disk took none of the bytes");
     });

@@ -177,11 +177,14 @@ async function load(recovery: Recovery, kind: "version 1" | "current", file: Ope
   const result = { tables, sequence: replayed.sequence, database };
   // An image that holds every log before any is deleted.
   const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
-  const makeNext = (): Promise<SealedImage> =>
-    maker.make({
+  const makeNext = (): Promise<SealedImage> => {
+    const made = maker.make({
       database, image: { path, generation: meta.generation, at: found?.at, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
-      next: { generation, clean: true }, sharesDisk: false,
+      next: { generation, clean: true },
     });
+    maker.hurry();
+    return made;
+  };
   const goOnIn = async (next: SealedImage): Promise<Recovered> => ({
     ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined,
   });

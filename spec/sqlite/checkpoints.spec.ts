@@ -215,6 +215,56 @@ describe("sqlite: checkpoints", function () {
     expect([await last.isAuthorized("u0"), await last.isAuthorized("after")]).to.deep.equal([false, true]);
   });
 
+  it("leave most of the time to others, until somebody waits for them: a log that fills, or a close", async () => {
+    const child = new Child(
+      `
+      import { existsSync, rmSync, writeFileSync } from "node:fs";
+      import threads from "node:worker_threads";
+      import { syncBuiltinESMExports } from "node:module";
+      const go = path + ".go";
+      // The thread has said that it is there, and goes on when it is told to.
+      const held = \`{
+        const files = require("node:fs");
+        const { openSync } = files;
+        files.openSync = (...args) => {
+          while (!files.existsSync(\${JSON.stringify(go)})) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+          return openSync(...args);
+        };
+      }\`;
+      let haste;
+      const { Worker } = threads;
+      threads.Worker = class extends Worker {
+        constructor(source, options) {
+          super(held + source, options);
+          haste = new Int32Array(options.workerData.haste);
+        }
+      };
+      syncBuiltinESMExports();
+      const sealedKey = new Uint8Array(65_536).fill(7);
+      let n = 0;
+      const fill = (store) => Promise.all(Array.from({ length: 40 }, () => store.rooms.create({ id: "r" + n++, owner: "o", encrypted: true, sealedKey })));
+      const until = async (seen) => { for (let i = 0; !seen() && i < 3000; i++) await new Promise((resolve) => setTimeout(resolve, 10)); };
+      let store;
+      for (const wait of [async () => { for (let i = 0; i < 20 && haste[0] === 0; i++) await fill(store); }, () => void store.close()]) {
+        let ok;
+        haste = undefined;
+        store = await openSqlite(path, { opTimeoutMs: 20_000, onCheckpoint: (result) => { ok ??= result.ok; } });
+        while (haste === undefined) await fill(store);
+        const before = haste[0];
+        await wait();
+        await until(() => haste[0] !== 0);
+        writeFileSync(go, "");
+        await until(() => ok !== undefined);
+        say([before, haste[0], ok].join(" "));
+        await store.close();
+        rmSync(go);
+      }`,
+      [folder.file()],
+    );
+    expect((await child.ended).code, child.errors).to.equal(0);
+    expect(child.said).to.deep.equal(["0 1 true", "0 1 true"]);
+  });
+
   it("that fail keep no process, and none is tried after close", async () => {
     const child = new Child(
       `
