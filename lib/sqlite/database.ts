@@ -203,7 +203,7 @@ export class Database {
     this.#events.batch(this.#durableSequence);
   }
 
-  /** Takes no further write: the file may be another's. What is under way fails by itself. */
+  /** Takes no further write: the file may be another's, or has no log. What is under way fails by itself. */
   stop(cause: unknown): void {
     this.#failure ??= { cause };
     this.#events.broken();
@@ -219,7 +219,7 @@ export class Database {
   }
 
   #readOnly(): StoreError {
-    return new StoreError("UNAVAILABLE", "The store can only read since a write failed, or its file was taken; open it again", {
+    return new StoreError("UNAVAILABLE", "The store can only read since a write failed, its file was taken, or there was no room for its log; open it again", {
       outcome: "none",
       cause: this.#failure?.cause,
     });

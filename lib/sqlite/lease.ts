@@ -48,6 +48,8 @@ export class Lease {
   #looked: Moment = { monotonic: -Infinity, wall: -Infinity };
   /** The millisecond of the wall clock for which both clocks were asked. */
   #checkedFor = NaN;
+  /** How often what was looked was called into question. */
+  #doubts = 0;
   #used = false;
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
@@ -82,9 +84,17 @@ export class Lease {
     return now === this.#checkedFor || this.#check(now);
   }
 
-  /** Waits, if that is needed, until the process surely holds the file. Rejects if it does not, or cannot tell. */
+  /**
+   * Waits, if that is needed, until the process surely holds the file, however many looks that takes: where one takes longer than
+   * it counts, a caller's time may run out, but nothing has failed. Rejects if another may hold the file, or a look fails.
+   */
   ensure(): Promise<void> | undefined {
-    return this.isCurrent(Date.now()) ? undefined : this.renew();
+    return this.isCurrent(Date.now()) ? undefined : this.#untilCurrent();
+  }
+
+  async #untilCurrent(): Promise<void> {
+    do await this.#lookAfresh();
+    while (!this.#check(Date.now()));
   }
 
   /** Rejects unless a look that begins now finds that the process holds the file. */
@@ -101,6 +111,13 @@ export class Lease {
     this.#images = [...this.#images, next];
     await rename();
     this.#images = [next];
+  }
+
+  /** Something went wrong that a file which is gone would explain: whoever checks next looks first. */
+  doubt(): void {
+    this.#doubts++;
+    this.#looked = { monotonic: -Infinity, wall: -Infinity };
+    this.#checkedFor = NaN;
   }
 
   close(): void {
@@ -152,6 +169,7 @@ export class Lease {
   async #look(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     const began: Moment = { monotonic: performance.now(), wall: Date.now() };
+    const doubts = this.#doubts;
     const { image, socket } = this.#places;
     try {
       const [foundImage, foundSocket] = await Promise.all([
@@ -164,6 +182,7 @@ export class Lease {
       if (isAbsent(error) || codeOf(error) === "ENOTDIR") throw this.#lose(error instanceof Error ? error.message : "a file is gone");
       throw error;
     }
+    if (doubts !== this.#doubts) return this.#look();
     this.#looked = began;
     this.#checkedFor = NaN;
   }

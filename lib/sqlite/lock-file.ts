@@ -3,7 +3,7 @@
  * Whether a holder lives is not said by this, but by its socket.
  */
 import { promises as fs } from "node:fs";
-import { codeOf, isAbsent, removeIfThere, statIfThere } from "./files.js";
+import { codeOf, isAbsent, isFull, removeIfThere, statIfThere } from "./files.js";
 
 /** What is added to the name of a file. */
 export const LOCK = "-lock";
@@ -56,12 +56,22 @@ export async function removeHolder(path: string, socket: string): Promise<void> 
   if ((await readHolder(path))?.socket === socket) await removeIfThere(path + LOCK);
 }
 
-/** Whole under its name at once, so that nobody reads half of it. */
+/**
+ * Whole under its name at once, so that nobody reads half of it. On a disk that is full it has to go without: what it said
+ * before is no longer so, and whoever finds none makes sure by waiting.
+ */
 async function replace(path: string, text: string): Promise<void> {
   const temporary = `${path}-lock-holder`;
-  await fs.writeFile(temporary, text, { mode: 0o644 });
-  await giveToOwner(path, temporary);
-  await fs.rename(temporary, path + LOCK);
+  try {
+    await fs.writeFile(temporary, text, { mode: 0o644 });
+    await giveToOwner(path, temporary);
+    await fs.rename(temporary, path + LOCK);
+  } catch (error) {
+    await removeIfThere(temporary).catch(() => undefined);
+    // Whoever opens the file by another link finds its holder by this alone.
+    if (!isFull(error) || ((await statIfThere(path))?.nlink ?? 1) > 1) throw error;
+    await removeIfThere(path + LOCK);
+  }
 }
 
 /** What root leaves beside the file of another user must not be in that one's way: in a sticky folder only its owner may remove it. */

@@ -179,12 +179,17 @@ async function onDisk(path: string, { opTimeoutMs, onOpening, onCheckpoint }: Sq
       watermark.advance(last);
       checkpoints.consider();
     },
-    broken: () => checkpoints.stop(),
+    broken: () => {
+      // A write that failed may have met a file that is gone.
+      lease.doubt();
+      checkpoints.stop();
+    },
   };
   const database: Database = new Database(tables, sequence, watermark.guard(segment), FILE_BUDGET, events, lease);
   const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, lease, (result) => {
     notify(onCheckpoint, result);
   });
+  if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();
   return driverOf(database, lease, () => closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, database, checkpoints, lease, lock));
 }

@@ -36,6 +36,8 @@ export interface Recovered {
   readonly imageBytes: number;
   /** The log before the segment, if a checkpoint was under way. */
   readonly unfinished: OldLog | undefined;
+  /** Why nothing can be written: there is no room for a log. */
+  readonly full?: unknown;
 }
 
 interface FoundLog {
@@ -198,14 +200,19 @@ async function load(recovery: Recovery, kind: "version 1" | "current", file: Ope
   const checkpointed = second !== undefined && second.file.length > HEADER_BYTES;
   const kept = checkpointed ? second : first;
   for (const { file: log, header } of logs) if (header !== first?.header && header !== kept?.header) await removeIfThere(log.path);
-  const files = await withWatermark(path, found, () =>
-    kept === undefined
-      ? Segment.create(path, { database, generation: meta.generation, seal: content })
-      : Segment.open(path, kept.header, checkpointed ? replayed.lastEnd : replayed.firstEnd),
-  );
+  let full: unknown;
+  const files = await withWatermark(path, found, async () => {
+    if (kept !== undefined) return Segment.open(path, kept.header, checkpointed ? replayed.lastEnd : replayed.firstEnd);
+    const header = { database, generation: meta.generation, seal: content };
+    return Segment.create(path, header).catch((error: unknown) => {
+      if (!isFull(error)) throw error;
+      full = error;
+      return Segment.absent(path, header);
+    });
+  });
   // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its room.
   const unfinished = checkpointed && first !== undefined ? oldLog(first, replayed) : undefined;
-  return { ...result, ...files, imageBytes: content.length, unfinished };
+  return { ...result, ...files, imageBytes: content.length, unfinished, full };
 }
 
 /** Where there is no room for another image, the old files have to do: only a write that hung all the while could still come to them. */

@@ -33,8 +33,8 @@ export class Segment {
   readonly generation: number;
   readonly mask: Uint8Array;
   readonly #image: string;
-  readonly #handle: FileHandle;
-  readonly #inode: number;
+  readonly #handle: FileHandle | undefined;
+  readonly #inode: number | undefined;
   #end: number;
   /** Up to where the file has blocks of its own: zeros that later writes replace. */
   #room: number;
@@ -43,7 +43,7 @@ export class Segment {
   #looked = -Infinity;
   #sequence: number | undefined;
 
-  private constructor(image: string, { generation, database }: SegmentName, handle: FileHandle, inode: number, end: number) {
+  private constructor(image: string, { generation, database }: SegmentName, handle: FileHandle | undefined, inode: number | undefined, end: number) {
     this.path = segmentPath(image, generation);
     this.#image = image;
     this.generation = generation;
@@ -85,6 +85,11 @@ export class Segment {
       await handle.close();
       throw error;
     }
+  }
+
+  /** One that has no file, on a disk without room for it: nothing can be appended. */
+  static absent(path: string, segment: SegmentName): Segment {
+    return new Segment(path, segment, undefined, undefined, HEADER_BYTES);
   }
 
   /** The last transaction that was appended since it was opened. */
@@ -140,8 +145,10 @@ export class Segment {
   }
 
   #write(bytes: Uint8Array, position: number): Promise<void> {
-    const written = writeAll(this.#handle, bytes, position);
-    return SYNCED_WRITES === undefined ? written.then(() => syncData(this.#handle)) : written;
+    const handle = this.#handle;
+    if (handle === undefined) return Promise.reject(new Error("The log has no file"));
+    const written = writeAll(handle, bytes, position);
+    return SYNCED_WRITES === undefined ? written.then(() => syncData(handle)) : written;
   }
 
   /** Whether the image and this file are where they were: what is written to a file without a name is gone with the process. */
@@ -155,7 +162,7 @@ export class Segment {
     }
   }
 
-  close(): Promise<void> {
-    return this.#handle.close();
+  async close(): Promise<void> {
+    await this.#handle?.close();
   }
 }

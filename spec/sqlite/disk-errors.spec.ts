@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { mock } from "node:test";
 import { hasAdmin, isAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { eventually } from "../support/wait.js";
 import { failure, openIn, useFolder } from "./support/folder.js";
 
 /** How many bytes the disk took. */
@@ -323,16 +322,29 @@ describe("sqlite: disk errors", () => {
       error = await store.users.add({ key: `k${String(performance.now())}` }).then(() => undefined, (reason: unknown) => reason as StoreError);
     }
     expect(isUnavailable(error)).to.equal(true);
-    // Somebody else may have put another store in their place. The write can meet it before the holder looks, which it does before it
-    // allows anything half a second after its last look.
-    await eventually("who was there is denied", async () => {
-      const decision = await store.authorize("before");
-      return !decision.allowed && decision.reason === "unavailable";
-    });
+    // Somebody else may have put another store in their place.
+    expect((await store.authorize("before")).reason).to.equal("unavailable");
     expect(await isAuthorized(store, "before")).to.equal(false);
     const closing = (await failure(store.close())) as StoreError;
     expect(isUnavailable(closing)).to.equal(true);
     expect(closing.details?.["lost"]).to.be.at.least(3);
+  });
+
+  it("a folder that vanished: no check that begins half a second later allows, also where nobody writes", async () => {
+    expect(await isAuthorized(store, "before")).to.equal(true);
+    await fs.rm(folder.path, { recursive: true });
+    // A look that found the files began before now.
+    const gone = performance.now();
+    let began = gone;
+    let decision = await store.authorize("before");
+    while (decision.allowed && began - gone < 500) {
+      await new Promise(setImmediate);
+      began = performance.now();
+      decision = await store.authorize("before");
+    }
+    expect(decision.reason, `a check ${String(began - gone)} ms later`).to.equal("unavailable");
+    for (const check of [isAuthorized(store, "before"), isAdmin(store, "admin"), isMember(store, "room", "alice"), hasAdmin(store)]) expect(await check).to.equal(false);
+    expect(isUnavailable(await failure(store.close()))).to.equal(true);
   });
 
   it("a close that meets an error closes the other files all the same, and gives up the file", async () => {
@@ -433,5 +445,42 @@ describe("sqlite: disk errors", () => {
     store = await openSqlite(folder.file());
     for (let i = 0; i < Number(count); i++) expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.equal(true);
     await store.users.add({ key: "later" });
+  });
+
+  it("a real quota: where there is no room for a log, a copy of the file alone is read", async () => {
+    await store.close();
+    const copy = join(folder.path, "copy", "membership.db");
+    await fs.mkdir(join(copy, ".."));
+    await fs.copyFile(folder.file(), copy);
+    const code = `
+      try {
+        const store = await openSqlite(path, { opTimeoutMs: 20_000 });
+        say("check " + (await store.isAuthorized("before")) + " " + (await store.isMember("room", "alice")));
+        for (const error of [await store.users.add({ key: "later" }).catch((error) => error), await store.users.revoke("before").catch((error) => error)]) {
+          say([error.code, error.outcome, error.cause?.code].join(" "));
+        }
+        say("check " + (await store.isAuthorized("before")));
+        await store.close();
+        say("closed");
+      } catch (error) { say(error.code); }`;
+    // Not a byte can be written to any file.
+    const opened = async (): Promise<readonly string[]> => {
+      const child = new Child(code, [copy], ["/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]);
+      await child.ended;
+      return child.said;
+    };
+    const expected = ["check true true", "UNAVAILABLE none EFBIG", "UNAVAILABLE none EFBIG", "check true", "closed"];
+    expect(await opened()).to.deep.equal(expected);
+    expect(await fs.readdir(join(copy, ".."))).to.deep.equal(["membership.db"]);
+    expect(await opened(), "again").to.deep.equal(expected);
+    // Whoever opens another link to it would not find its holder.
+    await fs.link(copy, join(copy, "..", "other"));
+    expect(await opened()).to.deep.equal(["UNAVAILABLE"]);
+    await fs.unlink(join(copy, "..", "other"));
+    const roomy = await openSqlite(copy, { opTimeoutMs });
+    await roomy.users.revoke("before");
+    expect(await roomy.isAuthorized("before")).to.equal(false);
+    await roomy.close();
+    store = await openSqlite(folder.file(), { opTimeoutMs });
   });
 });

@@ -312,6 +312,27 @@ describe("sqlite: the lease of a holder", () => {
       expect((await store.users.reinstate("user")).status).to.equal("active");
     });
 
+    it("acknowledges after a look that counts, however long those before it took", async () => {
+      const { lstat } = fs;
+      let slow = 2;
+      let laterMs = 500;
+      Date.now = () => wallNow() + laterMs;
+      const looks = async (...args: Parameters<typeof lstat>): Promise<unknown> => {
+        const stats = await lstat(...args);
+        if (slow-- > 0) laterMs += 500;
+        return stats;
+      };
+      fs.lstat = looks as typeof lstat;
+      try {
+        await store.users.add({ key: "n" });
+      } finally {
+        fs.lstat = lstat;
+      }
+      expect(slow).to.be.lessThan(0);
+      await store.users.add({ key: "m" });
+      expect(await store.isAuthorized("n")).to.equal(true);
+    });
+
     it("acknowledges nothing, also what changes nothing, after its socket was deleted", async () => {
       const [socket = ""] = await sockets();
       expect(await store.isAuthorized("user")).to.equal(true);
