@@ -22,8 +22,9 @@ await build({
   removeNodeProtocol: false,
   outExtension: () => ({ js: ".mjs" }),
 });
-// Nothing of a simulation outlives it: with room for several, hardly anything is left to collect.
-const child = spawn(process.execPath, ["--max-semi-space-size=64", join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
+// Nothing of a simulation outlives it: with room for several, hardly anything is left to collect. Threads that compile and collect
+// beside it would take from others what a run on another core has to itself.
+const child = spawn(process.execPath, ["--max-semi-space-size=64", "--single-threaded", join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
 const stop = (signal: NodeJS.Signals): void => {
   child.kill(signal);
 };

@@ -290,7 +290,11 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
     seq: entry.seq,
     written,
     record: {
-      ...written,
+      // One by one: a literal that begins with a spread is several times slower to make, and rooms are read all the time.
+      n: written.n,
+      first: written.first,
+      log: written.log,
+      seqs: written.seqs,
       incarnation,
       roster: fields.maybeText("roster") ?? incarnation,
       rows: fields.maybeNumber("rows"),
@@ -445,8 +449,12 @@ const userSlot = once((entry): UserSlot => {
   const fields = new Fields(entry.value, entry);
   const user = fields.maybe("user");
   const stage = fields.maybe("stage");
+  const { n, first, log, seqs } = fields.written();
   const record: UserRecord = {
-    ...fields.written(),
+    n,
+    first,
+    log,
+    seqs,
     user: user === undefined ? undefined : userRow(user),
     stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.number("guard") },
   };
@@ -466,12 +474,16 @@ const guardSlot = once((entry): GuardSlot => {
   const fields = new Fields(entry.value, entry);
   const head = fields.maybe("head");
   const headUser = head?.maybe("user");
+  const { n, first, log, seqs } = fields.written();
   return {
     get seq() {
       return entry.seq;
     },
     guard: {
-      ...fields.written(),
+      n,
+      first,
+      log,
+      seqs,
       ever: fields.flag("ever"),
       admins: fields.number("admins"),
       witnesses: fields.list("witnesses").map((item) => {

@@ -20,7 +20,6 @@ import { Engine } from "./engine.js";
 import { SimulatedHeaders, type SimulatedMessage } from "./messages.js";
 import { FAULTS, mixOf, without } from "./mix.js";
 import { SimulatedServers, type World } from "./server.js";
-import { Trace } from "./trace.js";
 
 /** How long a server may take to answer, or a replica to come to the end of the log. Far more than it needs. */
 const PATIENCE_MS = 20_000;
@@ -236,7 +235,7 @@ export class Comparison {
     const world: World = {
       engine: this.#engine,
       chance,
-      trace: new Trace(this.#engine, false),
+      trace: undefined,
       mix: { ...without(mixOf(chance), new Set(FAULTS)), replicas, versions: [real.version] },
       aboutToRead: () => undefined,
     };

@@ -94,16 +94,16 @@ export class SimulatedConnection implements NatsConnection {
   #send(subject: string, payload: Uint8Array | string | undefined, headers: SimulatedHeaders | undefined, deliver: Answer): void {
     const { engine, chance, mix, trace } = this.#world;
     const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes(".PURGE.");
-    trace.say(() => `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`);
+    trace?.say(`${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`);
     if (chance.happens(mix.disconnects)) {
       this.#connectedAt = Math.max(this.#connectedAt, engine.now + chance.between(0, mix.disconnectMs));
       this.#connection++;
-      trace.say(() => `${this.#process.name} has no connection until ${this.#connectedAt.toFixed(1)}`);
+      trace?.say(`${this.#process.name} has no connection until ${this.#connectedAt.toFixed(1)}`);
     }
     this.#mayStop(isWrite);
     // Of one that has just died the message may not have left.
     if (chance.happens(mix.lostRequests) || (this.#process.state === "dead" && chance.happens(0.5))) {
-      trace.say(() => `${this.#process.name}: ${subject} is lost`);
+      trace?.say(`${this.#process.name}: ${subject} is lost`);
       return;
     }
     let delay = Math.max(0, this.#connectedAt - engine.now) + this.#delay();
@@ -120,7 +120,8 @@ export class SimulatedConnection implements NatsConnection {
   /** Others may come before a read. Answers where the stream was when it was sent. */
   #beforeRead(asked: string): Place | undefined {
     const { chance, mix } = this.#world;
-    const [name = ""] = asked.split(".", 1);
+    const end = asked.indexOf(".");
+    const name = end < 0 ? asked : asked.slice(0, end);
     const lost = this.#lost?.startsWith(`$KV.${name.slice("KV_".length)}.`) === true ? this.#lost : undefined;
     // Whoever missed an acknowledgement looks whether it was stored.
     const isWanted = lost !== undefined && mix.superseded > 0 && chance.happens(0.9);
@@ -134,7 +135,7 @@ export class SimulatedConnection implements NatsConnection {
     const { engine, chance, mix, trace } = this.#world;
     if (chance.happens(mix.lostAnswers)) {
       if (subject.startsWith("$KV.") && !isBarrier(subject)) this.#lost = subject;
-      trace.say(() => `${this.#process.name}: the answer to ${subject} is lost`);
+      trace?.say(`${this.#process.name}: the answer to ${subject} is lost`);
       return;
     }
     let heard = messages;
@@ -143,12 +144,12 @@ export class SimulatedConnection implements NatsConnection {
       const from = chance.below(messages.length);
       const to = chance.happens(0.5) ? messages.length : from;
       heard = chance.happens(0.5) ? messages.slice(from) : [...messages.slice(0, from), ...messages.slice(to)];
-      trace.say(() => `${this.#process.name} hears ${heard.length} of ${messages.length} messages that answer ${subject}`);
+      trace?.say(`${this.#process.name} hears ${heard.length} of ${messages.length} messages that answer ${subject}`);
     }
     if (chance.happens(mix.doubledAnswers)) {
       const at = chance.below(heard.length);
       heard = chance.happens(0.5) ? [...heard, ...heard] : [...heard.slice(0, at + 1), ...heard.slice(at)];
-      trace.say(() => `${this.#process.name} hears a part of what answers ${subject} twice`);
+      trace?.say(`${this.#process.name} hears a part of what answers ${subject} twice`);
     }
     const connection = this.#connection;
     let late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
@@ -167,13 +168,13 @@ export class SimulatedConnection implements NatsConnection {
   #mayStop(isWrite: boolean): void {
     const { engine, chance, mix, trace } = this.#world;
     if (isWrite && chance.happens(mix.deaths)) {
-      trace.say(() => `${this.#process.name} dies`);
+      trace?.say(`${this.#process.name} dies`);
       this.#process.die();
       return;
     }
     if (!chance.happens(isWrite ? mix.stopsAtWrite : mix.stops)) return;
     const ms = chance.between(0, mix.stopMs);
-    trace.say(() => `${this.#process.name} stops for ${ms.toFixed(1)} ms`);
+    trace?.say(`${this.#process.name} stops for ${ms.toFixed(1)} ms`);
     this.#process.stop();
     engine.after(ms, () => {
       this.#process.wake();

@@ -21,6 +21,7 @@ export class StoredMessage {
   /** When it was stored, by the wall clock. */
   readonly #time: number;
   #lines: HeaderLines | undefined;
+  #size: number | undefined;
 
   constructor(message: Pick<StoredMessage, "subject" | "seq" | "data" | "headers" | "from">, time: number) {
     this.subject = message.subject;
@@ -38,6 +39,16 @@ export class StoredMessage {
       ["Nats-Time-Stamp", new Date(this.#time).toISOString()],
     ]);
   }
+
+  /** The bytes by which a server measures an answer. */
+  get size(): number {
+    return (this.#size ??= sizeOf(this));
+  }
+}
+
+function sizeOf({ subject, headers, data }: StoredMessage): number {
+  const lines = headers.reduce((bytes, [name, value]) => bytes + name.length + value.length + ": \r\n".length, 0);
+  return subject.length + data.length + (headers.length === 0 ? 0 : "NATS/1.0\r\n".length + lines + "\r\n".length);
 }
 
 /**
@@ -101,7 +112,13 @@ export class Log {
 
   /** The last message of a subject, as a view has it. */
   last(subject: string, view: View): StoredMessage | undefined {
-    return this.#bySubject.get(subject)?.findLast((message) => this.has(message, view));
+    const versions = this.#bySubject.get(subject);
+    if (versions === undefined) return undefined;
+    for (let i = versions.length - 1; i >= 0; i--) {
+      const message = versions[i];
+      if (message !== undefined && this.has(message, view)) return message;
+    }
+    return undefined;
   }
 
   /** The last message that matches a filter. */
@@ -131,8 +148,13 @@ export class Log {
   /** What a view has from a sequence on, in order. */
   from(seq: number, filter: string, view: View): StoredMessage[] {
     const matches = matcher(filter);
+    const found: StoredMessage[] = [];
     // The sequences have no gaps: each message is at its own.
-    return this.#messages.slice(Math.max(0, seq - 1)).filter((message) => this.has(message, view) && matches(message.subject));
+    for (let i = Math.max(0, seq - 1); i < this.#messages.length; i++) {
+      const message = this.#messages[i];
+      if (message !== undefined && this.has(message, view) && matches(message.subject)) found.push(message);
+    }
+    return found;
   }
 
   /** Subjects that had a message and have none. */
@@ -183,15 +205,21 @@ export function matcher(filter: string): (subject: string) => boolean {
   const known = matchers.get(filter);
   if (known !== undefined) return known;
   const wanted = filter.split(".");
-  const tail = wanted.at(-1) === ">";
-  const matches = isLiteral(filter)
-    ? (subject: string): boolean => subject === filter
-    : (subject: string): boolean => {
-        const tokens = subject.split(".");
-        if (tail ? tokens.length < wanted.length : tokens.length !== wanted.length) return false;
-        return wanted.every((token, i) => token === "*" || (tail && i === wanted.length - 1) || token === tokens[i]);
-      };
+  const matches = isLiteral(filter) ? (subject: string): boolean => subject === filter : (subject: string): boolean => hasTokens(subject, wanted);
   if (matchers.size > 2000) matchers.clear();
   matchers.set(filter, matches);
   return matches;
+}
+
+function hasTokens(subject: string, wanted: readonly string[]): boolean {
+  let from = 0;
+  for (const [i, token] of wanted.entries()) {
+    if (from > subject.length) return false;
+    if (token === ">" && i === wanted.length - 1) return true;
+    const dot = subject.indexOf(".", from);
+    const end = dot < 0 ? subject.length : dot;
+    if (token !== "*" && (end - from !== token.length || !subject.startsWith(token, from))) return false;
+    from = end + 1;
+  }
+  return from > subject.length;
 }

@@ -3,30 +3,36 @@ import { Buffer } from "node:buffer";
 
 export type HeaderLines = readonly (readonly [name: string, value: string])[];
 
+const NONE: HeaderLines = [];
+
 export class SimulatedHeaders {
   readonly code: number;
   readonly description: string;
-  /** There are so few of them that looking through them is quicker than a map. */
+  /** There are so few of them that looking through them is quicker than a map. Those of a message are the same in each answer. */
   #lines: HeaderLines;
+  #more: HeaderLines;
 
-  constructor(code = 0, description = "", lines: HeaderLines = []) {
+  constructor(code = 0, description = "", lines: HeaderLines = NONE, more: HeaderLines = NONE) {
     this.code = code;
     this.description = description;
     this.#lines = lines;
+    this.#more = more;
   }
 
   get(name: string): string {
+    for (const line of this.#more) if (line[0] === name) return line[1];
     for (const line of this.#lines) if (line[0] === name) return line[1];
     return "";
   }
 
   set(name: string, value: string): this {
-    this.#lines = [...this.#lines.filter(([known]) => known !== name), [name, value]];
+    this.#lines = [...this.entries().filter(([known]) => known !== name), [name, value]];
+    this.#more = NONE;
     return this;
   }
 
   entries(): HeaderLines {
-    return this.#lines;
+    return this.#more.length === 0 ? this.#lines : [...this.#lines, ...this.#more];
   }
 }
 

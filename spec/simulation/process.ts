@@ -9,12 +9,15 @@ import { compileFunction } from "node:vm";
 import type * as library from "unibus-membership";
 import type { Chance } from "./chance.js";
 import type { Cancellable, Engine } from "./engine.js";
+import { parseOnce } from "./json.js";
 import { SimulatedHeaders } from "./messages.js";
 
 export type Library = typeof library;
 
 /** The wall clock at the beginning. No test goes by which day it is. */
 const EPOCH = Date.UTC(2030, 0, 1);
+
+const SHORT_JSON = 64;
 
 type State = "running" | "stopped" | "dead";
 
@@ -77,9 +80,7 @@ export class SimulatedProcess {
   }
 
   after(ms: number, run: () => void): Cancellable {
-    return this.engine.after(ms, () => {
-      this.deliver(run);
-    });
+    return this.engine.after(ms, run, this);
   }
 
   stop(): void {
@@ -112,7 +113,7 @@ export class SimulatedProcess {
 
 const PARAMETERS = [
   "exports", "require", "module", "__filename", "__dirname", "loadModule",
-  "setTimeout", "clearTimeout", "setImmediate", "clearImmediate", "performance", "Date", "Math", "process",
+  "setTimeout", "clearTimeout", "setImmediate", "clearImmediate", "performance", "Date", "Math", "process", "JSON",
 ] as const;
 
 /**
@@ -164,7 +165,7 @@ export class LibraryLoader {
       this.#compile(path)(
         module.exports, require, module, path, dirname(path), loadModule,
         globals.setTimeout, globals.clearTimeout, globals.setImmediate, globals.clearImmediate,
-        globals.performance, globals.Date, globals.Math, globals.process,
+        globals.performance, globals.Date, globals.Math, globals.process, globals.JSON,
       );
       return module.exports;
     };
@@ -223,6 +224,8 @@ function globalsOf(owner: () => SimulatedProcess) {
         },
       },
     }) as NodeJS.Process,
+    // What is short is an acknowledgement, of which each is another.
+    JSON: { stringify: JSON.stringify, parse: (text: string) => (text.length < SHORT_JSON ? (JSON.parse(text) as unknown) : parseOnce(text)) },
   };
 }
 

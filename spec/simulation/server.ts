@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
+import { parseOnce } from "./json.js";
 import { Log, type Place, type StoredMessage, type View } from "./log.js";
 import { SimulatedHeaders, json, status, type HeaderLines, type SimulatedMessage } from "./messages.js";
 import { isOld, versionOf, type Mix } from "./mix.js";
@@ -16,7 +17,7 @@ export type Answer = (messages: readonly SimulatedMessage[]) => void;
 export interface World {
   readonly engine: Engine;
   readonly chance: Chance;
-  readonly trace: Trace;
+  readonly trace: Trace | undefined;
   /** What may go wrong just now. */
   mix: Mix;
   /**
@@ -99,15 +100,12 @@ function unchangeable(before: Json, after: Json): string | undefined {
   return undefined;
 }
 
-/** The bytes of a message by which a server measures an answer. */
-function sizeOf({ subject, headers, data }: StoredMessage): number {
-  const lines = headers.reduce((bytes, [name, value]) => bytes + name.length + value.length + ": \r\n".length, 0);
-  return subject.length + data.length + (headers.length === 0 ? 0 : "NATS/1.0\r\n".length + lines + "\r\n".length);
-}
-
 class Stream {
   readonly name: string;
   #config: Json;
+  #configText: string | undefined;
+  /** Somebody asked for these settings, which are the very same. */
+  #asked: Json | undefined;
   readonly log = new Log();
   readonly #world: World;
   /** Where each replica is. The leader has applied everything that is committed. */
@@ -135,10 +133,6 @@ class Stream {
     return this.#replicas.length > 1;
   }
 
-  #say(what: () => string): void {
-    this.#world.trace.say(() => `${this.name}: ${what()}`);
-  }
-
   /** What may happen to the stream whenever somebody turns to it. */
   #mayChange(isWrite: boolean): void {
     const { chance, mix, engine } = this.#world;
@@ -146,7 +140,7 @@ class Stream {
     if (chance.happens(mix.elections)) this.#elect();
     if (isWrite && chance.happens(mix.stalls)) {
       this.#quorumAt = Math.max(this.#quorumAt, engine.now + chance.between(0, mix.stallMs));
-      this.#say(() => `no quorum until ${this.#quorumAt.toFixed(1)}`);
+      this.#world.trace?.say(`${this.name}: no quorum until ${this.#quorumAt.toFixed(1)}`);
     }
   }
 
@@ -169,8 +163,8 @@ class Stream {
     this.#leader = (before + 1 + chance.below(this.#replicas.length - 1)) % this.#replicas.length;
     this.#replicas[before] = { place: this.log.end };
     this.#electedAt = engine.now + chance.between(0, mix.electionMs);
-    this.#say(() =>
-      `replica ${this.#leader} is elected at ${this.#electedAt.toFixed(1)}` +
+    this.#world.trace?.say(
+      `${this.name}: replica ${this.#leader} is elected at ${this.#electedAt.toFixed(1)}` +
         (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ what }) => what).join(", ")}`),
     );
   }
@@ -192,7 +186,7 @@ class Stream {
       taken = true;
       const refused = this.#refusalOf(publish, old.view, (subject) => old.inFlight.has(subject));
       if (refused !== undefined) {
-        this.#say(() => `an old leader refuses ${publish.subject}`);
+        this.#world.trace?.say(`${this.name}: an old leader refuses ${publish.subject}`);
         answer([refused]);
       } else {
         for (const subject of this.#inFlight([{ subject: publish.subject, expectedOf: conditionOf(publish) }])) old.inFlight.add(subject);
@@ -206,7 +200,7 @@ class Stream {
     if (taken && chance.happens(0.3)) return;
     const refused = this.#refusalOf(publish, { place: this.log.end }, (subject) => this.#isInFlight(subject));
     if (refused !== undefined) {
-      this.#say(() => `refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
+      this.#world.trace?.say(`${this.name}: refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
       answer([refused]);
       return;
     }
@@ -220,7 +214,7 @@ class Stream {
         if (late !== undefined) return [late];
         const { subject, data, headers } = publish;
         const { seq } = this.log.append(subject, typeof data === "string" ? Buffer.from(data) : data, headers, wallClockAt(engine.now));
-        this.#say(() => `${seq} is ${subject}`);
+        this.#world.trace?.say(`${this.name}: ${seq} is ${subject}`);
         return [json({ stream: this.name, seq })];
       },
     });
@@ -288,7 +282,7 @@ class Stream {
       what: `the purge of ${filter}`,
       apply: () => {
         const purged = this.log.purge(filter, upTo);
-        this.#say(() => `purges ${purged} of ${filter}`);
+        this.#world.trace?.say(`${this.name}: purges ${purged} of ${filter}`);
         return [json({ success: true, purged })];
       },
     });
@@ -399,9 +393,10 @@ class Stream {
     const isTwo = multi.length > 0 ? next !== undefined || last !== undefined : next !== undefined && last !== undefined;
     if (isTwo || (last !== undefined && (seq > 0 || batch > 0))) return [status(408, "Bad Request")];
     const upTo = this.log.sequenceAt(view.place);
+    const { trace } = this.#world;
     if (multi.length > 0) {
       const found = this.log.lastOfEach(multi.map(String), view);
-      this.#told(() => `multi_last ${multi.join(" ")}`, view, found);
+      if (trace !== undefined) this.#told(trace, `multi_last ${multi.join(" ")}`, view, found);
       if (found.length > MAX_MATCHES) return [status(413, "Too Many Results")];
       if (found.length === 0) return [status(404, "No Results")];
       // Before 2.12 the end counted one too few.
@@ -412,7 +407,7 @@ class Stream {
     }
     if (typeof next === "string") {
       const found = this.log.from(seq, next, view);
-      this.#told(() => `next_by_subj ${next} from ${seq}`, view, found);
+      if (trace !== undefined) this.#told(trace, `next_by_subj ${next} from ${seq}`, view, found);
       const [first] = found;
       if (first === undefined) return [status(404, "Message Not Found")];
       if (batch === 0) return [this.#message(first)];
@@ -423,22 +418,22 @@ class Stream {
     }
     if (typeof last === "string") {
       const found = this.log.lastMatching(last, view);
-      this.#told(() => `last ${last}`, view, found === undefined ? [] : [found]);
+      if (trace !== undefined) this.#told(trace, `last ${last}`, view, found === undefined ? [] : [found]);
       return [found === undefined ? status(404, "Message Not Found") : this.#message(found)];
     }
     throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
   }
 
-  #told(what: () => string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
-    this.#say(() =>
-      `${what()}: ${found.length === 0 ? "nothing" : found.map(({ seq, subject }) => `${seq} ${subject}`).join(", ")}, up to ${this.log.sequenceAt(place)}` +
+  #told(trace: Trace, what: string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
+    trace.say(
+      `${this.name}: ${what}: ${found.length === 0 ? "nothing" : found.map(({ seq, subject }) => `${seq} ${subject}`).join(", ")}, up to ${this.log.sequenceAt(place)}` +
         (snapshot === undefined ? "" : `, in the middle of a snapshot of ${this.log.sequenceAt(snapshot)}`) +
         `, of ${this.log.sequenceAt(this.log.end)}`,
     );
   }
 
   #message(message: StoredMessage, more: HeaderLines = []): SimulatedMessage {
-    return { data: message.data, headers: new SimulatedHeaders(0, "", [...message.lines(this.name), ...more]) };
+    return { data: message.data, headers: new SimulatedHeaders(0, "", message.lines(this.name), more) };
   }
 
   #batch(
@@ -457,7 +452,7 @@ class Stream {
       pending--;
       messages.push(this.#message(message, [["Nats-Num-Pending", String(pending + itself)], ["Nats-Last-Sequence", String(last)]]));
       last = message.seq;
-      bytes += sizeOf(message);
+      bytes += message.size;
       if (bytes >= maxBytes) break;
     }
     messages.push(status(204, "EOB", end(pending, last)));
@@ -465,21 +460,22 @@ class Stream {
   }
 
   /** A server that is alone tells of a cluster only when it is asked about the stream, and then not of its name. */
-  info(why: "asked" | "changed", view: View = { place: this.log.end }): Json {
+  info(why: "asked" | "changed", view: View = { place: this.log.end }): SimulatedMessage {
     const isAlone = this.#world.mix.replicas === 1;
     const leader = `n${this.#leader}`;
     const replicas = this.#replicas.flatMap((_, i) => (i === this.#leader ? [] : [{ name: `n${i}`, current: true, lag: 0 }]));
-    return {
-      config: this.#config,
-      state: { messages: this.log.count(view), last_seq: this.log.sequenceAt(view.place) },
-      ...(isAlone ? (why === "asked" ? { cluster: { leader } } : {}) : { cluster: { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) } }),
-    };
+    const cluster = isAlone ? (why === "asked" ? { leader } : undefined) : { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) };
+    // Each store that opens asks it of each stream, and nearly all of it is always the same.
+    this.#configText ??= JSON.stringify(this.#config);
+    const state = `{"messages":${this.log.count(view)},"last_seq":${this.log.sequenceAt(view.place)}}`;
+    return { data: Buffer.from(`{"config":${this.#configText},"state":${state}${cluster === undefined ? "" : `,"cluster":${JSON.stringify(cluster)}`}}`) };
   }
 
   /** Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so. */
   make(config: Json, asker: Asker): SimulatedMessage {
-    const isThis = isSame({ ...DEFAULTS, ...config }, this.#config);
-    return isThis ? json(this.info("changed", this.#view(asker).view)) : refusal(400, 10058, "stream name already in use with a different configuration");
+    const isThis = config === this.#asked || isSame({ ...DEFAULTS, ...config }, this.#config);
+    if (isThis) this.#asked = config;
+    return isThis ? this.info("changed", this.#view(asker).view) : refusal(400, 10058, "stream name already in use with a different configuration");
   }
 
   update(config: Json): SimulatedMessage {
@@ -487,7 +483,9 @@ class Stream {
     const reason = unchangeable(this.#config, changed);
     if (reason !== undefined) return refusal(500, 10052, reason);
     this.#config = changed;
-    return json(this.info("changed"));
+    this.#configText = undefined;
+    this.#asked = undefined;
+    return this.info("changed");
   }
 }
 
@@ -495,6 +493,7 @@ class Stream {
 export class SimulatedServers {
   readonly #world: World;
   readonly #streams = new Map<string, Stream>();
+  readonly #byBucket = new Map<string, Stream>();
 
   constructor(world: World) {
     this.#world = world;
@@ -506,8 +505,8 @@ export class SimulatedServers {
 
   receive(subject: string, payload: Payload, headers: SimulatedHeaders | undefined, asker: Asker, answer: Answer): void {
     if (subject.startsWith("$KV.")) {
-      const [, bucket = "", key] = subject.split(".", 3);
-      const stream = key === undefined ? undefined : this.#streams.get(`KV_${bucket}`);
+      const end = subject.indexOf(".", "$KV.".length);
+      const stream = end < 0 ? undefined : this.#byBucket.get(subject.slice("$KV.".length, end));
       const expected = headers?.get("Nats-Expected-Last-Subject-Sequence") ?? "";
       const expectedOf = headers?.get("Nats-Expected-Last-Subject-Sequence-Subject") ?? "";
       if (stream === undefined) {
@@ -523,18 +522,18 @@ export class SimulatedServers {
       }, answer);
       return;
     }
-    const [, api, verb, what, name = ""] = /^\$JS\.API\.(?:(DIRECT|STREAM)\.([A-Z]+)\.([^.]+)(?:\.(.*))?|INFO)$/.exec(subject) ?? [];
     const body = parse(payload);
-    const stream = this.#streams.get(what ?? "");
     if (subject === "$JS.API.INFO") {
       answer([json({})]);
       return;
     }
+    const [api, verb, what, name] = requested(subject);
+    const stream = this.#streams.get(what);
     if ((verb === "CREATE" || verb === "UPDATE") && body["name"] !== what) {
       answer([refusal(400, 10056, "stream name in subject does not match request")]);
       return;
     }
-    if (api === "STREAM" && verb === "CREATE" && what !== undefined) {
+    if (api === "STREAM" && verb === "CREATE") {
       answer([this.#create(what, body, asker)]);
       return;
     }
@@ -542,14 +541,14 @@ export class SimulatedServers {
       answer([api === "DIRECT" ? noResponders(subject) : refusal(...NOT_FOUND, verb === "PURGE" ? { purged: 0 } : {})]);
       return;
     }
-    switch (`${api ?? ""} ${verb ?? ""}`) {
+    switch (`${api} ${verb}`) {
       case "DIRECT GET":
         // Of a key that is part of the subject nothing else can be asked but how much.
         if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes")) answer([status(408, "Bad Request")]);
         else stream.direct(name === "" ? body : { last_by_subj: name }, asker, answer);
         return;
       case "STREAM INFO":
-        answer([json(stream.info("asked"))]);
+        answer([stream.info("asked")]);
         return;
       case "STREAM UPDATE":
         answer([stream.update(body)]);
@@ -568,12 +567,29 @@ export class SimulatedServers {
     if (known !== undefined) return known.make(config, asker);
     const created = new Stream(name, config, this.#world);
     this.#streams.set(name, created);
-    return json(created.info("changed"));
+    if (name.startsWith("KV_")) this.#byBucket.set(name.slice("KV_".length), created);
+    return created.info("changed");
   }
 }
 
+const requests = new Map<string, readonly [api: string, verb: string, stream: string, key: string]>();
+
+/** What a request to JetStream's API is about: the same few subjects come again and again. */
+function requested(subject: string): readonly [api: string, verb: string, stream: string, key: string] {
+  const known = requests.get(subject);
+  if (known !== undefined) return known;
+  const [, api, verb, what, key = ""] = /^\$JS\.API\.(DIRECT|STREAM)\.([A-Z]+)\.([^.]+)(?:\.(.*))?$/.exec(subject) ?? [];
+  if (api === undefined || verb === undefined || what === undefined) throw new Error(`the simulated servers do not know ${subject}`);
+  if (requests.size > 2000) requests.clear();
+  const found = [api, verb, what, key] as const;
+  requests.set(subject, found);
+  return found;
+}
+
+const NOTHING: Json = {};
+
 function parse(payload: Payload): Json {
-  if (payload.length === 0) return {};
+  if (payload.length === 0) return NOTHING;
   const text = typeof payload === "string" ? payload : Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8");
-  return JSON.parse(text) as Json;
+  return parseOnce(text) as Json;
 }

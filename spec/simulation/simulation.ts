@@ -84,7 +84,7 @@ class Simulation {
   readonly #schedule: Schedule;
   readonly #loader: LibraryLoader;
   readonly #engine = new Engine();
-  readonly #trace: Trace;
+  readonly #trace: Trace | undefined;
   readonly #world: World;
   readonly #mix: Mix;
   readonly #servers: SimulatedServers;
@@ -112,7 +112,7 @@ class Simulation {
     this.#schedule = schedule;
     this.#loader = loader;
     this.#left = schedule.operations;
-    this.#trace = new Trace(this.#engine, wantsTrace);
+    this.#trace = wantsTrace ? new Trace(this.#engine) : undefined;
     this.#mix = without(mixOf(new Chance(schedule.seed, 1)), schedule.calm);
     this.#world = {
       engine: this.#engine,
@@ -154,13 +154,13 @@ class Simulation {
       }
     }
     const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld) })];
-    return { violations: found, entries, trace: this.#trace.lines ?? [], events: this.#engine.events };
+    return { violations: found, entries, trace: this.#trace?.lines ?? [], events: this.#engine.events };
   }
 
   /** Nothing goes wrong any more: every operation works again, and a store that opens now sees what all the others did. */
   #end(planned: readonly Step[]): void {
     const { engine } = this.#world;
-    this.#trace.say(() => "from here on nothing goes wrong");
+    this.#trace?.say("from here on nothing goes wrong");
     this.#world.mix = without(this.#mix, CALM);
     for (const process of this.#processes) process.wake();
     // Two of three schedules end here: what it costs to look at everything is worth other schedules.
@@ -244,12 +244,12 @@ class Simulation {
           client.store = store;
           client.opening = false;
           this.#changed(client);
-          this.#trace.say(() => `${name} is open`);
+          this.#trace?.say(`${name} is open`);
         },
         (error: unknown) => {
           client.opening = false;
           this.#changed(client);
-          this.#trace.say(() => `${name} cannot open: ${String(error)}`);
+          this.#trace?.say(`${name} cannot open: ${String(error)}`);
           if (this.#world.mix !== this.#mix) this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
         },
       );
@@ -385,10 +385,10 @@ class Simulation {
     const controller = new AbortController();
     const aborts = dice > 1 - mix.aborts;
     if (aborts) client.process.after(chance.between(0, 20), () => controller.abort());
-    this.#trace.say(() => `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`);
+    this.#trace?.say(`${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`);
     this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: undefined, out: undefined });
     const end = (out: string): void => {
-      this.#trace.say(() => `${client.name} ${id}: ${out}`);
+      this.#trace?.say(`${client.name} ${id}: ${out}`);
       this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: ++this.#clock, out });
       const late = client.process.ranMs - began - timeoutMs * (op.f === "keys" ? 2 : 1);
       if (out === "ok" && isChange(op)) {

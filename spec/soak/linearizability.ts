@@ -36,12 +36,38 @@ const BITS = 31;
 
 export class TooManyCourses extends Error {}
 
+/** An operation that is under way, and what it makes of each state that it was tried in: courses have few of them. */
+class Pending<Input, Output> {
+  readonly isHeardOf: boolean;
+  /** Whether it never changes anything, in whatever state. */
+  readonly isPure: boolean;
+  readonly #model: Model<Input, Output>;
+  readonly #operation: Operation<Input, Output>;
+  readonly #next = new Map<string, string | undefined>();
+
+  constructor(model: Model<Input, Output>, operation: Operation<Input, Output>) {
+    const { input, output, returned } = operation;
+    this.#model = model;
+    this.#operation = operation;
+    this.isHeardOf = returned !== undefined;
+    this.isPure = model.isPure?.(input, output) === true;
+  }
+
+  after(state: string): string | undefined {
+    const known = this.#next.get(state);
+    if (known !== undefined || this.#next.has(state)) return known;
+    const next = this.#model.step(state, this.#operation.input, this.#operation.output);
+    this.#next.set(state, next);
+    return next;
+  }
+}
+
 /** The operations that are under way, each in a place of its own. */
 class UnderWay<Input, Output> {
-  readonly places: (Operation<Input, Output> | undefined)[] = [];
+  readonly places: (Pending<Input, Output> | undefined)[] = [];
   readonly #placeOf = new Map<number, number>();
 
-  begin(index: number, operation: Operation<Input, Output>): void {
+  begin(index: number, operation: Pending<Input, Output>): void {
     let place = this.places.indexOf(undefined);
     if (place < 0) place = this.places.length;
     if (place >= 2 * BITS) throw new TooManyCourses(`more than ${2 * BITS} operations under way at once`);
@@ -82,10 +108,10 @@ export function unexplained<Input, Output>(
   let courses: Course[] = [{ state: model.initial, low: 0, high: 0 }];
   for (const { index, operation, returns } of events) {
     if (!returns) {
-      underWay.begin(index, operation);
+      underWay.begin(index, new Pending(model, operation));
       continue;
     }
-    courses = after(model, courses, underWay.places, underWay.placeOf(index), maxCourses);
+    courses = after(courses, underWay.places, underWay.placeOf(index), maxCourses);
     if (courses.length === 0) return index;
     underWay.end(index);
   }
@@ -94,13 +120,12 @@ export function unexplained<Input, Output>(
 
 /** The courses in which the operation has taken effect, without mention of it. */
 function after<Input, Output>(
-  model: Model<Input, Output>,
   courses: readonly Course[],
-  places: readonly (Operation<Input, Output> | undefined)[],
+  places: readonly (Pending<Input, Output> | undefined)[],
   wanted: number,
   maxCourses: number,
 ): Course[] {
-  const simple = simply(model, courses, places, wanted);
+  const simple = simply(courses, places, wanted);
   if (simple !== undefined) return [simple];
   const found = new Map<string, Course>();
   const seen = new Set<string>();
@@ -118,12 +143,12 @@ function after<Input, Output>(
     const next: Course[] = [];
     for (const [place, operation] of places.entries()) {
       if (operation === undefined || isDone(course, place)) continue;
-      const state = model.step(course.state, operation.input, operation.output);
+      const state = operation.after(course.state);
       if (state === undefined) continue;
       // What nobody heard of and changes nothing need not be followed.
-      if (operation.returned === undefined && state === course.state) continue;
+      if (!operation.isHeardOf && state === course.state) continue;
       const { low, high } = turned(course, place);
-      if (model.isPure?.(operation.input, operation.output) === true) {
+      if (operation.isPure) {
         // It is right here, and takes nothing from the others.
         next.length = 0;
         next.push({ state, low, high });
@@ -138,17 +163,16 @@ function after<Input, Output>(
 
 /** The only course where it is plain: the operation has taken effect already, or is right here and changes nothing. */
 function simply<Input, Output>(
-  model: Model<Input, Output>,
   courses: readonly Course[],
-  places: readonly (Operation<Input, Output> | undefined)[],
+  places: readonly (Pending<Input, Output> | undefined)[],
   wanted: number,
 ): Course | undefined {
   const [course, ...others] = courses;
   if (course === undefined || others.length > 0) return undefined;
   if (isDone(course, wanted)) return turned(course, wanted);
   const operation = places[wanted];
-  if (operation === undefined || model.isPure?.(operation.input, operation.output) !== true) return undefined;
-  return model.step(course.state, operation.input, operation.output) === course.state ? course : undefined;
+  if (operation?.isPure !== true) return undefined;
+  return operation.after(course.state) === course.state ? course : undefined;
 }
 
 const nameOf = ({ state, low, high }: Course): string => `${state} ${low} ${high}`;
