@@ -58,6 +58,10 @@ const OPEN_FILE = `
   })(B("/" + this.filename).node);
 `;
 
+/** It copies bytes one by one, which is most of the time that it takes to open a file of large keys; `v` is the memory of its WebAssembly. */
+const COPY_BYTES = /for\(var\s+p=\s*new\s+Uint8Array\(h\),\s*r=0;\s*r<h;\s*r\+=1\)\s*p\[r\]=\s*v\[f\+\s*r\];\s*return p\}(?=;\s*c\.prototype\.get=)/;
+const COPIED_BYTES = "return new Uint8Array(v.buffer,f,h).slice()}";
+
 /**
  * sql.js looks for `module` and `exports` to find out what it is, and webpack answers for an ES module that there are none.
  * Here it is one.
@@ -67,7 +71,8 @@ const asModule: Plugin = {
   setup(build) {
     build.onLoad({ filter: /sql-wasm-browser\.js$/ }, async ({ path }) => {
       const [code] = parted(await readFile(path, "utf8"), "// This bit below is copied almost exactly");
-      const [head, rest] = parted(code, "        module = undefined;\n");
+      const [one, other] = parted(code, COPY_BYTES);
+      const [head, rest] = parted(`${one}${COPIED_BYTES}${other}`, "        module = undefined;\n");
       const [before, after] = parted(rest, /f!=null&&fa\(this\.filename,\s*f\);/);
       // What the words above stand for.
       for (const known of [/B\(f\)\.node,/, /\.write;\s*r\.Qa=Object\.create\(r\.Qa\);/, /read\(a,\s*b,d,c,e\)\{if\(e>=a\.node\.Wa\)return 0;/, /O=class\{name="ErrnoError";/]) parted(rest, known);
