@@ -99,7 +99,10 @@ const programs: Plugin = {
   },
 };
 
-/** What is loaded later is a file of its own, which the others name but do not hold. */
+/**
+ * What is loaded later is a file of its own, which the others name but do not hold. There is one for each kind of module, though most of both is the same
+ * WebAssembly: Rollup without a plugin takes no CommonJS from an ES module, and what runs CommonJS in a context of its own no ES module from that.
+ */
 const ownFile: Plugin = {
   name: "own-file",
   setup(build) {
