@@ -9,6 +9,8 @@ import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, unavailable } from "./connection.js";
 import type { Ack, DirectMessage, Json, Link } from "./connection.js";
+import { Continuity } from "./continuity.js";
+import type { Moment } from "./continuity.js";
 import { decode, intact } from "./entry.js";
 import type { Entry } from "./entry.js";
 import { Fences } from "./fences.js";
@@ -63,6 +65,7 @@ export class Bucket {
   protected readonly link: Link;
   protected readonly subjects: string;
   protected readonly own = new OwnBarriers();
+  protected readonly continuity = new Continuity();
   protected readonly fences: Fences;
   readonly #barrier: Barrier;
   readonly #noted = new Seen();
@@ -114,8 +117,8 @@ export class Bucket {
   }
 
   /** The next barrier of this store. */
-  get barrier(): { readonly key: string; readonly value: string } {
-    return this.own.next;
+  takeBarrier(): { readonly key: string; readonly value: string } {
+    return this.own.take();
   }
 
   /** What is kept of the log is forgotten: see {@link Barrier}. */
@@ -130,7 +133,16 @@ export class Bucket {
     this.own.add(seq, key);
   }
 
-  suspect(): void {
+  notePutBack(key: string): void {
+    this.own.unsent(key);
+  }
+
+  heard(sent: Moment): void {
+    if (!this.continuity.heard(sent)) this.suspect();
+  }
+
+  /** Another log may have taken the place of the one that is known. */
+  protected suspect(): void {
     this.own.clear();
   }
 

@@ -94,6 +94,20 @@ export type Ack =
   | { readonly kind: "rejected"; readonly code: number; readonly errCode: number; readonly description: string }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
 
+/** Whether the message is not stored, and never will be. */
+export function isSurelyVain(ack: Ack): boolean {
+  switch (ack.kind) {
+    case "conflict":
+    case "rejected":
+      return true;
+    case "failed":
+      return ack.failure === "no-responders" || ack.failure === "refused";
+    case "stored":
+    default:
+      return false;
+  }
+}
+
 const WRONG_LAST_SEQUENCE = 10071;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 

@@ -12,10 +12,13 @@
  * Where a gap stays, the copy is as of a barrier anew, and a new *era* begins: no record is known to be as it stands, but
  * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
+import { moment } from "./continuity.js";
+import type { Continuity, Moment } from "./continuity.js";
 import type { Entry } from "./entry.js";
-import { isBarrier, rangesOf } from "./own-barriers.js";
+import { isBarrier } from "./own-barriers.js";
 import type { OwnBarriers } from "./own-barriers.js";
-import type { Range } from "./sequence-set.js";
+import { listedIn } from "./sequence-window.js";
+import type { Range } from "./sequence-window.js";
 
 /** What is kept of a record. */
 export interface Known<V> {
@@ -61,12 +64,11 @@ interface Anchor {
 
 const MAX_AHEAD = 4096;
 const MAX_ANCHORS = 8;
-/** What follows more closely upon each other leaves no time for another log to take the place of the one that is known. */
-const SURE_MS = 1000;
 
 export class Copy<V> {
   readonly #cache: Cache<V>;
   readonly #own: OwnBarriers;
+  readonly #continuity: Continuity;
   /** Every record of this era is as it stands at this sequence of the log. */
   #at = 0;
   #era = 1;
@@ -83,12 +85,11 @@ export class Copy<V> {
   #log = 0;
   /** The copy was not needed for a while: whether the log is the one that is known has to be looked at. */
   #unsure = false;
-  #used = performance.now();
-  #reached = 0;
 
-  constructor(cache: Cache<V>, own: OwnBarriers) {
+  constructor(cache: Cache<V>, own: OwnBarriers, continuity: Continuity) {
     this.#cache = cache;
     this.#own = own;
+    this.#continuity = continuity;
   }
 
   get at(): number {
@@ -110,7 +111,7 @@ export class Copy<V> {
 
   /** To be asked before what is kept is used: it is not sure for ever which log it is of. */
   wake(): void {
-    if (performance.now() - this.#used > SURE_MS) this.suspect();
+    if (!this.#continuity.isFresh) this.suspect();
   }
 
   /** The record as it stands at {@link at}. */
@@ -162,12 +163,6 @@ export class Copy<V> {
 
   /** The sequence of a barrier that was acknowledged. Answers whether the copy is as of it, or later. */
   reach(seq: number): boolean {
-    // Only an acknowledgement that is new tells of the log: a call that comes again with its own does not.
-    if (seq > this.#reached) {
-      this.wake();
-      this.#used = performance.now();
-      this.#reached = seq;
-    }
     if (this.#unsure) return false;
     if (seq > this.#at) {
       if (!this.#inUse && this.#readings.size === 0) this.#at = seq;
@@ -231,29 +226,27 @@ export class Copy<V> {
 
   /** Time has passed in which another log could have taken the place of the one that is known. */
   suspect(): void {
-    // What other stores pass over for it has to be of this log.
-    this.#own.clear();
     this.#own.freeze();
     this.#unsure = true;
   }
 
   /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
-  confirm(seq: number): void {
+  confirm(seq: number, asked: Moment): void {
     this.#unsure = false;
-    this.#own.thaw();
-    this.#used = performance.now();
+    this.#own.thaw(seq);
+    this.#continuity.begin(asked);
     this.#at = Math.min(this.#at, seq);
   }
 
   /** The anchor that stands where it did: the log is the one that is known, up to there. Without one, it may be another. */
-  identify(anchor: Anchor | undefined): void {
+  identify(anchor: Anchor | undefined, asked: Moment): void {
     if (anchor === undefined) {
       this.forgetLog();
       return;
     }
     this.#unsure = false;
-    this.#own.thaw();
-    this.#used = performance.now();
+    this.#own.thaw(anchor.seq);
+    this.#continuity.begin(asked);
     this.rebase(this.#at);
     this.#limit = { era: this.#era, seq: anchor.seq };
     this.#anchors = this.#anchors.filter(({ seq }) => seq <= anchor.seq);
@@ -266,7 +259,7 @@ export class Copy<V> {
     this.#cache.clear();
     this.#anchors = [];
     this.#unsure = false;
-    this.#used = performance.now();
+    this.#continuity.begin(moment());
     this.#at = 0;
     this.rebase(0);
   }
@@ -316,7 +309,7 @@ export class Copy<V> {
 /** What stood at the sequences that are missing of what was read of the log. */
 class Explained {
   /** Where barriers stood, in ascending order. They can overlap. */
-  readonly #barriers: readonly Readonly<Range>[];
+  readonly #barriers: readonly Range[];
   #next = 0;
   /** Where records stood before they stood where they were read. */
   readonly #successors = new Map<number, number>();
@@ -324,7 +317,7 @@ class Explained {
   constructor(since: number, own: OwnBarriers, changes: readonly Entry[]) {
     const barriers = [...own.since(since)];
     for (const { key, seq, value } of changes) {
-      if (isBarrier(key)) barriers.push(...rangesOf(value, since));
+      if (isBarrier(key)) barriers.push(...listedIn(value, since));
       else for (const earlier of predecessors(value)) if (earlier >= since) this.#successors.set(earlier, seq);
     }
     this.#barriers = barriers.sort((a, b) => a.from - b.from);

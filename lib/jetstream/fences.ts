@@ -5,19 +5,23 @@
  * only by a quorum: a fence.
  */
 import type { Call } from "../call.js";
-import { Retries } from "./connection.js";
+import { Retries, isSurelyVain } from "./connection.js";
 import type { Failure, Link } from "./connection.js";
+import { moment } from "./continuity.js";
+import type { Moment } from "./continuity.js";
 
 interface Log {
   readonly seen: number;
-  /** The key and the value of a barrier of this store. */
-  readonly barrier: { readonly key: string; readonly value: string };
+  /** A barrier of this store, and its key, which is its own until it is known what became of it. */
+  takeBarrier(): { readonly key: string; readonly value: string };
   /** A barrier of this store stands there. */
   noteBarrier(seq: number, key: string): void;
+  /** It was surely not stored. */
+  notePutBack(key: string): void;
   /** It may not be the log that was known. */
   doubt(): void;
-  /** Nothing was heard of it for a while. */
-  suspect(): void;
+  /** It acknowledged just now what was sent then. */
+  heard(sent: Moment): void;
 }
 
 /** Where the fence stands, `undefined` if it was refused, or why nothing was heard. */
@@ -34,8 +38,6 @@ interface Turn {
 /** Each fence is a write. So many at once, that those who ask for what is not there do not hold up everybody else. */
 const MAX_OF_ABSENT = 64;
 const MAX_OF_PRESENT = 256;
-/** An acknowledgement that took longer tells of a moment that may be that long ago. */
-const RECENT_MS = 500;
 
 /** So many at a time. */
 class Slots {
@@ -126,12 +128,13 @@ export class Fences {
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;
     const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));
-    const { seen, barrier } = this.#log;
-    const sent = performance.now();
+    const { seen } = this.#log;
+    const barrier = this.#log.takeBarrier();
+    const sent = moment();
     const ack = await this.#link.publish(
       this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs, expected, this.#subjects + key,
     );
-    if (performance.now() - sent > RECENT_MS) this.#log.suspect();
+    if (isSurelyVain(ack)) this.#log.notePutBack(barrier.key);
     switch (ack.kind) {
       case "stored":
         // Another log's acknowledgement proves nothing of this one.
@@ -139,6 +142,7 @@ export class Fences {
           this.#log.doubt();
           return REFUSED;
         }
+        this.#log.heard(sent);
         this.#log.noteBarrier(ack.seq, barrier.key);
         return { at: ack.seq };
       case "conflict":

@@ -1,20 +1,25 @@
 /**
- * The barriers and fences of one store in one bucket. Each supersedes the one before it, which leaves a gap in the log. So
- * each tells where those before it stood, and whoever reads the log knows that the gap held no record.
+ * The barriers and fences of one store in one bucket. Each has a key, which the next one takes once it was acknowledged, and
+ * then supersedes it. That leaves a gap in the log, so that each tells where those before it stood. So whoever reads the log
+ * up to any moment finds each of them, or one that tells where it stood.
  */
-import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import type { Json } from "./connection.js";
-import { SequenceSet } from "./sequence-set.js";
-import type { Range } from "./sequence-set.js";
+import { SequenceWindow } from "./sequence-window.js";
+import type { Range } from "./sequence-window.js";
 
-/** So many records of barriers a bucket can have. Two stores on one key are right, too, but make gaps for each other. */
-const SLOTS = 64;
+/** So many groups of keys a bucket has. Two stores with one group are right, too, but make gaps for each other. */
+const GROUPS = 64;
+/** So many keys has a group, of two tokens, as no record has: more than barriers and fences of one store are under way at a time. */
+const KEYS = 512;
 /**
  * How far back a barrier tells, in sequences of the log: one bit for each. Where several stores prove thousands of records a second, each
  * on its own, that is a tenth of a second, and several times what a look at the log takes.
  */
 const WINDOW = 2048;
+/** Every so often one tells of many more, and keeps its key until the next of its kind: for stores that did not look for a while. */
+const LONG_EVERY = 1024;
+const LONG_WINDOW = 65_536;
 const PREFIX = "barrier.";
 
 export const isBarrier = (key: string): boolean => key.startsWith(PREFIX);
@@ -22,18 +27,42 @@ export const isBarrier = (key: string): boolean => key.startsWith(PREFIX);
 export class OwnBarriers {
   /** Tells this store's barriers from those of another with the same key. */
   readonly #id = randomBytes(6).toString("base64url");
-  readonly #stood = new SequenceSet();
-  #key = newKey();
+  #stood = new SequenceWindow();
+  /** Those of before the log became unsure. */
+  #before: SequenceWindow | undefined;
+  #group = newGroup();
+  /** Keys of the group that nothing is under way to, those that were used last at the end. */
+  #free: string[] = [];
+  #made = 0;
   #last: { readonly key: string; readonly seq: number } | undefined;
   #isFrozen = false;
-  #value: string | undefined;
+  #list: Json | undefined;
+  /** The newest that tells of many was acknowledged, and told of all up to there. */
+  #long: { readonly key: string; readonly top: number } | undefined;
+  #nextLong: { readonly key: string; readonly top: number } | undefined;
 
-  /** The next barrier. */
-  get next(): { readonly key: string; readonly value: string } {
+  /** The next barrier, whose key nobody gets until it is told by {@link add} or {@link unsent} what became of it. */
+  take(): { readonly key: string; readonly value: string } {
+    const key = this.#freeKey();
+    const { top } = this.#stood;
+    let list = this.#list ??= this.#stood.list(WINDOW);
+    // One that is never heard of is followed by another.
+    if (top - Math.max(this.#long?.top ?? 0, this.#nextLong?.top ?? 0) >= LONG_EVERY) {
+      this.#nextLong = { key, top };
+      list = this.#stood.list(LONG_WINDOW);
+    }
+    return { key, value: JSON.stringify({ k: key, s: this.#id, ...list }) };
+  }
+
+  #freeKey(): string {
     // The last one is still looked for.
-    if (this.#isFrozen && this.#key === this.#last?.key) this.part();
-    this.#value ??= JSON.stringify({ k: this.#key, s: this.#id, ...listed(this.#stood.newest(WINDOW)) });
-    return { key: this.#key, value: this.#value };
+    const looked = this.#isFrozen ? this.#last?.key : undefined;
+    for (let i = this.#free.length - 1; i >= 0; i--) {
+      if (this.#free[i] !== looked) return this.#free.splice(i, 1)[0] ?? this.#freeKey();
+    }
+    // All of them are under way, or were never heard of again, as happens while a cluster is cut.
+    if (this.#made === KEYS) this.part();
+    return `${this.#group}-${String(this.#made++)}`;
   }
 
   /** The newest that was acknowledged. Its key stays in the log, whoever writes it anew. */
@@ -53,7 +82,21 @@ export class OwnBarriers {
   add(seq: number, key: string): void {
     if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
     this.#stood.add(seq);
-    this.#value = undefined;
+    this.#list = undefined;
+    if (key === this.#nextLong?.key) {
+      const before = this.#long?.key;
+      this.#long = this.#nextLong;
+      this.#nextLong = undefined;
+      if (before !== undefined) this.unsent(before);
+    } else {
+      this.unsent(key);
+    }
+  }
+
+  /** It was surely not stored. What was never heard of keeps its key: it may be stored late, and nothing would tell of it. */
+  unsent(key: string): void {
+    if (key === this.#nextLong?.key) this.#nextLong = undefined;
+    if (this.#isOfGroup(key)) this.#free.push(key);
   }
 
   hasAll(from: number, to: number): boolean {
@@ -61,70 +104,71 @@ export class OwnBarriers {
   }
 
   /** Ranges that stand at or above a sequence. */
-  since(seq: number): readonly Readonly<Range>[] {
-    return this.#stood.newest(Infinity).filter((range) => range.to >= seq);
+  since(seq: number): Iterable<Range> {
+    return this.#stood.since(seq);
   }
 
   /** What was known of the log may not be of this one: nothing is told of it any more. */
   clear(): void {
     this.#stood.clear();
-    this.#value = undefined;
+    this.#listAnew();
   }
 
-  /** What is acknowledged from here on may stand in another log: only the last one of before tells whether it does. */
+  /**
+   * Whether the log is the one that is known has to be looked at. What is acknowledged from here on may stand in another: only
+   * the last one of before tells whether it does, and until then nothing is told of those before.
+   */
   freeze(): void {
+    this.#before ??= this.#stood;
     this.#isFrozen = true;
+    this.#stood = new SequenceWindow();
+    this.#list = undefined;
   }
 
-  /** The log is known again. */
-  thaw(): void {
+  /** The log is known again, up to a sequence: what was acknowledged since then is of it too. */
+  thaw(seq: number): void {
+    const before = this.#before;
+    if (before === undefined) return;
     this.#isFrozen = false;
+    this.#before = undefined;
+    before.dropAbove(seq);
+    for (const { from, to } of this.#stood.since(0)) for (let own = from; own <= to; own++) before.add(own);
+    this.#stood = before;
+    this.#listAnew();
   }
 
   /** The log is another one. */
   forget(): void {
     this.clear();
-    this.thaw();
+    this.#before = undefined;
+    this.#isFrozen = false;
     this.#last = undefined;
+    this.part();
   }
 
   /** A barrier was met in the log. Where it is another store's with the same key, the two part. */
   met(key: string, value: Json): void {
-    if (key === this.#key && !this.isOwn(value)) this.part();
+    if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();
   }
 
-  /** Takes another key: on this one may be another store too, whose barriers nobody sees before these supersede them. */
+  /** Takes another group: of this one may be another store too, whose barriers nobody sees before these supersede them. */
   part(): void {
-    this.#key = newKey();
-    this.#value = undefined;
+    this.#group = newGroup();
+    this.#free = [];
+    this.#made = 0;
+    this.#long = this.#nextLong = undefined;
+  }
+
+  #listAnew(): void {
+    this.#list = undefined;
+    const key = this.#long?.key;
+    this.#long = this.#nextLong = undefined;
+    if (key !== undefined) this.unsent(key);
+  }
+
+  #isOfGroup(key: string): boolean {
+    return key.startsWith(this.#group) && key[this.#group.length] === "-";
   }
 }
 
-const newKey = (): string => PREFIX + String(randomBytes(1).readUInt8() % SLOTS);
-
-/** The highest sequence, and a bit for each from there downwards, lowest bit of the first byte first. */
-function listed(ranges: readonly Readonly<Range>[]): Json {
-  const top = ranges[0]?.to;
-  if (top === undefined) return {};
-  const lowest = Math.max(1, top - WINDOW + 1);
-  const first = ranges.findLast(({ to }) => to >= lowest)?.from ?? top;
-  const bits = Buffer.alloc(((top - Math.max(first, lowest)) >>> 3) + 1);
-  for (const { from, to } of ranges) {
-    if (to < lowest) break;
-    for (let bit = top - to; bit <= top - Math.max(from, lowest); bit++) bits[bit >>> 3] = (bits[bit >>> 3] ?? 0) | (1 << (bit & 7));
-  }
-  return { t: top, b: bits.toString("base64url") };
-}
-
-/** Where a barrier says that others of its store stood, newest first, from a sequence on. What is no such list tells nothing. */
-export function* rangesOf(value: Json, since: number): Generator<Readonly<Range>, void, undefined> {
-  const { t: top, b: list } = value;
-  if (typeof top !== "number" || !Number.isSafeInteger(top) || typeof list !== "string") return;
-  const bits = Buffer.from(list, "base64url");
-  const end = Math.min(bits.length * 8, top - since + 1);
-  for (let bit = 0; bit < end; bit++) {
-    const from = bit;
-    while (bit < end && ((bits[bit >>> 3] ?? 0) & (1 << (bit & 7))) !== 0) bit++;
-    if (bit > from) yield { from: top - bit + 1, to: top - from };
-  }
-}
+const newGroup = (): string => PREFIX + String(randomBytes(1).readUInt8() % GROUPS);

@@ -3,6 +3,7 @@ import type { Call } from "../call.js";
 import { Bucket, whole } from "./bucket.js";
 import { Retries } from "./connection.js";
 import type { DirectAnswer, Link } from "./connection.js";
+import { moment } from "./continuity.js";
 import { Copy } from "./copy.js";
 import type { Cache, Reading } from "./copy.js";
 import { decode } from "./entry.js";
@@ -17,12 +18,12 @@ export interface Proved<V> {
 }
 
 /**
- * Changes that are read at once to bring the copy up to date. So few, that the server never cuts an answer short for its size:
- * at 64 MiB, with messages of at most 1 MiB.
+ * Changes that are read at once to bring the copy up to date: all that several stores have under way at a time. Our records have at
+ * most some 20 KiB, and the server cuts an answer short at 64 MiB.
  */
-const MAX_CHANGES = 50;
+const MAX_CHANGES = 256;
 /** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
-const FOLLOW_MS = 100;
+const FOLLOW_MS = 200;
 /**
  * After so many reads, and so long, in which the copy got nowhere, every record is proved on its own. What stores write meanwhile tells of
  * what they wrote before: to be patient costs a moment, and the other way a write for each record, which others have to be told of.
@@ -43,7 +44,7 @@ export class ProvedBucket<V> extends Bucket {
   /** `valueOf` makes of a record what the cache keeps of it. */
   constructor(link: Link, name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) {
     super(link, name, maxFilters);
-    this.#copy = new Copy(cache, this.own);
+    this.#copy = new Copy(cache, this.own, this.continuity);
     this.#valueOf = valueOf;
     cache.onForget = (seq) => {
       this.forgot(seq);
@@ -57,10 +58,10 @@ export class ProvedBucket<V> extends Bucket {
     return seen !== undefined && allowed === "unknown" ? "yes" : allowed;
   }
 
-  override get barrier(): { readonly key: string; readonly value: string } {
+  override takeBarrier(): { readonly key: string; readonly value: string } {
     // Before it is taken for one of the log that is known.
     this.#copy.wake();
-    return super.barrier;
+    return super.takeBarrier();
   }
 
   override noteBarrier(seq: number, key: string): void {
@@ -73,8 +74,7 @@ export class ProvedBucket<V> extends Bucket {
     this.#copy.forgetLog();
   }
 
-  override suspect(): void {
-    super.suspect();
+  protected override suspect(): void {
     this.#copy.suspect();
   }
 
@@ -254,12 +254,13 @@ export class ProvedBucket<V> extends Bucket {
    * up to there is the same.
    */
   async #identify(): Promise<void> {
+    const asked = moment();
     const { anchors } = this.#copy;
     const { last } = this.own;
     if (last !== undefined && (anchors[0]?.seq ?? 0) <= last.seq) {
       const answer = await this.link.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
       if (answer.kind === "found" && answer.message.seq === last.seq && this.own.isOwn(decode(answer.message, this.subjects.length).value)) {
-        this.#copy.confirm(last.seq);
+        this.#copy.confirm(last.seq, asked);
         return;
       }
     }
@@ -273,7 +274,7 @@ export class ProvedBucket<V> extends Bucket {
     const standing = anchors.find((_, i) => looks[i] === "stands");
     // Who did not answer may know it.
     if (standing === undefined && looks.includes("unknown")) return;
-    this.#copy.identify(standing);
+    this.#copy.identify(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
 }

@@ -5,8 +5,10 @@
  * docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { isFinal, unavailable } from "./connection.js";
+import { isFinal, isSurelyVain, unavailable } from "./connection.js";
 import type { Link } from "./connection.js";
+import { moment } from "./continuity.js";
+import type { Moment } from "./continuity.js";
 
 interface Waiter {
   readonly call: Call;
@@ -20,22 +22,22 @@ interface Waiter {
 interface Log {
   /** The newest sequence that is known to be there. */
   readonly seen: number;
-  /** The key and the value of the next barrier of this store. */
-  readonly barrier: { readonly key: string; readonly value: string };
+  /** The next barrier of this store, and its key, which is its own until it is known what became of it. */
+  takeBarrier(): { readonly key: string; readonly value: string };
   /** It may not be the one that was known: it is not there at the moment, or has gone back as a restored one has. */
   doubt(): void;
-  /** Nothing was heard of it for a while. */
-  suspect(): void;
+  /** It acknowledged just now what was sent then. */
+  heard(sent: Moment): void;
   /** A barrier of this store stands there. */
   noteBarrier(seq: number, key: string): void;
+  /** It was surely not stored. */
+  notePutBack(key: string): void;
 }
 
 /** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
 const HEDGE_MS = 150;
 /** An acknowledgement that is slow still proves what it proves. */
 const BARRIER_TIMEOUT_MS = 2000;
-/** But it tells of a moment that may be that long ago. */
-const RECENT_MS = 500;
 const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
@@ -104,18 +106,19 @@ export class Barrier {
     // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
     let longest = 1;
     for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
-    const { seen, barrier } = this.#log;
-    const sent = performance.now();
+    const { seen } = this.#log;
+    const barrier = this.#log.takeBarrier();
+    const sent = moment();
     const timeoutMs = Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS));
     const ack = await this.#link.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
     this.#inFlight--;
     this.#awaited.delete(number);
-    if (performance.now() - sent > RECENT_MS) this.#log.suspect();
     // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.
     if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;
       for (const earlier of this.#awaited) if (earlier < number) this.#awaited.delete(earlier);
       const { seq } = ack;
+      this.#log.heard(sent);
       this.#log.noteBarrier(seq, barrier.key);
       const proved = this.#waiters.filter((waiter) => waiter.since < number);
       this.#waiters = this.#waiters.filter((waiter) => waiter.since >= number);
@@ -128,6 +131,7 @@ export class Barrier {
       }
       return;
     }
+    if (isSurelyVain(ack)) this.#log.notePutBack(barrier.key);
     if (ack.kind !== "failed" || ack.failure !== "lost") this.#log.doubt();
     if (ack.kind === "failed" && isFinal(ack.failure)) {
       const { failure, error } = ack;
