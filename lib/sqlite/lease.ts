@@ -170,12 +170,14 @@ export class Lease {
     if (this.#failure !== undefined) throw this.#failure;
     const began: Moment = { monotonic: performance.now(), wall: Date.now() };
     const doubts = this.#doubts;
+    // The image may be replaced meanwhile: either is the own one.
+    const images = this.#images;
     const { image, socket } = this.#places;
     try {
       const [foundImage, foundSocket] = await Promise.all([
         fs.stat(image, { bigint: true }), socket === undefined ? undefined : fs.lstat(socket, { bigint: true }),
       ]);
-      if (!this.#images.includes(identity(foundImage))) throw this.#lose(`${image} is another file now`);
+      if (![...images, ...this.#images].includes(identity(foundImage))) throw this.#lose(`${image} is another file now`);
       if (foundSocket !== undefined && identity(foundSocket) !== this.#socket) throw this.#lose(`${String(socket)} is another file now`);
     } catch (error) {
       // Any other error says nothing about names. What was looked before goes on counting for its time.

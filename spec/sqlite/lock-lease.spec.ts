@@ -8,6 +8,7 @@ import { hasAdmin, isAdmin, isAuthorized, isLocked, isMember, isUnavailable, ope
 import { eventually } from "../support/wait.js";
 import { Child } from "./support/child.js";
 import { contents, failure, openIn, useFolder } from "./support/folder.js";
+import { withLimits } from "./support/limited.js";
 
 const opTimeoutMs = 20_000;
 
@@ -343,6 +344,46 @@ describe("sqlite: the lease of a holder", () => {
       expect((errors[1] as StoreError).outcome).to.equal("unknown");
       expect(((await failure(store.users.add({ key: "m" }))) as StoreError).outcome).to.equal("none");
       expect(isUnavailable(await failure(store.close()))).to.equal(true);
+    });
+
+    it("takes for its own what a look finds that began before a checkpoint gave the file its image", async () => {
+      await store.close();
+      const limited = await withLimits({ MIN_LOG_BYTES: 1 });
+      const { stat: look, rename: give } = fs;
+      let seen: Promise<boolean> | undefined;
+      try {
+        store = await limited.library.openSqlite(folder.file(), { opTimeoutMs });
+        let found: () => void = () => undefined;
+        let goOn: () => void = () => undefined;
+        fs.rename = async (from, to) => {
+          if (to !== folder.file()) return give(from, to);
+          const looked = new Promise<void>((resolve) => (found = resolve));
+          const renamed = new Promise<void>((resolve) => (goOn = resolve));
+          fs.stat = (async (...args: Parameters<typeof look>) => {
+            const stats = await look(...args);
+            if (args[0] === folder.file()) {
+              found();
+              await renamed;
+            }
+            return stats;
+          }) as typeof look;
+          Date.now = () => wallNow() + 500;
+          seen = store.isAuthorized("user");
+          await looked;
+          await give(from, to);
+          // By then the checkpoint knows that it has its name.
+          setImmediate(goOn);
+        };
+        // More than the file has, so that one begins.
+        await store.rooms.create({ id: "large", owner: "o", encrypted: true, sealedKey: new Uint8Array(65_536).fill(7) });
+        await eventually("a checkpoint", () => Promise.resolve(seen !== undefined));
+        expect(await seen).to.equal(true);
+        await store.users.add({ key: "m" });
+      } finally {
+        Object.assign(fs, { stat: look, rename: give });
+        await store.close();
+        await limited.dispose();
+      }
     });
 
     it("puts no image in the place of another holder's, however it comes to close", async () => {

@@ -318,10 +318,18 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "any file is taken for the holder's image",
     file: "lib/sqlite/lease.ts",
-    find: "!this.#images.includes(identity(foundImage))",
+    find: "![...images, ...this.#images].includes(identity(foundImage))",
     replace: "this.#images.length === 0",
     breaks: "What is answered from memory is what the file of that name holds.",
     killedBy: lease("in the place of its image"),
+  },
+  {
+    name: "a look that meets a checkpoint takes the image of before for another's",
+    file: "lib/sqlite/lease.ts",
+    find: "[...images, ...this.#images]",
+    replace: "this.#images",
+    breaks: "A holder that replaces its own image goes on holding the file.",
+    killedBy: lease("takes for its own what a look finds"),
   },
   {
     name: "a write is acknowledged without a look",
