@@ -61,6 +61,8 @@ export class MemoryFile implements ImageFile {
 
 /** So much is written before it is waited for. All at once, at the end, would take the disk from others for as long as that lasts. */
 const SYNC_EVERY_BYTES = 1024 * 1024;
+/** The same where it is to go fast: on a disk that others sync too, each time waits for theirs. */
+const HASTY_SYNC_EVERY_BYTES = 16 * 1024 * 1024;
 
 /** On the disk. Each access waits for it: for a thread that has nothing else to do, and for files that were read just now. */
 export class DiskFile implements ImageFile {
@@ -91,7 +93,7 @@ export class DiskFile implements ImageFile {
     const taken = this.#all(length, (done) => writeSync(this.#fd, source, offset + done, length - done, position + done));
     this.#length = Math.max(this.#length, position + taken);
     this.#unsynced += taken;
-    if (this.#unsynced >= SYNC_EVERY_BYTES) this.sync();
+    if (this.#unsynced >= (this.#throttle?.isHasty === true ? HASTY_SYNC_EVERY_BYTES : SYNC_EVERY_BYTES)) this.sync();
     this.#throttle?.pause();
     return taken;
   }

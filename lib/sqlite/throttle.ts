@@ -47,6 +47,11 @@ export class Throttle {
     this.#haste = haste;
   }
 
+  /** Whether nothing is left to others. */
+  get isHasty(): boolean {
+    return this.#haste.isMade;
+  }
+
   /** Between two steps. */
   pause(): void {
     const taken = performance.now() - this.#since;
