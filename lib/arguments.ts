@@ -406,15 +406,17 @@ export function pageRequest(page: PageRequest | undefined): PageInput {
   };
 }
 
-/** A cursor of ours: a number that only the backend understands. */
-export function cursor(after: string | undefined): number {
+const CURSOR = "c";
+
+/** A cursor of ours: a number that only the backend understands, of places of a kind. One of the other kind begins anew. */
+export function cursor(after: string | undefined, kind = CURSOR): number {
   if (after === undefined) return 0;
-  const match = /^c([0-9a-z]{1,11})$/.exec(after);
-  const position = match?.[1] === undefined ? Number.NaN : Number.parseInt(match[1], 36);
-  if (!Number.isSafeInteger(position)) throw invalid("page.after", "the `next` of a page");
-  return position;
+  const [, found, digits] = /^([a-z])([0-9a-z]{1,11})$/.exec(after) ?? [];
+  const position = digits === undefined ? Number.NaN : Number.parseInt(digits, 36);
+  if (!Number.isSafeInteger(position) || (found !== kind && found !== CURSOR)) throw invalid("page.after", "the `next` of a page");
+  return found === kind ? position : 0;
 }
 
-export function toCursor(position: number): string {
-  return `c${position.toString(36)}`;
+export function toCursor(position: number, kind = CURSOR): string {
+  return `${kind}${position.toString(36)}`;
 }

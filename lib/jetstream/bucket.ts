@@ -255,9 +255,9 @@ export class Bucket {
   }
 
   /** Writes a mark, whose value nobody reads, anew. Repeating it does no harm, so that it is repeated until it is acknowledged. */
-  async #mark(key: string, value: Json, call: Call): Promise<number> {
+  async mark(key: string, call: Call): Promise<number> {
     this.use();
-    const payload = JSON.stringify({ k: key, ...value });
+    const payload = JSON.stringify({ k: key });
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       const ack = await this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call));
@@ -494,11 +494,29 @@ export class Bucket {
       }
       return found;
     }
-    await this.scan(filter, call, { end: () => this.#mark(marker, {}, call) }, (entry) => {
+    await this.scan(filter, call, { end: () => this.mark(marker, call) }, (entry) => {
       if (entry.key !== marker) found.set(entry.key, intact(entry));
       return "go on";
     });
     return found;
+  }
+
+  /**
+   * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after this call.
+   * `end` publishes a message that the filter matches, which counts as none where it is at `marker`, and answers its sequence.
+   */
+  async portion(filter: string, after: number, most: number, end: () => Promise<number>, call: Call, marker?: string): Promise<Portion> {
+    const found = new Map<string, Entry>();
+    let isEnd = true;
+    await this.scan(filter, call, { from: after + 1, page: Math.min(most + 2, MAX_PAGE), end }, (entry) => {
+      if (entry.key === marker) return "go on";
+      found.delete(entry.key);
+      found.set(entry.key, entry);
+      if (found.size < most) return "go on";
+      isEnd = false;
+      return "stop";
+    });
+    return { entries: [...found.values()], isEnd };
   }
 
   /** What is listed of the records after a sequence, each once and as it stands at a moment after this call. */
@@ -597,6 +615,11 @@ export class Bucket {
 }
 
 const MAX_PAGE = 512;
+
+export interface Portion {
+  readonly entries: readonly Entry[];
+  readonly isEnd: boolean;
+}
 
 export interface PageOfRecords {
   readonly entries: readonly Entry[];

@@ -11,9 +11,13 @@ import type { BucketServers, ServerVersions } from "./versions.js";
 /** Buckets whose records are never removed: a tombstone, and a revocation, is a record. Behind any prefix. */
 const KEPT = ["rooms", "users"] as const;
 
-/** The version of what stands in the buckets. A bucket of a newer one is refused. */
-const FORMAT = 1;
-const MARK = "unibus-membership";
+/** The version of what stands in the buckets. A bucket of a newer one is refused, and one of an older one is taken over. */
+export const FORMAT = 2;
+const OLDEST_FORMAT = 1;
+/** In a stream's metadata: the format. */
+export const MARK = "unibus-membership";
+
+const formatOf = (config: Json): number => Number(asObject(config["metadata"])[MARK]);
 
 const STREAM_NOT_FOUND = 10059;
 const STREAM_NAME_IN_USE = 10058;
@@ -66,8 +70,8 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
   if (mark === undefined) {
     return incompatible(bucket, "metadata", `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`);
   }
-  if (mark !== String(FORMAT)) {
-    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(FORMAT)}`);
+  if (mark !== String(formatOf(config)) || formatOf(config) < OLDEST_FORMAT || formatOf(config) > FORMAT) {
+    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`);
   }
   // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.
   for (const name of FORBIDDEN) {
@@ -89,6 +93,7 @@ export interface StreamState {
   readonly config: Json;
   readonly cluster: Json;
   readonly replicas: number;
+  readonly format: number;
   /** The last raise by a store. Fewer replicas than it asked for are an operator's doing. */
   readonly raise: Raise | undefined;
   readonly servers: BucketServers;
@@ -111,6 +116,7 @@ function state(reply: Json): StreamState {
     config,
     cluster,
     replicas: Number(config["num_replicas"] ?? 1),
+    format: formatOf(config),
     raise: raiseOf(config),
     servers: serversOf(config, cluster),
     messages: Number(asObject(reply["state"])["messages"] ?? 0),

@@ -43,7 +43,9 @@ export class Memberships {
       const chunk = roomIds.slice(i, i + CHUNK);
       const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
       const live = chunk.flatMap((roomId) => {
-        const { record } = readRoom(snapshot.get(keys.room(roomId)));
+        const slot = readRoom(snapshot.get(keys.room(roomId)));
+        this.#log.met(roomId, slot);
+        const { record } = slot;
         return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.roster) }];
       });
       if (live.length === 0) continue;

@@ -7,11 +7,12 @@ import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
+import { FORMAT, checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
 import type { StreamState } from "./buckets.js";
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
 import { ReplicaFloors } from "./floors.js";
+import { raiseFormat } from "./format.js";
 import { JetStreamMembers } from "./members.js";
 import { Memberships } from "./memberships.js";
 import { JoinedRows } from "./joined-rows.js";
@@ -20,6 +21,7 @@ import { RecordCache } from "./record-cache.js";
 import { readRoom } from "./records.js";
 import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
+import { RoomIndex } from "./room-index.js";
 import { RoomLog } from "./room-log.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
@@ -53,6 +55,10 @@ const MAX_CACHE_BYTES = 2 ** 40;
 const MANY = 10;
 /** What is not swept up in this time is left to the next opening. */
 const SWEEP_MS = 30_000;
+/** Records of rooms that an opening looks at for rooms without an entry in the index, beside those of before the format was raised. */
+const ROOMS_AT_OPENING = 8192;
+/** And how often a store that raised the format looks again: every few seconds of use. */
+const LOOKS_FOR_ROOMS = 6;
 
 export interface JetStreamInput extends args.CommonInput {
   readonly prefix: string;
@@ -150,20 +156,24 @@ export async function openOn(
   };
   const users = new JetStreamUsers(bucket.users);
   const background = new Background();
+  const sweepHints = (hintKeys: readonly string[]): void => {
+    background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
+  };
+  const index = new RoomIndex(bucket.rooms, bucket.membersByEndpoint, sweepHints);
   const log = new RoomLog(
     bucket,
     (work) => {
       background.run(opTimeoutMs, "finish", work);
     },
     joined,
+    index,
   );
   const sweep = new Sweep(log);
   const versions = new ServerVersions(link);
   const rollout = new Rollout(link, new ReplicaFloors(bucket.rooms), versions, background, onRollout);
-  const memberships = new Memberships(log, (hintKeys) => {
-    background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
-  });
+  const memberships = new Memberships(log, sweepHints);
   const members = new JetStreamMembers(log, memberships);
+  let looksForRooms = 0;
 
   const rollsOut = await call.run(async () => {
     opening.begin("server");
@@ -186,9 +196,25 @@ export async function openOn(
     opening.begin("quorum");
     // A barrier in each: the quorum is there, and every read finds the barrier's key.
     await Promise.all(buckets.map((one) => one.fresh(call)));
+    const older = found.filter(({ state }) => state.format < FORMAT);
+    if (older.length > 0) {
+      opening.begin("format", older.length);
+      await Promise.all(older.map(async ({ one }) => {
+        await raiseFormat(link, one.name, call);
+        opening.advance(1);
+      }));
+    }
     opening.begin("users");
-    await users.prepare(call);
+    const [isIndexed] = await Promise.all([index.isComplete(call), users.prepare(call)]);
+    if (!isIndexed) {
+      opening.begin("index", found.find(({ one }) => one === bucket.rooms)?.state.messages);
+      await index.follow(call, undefined, (by) => {
+        opening.advance(by);
+      });
+    }
     opening.end();
+    // An older store that is open makes rooms without entries until it looks at the settings: what it made is looked for.
+    looksForRooms = older.length > 0 || !isIndexed ? LOOKS_FOR_ROOMS : 0;
     const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
     if (replicas !== undefined && lacking !== undefined) {
       // What can be known at once is said at once: where this one cannot have more replicas, none can.
@@ -200,7 +226,10 @@ export async function openOn(
   });
   if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
 
-  background.run(SWEEP_MS, "end", (own) => sweep.some(own));
+  background.run(SWEEP_MS, "end", async (own) => {
+    await sweep.some(own);
+    await index.follow(own, ROOMS_AT_OPENING);
+  });
   for (const one of buckets) {
     one.onUse = () => {
       background.run(opTimeoutMs, "end", async (own) => {
@@ -211,14 +240,20 @@ export async function openOn(
         }
         const fault = unfit(one.name, state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
         one.drift = fault;
-        if (fault === undefined) await rollout.putRight(one, state, own);
+        if (fault !== undefined) return;
+        if (state.format < FORMAT) await raiseFormat(link, one.name, own);
+        if (one === bucket.rooms && looksForRooms > 0) {
+          looksForRooms--;
+          await index.follow(own, ROOMS_AT_OPENING);
+        }
+        await rollout.putRight(one, state, own);
       });
     };
   }
 
   const driver: Driver = {
     backend: "jetstream",
-    rooms: new JetStreamRooms(log, memberships),
+    rooms: new JetStreamRooms(log, memberships, index),
     members,
     roomKeys: new JetStreamRoomKeys(log),
     users,

@@ -34,6 +34,10 @@ export const keys = {
   hintsMark: (endpoint: string): string => `${token(endpoint)}.${MARK}`,
   hintsOfRoom: (roomId: string, incarnation: string): string => `*.${token(roomId)}.${incarnation}.*`,
 
+  roomHint: (roomId: string, incarnation: string): string => `${MARK}.${token(roomId)}.${incarnation}`,
+  roomHints: `${MARK}.>`,
+  roomHintsMark: `${MARK}.${MARK}`,
+
   roomKey: (at: Holder, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
   roomKeys: (at: Holder): string => `${holder(at)}.>`,
   roomKeysMark: (at: Holder): string => `${holder(at)}.${MARK}`,
@@ -65,6 +69,16 @@ export function parseHint(key: string): Holder | undefined {
     return undefined;
   }
   return { endpoint: untoken(endpoint), roomId: untoken(room), incarnation, membership };
+}
+
+/**
+ * Which room an entry of the index of all rooms is for. It has fewer tokens than a member's, and stands where no endpoint's
+ * does, so that a version of the library which knows no such entries leaves it alone.
+ */
+export function parseRoomHint(key: string): { readonly roomId: string; readonly incarnation: string } | undefined {
+  const [mark, room, incarnation, ...more] = key.split(".");
+  if (mark !== MARK || room === undefined || incarnation === undefined || more.length > 0) return undefined;
+  return { roomId: untoken(room), incarnation };
 }
 
 /** What a key or an epoch belongs to. `undefined`: neither. */
@@ -171,6 +185,11 @@ export interface Head {
 
 /** A room, and the commit point of everything that happens in it. Its size has a bound. */
 export interface RoomRecord extends Written {
+  /**
+   * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the library
+   * that knows no such index drops the field, and writes rooms without entries.
+   */
+  readonly indexed: boolean;
   readonly incarnation: string;
   /** Under which id the members' rows stand. */
   readonly roster: string;
@@ -240,6 +259,10 @@ class Fields {
     return value;
   }
 
+  maybeFlag(name: string): boolean | undefined {
+    return this.#json[name] === undefined ? undefined : this.flag(name);
+  }
+
   list(name: string): readonly unknown[] {
     const value = this.#json[name];
     if (!Array.isArray(value)) throw corrupt(this.#entry, name);
@@ -295,6 +318,7 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
       first: written.first,
       log: written.log,
       seqs: written.seqs,
+      indexed: fields.maybeFlag("indexed") ?? false,
       incarnation,
       roster: fields.maybeText("roster") ?? incarnation,
       rows: fields.maybeNumber("rows"),
@@ -368,6 +392,11 @@ export interface UserRow {
   readonly name: string;
   readonly createdAt: number;
   readonly expiresAt: number | undefined;
+  /**
+   * Counts what was taken away from the user, so that two states between which something was differ in it. Never more than `v`.
+   * A version of the library that does not know it drops it: then `v` counts, which is more than any number before.
+   */
+  readonly grant: number;
 }
 
 /** A change that counts once the guard names its attempt. While the guard is still at `guard`, that can come. */
@@ -425,6 +454,7 @@ function userRow(fields: Fields): UserRow {
     name: fields.text("name"),
     createdAt: fields.number("createdAt"),
     expiresAt: fields.maybeNumber("expiresAt"),
+    grant: fields.maybeNumber("grant") ?? fields.number("v"),
   };
 }
 

@@ -31,6 +31,7 @@ import {
 } from "./records.js";
 import type { Head, Holder, MemberRow, RoomRecord, RoomSlot, StoredMember, Written } from "./records.js";
 import type { JoinedRows } from "./joined-rows.js";
+import type { RoomIndex } from "./room-index.js";
 import { all, both, inParallel } from "./settled.js";
 
 export interface RoomBuckets {
@@ -116,13 +117,17 @@ export class RoomLog {
   /** The versions of members' rows that were seen. */
   readonly #rows = new Seen();
   readonly #joined: JoinedRows;
+  readonly #index: RoomIndex;
+  /** Rooms that are being put into the index. */
+  readonly #indexing = new Set<string>();
   readonly #cleanUp: (work: CleanUp) => void;
 
   /** `cleanUp` runs work behind the operation's back, so that what is already committed is not held up by it. */
-  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp) => void, joined: JoinedRows) {
+  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp) => void, joined: JoinedRows, index: RoomIndex) {
     this.buckets = buckets;
     this.#cleanUp = cleanUp;
     this.#joined = joined;
+    this.#index = index;
   }
 
   async slot(roomId: string, freshness: Freshness, call: Call): Promise<RoomSlot> {
@@ -130,7 +135,28 @@ export class RoomLog {
     const key = keys.room(roomId);
     const slot = readRoom(freshness === "any" ? await rooms.get(key, call) : (await rooms.certain(key, call)).entry);
     this.#noteHead(roomId, slot);
+    this.met(roomId, slot);
     return slot;
+  }
+
+  /** A record was read. Where a version of the library wrote it that knows no index, the room is put there. */
+  met(roomId: string, { record }: RoomSlot): void {
+    if (record === undefined || record.indexed || this.#indexing.has(roomId)) return;
+    this.#indexing.add(roomId);
+    this.#cleanUp(async (own) => {
+      try {
+        const slot = readRoom((await this.buckets.rooms.certain(keys.room(roomId), own)).entry);
+        // Nothing visible changes: the record says from here on that the entry is there.
+        if (slot.record?.indexed === false) await this.fence(roomId, slot, own);
+      } finally {
+        this.#indexing.delete(roomId);
+      }
+    });
+  }
+
+  /** What has to be there before a record says that the room is in the index. */
+  async #indexed(roomId: string, { indexed, incarnation }: RoomRecord, call: Call): Promise<void> {
+    if (!indexed) await this.#index.add(roomId, incarnation, call);
   }
 
   /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
@@ -231,7 +257,9 @@ export class RoomLog {
     let proved = await rooms.prove(key, call);
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
-      const record = proved?.value.record;
+      if (proved === undefined) return false;
+      this.met(roomId, proved.value);
+      const { record } = proved.value;
       if (record === undefined) return false;
       // The record is as it stands, and its head the newest of the rows that it names.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
@@ -345,8 +373,8 @@ export class RoomLog {
     const { changes, undo } = commit;
     let { head, membersSeq, keysSeq } = record;
     try {
-      const [staged, [applied, isAsRead]] = await both(
-        inPlace(commit.stage, call),
+      const [[staged], [applied, isAsRead]] = await both(
+        both(inPlace(commit.stage, call), this.#indexed(room.id, record, call)),
         both(changes === undefined ? undefined : this.#apply(room, call), this.#areAsRead(room, changes ?? [], call)),
       );
       keysSeq = Math.max(keysSeq, staged);
@@ -367,6 +395,7 @@ export class RoomLog {
       ...record,
       ...commit.next,
       ...nextWrite(record, room.seq, id),
+      indexed: true,
       head,
       membersSeq,
       keysSeq,
@@ -456,7 +485,7 @@ export class RoomLog {
     attempt: (ids: CreateIds) => {
       readonly stage: Stage;
       readonly undo: CleanUp;
-      readonly record: Omit<RoomRecord, keyof Written | "keysSeq">;
+      readonly record: Omit<RoomRecord, keyof Written | "keysSeq" | "indexed">;
       readonly result: (record: RoomRecord) => T;
     },
   ): Promise<T> {
@@ -469,14 +498,14 @@ export class RoomLog {
         const plan = attempt({ incarnation: newId(), membership: newId(), attempt: newId() });
         let keysSeq: number;
         try {
-          keysSeq = await inPlace(plan.stage, call);
+          [keysSeq] = await both(inPlace(plan.stage, call), this.#index.add(roomId, plan.record.incarnation, call));
         } catch (error) {
           this.#cleanUp(plan.undo);
           throw error;
         }
         const id = newWrite();
         const before = slot.written;
-        const record: RoomRecord = { ...plan.record, ...nextWrite(before, slot.seq, id), keysSeq };
+        const record: RoomRecord = { ...plan.record, ...nextWrite(before, slot.seq, id), indexed: true, keysSeq };
         const seq = await this.buckets.rooms.write(keys.room(roomId), toJson(writeRoom(record)), slot.seq, call, (entry) =>
           wasWritten(writtenOf(entry), before, id),
         );
@@ -492,6 +521,7 @@ export class RoomLog {
     const { members, membersByEndpoint, roomKeys } = this.buckets;
     await all([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
+      membersByEndpoint.purge(keys.roomHint(roomId, incarnation), call),
       members.purge(keys.members(roomId, roster), call),
       roomKeys.purge(keys.roomKeysOfRoom(roomId, incarnation), call),
       roomKeys.purge(keys.epochs(roomId, incarnation), call),
@@ -533,9 +563,10 @@ export class RoomLog {
   }
 
   async #rewrite(room: LiveRoom, next: RoomRecord, id: string, call: Call): Promise<boolean> {
+    await this.#indexed(room.id, room.record, call);
     const seq = await this.buckets.rooms.write(
       keys.room(room.id),
-      toJson(writeRoom(next)),
+      toJson(writeRoom({ ...next, indexed: true })),
       room.seq,
       call,
       (entry) => wasWritten(writtenOf(entry), room.record, id),
@@ -546,9 +577,10 @@ export class RoomLog {
 
   /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
+    if (slot.record !== undefined) await this.#indexed(roomId, slot.record, call);
     const id = newWrite();
     const written = nextWrite(slot.written, slot.seq, id);
-    const value = slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written });
+    const value = slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written, indexed: true });
     const seq = await this.buckets.rooms.write(
       keys.room(roomId),
       toJson(value),

@@ -5,20 +5,25 @@ import type { Call } from "../call.js";
 import type { RoomsDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Page, Room } from "../store.js";
-import type { Entry } from "./entry.js";
 import type { Memberships } from "./memberships.js";
-import { base64, keys, readRoom, toRoom, untoken, writeKey } from "./records.js";
+import { base64, keys, toRoom, writeKey } from "./records.js";
 import type { MemberRow } from "./records.js";
+import type { RoomIndex } from "./room-index.js";
 import { memberFacts, need, orCertain } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
+
+/** A place in the index of rooms, and not in `rooms`, of which a version before it gave the places. */
+const CURSOR = "i";
 
 export class JetStreamRooms implements RoomsDriver {
   readonly #log: RoomLog;
   readonly #memberships: Memberships;
+  readonly #index: RoomIndex;
 
-  constructor(log: RoomLog, memberships: Memberships) {
+  constructor(log: RoomLog, memberships: Memberships, index: RoomIndex) {
     this.#log = log;
     this.#memberships = memberships;
+    this.#index = index;
   }
 
   create(input: RoomInput, call: Call): Promise<Room> {
@@ -47,7 +52,7 @@ export class JetStreamRooms implements RoomsDriver {
           hint: (own) => membersByEndpoint.stage(hint, {}, own),
           ...(sealedKey === undefined ? {} : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),
         },
-        undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+        undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), membersByEndpoint.purge(keys.roomHint(roomId, incarnation), own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
         record: {
           incarnation,
           roster: incarnation,
@@ -113,13 +118,9 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {
-    const isLive = (entry: Entry): boolean => entry.key.startsWith("room.") && readRoom(entry).record !== undefined;
-    const { entries, next } = await this.#log.buckets.rooms.page(cursor(page.after), page.limit, isLive, call);
-    const items = entries.flatMap((entry) => {
-      const { record } = readRoom(entry);
-      return record === undefined ? [] : [toRoom(untoken(entry.key.slice("room.".length)), record)];
-    });
-    return next === undefined ? { items } : { items, next: toCursor(next) };
+    const { rooms, next } = await this.#index.page(cursor(page.after, CURSOR), page.limit, call);
+    const items = rooms.map(({ roomId, record }) => toRoom(roomId, record));
+    return next === undefined ? { items } : { items, next: toCursor(next, CURSOR) };
   }
 
   async listForEndpoint(endpoint: string, call: Call): Promise<Room[]> {

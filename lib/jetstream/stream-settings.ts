@@ -1,5 +1,5 @@
 /**
- * Changing one setting of a stream. JetStream takes all settings at once, and on no condition: an update takes back what
+ * Changing a setting of a stream. JetStream takes all settings at once, and on no condition: an update takes back what
  * somebody else changed after the settings were read. So each update leaves together with a look at what it takes the
  * place of, and what it took back is put back by the next one.
  */
@@ -30,11 +30,12 @@ export function raiseOf(config: Json): Raise | undefined {
 }
 
 /** Settings by name, those in the metadata one by one. `undefined`: not there. */
-type Settings = ReadonlyMap<string, unknown>;
+export type Settings = ReadonlyMap<string, unknown>;
 
 const NOTHING: Settings = new Map();
 
-const inMetadata = (name: string): string => `metadata.${name}`;
+/** The name of a setting that stands in a stream's metadata. */
+export const inMetadata = (name: string): string => `metadata.${name}`;
 
 function settingsOf(config: Json): Settings {
   const found = new Map(Object.entries(config));
@@ -71,7 +72,7 @@ function differences(from: Settings, to: Settings): Map<string, unknown> {
   return new Map([...names].filter((name) => !isSame(from.get(name), to.get(name))).map((name) => [name, to.get(name)]));
 }
 
-/** Raises the replicas of one stream, again and again if need be, and remembers what its updates took back. */
+/** Changes the settings of one stream, again and again if need be, and remembers what its updates took back. */
 export class StreamUpdates {
   readonly #link: Link;
   readonly #stream: string;
@@ -108,9 +109,9 @@ export class StreamUpdates {
    * One update of a stream as it was just read. Answers JetStream's error, if there is one; throws where no answer came.
    * Settings are put back when the replicas are right: JetStream does not move and scale a stream at once.
    */
-  async update(state: StreamState, replicas: number, call: Call): Promise<Json> {
+  async update(state: StreamState, replicas: number, call: Call, changes: Settings = NOTHING): Promise<Json> {
     const putBack = replicas === state.replicas ? this.toPutBack(state) : NOTHING;
-    const config = withSettings(state.config, putBack, replicas);
+    const config = withSettings(state.config, new Map([...putBack, ...changes]), replicas);
     const timeoutMs = this.#link.attemptMs(call);
     // In one go, and the look first: a process that is stopped before it sends them, or a connection that holds them
     // back, holds back both.

@@ -9,7 +9,7 @@
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
-import { keys, parseHint, parseKey, parseMember, readEpoch, readMember } from "./records.js";
+import { keys, parseHint, parseKey, parseMember, parseRoomHint, readEpoch, readMember } from "./records.js";
 import type { RoomRecord, RoomSlot } from "./records.js";
 import { all } from "./settled.js";
 import type { Freshness, RoomLog } from "./room-log.js";
@@ -25,6 +25,8 @@ interface Trace {
   readonly incarnation: string;
   /** Of a member's row: the id under which it stands. */
   readonly roster?: string;
+  /** An entry in the index of all rooms. */
+  readonly isOfRoom?: true;
   /** Of a key or an index entry: the membership that it is for. */
   readonly membership?: { readonly endpoint: string; readonly id: string };
   /** Of a key: the epoch and the attempt that would make it. */
@@ -58,12 +60,7 @@ export class Sweep {
   async hints(hintKeys: readonly string[], call: Call): Promise<void> {
     const bucket = this.#log.buckets.membersByEndpoint;
     await this.#settle(
-      hintKeys.flatMap((key) => {
-        const at = parseHint(key);
-        if (at === undefined) return [];
-        const { roomId, incarnation, endpoint, membership } = at;
-        return [{ bucket, key, roomId, incarnation, membership: { endpoint, id: membership } }];
-      }),
+      hintKeys.flatMap((key) => hintTrace(bucket, key) ?? []),
       call,
     );
   }
@@ -138,17 +135,21 @@ export class Sweep {
  * to be. Where there is not even a tombstone nothing is dead before the fence.
  */
 function withoutRoom(slot: RoomSlot, trace: Trace): Verdict {
-  return trace.membership === undefined && slot.seq > 0 ? "dead" : "open";
+  return trace.membership === undefined && trace.isOfRoom === undefined && slot.seq > 0 ? "dead" : "open";
+}
+
+function hintTrace(bucket: Bucket, key: string): Trace | undefined {
+  const room = parseRoomHint(key);
+  if (room !== undefined) return { bucket, key, ...room, isOfRoom: true };
+  const at = parseHint(key);
+  if (at === undefined) return undefined;
+  const { roomId, incarnation, endpoint, membership } = at;
+  return { bucket, key, roomId, incarnation, membership: { endpoint, id: membership } };
 }
 
 function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): Trace | undefined {
   const { membersByEndpoint, members } = log.buckets;
-  if (bucket === membersByEndpoint) {
-    const at = parseHint(entry.key);
-    if (at === undefined) return undefined;
-    const { roomId, incarnation, endpoint, membership } = at;
-    return { bucket, key: entry.key, roomId, incarnation, membership: { endpoint, id: membership } };
-  }
+  if (bucket === membersByEndpoint) return hintTrace(bucket, entry.key);
   const at = bucket === members ? parseMember(entry.key) : parseKey(entry.key);
   return at === undefined ? undefined : { bucket, key: entry.key, ...at };
 }

@@ -155,21 +155,21 @@ export class JetStreamUsers implements UsersDriver {
         expiresAt: change.expiresAt === undefined ? user.expiresAt : (change.expiresAt?.getTime() ?? undefined),
       };
       const same = next.admin === user.admin && next.name === user.name && next.expiresAt === user.expiresAt;
-      return same ? undefined : { ...next, v: user.v + 1 };
+      return same ? undefined : changed(user, next);
     });
   }
 
   revoke(key: string, call: Call): Promise<User> {
     return this.#change(key, call, (user) => {
       if (user === undefined) throw rules.userNotFound(key);
-      return user.revokedAt === undefined ? { ...user, revokedAt: Date.now(), v: user.v + 1 } : undefined;
+      return user.revokedAt === undefined ? changed(user, { ...user, revokedAt: Date.now() }) : undefined;
     });
   }
 
   reinstate(key: string, call: Call): Promise<User> {
     return this.#change(key, call, (user) => {
       if (user === undefined) throw rules.userNotFound(key);
-      return user.revokedAt === undefined ? undefined : { ...user, revokedAt: undefined, v: user.v + 1 };
+      return user.revokedAt === undefined ? undefined : changed(user, { ...user, revokedAt: undefined });
     });
   }
 
@@ -415,7 +415,18 @@ function created(input: UserInput): UserRow {
     name: input.name,
     createdAt: Date.now(),
     expiresAt: input.expiresAt?.getTime(),
+    grant: 0,
   };
+}
+
+/** The next version of a user. Where something was taken away, or had run out and is given anew, it is of another grant. */
+function changed(before: UserRow, next: UserRow): UserRow {
+  const now = Date.now();
+  const isOver = ({ expiresAt }: UserRow): boolean => expiresAt !== undefined && expiresAt <= now;
+  const isTaken = next.revokedAt !== undefined && before.revokedAt === undefined;
+  const isDemoted = before.admin && !next.admin;
+  const ended = isTaken || isDemoted || isOver(before) !== isOver(next);
+  return { ...next, v: before.v + 1, grant: before.grant + (ended ? 1 : 0) };
 }
 
 const NO_GUARD = readGuard(undefined).guard;

@@ -68,7 +68,8 @@ describe("jetstream: buckets", function () {
     const with_ = (change: Json) => (config: Json): Json => ({ ...config, ...change });
     const refusals: readonly { what: string; bucket: BucketName; setting: string; change: (config: Json, prefix: string) => Json }[] = [
       { what: "no mark", bucket: "rooms", setting: "metadata", change: with_({ metadata: {} }) },
-      { what: "a newer format", bucket: "users", setting: "metadata", change: with_({ metadata: { "unibus-membership": "2" } }) },
+      { what: "a newer format", bucket: "users", setting: "metadata", change: with_({ metadata: { "unibus-membership": "3" } }) },
+      { what: "a format that is none", bucket: "users", setting: "metadata", change: with_({ metadata: { "unibus-membership": "1.5" } }) },
       { what: "other subjects", bucket: "members", setting: "subjects", change: (config, prefix) => ({ ...config, subjects: [`${prefix}elsewhere.>`] }) },
       {
         what: "more subjects",

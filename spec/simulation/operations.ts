@@ -194,8 +194,14 @@ export function followUp(chance: Chance, taste: Taste, room: number, op: Simulat
     return step(f === "hasAdmin" ? { f } : { f, u: op.u });
   }
   const e = "e" in op ? op.e : chance.below(taste.endpointCount);
-  const f = chance.of(op.f === "rekey" || op.f === "put" ? ["keys"] : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"]);
-  return step(f === "list" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e });
+  const f = chance.of(
+    op.f === "rekey" || op.f === "put"
+      ? ["keys"]
+      : op.f === "create" || op.f === "delete"
+        ? ["inRooms", "inRooms", "isMember", "indexed", "keys", "list", "member"]
+        : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"],
+  );
+  return step(f === "list" || f === "inRooms" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e });
 }
 
 function userInterference(chance: Chance, taste: Taste, touched: Touched): AllowlistOperation {
@@ -222,9 +228,9 @@ function userOperation(chance: Chance, taste: Taste, isCheck: boolean): Allowlis
 function roomOperation(chance: Chance, taste: Taste, isCheck: boolean): RoomOperation {
   const e = chance.below(taste.endpointCount);
   if (isCheck) {
-    const f = chance.of(["isMember", "isMember", "isMember", "isMember", "list", "indexed", "keys", "keys", "get", "member"]);
+    const f = chance.of(["isMember", "isMember", "isMember", "isMember", "list", "indexed", "keys", "keys", "get", "member", "inRooms"]);
     if (f === "keys") return { f, e, newest: chance.happens(0.4) };
-    return f === "list" || f === "get" ? { f } : { f, e };
+    return f === "list" || f === "get" || f === "inRooms" ? { f } : { f, e };
   }
   const f = chance.of([
     "create", "create", "delete", "add", "add", "add", "add", "add", "join", "join", "remove", "remove", "remove", "remove", "owner", "put",
@@ -357,6 +363,16 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
       return run(async (store, bounds) => {
         const found = (await store.members.listForEndpoint(endpoint, bounds)).find(({ roomId }) => roomId === room);
         return found === undefined ? "out" : `${found.role} ${found.state[0] ?? ""}`;
+      });
+    case "inRooms":
+      return run(async (store, bounds) => {
+        // Page by page: changes come between.
+        for (let after: string | undefined; ; ) {
+          const page = await store.rooms.list({ limit: 1, ...(after === undefined ? {} : { after }) }, bounds);
+          if (page.items.some(({ id }) => id === room)) return "in";
+          if (page.next === undefined) return "out";
+          after = page.next;
+        }
       });
     case "keys":
       return run(async (store, bounds) => {

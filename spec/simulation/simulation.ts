@@ -9,6 +9,7 @@ import {
   Guesses, Touched, followUp, interference, isChange, isCheck, planRekey, planRoom, planUser, preparation, roomId, sensibly, stepsOf, tasteOf,
   type Planned, type SimulatedOperation, type Step, type Taste,
 } from "./operations.js";
+import { ROOMS } from "../soak/jetstream-history.js";
 import { violations, type Entry, type Violation } from "./oracle.js";
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
 import { SimulatedServers, type World } from "./server.js";
@@ -44,7 +45,7 @@ const AFTER_DEATH_MS = 25;
 const MAX_INTERFERENCES = 8;
 /** Calls beyond those that are planned, where it is worth it. */
 const SPARE = 4;
-const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey"]);
+const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey", "inRooms"]);
 const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
 export const scheduleOf = (seed: number, operations = 30): Schedule => ({ seed, operations, omit: new Set(), calm: new Set(), turn: 0 });
@@ -212,7 +213,7 @@ class Simulation {
     for (const u of users) for (const f of ["authorize", "listed", "name"] as const) ops.push({ room: 0, op: { f, u } });
     const rooms = planned.filter((step) => !isOfUser(step));
     for (const room of new Set(rooms.map((step) => step.room))) {
-      ops.push({ room, op: { f: "list" } });
+      ops.push({ room, op: { f: "list" } }, { room, op: { f: "inRooms" } });
       const endpoints = new Set(rooms.flatMap(({ op }) => ("e" in op ? op.e : [])));
       for (const e of endpoints) for (const f of ["isMember", "indexed", "keys"] as const) ops.push({ room, op: { f, e } });
       ops.push({ room, op: { f: "rename" } }, { room, op: { f: "rekey", epoch: 0, members: "" } });
@@ -390,7 +391,7 @@ class Simulation {
     const end = (out: string): void => {
       this.#trace?.say(`${client.name} ${id}: ${out}`);
       this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: ++this.#clock, out });
-      const late = client.process.ranMs - began - timeoutMs * (op.f === "keys" ? 2 : 1);
+      const late = client.process.ranMs - began - timeoutMs * callsOf(op);
       if (out === "ok" && isChange(op)) {
         this.#touched.ended(op);
         this.#followUp(client, room, op);
@@ -403,6 +404,12 @@ class Simulation {
       end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
     });
   }
+}
+
+/** How many calls of the store it takes at most: one for each page of one room, and one that finds no more. */
+function callsOf({ f }: SimulatedOperation): number {
+  if (f === "inRooms") return ROOMS + 1;
+  return f === "keys" ? 2 : 1;
 }
 
 function lanesOf(steps: readonly Step[]): Map<string, Step[]> {

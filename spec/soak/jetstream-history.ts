@@ -9,7 +9,8 @@ export type UserOperation =
 
 export type RoomOperation =
   | { f: "create"; e: number }
-  | { f: "delete" | "list" | "get" | "rename" }
+  /** `inRooms`: whether it is on a page of all rooms. */
+  | { f: "delete" | "list" | "get" | "rename" | "inRooms" }
   | { f: "add"; e: number; joined: boolean; epoch?: number }
   | { f: "join" | "remove" | "owner" | "isMember" | "indexed" | "member"; e: number }
   /** All keys of a member; `newest`: the one of the highest epoch alone. */
@@ -42,7 +43,7 @@ export const ROOMS = 2;
 export const ENDPOINTS = 4;
 
 /** Operations that only read. One that came to nothing tells nothing. */
-export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys", "get", "member"]);
+export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys", "get", "member", "inRooms"]);
 
 export const clock = (): number => Number(process.hrtime.bigint() / 1000n);
 
@@ -115,7 +116,7 @@ export const roomModel: Model<RoomOperation, string> = {
       if (!accepted(output) || room !== undefined) return undefined;
       return writeRoom(withMember({ owner: operation.e, epoch: 1, rekeyRequired: false, members: ".".repeat(ENDPOINTS) }, operation.e, "j"));
     }
-    if (room === undefined) return output === "NOT_FOUND" || (operation.f === "indexed" && output === "out") ? state : undefined;
+    if (room === undefined) return output === "NOT_FOUND" || ((operation.f === "indexed" || operation.f === "inRooms") && output === "out") ? state : undefined;
     const as = "e" in operation ? (room.members[operation.e] ?? ".") : ".";
     const answers = (right: string, next?: RoomState): string | undefined => {
       if (right === "ok" && accepted(output)) return next === undefined ? state : writeRoom(next);
@@ -126,6 +127,8 @@ export const roomModel: Model<RoomOperation, string> = {
         return accepted(output) ? ABSENT : undefined;
       case "rename":
         return answers("ok");
+      case "inRooms":
+        return answers("in");
       case "get":
       case "member":
         // What is found may be of a moment ago; that something is not there is said of now.
@@ -241,7 +244,7 @@ function epochOf({ input }: HistoryEntry, e: number): number | undefined {
     case "rekey":
       return input.members[e] === "x" ? input.epoch + 1 : undefined;
     case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
-    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member":
+    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member": case "inRooms":
       return undefined;
   }
 }
@@ -261,7 +264,7 @@ function keyProblem(source: HistoryEntry & { readonly out: string | undefined },
     case "rekey":
       return input.members[e] === "x" && input.epoch + 1 === epoch ? undefined : "the rekey did not name it, or was of another epoch";
     case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
-    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member":
+    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member": case "inRooms":
       return "nobody wrote it";
   }
 }

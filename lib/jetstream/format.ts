@@ -1,0 +1,39 @@
+/**
+ * The format of the buckets: a mark in each stream's metadata. Buckets of an older one are taken over when a store opens:
+ * first the marks are raised, so that stores of an older version open no more, and those that are open find out within seconds
+ * of use; then what the newer format has is made of what is there. What an older store writes until it looks is brought up by
+ * whoever meets it.
+ */
+import type { Call } from "../call.js";
+import { StoreError, isUnavailable } from "../errors.js";
+import { FORMAT, MARK, removed, streamState, unfit } from "./buckets.js";
+import { Retries } from "./connection.js";
+import type { Link } from "./connection.js";
+import { StreamUpdates, inMetadata } from "./stream-settings.js";
+
+/**
+ * Raises the mark of one bucket. JetStream has no conditional change of settings: an update of somebody else that comes late can
+ * take the mark back. Whoever looks then raises it again.
+ */
+export async function raiseFormat(link: Link, bucket: string, call: Call): Promise<void> {
+  const updates = new StreamUpdates(link, `KV_${bucket}`);
+  for (const retries = new Retries(call); ; ) {
+    await retries.turn();
+    const state = await streamState(link, bucket, call);
+    if (state === undefined) throw removed(bucket);
+    const fault = unfit(bucket, state.config);
+    if (fault !== undefined) throw fault;
+    const replicas = Math.max(state.replicas, updates.replicasBefore);
+    if (state.format === FORMAT && replicas === state.replicas && updates.toPutBack(state).size === 0) return;
+    try {
+      const error = await updates.update(state, replicas, call, new Map([[inMetadata(MARK), String(FORMAT)]]));
+      if (error["code"] === undefined) continue;
+      // What JetStream refuses to have back stays as it is.
+      if (state.format === FORMAT) updates.forget();
+      retries.failed("no-responders", new StoreError("UNAVAILABLE", `JetStream refuses to raise the format: ${String(error["description"])}`));
+    } catch (error) {
+      if (!isUnavailable(error) || link.closed) throw error;
+      retries.failed("no-responders", error.cause ?? error);
+    }
+  }
+}

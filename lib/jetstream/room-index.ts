@@ -1,0 +1,157 @@
+/**
+ * The index of all rooms: an entry for each, in `rooms_by_member`, at a key that no endpoint has. It is written before the room
+ * is committed and removed after its deletion, so that a list costs what it returns: the rooms that were deleted leave a
+ * tombstone each in `rooms` for ever, and nothing here. Whether a room is there is what its record says.
+ */
+import type { Call } from "../call.js";
+import { isCorrupt } from "../errors.js";
+import type { Bucket } from "./bucket.js";
+import { Retries } from "./connection.js";
+import type { Entry } from "./entry.js";
+import type { ProvedBucket } from "./proved-bucket.js";
+import { keys, parseRoomHint, readRoom, untoken } from "./records.js";
+import type { RoomRecord, RoomSlot } from "./records.js";
+import { all, inParallel } from "./settled.js";
+
+/** How far the index is made of rooms that an older version wrote: a record in `rooms`. */
+const KEY = "index";
+const ROOM = keys.room("");
+/** Rooms of which entries are made at once, and entries that are read at once. */
+const AT_ONCE = 256;
+const PORTION = 2048;
+/** An entry younger than this may be of a creation under way, which clearing it away would only hold up. */
+const STALE_MS = 60_000;
+
+export interface ListedRoom {
+  readonly roomId: string;
+  readonly record: RoomRecord;
+}
+
+export interface RoomPage {
+  readonly rooms: readonly ListedRoom[];
+  /** Where the next page goes on, if there may be one. */
+  readonly next: number | undefined;
+}
+
+interface Progress {
+  /** 0: the record is not there. */
+  readonly seq: number;
+  /** Rooms that stand up to here have an entry. */
+  readonly upTo: number;
+  /** Whether every room of before the format was raised has one. */
+  readonly isComplete: boolean;
+}
+
+export class RoomIndex {
+  readonly #rooms: ProvedBucket<RoomSlot>;
+  readonly #entries: Bucket;
+  readonly #stale: (hintKeys: readonly string[]) => void;
+
+  /** `stale` is told of entries that lead nowhere. */
+  constructor(rooms: ProvedBucket<RoomSlot>, entries: Bucket, stale: (hintKeys: readonly string[]) => void) {
+    this.#rooms = rooms;
+    this.#entries = entries;
+    this.#stale = stale;
+  }
+
+  /** Some of the rooms behind a place in the index, each as it stands at a moment after this call. */
+  async page(after: number, limit: number, call: Call): Promise<RoomPage> {
+    const rooms: ListedRoom[] = [];
+    const old = Date.now() - STALE_MS;
+    for (let from = after; ; ) {
+      const mark = keys.roomHintsMark;
+      const most = Math.min(limit - rooms.length, AT_ONCE);
+      const { entries, isEnd } = await this.#entries.portion(keys.roomHints, from, most, () => this.#entries.mark(mark, call), call, mark);
+      const found = await all(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
+      const stale: string[] = [];
+      for (const { entry, room } of found) {
+        from = entry.seq;
+        if (room !== undefined) rooms.push(room);
+        else if (entry.time.getTime() < old) stale.push(entry.key);
+      }
+      if (stale.length > 0) this.#stale(stale);
+      if (isEnd) return { rooms, next: undefined };
+      if (rooms.length === limit) return { rooms, next: from };
+    }
+  }
+
+  /** The room that an entry is for, if it is there. */
+  async #room(entry: Entry, call: Call): Promise<ListedRoom | undefined> {
+    const at = parseRoomHint(entry.key);
+    if (at === undefined) return undefined;
+    const record = (await this.#rooms.prove(keys.room(at.roomId), call))?.value.record;
+    return record?.incarnation === at.incarnation ? { roomId: at.roomId, record } : undefined;
+  }
+
+  /** Puts a room's entry in place. Whoever comes second, or too late, changes nothing. */
+  add(roomId: string, incarnation: string, call: Call): Promise<number> {
+    return this.#entries.stage(keys.roomHint(roomId, incarnation), {}, call);
+  }
+
+  /** Whether all rooms of before the format was raised have their entries. */
+  async isComplete(call: Call): Promise<boolean> {
+    return (await this.#progress(call)).isComplete;
+  }
+
+  /**
+   * Makes the entries of rooms that a version wrote which knew no index, from where somebody was before. It can end at any
+   * moment, and be done by several at once. `most` bounds the records that it looks at.
+   */
+  async follow(call: Call, most = Number.POSITIVE_INFINITY, advance?: (by: number) => void): Promise<void> {
+    let before = await this.#progress(call);
+    for (let looked = 0; looked < most; ) {
+      const began = performance.now();
+      // Of all keys, because the barrier is among them, and so ends what is read.
+      const { entries, isEnd } = await this.#rooms.portion(">", before.upTo, PORTION, () => this.#rooms.fresh(call), call);
+      const missing = entries.flatMap((entry) => {
+        const record = entry.key.startsWith(ROOM) ? recordOf(entry) : undefined;
+        return record === undefined || record.indexed ? [] : [{ roomId: untoken(entry.key.slice(ROOM.length)), record }];
+      });
+      await inParallel(missing, AT_ONCE, async ({ roomId, record }) => {
+        await this.add(roomId, record.incarnation, call);
+      });
+      looked += entries.length;
+      advance?.(entries.length);
+      const upTo = entries.at(-1)?.seq ?? before.upTo;
+      const isWorthIt = missing.length > 0 || !isEnd || !before.isComplete;
+      if (isWorthIt) before = await this.#advance(before, { upTo, isComplete: before.isComplete || isEnd }, call);
+      if (isEnd) return;
+      // However many rooms there are: it is stuck only where nothing goes forward.
+      call.extend(performance.now() - began);
+    }
+  }
+
+  async #progress(call: Call): Promise<Progress> {
+    const { entry } = await this.#rooms.certain(KEY, call);
+    return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
+  }
+
+  /** Others may be further by now: what is written only grows. */
+  async #advance(before: Progress, to: Omit<Progress, "seq">, call: Call): Promise<Progress> {
+    const isThere = (now: Progress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
+    let known = before;
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      if (known.seq > 0 && isThere(known)) return known;
+      const next = { upTo: Math.max(known.upTo, to.upTo), complete: known.isComplete || to.isComplete };
+      const seq = await this.#rooms.write(KEY, next, known.seq, call, (entry) => (isThere(progressOf(entry)) ? "yes" : "no"), "step");
+      if (seq !== undefined) return { seq, upTo: next.upTo, isComplete: next.complete };
+      known = await this.#progress(call);
+    }
+  }
+}
+
+/** A record that is damaged is told to whoever asks for it, and holds up nobody else. */
+function recordOf(entry: Entry): RoomRecord | undefined {
+  try {
+    return readRoom(entry).record;
+  } catch (error) {
+    if (isCorrupt(error)) return undefined;
+    throw error;
+  }
+}
+
+function progressOf({ seq, value }: Entry): Progress {
+  const { upTo, complete } = value;
+  return { seq, upTo: typeof upTo === "number" ? upTo : 0, isComplete: complete === true };
+}
