@@ -9,7 +9,7 @@ import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, unavailable } from "./connection.js";
 import type { Ack, DirectMessage, Json, Link } from "./connection.js";
-import { Continuity } from "./continuity.js";
+import { Continuity, moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 import { decode, intact } from "./entry.js";
 import type { Entry } from "./entry.js";
@@ -81,6 +81,8 @@ export class Bucket {
   onUse: (() => void) | undefined;
   /** What others keep of the bucket may be of another log. */
   onDoubt: (() => void) | undefined;
+  /** Told of each record that this store wrote, when it is acknowledged. */
+  protected onStored: ((key: string, payload: string, seq: number) => void) | undefined;
 
   /** `maxFilters` of one request, by how large the bucket's records can be. */
   constructor(link: Link, name: string, maxFilters: number) {
@@ -96,6 +98,10 @@ export class Bucket {
   /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
   set drift(error: StoreError | undefined) {
     this.#drift = error;
+  }
+
+  get drift(): StoreError | undefined {
+    return this.#drift;
   }
 
   protected use(): void {
@@ -296,7 +302,11 @@ export class Bucket {
       // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
       call.check();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
-      const publish = (): Promise<Ack> => this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
+      let sent = moment();
+      const publish = (): Promise<Ack> => {
+        sent = moment();
+        return this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
+      };
       let ack = await publish();
       // Something else of the subject is under way, a fence perhaps: it is over in a moment, and another one may follow.
       for (let i = 0; i < MAX_AT_ONCE && ack.kind === "conflict" && ack.inFlight; i++) {
@@ -309,6 +319,8 @@ export class Bucket {
         case "stored":
           this.saw(ack.seq);
           this.#noted.note(key, ack.seq);
+          this.heard(sent);
+          this.onStored?.(key, payload, ack.seq);
           return ack.seq;
         case "conflict": {
           // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,

@@ -4,6 +4,7 @@ import { StoreError, isUnavailable } from "../errors.js";
 import type { Replicas } from "../store.js";
 import { Retries, asObject } from "./connection.js";
 import type { Json, Link } from "./connection.js";
+import { FENCE, fenceOf } from "./store-state.js";
 import { raiseOf } from "./stream-settings.js";
 import type { Raise } from "./stream-settings.js";
 import type { BucketServers, ServerVersions } from "./versions.js";
@@ -70,7 +71,8 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
   if (mark === undefined) {
     return incompatible(bucket, "metadata", `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`);
   }
-  if (mark !== String(formatOf(config)) || formatOf(config) < OLDEST_FORMAT || formatOf(config) > FORMAT) {
+  const format = formatOf(config);
+  if (mark !== String(format) || !Number.isInteger(format) || format < OLDEST_FORMAT || format > FORMAT) {
     return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`);
   }
   // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.
@@ -81,12 +83,20 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
     }
   }
   const wanted = settings(bucket);
+  const isFenced = closedBy(config) !== undefined;
   for (const name of REQUIRED) {
+    // Records are refused by it meanwhile, and nothing else is.
+    if (isFenced && name === "max_msg_size") continue;
     if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
       return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
     }
   }
   return undefined;
+}
+
+/** What a stream's settings say of a store that is moved: they tell it to stores that would find out later by the log. */
+export function closedBy(config: Json): StoreError | undefined {
+  return fenceOf(asObject(config["metadata"])[FENCE]);
 }
 
 export interface StreamState {

@@ -12,9 +12,10 @@
  * Where a gap stays, the copy is as of a barrier anew, and a new *era* begins: no record is known to be as it stands, but
  * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
+import { asObject } from "./connection.js";
 import { moment } from "./continuity.js";
 import type { Continuity, Moment } from "./continuity.js";
-import type { Entry } from "./entry.js";
+import { Entry } from "./entry.js";
 import { isBarrier } from "./own-barriers.js";
 import type { OwnBarriers } from "./own-barriers.js";
 import { listedIn } from "./sequence-window.js";
@@ -59,10 +60,15 @@ interface Ahead {
 interface Anchor {
   readonly key: string;
   readonly seq: number;
+  /** When it was stored. */
   readonly stamp: string;
+  /** Of what this store wrote and did not read: what it says, with an id of its own. */
+  readonly payload: string | undefined;
 }
 
 const MAX_AHEAD = 4096;
+/** Writes of this store that wait for what stands between them and the copy. */
+const MAX_WROTE = 1024;
 const MAX_ANCHORS = 8;
 
 export class Copy<V> {
@@ -77,6 +83,8 @@ export class Copy<V> {
   /** How many are proving the same record. What the log says of it meanwhile is kept. */
   readonly #readings = new Map<string, { count: number; changed: number }>();
   #ahead: Ahead[] = [];
+  /** What this store wrote beyond {@link at}, by where it stands. */
+  readonly #wrote = new Map<number, { readonly key: string; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
   #anchors: Anchor[] = [];
   /** Records of an era before this one, above this sequence, may be of another log. */
@@ -166,10 +174,37 @@ export class Copy<V> {
     if (this.#unsure) return false;
     if (seq > this.#at) {
       if (!this.#inUse && this.#readings.size === 0) this.#at = seq;
-      else if (this.#own.hasAll(this.#at + 1, seq)) this.#at = seq;
+      else {
+        this.#takeWritten();
+        if (this.#own.hasAll(this.#at + 1, seq)) this.#at = Math.max(this.#at, seq);
+      }
       this.#settle();
     }
     return seq <= this.#at;
+  }
+
+  /** This store's own write was acknowledged: the copy takes it without reading, if nothing that is not known stands before it. */
+  wrote(key: string, payload: string, seq: number): void {
+    if (this.#unsure || seq <= this.#at) return;
+    this.#wrote.set(seq, { key, payload });
+    this.#takeWritten();
+    for (const oldest of this.#wrote.keys()) {
+      if (this.#wrote.size <= MAX_WROTE) break;
+      this.#wrote.delete(oldest);
+    }
+  }
+
+  #takeWritten(): void {
+    for (const [seq, { key, payload }] of this.#wrote) {
+      if (seq <= this.#at) {
+        this.#wrote.delete(seq);
+      } else if (this.#own.hasAll(this.#at + 1, seq - 1)) {
+        this.#wrote.delete(seq);
+        if (this.#isWanted(key)) this.#take(new Entry(key, asObject(JSON.parse(payload)), { seq, stamp: "" }), payload);
+        this.#at = seq;
+        this.#settle();
+      }
+    }
   }
 
   /** Takes what a replica has from {@link at} on, in order, as far as it has no gap. Answers whether it has none. */
@@ -183,13 +218,21 @@ export class Copy<V> {
         this.#own.met(key, change.value);
         continue;
       }
-      const reading = this.#readings.get(key);
-      if (reading !== undefined) reading.changed = seq;
-      if (reading !== undefined || this.#cache.get(key) !== undefined) this.#put(change);
+      if (this.#isWanted(key)) this.#take(change);
     }
     this.#at = Math.max(this.#at, end);
     this.#settle();
     return end >= (changes.at(-1)?.seq ?? 0);
+  }
+
+  #isWanted(key: string): boolean {
+    return this.#readings.has(key) || this.#cache.get(key) !== undefined;
+  }
+
+  #take(change: Entry, payload?: string): void {
+    const reading = this.#readings.get(change.key);
+    if (reading !== undefined) reading.changed = change.seq;
+    this.#put(change, this.#era, payload);
   }
 
   /** Up to where the changes have no gap that is not explained. */
@@ -227,6 +270,7 @@ export class Copy<V> {
   /** Time has passed in which another log could have taken the place of the one that is known. */
   suspect(): void {
     this.#own.freeze();
+    this.#wrote.clear();
     this.#unsure = true;
   }
 
@@ -255,6 +299,7 @@ export class Copy<V> {
   /** Forgets everything: another log may have taken the place of the one that is known. */
   forgetLog(): void {
     this.#log++;
+    this.#wrote.clear();
     this.#own.forget();
     this.#cache.clear();
     this.#anchors = [];
@@ -294,13 +339,13 @@ export class Copy<V> {
     if (reading !== undefined && --reading.count === 0) this.#readings.delete(key);
   }
 
-  #put(entry: Entry, era = this.#era): void {
+  #put(entry: Entry, era = this.#era, payload?: string): void {
     this.#cache.put(entry, era);
     if (era === this.#era) this.#inUse = true;
     const last = this.#anchors.at(-1);
     const others = this.#anchors.filter(({ key }) => key !== entry.key);
     if (others.length < MAX_ANCHORS || last === undefined || entry.seq > last.seq) {
-      const anchor = { key: entry.key, seq: entry.seq, stamp: entry.stamp };
+      const anchor = { key: entry.key, seq: entry.seq, stamp: entry.stamp, payload };
       this.#anchors = [...others, anchor].sort((a, b) => b.seq - a.seq).slice(0, MAX_ANCHORS);
     }
   }

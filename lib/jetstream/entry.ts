@@ -36,12 +36,13 @@ export class Entry {
   }
 }
 
+export const textOf = (data: Uint8Array): string => Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8");
+
 /** A message as a record. `skip` is how much of its subject is the bucket's. */
 export function decode(message: DirectMessage, skip: number): Entry {
   let value: Json;
   try {
-    const { data } = message;
-    value = asObject(JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8")));
+    value = asObject(JSON.parse(textOf(message.data)));
   } catch {
     value = {};
   }

@@ -7,7 +7,7 @@ import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { FORMAT, checkServer, ensureBucket, removed, streamState, unfit } from "./buckets.js";
+import { FORMAT, checkServer, closedBy, ensureBucket, removed, streamState, unfit } from "./buckets.js";
 import type { StreamState } from "./buckets.js";
 import { Link } from "./connection.js";
 import type { NatsConnection } from "./connection.js";
@@ -157,7 +157,10 @@ export async function openOn(
   const users = new JetStreamUsers(bucket.users);
   const background = new Background();
   const sweepHints = (hintKeys: readonly string[]): void => {
-    background.run(opTimeoutMs, "end", (own) => sweep.hints(hintKeys, own));
+    background.run(opTimeoutMs, "end", async (own) => {
+      await bucket.rooms.checkOpen(bucket.rooms.seen, own);
+      await sweep.hints(hintKeys, own);
+    });
   };
   const index = new RoomIndex(bucket.rooms, bucket.membersByEndpoint, sweepHints);
   const log = new RoomLog(
@@ -205,6 +208,15 @@ export async function openOn(
       }));
     }
     opening.begin("users");
+    const states = await Promise.all([bucket.rooms.prepareState(call), bucket.users.prepareState(call)]);
+    const moved = states.find(({ isMoved }) => isMoved)?.refusal;
+    if (moved !== undefined) throw moved;
+    for (const { one, state } of found) one.drift = closedBy(state.config);
+    // Whoever moves its records makes what is missing.
+    if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
+      opening.end();
+      return false;
+    }
     const [isIndexed] = await Promise.all([index.isComplete(call), users.prepare(call)]);
     if (!isIndexed) {
       opening.begin("index", found.find(({ one }) => one === bucket.rooms)?.state.messages);
@@ -227,6 +239,8 @@ export async function openOn(
   if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
 
   background.run(SWEEP_MS, "end", async (own) => {
+    // What another writer stages is not for this store to judge.
+    await bucket.rooms.checkOpen(bucket.rooms.seen, own);
     await sweep.some(own);
     await index.follow(own, ROOMS_AT_OPENING);
   });
@@ -238,7 +252,7 @@ export async function openOn(
           one.drift = removed(one.name);
           return;
         }
-        const fault = unfit(one.name, state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
+        const fault = unfit(one.name, state.config) ?? closedBy(state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
         one.drift = fault;
         if (fault !== undefined) return;
         if (state.format < FORMAT) await raiseFormat(link, one.name, own);

@@ -1,14 +1,16 @@
 /** A bucket that keeps what it has read, so that what was read before is proved by a barrier that all checks share. */
 import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
 import { Bucket, whole } from "./bucket.js";
 import { Retries } from "./connection.js";
-import type { DirectAnswer, Link } from "./connection.js";
+import type { DirectAnswer, Json, Link } from "./connection.js";
 import { moment } from "./continuity.js";
 import { Copy } from "./copy.js";
 import type { Cache, Reading } from "./copy.js";
-import { decode } from "./entry.js";
+import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
 import { all } from "./settled.js";
+import { CacheWithState, OPEN, STATE, StoreState } from "./store-state.js";
 
 /** A record as it stands at a moment after it was asked for, which is `asOf` in the log. */
 export interface Proved<V> {
@@ -36,16 +38,20 @@ const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
 export class ProvedBucket<V> extends Bucket {
-  readonly #copy: Copy<V>;
-  readonly #valueOf: (entry: Entry) => V;
+  readonly #copy: Copy<V | StoreState>;
+  readonly #valueOf: (entry: Entry) => V | StoreState;
   #catchingUp: Promise<DirectAnswer | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
   constructor(link: Link, name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) {
     super(link, name, maxFilters);
-    this.#copy = new Copy(cache, this.own, this.continuity);
-    this.#valueOf = valueOf;
+    this.#copy = new Copy(new CacheWithState(cache), this.own, this.continuity);
+    this.#valueOf = (entry) => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
+    // What it wrote needs not be read, where nothing stands between that and what it knows.
+    this.onStored = (key, payload, seq) => {
+      this.#copy.wrote(key, payload, seq);
+    };
     cache.onForget = (seq) => {
       this.forgot(seq);
     };
@@ -80,6 +86,11 @@ export class ProvedBucket<V> extends Bucket {
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */
   async prove(key: string, call: Call): Promise<Proved<V> | undefined> {
+    const found = await this.#prove(key, call);
+    return found === undefined ? undefined : ofRecord(found);
+  }
+
+  async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       this.use();
@@ -91,6 +102,52 @@ export class ProvedBucket<V> extends Bucket {
     }
   }
 
+  /** Lays down that the store may be used, where nothing says whether it may. Answers what is said. */
+  async prepareState(call: Call): Promise<StoreState> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const found = await this.#prove(STATE, call);
+      if (found?.value instanceof StoreState) return found.value;
+      await super.write(STATE, OPEN, 0, call, () => "yes", "step");
+    }
+  }
+
+  /**
+   * Rejects unless the store may be used, at a moment of the log at or after `seq`, which is one of a message that this store knows
+   * to be there.
+   */
+  async checkOpen(seq: number, call: Call): Promise<void> {
+    let known = this.#copy.valid(STATE);
+    if (known !== undefined && this.#copy.at < seq) {
+      await this.#bring(seq, call);
+      known = this.#copy.valid(STATE);
+    }
+    const value = known === undefined || this.#copy.at < seq ? (await this.#prove(STATE, call))?.value : known.value;
+    // It is there from the opening on. Where it is not, this is another log.
+    if (!(value instanceof StoreState)) throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
+    if (value.refusal !== undefined) throw value.refusal;
+  }
+
+  /**
+   * A write that commits is acknowledged only where it surely stands before what closes the store. Whoever finds out afterwards cannot
+   * say that it was not stored.
+   */
+  override async write(
+    key: string,
+    value: Json,
+    expected: number,
+    call: Call,
+    mine: (entry: Entry) => "yes" | "no" | "unknown",
+    kind: "commit" | "step" = "commit",
+  ): Promise<number | undefined> {
+    const known = this.#copy.remembered(STATE)?.value;
+    // What is not surely open is looked at before anything is sent.
+    if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined)) await this.checkOpen(this.seen, call);
+    const seq = await super.write(key, value, expected, call, mine, kind);
+    if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
+    return seq;
+  }
+
   /** The same of two records, at one moment. */
   async proveBoth(first: string, second: string, call: Call): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
     for (const retries = new Retries(call); ; ) {
@@ -98,7 +155,7 @@ export class ProvedBucket<V> extends Bucket {
       this.use();
       await this.#sure(call);
       if (this.#copy.valid(first) !== undefined && this.#copy.valid(second) !== undefined) {
-        const found = await this.#byBarrier([first, second], call);
+        const found = (await this.#byBarrier([first, second], call))?.map(ofRecord);
         if (found !== undefined) return [found[0], found[1]];
       }
       const a = await this.prove(first, call);
@@ -110,14 +167,15 @@ export class ProvedBucket<V> extends Bucket {
 
   /** What is remembered of the record: it proves nothing. */
   glimpse(key: string): V | undefined {
-    return this.#copy.remembered(key)?.value;
+    const value = this.#copy.remembered(key)?.value;
+    return value instanceof StoreState ? undefined : value;
   }
 
   /** Records of the copy, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
-  async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V>[] | undefined> {
+  async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
     const seq = await this.fresh(call);
     if (!(await this.#bring(seq, call))) return undefined;
-    const found: Proved<V>[] = [];
+    const found: Proved<V | StoreState>[] = [];
     for (const key of keys) {
       const known = this.#copy.valid(key);
       if (known === undefined) return undefined;
@@ -127,7 +185,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** One record, by a fence on it. */
-  async #byFence(key: string, call: Call): Promise<Proved<V> | undefined | "unknown"> {
+  async #byFence(key: string, call: Call): Promise<Proved<V | StoreState> | undefined | "unknown"> {
     const known = this.#copy.remembered(key);
     if (known !== undefined) {
       const { seq, value } = known;
@@ -265,10 +323,13 @@ export class ProvedBucket<V> extends Bucket {
       }
     }
     const looks = await all(
-      anchors.map(async ({ key, seq, stamp }) => {
+      anchors.map(async ({ key, seq, stamp, payload }) => {
         const answer = await this.link.last(this.stream, this.subjects + key, IDENTIFY_MS);
         if (answer.kind === "failed") return "unknown";
-        return answer.kind === "found" && answer.message.seq === seq && answer.message.stamp === stamp ? "stands" : "is gone";
+        if (answer.kind !== "found") return "is gone";
+        const { message } = answer;
+        const isSame = payload === undefined ? message.stamp === stamp : textOf(message.data) === payload;
+        return message.seq === seq && isSame ? "stands" : "is gone";
       }),
     );
     const standing = anchors.find((_, i) => looks[i] === "stands");
@@ -277,6 +338,11 @@ export class ProvedBucket<V> extends Bucket {
     this.#copy.identify(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
+}
+
+function ofRecord<V>({ value, seq, asOf }: Proved<V | StoreState>): Proved<V> {
+  if (value instanceof StoreState) throw new StoreError("UNAVAILABLE", "The state of the store is no record of a caller");
+  return { value, seq, asOf };
 }
 
 const pause = (ms: number): Promise<void> =>

@@ -36,7 +36,12 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
         readKey(entry).write === id ? "yes" : "no",
       );
-      if (seq !== undefined) return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
+      if (seq !== undefined) {
+        // Its log has no word on that: who closes the store looks at this one only after the other says so.
+        const { rooms } = this.#log.buckets;
+        await rooms.checkOpen(await rooms.fresh(call), call);
+        return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
+      }
       // The refusal alone is no evidence: it can be for a write that fails after all.
       if ((await roomKeys.certain(key, call)).entry !== undefined) throw rules.keyExists(roomId, endpoint, epoch);
     }

@@ -255,6 +255,7 @@ export class RoomLog {
     const { rooms, members } = this.buckets;
     const key = keys.room(roomId);
     let proved = await rooms.prove(key, call);
+    await rooms.checkOpen(proved?.asOf ?? rooms.seen, call);
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       if (proved === undefined) return false;
@@ -268,6 +269,7 @@ export class RoomLog {
       if (joined !== undefined) return joined;
       // There is no such row, if the record names this roster still: those of another are removed once it was copied.
       proved = await rooms.prove(key, call);
+      await rooms.checkOpen(proved?.asOf ?? rooms.seen, call);
       if (proved?.value.record?.roster === record.roster) return false;
     }
   }

@@ -84,8 +84,12 @@ export class JetStreamUsers implements UsersDriver {
     const recordKey = keys.user(key);
     const isStaged = this.#bucket.glimpse(recordKey)?.slot !== undefined;
     const alone = isStaged ? undefined : await this.#bucket.prove(recordKey, call);
-    if (!isStaged && alone?.value.slot === undefined) return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
+    if (!isStaged && alone?.value.slot === undefined) {
+      await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.seen, call);
+      return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
+    }
     const [guard, user] = await this.#withGuard(recordKey, call);
+    await this.#bucket.checkOpen(user?.asOf ?? this.#bucket.seen, call);
     if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
     const row = counts(user.value.slot, guard);
     return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
@@ -103,6 +107,7 @@ export class JetStreamUsers implements UsersDriver {
   /** Whether an admin is active, by one record however many users there are. */
   async provedAdmin(now: () => number, call: Call): Promise<boolean> {
     const found = await this.#bucket.prove(keys.admins, call);
+    await this.#bucket.checkOpen(found?.asOf ?? this.#bucket.seen, call);
     const time = now();
     return found?.value.guard?.guard.witnesses.some((witness) => time < untilOf(witness)) === true;
   }

@@ -181,8 +181,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "another log's message at the place of one that is known",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "&& answer.message.stamp === stamp",
-    replace: "",
+    find: "payload === undefined ? message.stamp === stamp : textOf(message.data) === payload;",
+    replace: "payload === undefined || textOf(message.data) === payload;",
     breaks: "The log is known by messages that nobody else can have written.",
     killedBy: copyFaults("of which nothing stands where it did"),
   },

@@ -1,0 +1,84 @@
+/**
+ * Whether a store may be used: a record in each log that commits, `rooms` and `users`. One that is moved away from, or imported
+ * into, denies every check and refuses every write from there on in the log, by whatever store. It is there from the
+ * opening on, so that a store knows by the log itself whether it was changed.
+ */
+import { StoreError } from "../errors.js";
+import type { Cache, Known } from "./copy.js";
+import type { Entry } from "./entry.js";
+
+/** The record's key. */
+export const STATE = "store";
+
+/** In a stream's metadata: the same, told faster, and less surely, of settings that refuse records meanwhile. */
+export const FENCE = "unibus-membership.fence";
+
+export const OPEN = { state: "open" } as const;
+
+function since(value: unknown): string {
+  return typeof value === "number" && Math.abs(value) <= 8.64e15 ? new Date(value).toISOString() : "";
+}
+
+function closed(what: string, to: unknown, at: unknown): StoreError {
+  const details = { movingTo: typeof to === "string" ? to : "", since: since(at) };
+  return new StoreError("UNAVAILABLE", `The store is closed to checks and writes: ${what}`, { details });
+}
+
+export class StoreState {
+  /** Why the store may not be used. What this version does not know is no permission. */
+  readonly refusal: StoreError | undefined;
+  /** Its records are elsewhere for good. */
+  readonly isMoved: boolean;
+
+  constructor({ value }: Entry) {
+    const { state, to, since: at } = value;
+    this.isMoved = state === "moved";
+    if (state === OPEN.state) this.refusal = undefined;
+    else if (this.isMoved) this.refusal = new StoreError("INCOMPATIBLE", "The store was moved", { details: { movedTo: typeof to === "string" ? to : "" } });
+    else this.refusal = closed(state === "importing" ? "it is being written" : "it is being moved", to, at);
+  }
+}
+
+/** What a stream's metadata say: `<since> <to>`. */
+export function fenceOf(metadata: unknown): StoreError | undefined {
+  if (typeof metadata !== "string") return undefined;
+  const [at, ...to] = metadata.split(" ");
+  return closed("it is being moved", to.join(" "), Number(at));
+}
+
+/** Keeps the state beside what another cache keeps: every check and every write needs it. */
+export class CacheWithState<V> implements Cache<V | StoreState> {
+  readonly #others: Cache<V>;
+  #state: Known<StoreState> | undefined;
+
+  constructor(others: Cache<V>) {
+    this.#others = others;
+  }
+
+  get onForget(): ((seq: number) => void) | undefined {
+    return this.#others.onForget;
+  }
+
+  set onForget(listener: ((seq: number) => void) | undefined) {
+    this.#others.onForget = listener;
+  }
+
+  get(key: string): Known<V | StoreState> | undefined {
+    return key === STATE ? this.#state : this.#others.get(key);
+  }
+
+  put(entry: Entry, era: number): void {
+    if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, era };
+    else this.#others.put(entry, era);
+  }
+
+  renew(key: string, era: number): void {
+    if (key !== STATE) this.#others.renew(key, era);
+    else if (this.#state !== undefined) this.#state = { ...this.#state, era };
+  }
+
+  clear(): void {
+    this.#state = undefined;
+    this.#others.clear();
+  }
+}

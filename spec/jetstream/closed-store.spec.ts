@@ -1,0 +1,250 @@
+// A store that is moved away from, or imported into, says so in each log that commits: from there on nothing is allowed and
+// nothing acknowledged, whatever a store knew, and however long it was stopped. The version that moves stores comes later.
+
+import { expect } from "chai";
+import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { natsClients, type Connection } from "../support/nats-clients.js";
+import { eventually } from "../support/wait.js";
+import { isBarrier } from "./support/messages.js";
+import { configure, streamInfo, type Json } from "./support/streams.js";
+import { recordAt, tokenOf } from "./support/format-1.js";
+import { tapped, type Request } from "./support/taps.js";
+
+const opTimeoutMs = 20_000;
+const MOVING = { state: "moving", to: "nats://there", since: Date.UTC(2026, 0, 2) };
+const DETAILS = { movingTo: "nats://there", since: "2026-01-02T00:00:00.000Z" };
+
+let cases = 0;
+const newPrefix = (): string => `m${++cases}_`;
+
+async function errorOf(call: Promise<unknown>): Promise<StoreError> {
+  try {
+    await call;
+  } catch (error) {
+    if (isStoreError(error)) return error;
+    throw error;
+  }
+  throw new Error("it was not refused");
+}
+
+describe("jetstream: a store that is closed", function () {
+  this.timeout(60_000);
+  let server: NatsServer;
+  let connection: Connection;
+
+  before(async () => {
+    server = await startNatsServer();
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    connection = await client.connect(server.url);
+  });
+
+  after(async () => {
+    await connection.close();
+    await server.dispose();
+  });
+
+  const open = (prefix: string, cacheBytes?: number, on: Connection = connection): Promise<Store> =>
+    openJetStream(on, 1, { prefix, opTimeoutMs, ...(cacheBytes === undefined ? {} : { cacheBytes }) });
+
+  async function say(prefix: string, state: Json): Promise<void> {
+    for (const bucket of ["users", "rooms"]) {
+      await connection.request(`$KV.${prefix}${bucket}.store`, JSON.stringify({ k: "store", ...state }), { timeout: opTimeoutMs });
+    }
+  }
+
+  async function filled(prefix: string): Promise<void> {
+    const store = await open(prefix);
+    await store.users.addFirstAdmin({ key: "root" });
+    await store.users.add({ key: "amy" });
+    await store.users.add({ key: "cold" });
+    await store.rooms.create({ id: "room", owner: "own", encrypted: true, sealedKey: Uint8Array.of(1) });
+    await store.members.add("room", { endpoint: "bob", state: "joined" });
+    await store.close();
+  }
+
+  const checksOf = (store: Store): Promise<boolean[]> =>
+    Promise.all([store.isAuthorized("amy"), store.isAdmin("root"), store.hasAdmin(), store.isMember("room", "bob"), store.isMember("room", "own")]);
+
+  const writes: Readonly<Record<string, (store: Store) => Promise<unknown>>> = {
+    "users.add": (store) => store.users.add({ key: "new" }),
+    "users.revoke": (store) => store.users.revoke("amy"),
+    "users.add an admin": (store) => store.users.add({ key: "boss", role: "admin" }),
+    "rooms.create": (store) => store.rooms.create({ id: "new", owner: "own" }),
+    "rooms.update": (store) => store.rooms.update("room", { name: "n" }),
+    "rooms.delete": (store) => store.rooms.delete("room"),
+    "members.add": (store) => store.members.add("room", { endpoint: "new" }),
+    "members.remove": (store) => store.members.remove("room", "bob"),
+    "roomKeys.rekey": (store) => store.roomKeys.rekey("room", new Map([["own", Uint8Array.of(2)], ["bob", Uint8Array.of(2)]]), { expectedEpoch: 1 }),
+  };
+
+  async function expectClosed(store: Store, details: Json = DETAILS): Promise<void> {
+    expect(await checksOf(store)).to.deep.equal([false, false, false, false, false]);
+    for (const key of ["amy", "cold", "nobody"]) {
+      const decision = await store.authorize(key);
+      expect(decision, key).to.include({ allowed: false, reason: "unavailable" });
+    }
+    for (const [name, write] of Object.entries(writes)) {
+      const error = await errorOf(write(store));
+      expect(`${name} ${error.code} ${error.outcome ?? ""}`).to.equal(`${name} UNAVAILABLE none`);
+      expect(error.details, name).to.deep.equal(details);
+    }
+  }
+
+  for (const [what, cacheBytes] of [["", undefined], [", without memory for what was read", 0]] as const) {
+    it(`denies and refuses at once, in stores that are open${what}, and works again when it is opened again`, async () => {
+      const prefix = newPrefix();
+      await filled(prefix);
+      const stores = await Promise.all([open(prefix, cacheBytes), open(prefix, cacheBytes)]);
+      // One has read everything, the other nothing.
+      for (const store of stores.slice(0, 1)) expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+      await say(prefix, MOVING);
+      for (const store of stores) await expectClosed(store);
+      await say(prefix, { state: "open" });
+      for (const store of stores) expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+      await Promise.all(stores.map((store) => store.users.update("amy", { name: "Amy" })));
+      await Promise.all(stores.map((store) => store.close()));
+    });
+  }
+
+  it("a store that opens meanwhile denies and refuses, and stages and clears away nothing", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const stray = `${tokenOf("stray")}.${tokenOf("nowhere")}.i.m`;
+    await connection.request(`$KV.${prefix}rooms_by_member.${stray}`, JSON.stringify({ k: stray }));
+    await say(prefix, { ...MOVING, state: "importing" });
+    const store = await open(prefix);
+    await expectClosed(store);
+    expect(await recordAt(connection, `${prefix}rooms_by_member`, stray)).to.deep.equal({ k: stray });
+    expect(await recordAt(connection, `${prefix}rooms`, `room.${tokenOf("nowhere")}`)).to.equal(undefined);
+    await store.close();
+  });
+
+  it("what this version does not know is no permission", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const store = await open(prefix);
+    await say(prefix, { state: "of a later version" });
+    await expectClosed(store, { movingTo: "", since: "" });
+    await store.close();
+  });
+
+  it("one that was moved is not opened: it says where to", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    await say(prefix, { state: "moved", to: "nats://there" });
+    const error = await errorOf(open(prefix));
+    expect(error.code).to.equal("INCOMPATIBLE");
+    expect(error.details).to.deep.equal({ movedTo: "nats://there" });
+  });
+
+  /** Holds the first message that `isHeld` until it is let go. */
+  function holding(isHeld: (subject: string) => boolean): { tap: Connection; reached: Promise<void>; letGo: () => void } {
+    let reach: () => void = () => undefined;
+    let letGo: () => void = () => undefined;
+    const reached = new Promise<void>((resolve) => { reach = resolve; });
+    const released = new Promise<void>((resolve) => { letGo = resolve; });
+    let isDone = false;
+    const request: Request = async (...args) => {
+      if (!isDone && isHeld(args[0])) {
+        isDone = true;
+        reach();
+        await released;
+      }
+      return connection.request(...args);
+    };
+    return { tap: tapped(connection, { request }), reached, letGo: () => { letGo(); } };
+  }
+
+  const commits: readonly { name: string; subject: (prefix: string) => string; key: string; bucket: "users" | "rooms" | "room_keys" }[] = [
+    { name: "users.add", subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("new")}`, key: `user.${tokenOf("new")}`, bucket: "users" },
+    { name: "users.revoke", subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("amy")}`, key: `user.${tokenOf("amy")}`, bucket: "users" },
+    { name: "users.add an admin", subject: (prefix) => `$KV.${prefix}users.admins`, key: "admins", bucket: "users" },
+    { name: "rooms.create", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("new")}`, key: `room.${tokenOf("new")}`, bucket: "rooms" },
+    { name: "members.add", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`, key: `room.${tokenOf("room")}`, bucket: "rooms" },
+    { name: "rooms.delete", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`, key: `room.${tokenOf("room")}`, bucket: "rooms" },
+  ];
+
+  for (const { name, subject, bucket, key } of commits) {
+    it(`${name} of a store that was stopped before its commit, and wakes, is not acknowledged`, async () => {
+      const prefix = newPrefix();
+      await filled(prefix);
+      const { tap, reached, letGo } = holding((of) => of === subject(prefix));
+      const store = await open(prefix, undefined, tap);
+      const before = await streamInfo(connection, prefix + bucket);
+      const write = writes[name]?.(store) ?? Promise.resolve();
+      const ended = errorOf(write);
+      await reached;
+      await say(prefix, MOVING);
+      letGo();
+      const error = await ended;
+      expect(`${error.code} ${error.outcome ?? ""}`).to.equal("UNAVAILABLE unknown");
+      expect(error.details).to.deep.equal(DETAILS);
+      // It is stored, behind what closes the store: whoever copies the log leaves it out.
+      expect((await streamInfo(connection, prefix + bucket)).state.last_seq).to.be.greaterThan(before.state.last_seq + 1);
+      expect(await recordAt(connection, prefix + bucket, key)).to.not.equal(undefined);
+      await store.close();
+    });
+  }
+
+  it("a key that was put by a store which was stopped is not acknowledged", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const { tap, reached, letGo } = holding((of) => of.startsWith(`$KV.${prefix}room_keys.key.`));
+    const store = await open(prefix, undefined, tap);
+    const ended = errorOf(store.roomKeys.put("room", "bob", 1, Uint8Array.of(7)));
+    await reached;
+    await say(prefix, MOVING);
+    letGo();
+    expect(await ended).to.include({ code: "UNAVAILABLE", outcome: "unknown" });
+    await store.close();
+  });
+
+  for (const [what, cacheBytes] of [["that has read everything", undefined], ["that keeps nothing", 0]] as const) {
+    it(`checks of a store ${what}, which was stopped before its barriers, deny when it wakes`, async () => {
+      const prefix = newPrefix();
+      await filled(prefix);
+      let isStopped = false;
+      const held: (() => void)[] = [];
+      const tap = tapped(connection, {
+        request: async (...args) => {
+          if (isStopped && isBarrier(args[0])) await new Promise<void>((resolve) => held.push(resolve));
+          return connection.request(...args);
+        },
+      });
+      const store = await open(prefix, cacheBytes, tap);
+      expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+      isStopped = true;
+      const checks = checksOf(store);
+      await eventually("the checks have come to their barriers", () => held.length >= 2);
+      await say(prefix, MOVING);
+      isStopped = false;
+      for (const resolve of held) resolve();
+      expect(await checks).to.deep.equal([false, false, false, false, false]);
+      await store.close();
+    });
+  }
+
+  it("settings that refuse records meanwhile are no drift, where the metadata say why: every operation is refused within seconds of use", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const store = await open(prefix);
+    const { config } = await streamInfo(connection, `${prefix}users`);
+    const metadata = { ...(config["metadata"] as Json), "unibus-membership.fence": `${String(MOVING.since)} ${MOVING.to}` };
+    await configure(connection, `${prefix}users`, { metadata, max_msg_size: 650 });
+    let refusal: StoreError | undefined;
+    await eventually("it is found", async () => {
+      refusal = await store.users.get("amy").then(() => undefined, (error: unknown) => (isStoreError(error) ? error : undefined));
+      return refusal !== undefined;
+    });
+    expect(refusal).to.deep.include({ code: "UNAVAILABLE", details: DETAILS });
+    expect(await store.isAuthorized("amy")).to.equal(false);
+    const other = await open(prefix);
+    expect(await errorOf(other.users.get("amy"))).to.deep.include({ code: "UNAVAILABLE", details: DETAILS });
+    await configure(connection, `${prefix}users`, { metadata: config["metadata"], max_msg_size: -1 });
+    for (const each of [store, other]) await eventually("it works again", () => each.isAuthorized("amy"));
+    await other.close();
+    await store.close();
+  });
+});
