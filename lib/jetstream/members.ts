@@ -11,7 +11,7 @@ import { holderOf, isSparse, need, orCertain } from "./room-log.js";
 import { all } from "./settled.js";
 import type { RoomLog } from "./room-log.js";
 
-/** Not at each removal: where it takes too long, or others are faster, it is begun anew later. */
+/** Not at each removal: somebody may be at it, or it came to nothing. */
 const COMPACT_EVERY = 16;
 
 /** Whether the removal that makes version `v` adds the last of so many. By what there is: versions of removals can all be odd. */
@@ -100,12 +100,13 @@ export class JetStreamMembers implements MembersDriver {
         change: {
           row: { ...before, gone: true, invitedBy: undefined, publicKey: undefined, v },
           next: { members: record.members - 1, ...(record.encrypted ? { rekeyRequired: true } : {}) },
-          after: (own) =>
-            all([
+          after: (own) => {
+            if (isDue(record, v) && isSparse(record.rows, record.members - 1)) this.#log.compact(roomId);
+            return all([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
               membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
-              ...(isDue(record, v) && isSparse(record.rows, record.members - 1) ? [this.#log.compact(roomId, own)] : []),
-            ]),
+            ]);
+          },
           result: undefined,
         },
       };

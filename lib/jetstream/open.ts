@@ -165,8 +165,10 @@ export async function openOn(
   const index = new RoomIndex(bucket.rooms, bucket.membersByEndpoint, sweepHints);
   const log = new RoomLog(
     bucket,
-    (work) => {
-      background.run(opTimeoutMs, "finish", work);
+    (work, timeoutMs) => {
+      // What takes longer than an operation is not waited for: it is begun anew by another store, later.
+      if (timeoutMs === undefined) background.run(opTimeoutMs, "finish", work);
+      else background.run(timeoutMs, "end", work);
     },
     joined,
     index,

@@ -193,6 +193,10 @@ export interface RoomRecord extends Written {
   readonly incarnation: string;
   /** Under which id the members' rows stand. */
   readonly roster: string;
+  /** Under which id they are being copied, to be named as the roster then. */
+  readonly copying?: string | undefined;
+  /** How many rows there were when that began. */
+  readonly copyingSince?: number | undefined;
   /** How many rows there are, those of members who are gone included. Not known of a room that was made before they were counted. */
   readonly rows?: number | undefined;
   /** Counts the visible changes of the room and its membership. */
@@ -321,6 +325,8 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
       indexed: fields.maybeFlag("indexed") ?? false,
       incarnation,
       roster: fields.maybeText("roster") ?? incarnation,
+      copying: fields.maybeText("copying"),
+      copyingSince: fields.maybeNumber("copyingSince"),
       rows: fields.maybeNumber("rows"),
       v: fields.number("v"),
       name: fields.text("name"),

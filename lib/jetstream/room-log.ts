@@ -8,6 +8,7 @@
  * refers to yet. docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
 import { isRefusal, memberNotFound, roomExists, roomNotFound } from "../rules.js";
 import type { MemberFacts, RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
@@ -120,10 +121,12 @@ export class RoomLog {
   readonly #index: RoomIndex;
   /** Rooms that are being put into the index. */
   readonly #indexing = new Set<string>();
-  readonly #cleanUp: (work: CleanUp) => void;
+  /** Rooms whose rows are being copied. */
+  readonly #compacting = new Set<string>();
+  readonly #cleanUp: (work: CleanUp, timeoutMs?: number) => void;
 
   /** `cleanUp` runs work behind the operation's back, so that what is already committed is not held up by it. */
-  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp) => void, joined: JoinedRows, index: RoomIndex) {
+  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp, timeoutMs?: number) => void, joined: JoinedRows, index: RoomIndex) {
     this.buckets = buckets;
     this.#cleanUp = cleanUp;
     this.#joined = joined;
@@ -307,7 +310,7 @@ export class RoomLog {
         unapplied = true;
       }
       const present = new Map([...rows].filter(([, row]) => !row.gone));
-      if (v === record.v && present.size === record.members) return { room, v, members: present, rows: rows.size };
+      if (v === record.v && present.size === record.members) return { room, v, members: present, everyone: rows };
       // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
       // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
       // of a read that a write got in the way of.
@@ -317,7 +320,7 @@ export class RoomLog {
       // A head before the newest stands in the bucket: where it does not, the replica missed rows.
       if (v > record.v && !unapplied && newest.length === newest[0]?.of && present.size === total) {
         const now = await this.room(roomId, "certain", call);
-        if (now.record.incarnation === incarnation) return { room, v, members: present, rows: rows.size };
+        if (now.record.incarnation === incarnation) return { room, v, members: present, everyone: rows };
       }
     }
   }
@@ -519,12 +522,13 @@ export class RoomLog {
   }
 
   /** Removes what belongs to an incarnation that is over, or never came to be. */
-  async purgeRoom(roomId: string, { incarnation, roster }: Pick<RoomRecord, "incarnation" | "roster">, call: Call): Promise<void> {
+  async purgeRoom(roomId: string, { incarnation, roster, copying }: Pick<RoomRecord, "incarnation" | "roster" | "copying">, call: Call): Promise<void> {
     const { members, membersByEndpoint, roomKeys } = this.buckets;
     await all([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
       membersByEndpoint.purge(keys.roomHint(roomId, incarnation), call),
       members.purge(keys.members(roomId, roster), call),
+      ...(copying === undefined ? [] : [members.purge(keys.members(roomId, copying), call)]),
       roomKeys.purge(keys.roomKeysOfRoom(roomId, incarnation), call),
       roomKeys.purge(keys.epochs(roomId, incarnation), call),
     ]);
@@ -534,34 +538,102 @@ export class RoomLog {
    * Rows of members who are gone stay, so that no late head puts a member back. Where there are more of them than of members,
    * the members' rows are copied under a new id, and a commit of the room's record makes that the room's: what stands under the
    * old one, and whatever comes there late, is out of reach from then on, and is removed. Nothing visible changes.
+   *
+   * The record names the id from before the first copy, so that no sweep takes it for that of an attempt that died. Changes go on
+   * meanwhile: what they leave is copied in the next round, and the commit has the condition that the last round missed none.
    */
-  compact(roomId: string, call: Call): Promise<void> {
-    return this.#turns.take(roomId, call, async () => {
-      const { room, v, members, rows } = await this.roster(roomId, "certain", call);
+  compact(roomId: string): void {
+    if (this.#compacting.has(roomId)) return;
+    this.#compacting.add(roomId);
+    this.#cleanUp(async (call) => {
+      try {
+        const roster = await this.turn(roomId, call, () => this.#beginCopy(roomId, call));
+        if (roster !== undefined) await this.#copyTo(roster, roomId, call);
+      } finally {
+        this.#compacting.delete(roomId);
+      }
+    }, COPY_MS);
+  }
+
+  /** The id of a copy that may begin. `undefined`: there is no need, or the rows are now counted. */
+  async #beginCopy(roomId: string, call: Call): Promise<string | undefined> {
+    for (const retries = new Retries(call); ; ) {
+      await retries.turn();
+      const room = await this.room(roomId, "certain", call);
       const { record } = room;
-      // Rows newer than the record: the condition of the commit would not hold.
-      if (v !== record.v) return;
       const id = newWrite();
-      if (!isSparse(rows, members.size)) {
-        if (record.rows !== rows) await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows }, id, call);
+      if (record.rows === undefined) {
+        const { v, everyone } = await this.roster(roomId, "certain", call);
+        if (v !== record.v) continue;
+        if (await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows: everyone.size }, id, call)) continue;
+      }
+      if (!isSparse(record.rows, record.members) || isBeingCopied(record)) return undefined;
+      const roster = newRoster(record.incarnation);
+      const begun = await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), copying: roster, copyingSince: record.rows }, id, call);
+      // Another one that was under way comes to nothing by it.
+      const { copying } = record;
+      if (begun && copying !== undefined) this.#cleanUp((own) => this.buckets.members.purge(keys.members(roomId, copying), own));
+      if (begun) return roster;
+    }
+  }
+
+  async #copyTo(roster: string, roomId: string, call: Call): Promise<void> {
+    const drop = (from: string) => (own: Call): Promise<unknown> => this.buckets.members.purge(keys.members(roomId, from), own);
+    const copied: Copied = { rows: new Map(), mayBeCommitted: false };
+    try {
+      for (let round = 0; ; round++) {
+        call.check();
+        const attempt = (): Promise<CopyEnd> => this.#copyRound(roster, roomId, copied, call);
+        // Others of this process wait only where changes come so fast that it would never end.
+        const end = await (round < FREE_ROUNDS ? attempt() : this.turn(roomId, call, attempt));
+        if (end.kind === "again") continue;
+        this.#cleanUp(drop(end.kind === "committed" ? end.before : roster));
         return;
       }
-      const roster = newRoster(record.incarnation);
-      const drop = (own: Call): Promise<unknown> => this.buckets.members.purge(keys.members(roomId, roster), own);
-      let membersSeq = record.membersSeq;
-      try {
-        await inParallel([...members], COPIES, async ([endpoint, row]) => {
-          const seq = await this.buckets.members.stage(keys.member(roomId, endpoint, roster), toJson(row), call);
-          membersSeq = Math.max(membersSeq, seq);
-        });
-      } catch (error) {
-        this.#cleanUp(drop);
-        throw error;
-      }
-      const next: RoomRecord = { ...record, ...nextWrite(record, room.seq, id), roster, rows: members.size, membersSeq, head: [] };
-      const committed = await this.#rewrite(room, next, id, call);
-      this.#cleanUp(committed ? (own) => this.buckets.members.purge(keys.members(roomId, record.roster), own) : drop);
+    } catch (error) {
+      if (!copied.mayBeCommitted) this.#cleanUp(drop(roster));
+      throw error;
+    }
+  }
+
+  async #copyRound(roster: string, roomId: string, copied: Copied, call: Call): Promise<CopyEnd> {
+    const { members } = this.buckets;
+    const { room, v, everyone } = await this.roster(roomId, "certain", call);
+    const { record } = room;
+    if (record.copying !== roster) return { kind: "over" };
+    const wanted = [...everyone].filter(([endpoint, row]) => {
+      const known = copied.rows.get(endpoint);
+      // Who is gone has a row there only if there was one: it says that he is gone.
+      return known === undefined ? !row.gone : known.row.v !== row.v || known.row.id !== row.id;
     });
+    await inParallel(wanted, COPIES, async ([endpoint, row]) => {
+      const key = keys.member(roomId, endpoint, roster);
+      const known = copied.rows.get(endpoint);
+      const seq = await members.write(key, toJson(row), known?.seq ?? 0, call, (entry) => (isRow(entry, row) ? "yes" : "no"), "step");
+      if (seq === undefined) throw new StoreError("UNAVAILABLE", "A row that was copied is not as it was written");
+      copied.rows.set(endpoint, { row, seq });
+    });
+    // Rows newer than the record, or a newer record: the condition of the commit would not hold, and after many changes nobody
+    // could tell whether it did.
+    const isCurrent = v === record.v && (await this.buckets.rooms.stands(keys.room(roomId), room.seq, call)) !== undefined;
+    if (!isCurrent) return { kind: "again" };
+    let { membersSeq } = record;
+    for (const { seq } of copied.rows.values()) membersSeq = Math.max(membersSeq, seq);
+    const id = newWrite();
+    const next: RoomRecord = {
+      ...record,
+      ...nextWrite(record, room.seq, id),
+      roster,
+      copying: undefined,
+      copyingSince: undefined,
+      rows: copied.rows.size,
+      membersSeq,
+      head: [],
+    };
+    copied.mayBeCommitted = true;
+    const isCommitted = await this.#rewrite(room, next, id, call);
+    copied.mayBeCommitted = isCommitted;
+    return isCommitted ? { kind: "committed", before: record.roster } : { kind: "again" };
   }
 
   async #rewrite(room: LiveRoom, next: RoomRecord, id: string, call: Call): Promise<boolean> {
@@ -600,18 +672,39 @@ export interface Roster {
   readonly room: LiveRoom;
   readonly v: number;
   readonly members: ReadonlyMap<string, MemberRow>;
-  /** How many rows there are, those of members who are gone included. */
-  readonly rows: number;
+  /** Those who are gone included. */
+  readonly everyone: ReadonlyMap<string, MemberRow>;
 }
+
+/** What was copied to a roster. */
+interface Copied {
+  /** Of each endpoint the row, and where it stands there. */
+  readonly rows: Map<string, { readonly row: MemberRow; readonly seq: number }>;
+  mayBeCommitted: boolean;
+}
+
+/** `over`: the room is deleted, or another copy is under way. `committed`: the roster of `before` is out of reach. */
+type CopyEnd = { readonly kind: "again" | "over" } | { readonly kind: "committed"; readonly before: string };
 
 /** Rows that are copied at once. */
 const COPIES = 256;
+/** A million rows are copied in less. */
+const COPY_MS = 600_000;
+/** Rounds of copying beside which changes of the room go on, in this process too. */
+const FREE_ROUNDS = 4;
 /** So many rows of members who are gone are none too many, and what copying costs is spread over as many removals. */
 const FEW_ROWS = 16;
 
 /** Whether more rows are of members who are gone than of members. Where they were not counted, it has to be looked. */
 export function isSparse(rows: number | undefined, members: number): boolean {
   return rows === undefined || rows > 2 * members + FEW_ROWS;
+}
+
+/** Whether somebody is at it. One who died is waited for until as many rows more have come as there are members, and so many. */
+const PATIENCE_ROWS = 1024;
+
+function isBeingCopied({ copying, copyingSince, rows, members }: RoomRecord): boolean {
+  return copying !== undefined && (rows ?? 0) < (copyingSince ?? 0) + members + PATIENCE_ROWS;
 }
 
 export interface CreateIds {
@@ -666,9 +759,11 @@ export function holderOf(room: LiveRoom, endpoint: string, row: Pick<MemberRow, 
   return { roomId: room.id, endpoint, incarnation: room.record.incarnation, membership: row.id };
 }
 
-function sameRow(entry: Entry, head: Head): "yes" | "no" {
+const sameRow = (entry: Entry, head: Head): "yes" | "no" => (isRow(entry, head.row) ? "yes" : "no");
+
+function isRow(entry: Entry, { v, id }: MemberRow): boolean {
   const { row } = readMember(entry);
-  return row.v === head.row.v && row.id === head.row.id ? "yes" : "no";
+  return row.v === v && row.id === id;
 }
 
 function writtenOf(entry: Entry): Written {

@@ -108,7 +108,7 @@ export class Sweep {
     if (trace.incarnation !== record.incarnation) return "dead";
     const { membership, made, roster } = trace;
     // Rows under another id are of before a copy, or of a copy that may still be committed.
-    if (roster !== undefined) return roster === record.roster ? "live" : "open";
+    if (roster !== undefined) return roster === record.roster || roster === record.copying ? "live" : "open";
     if (membership === undefined) return "live";
     const { members, roomKeys } = this.#log.buckets;
     const rowKey = keys.member(roomId, membership.endpoint, record.roster);
