@@ -86,7 +86,7 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
   const isFenced = closedBy(config) !== undefined;
   for (const name of REQUIRED) {
     // Records are refused by it meanwhile, and nothing else is.
-    if (isFenced && name === "max_msg_size") continue;
+    if (isFenced && (name === "max_msg_size" || name === "subjects")) continue;
     if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
       return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
     }

@@ -7,6 +7,9 @@ const raisers = (test: string) => bySpec("spec/jetstream/raisers.spec.ts", test)
 const versions = (test: string) => bySpec("spec/jetstream/versions.spec.ts", test);
 const staleReads = (test: string) => bySpec("spec/jetstream/stale-reads.spec.ts", test);
 const answers = (test: string) => bySpec("spec/jetstream/answers.spec.ts", test);
+const format = (test: string) => bySpec("spec/jetstream/format.spec.ts", test);
+const closedStore = (test: string) => bySpec("spec/jetstream/closed-store.spec.ts", test);
+const rosters = (test: string) => bySpec("spec/jetstream/rosters.spec.ts", test);
 const crashPoints = (operation: string) => bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
 
 export const jetStreamMutants: readonly Mutant[] = [
@@ -456,5 +459,77 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "",
     breaks: "A connection that has moved can be in another cluster: those that hold a bucket are asked again.",
     killedBy: versions("while a store is open"),
+  },
+  {
+    name: "a record says that its room is in the index, whoever wrote it before",
+    file: "lib/jetstream/room-log.ts",
+    find: "if (!indexed) await this.#index.add(roomId, incarnation, call);",
+    replace: "if (!indexed) await Promise.resolve();",
+    breaks: "A room that an older version made is put into the index before a record says that it is there.",
+    killedBy: format("makes a room without an entry"),
+  },
+  {
+    name: "a mark that was taken back stays so",
+    file: "lib/jetstream/open.ts",
+    find: "if (state.format < FORMAT) await raiseFormat(link, one.name, own);",
+    replace: "",
+    breaks: "An update that comes late does not lower the format for long.",
+    killedBy: format("takes back the mark"),
+  },
+  {
+    name: "a grant without a number begins at 0",
+    file: "lib/jetstream/records.ts",
+    find: `fields.maybeNumber("grant") ?? fields.number("v")`,
+    replace: `fields.maybeNumber("grant") ?? 0`,
+    breaks: "No number of a grant comes again.",
+    killedBy: format("where a version of before drops the number"),
+  },
+  {
+    name: "time that ran out and is given anew is the same grant",
+    file: "lib/jetstream/users.ts",
+    find: "isTaken || isDemoted || isOver(before) !== isOver(next);",
+    replace: "isTaken || isDemoted;",
+    breaks: "Between two grants of one user the number changes.",
+    killedBy: format("leaves a trace"),
+  },
+  {
+    name: "a check of a user by a store that is closed",
+    file: "lib/jetstream/users.ts",
+    find: "await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.seen, call);",
+    replace: "",
+    breaks: "From where a store is closed in the log no check is proved.",
+    killedBy: closedStore("denies and refuses at once"),
+  },
+  {
+    name: "a commit behind what closes the store",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: `if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);`,
+    replace: "",
+    breaks: "A write is acknowledged only where it stands before what closes the store.",
+    killedBy: closedStore("of a store that was stopped before its commit"),
+  },
+  {
+    name: "a key behind what closes the store",
+    file: "lib/jetstream/room-keys.ts",
+    find: "await rooms.checkOpen(await rooms.fresh(call), call);",
+    replace: "await Promise.resolve(rooms);",
+    breaks: "A write is acknowledged only where it stands before what closes the store.",
+    killedBy: closedStore("a key that was put by a store which was stopped"),
+  },
+  {
+    name: "a copy of a roster without what changed meanwhile",
+    file: "lib/jetstream/room-log.ts",
+    find: "known === undefined ? !row.gone : known.row.v !== row.v || known.row.id !== row.id;",
+    replace: "known === undefined && !row.gone;",
+    breaks: "What changes while rows are copied is copied in the next round.",
+    killedBy: rosters("changes of the room go on"),
+  },
+  {
+    name: "the sweep takes a copy under way for dead",
+    file: "lib/jetstream/sweep.ts",
+    find: " || roster === record.copying",
+    replace: "",
+    breaks: "The roster that the record names as being copied to is left alone.",
+    killedBy: rosters("a store that opens and sweeps meanwhile"),
   },
 ];
