@@ -73,6 +73,33 @@ describe("what a store keeps of the users", function () {
     }
   }
 
+  it("takes what the store wrote itself without reading, and passes over nothing that another one wrote before", async () => {
+    const { here, there, counts } = await open();
+    await here.users.addFirstAdmin({ key: "root" });
+    for (const key of ["amy", "bob"]) await here.users.add({ key });
+    await warm(here, ["root", "amy", "bob"]);
+    counts.reads = 0;
+    for (let n = 0; n < 5; n++) {
+      await here.users.add({ key: `new-${String(n)}` });
+      await here.users.revoke("bob");
+      expect(await here.isAuthorized("bob")).to.equal(false);
+      await here.users.reinstate("bob");
+      expect(await here.isAuthorized("bob")).to.equal(true);
+    }
+    // Only the first may find something that was not known.
+    expect(counts.reads).to.be.lessThan(5);
+    for (let n = 0; n < 5; n++) {
+      await there.users.revoke("amy");
+      await here.users.add({ key: `more-${String(n)}` });
+      expect(await here.isAuthorized("amy")).to.equal(false);
+      await there.users.reinstate("amy");
+      await here.users.add({ key: `yet-more-${String(n)}` });
+      expect(await here.isAuthorized("amy")).to.equal(true);
+    }
+    await here.close();
+    await there.close();
+  });
+
   it("a user that was read before costs a barrier, which all who begin together share, and no read", async () => {
     const { here, counts } = await open();
     const keys = Array.from({ length: 20 }, (_, i) => `user-${i}`);

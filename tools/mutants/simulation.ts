@@ -46,8 +46,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a barrier that is not the next one",
     file: "lib/jetstream/copy.ts",
-    find: "else if (this.#own.hasAll(this.#at + 1, seq)) this.#at = seq;",
-    replace: "else this.#at = seq;",
+    find: "if (this.#own.hasAll(this.#at + 1, seq)) this.#at = Math.max(this.#at, seq);",
+    replace: "this.#at = Math.max(this.#at, seq);",
     breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
   },
   {
