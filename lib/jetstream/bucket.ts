@@ -104,7 +104,8 @@ export class Bucket {
     return this.#drift;
   }
 
-  protected use(): void {
+  /** To be asked before the bucket is gone by: throws while it is unfit, and looks at its settings now and then. */
+  use(): void {
     const now = performance.now();
     if (now - this.#looked > LOOK_MS) {
       this.#looked = now;

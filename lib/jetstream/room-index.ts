@@ -56,6 +56,8 @@ export class RoomIndex {
 
   /** Some of the rooms behind a place in the index, each as it stands at a moment after this call. */
   async page(after: number, limit: number, call: Call): Promise<RoomPage> {
+    // Also where no entry leads there.
+    this.#rooms.use();
     const rooms: ListedRoom[] = [];
     const old = Date.now() - STALE_MS;
     for (let from = after; ; ) {
