@@ -221,7 +221,7 @@ export class Members {
       held.set(member.endpoint, member);
       return;
     }
-    const all = [...listOf(held), member];
+    const all = withMember(listOf(held), member);
     if (all.length === 1) this.#held = member;
     else this.#held = all.length <= FEW ? all : new Map(all.map((each) => [each.endpoint, each]));
   }
@@ -240,6 +240,11 @@ export class Members {
 function listOf(held: MemberEntry | readonly MemberEntry[] | undefined): readonly MemberEntry[] {
   if (held === undefined) return [];
   return held instanceof MemberEntry ? [held] : held;
+}
+
+/** Not by spreading, which leaves room for as many again as most lists ever hold. */
+function withMember(members: readonly MemberEntry[], member: MemberEntry): readonly MemberEntry[] {
+  return members.concat(member);
 }
 
 /** Each endpoint's memberships. Derived from the members, so that it cannot disagree with them. */
@@ -264,7 +269,7 @@ export class Memberships {
       held.add(member);
       return member;
     }
-    const all = [...listOf(held), member];
+    const all = withMember(listOf(held), member);
     this.#of.set(member.endpoint, all.length <= FEW ? all : new Set(all));
     return member;
   }

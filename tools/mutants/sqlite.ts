@@ -515,4 +515,12 @@ export const sqliteMutants: readonly Mutant[] = [
     breaks: "A file is not opened twice through two links to it.",
     killedBy: bySpec("spec/sqlite/disk-errors.spec.ts", "where there is no room for a log"),
   },
+  {
+    name: "lists of members have room for many more",
+    file: "lib/sqlite/entries.ts",
+    find: "return members.concat(member);",
+    replace: "return [...members, member];",
+    breaks: "A membership takes little memory.",
+    killedBy: bySpec("spec/sqlite/memory.spec.ts", "takes little for a membership"),
+  },
 ];
