@@ -216,6 +216,24 @@ export class Link {
     });
   }
 
+  /**
+   * From a stack of its own: clients make an error for each request, in case that it fails, and what an error costs grows with the
+   * calls that wait for it.
+   */
+  #request(subject: string, payload: Uint8Array | string, options: { timeout: number; headers?: NatsHeaders }): Promise<NatsMessage> {
+    return this.#counted(
+      new Promise((resolve, reject) => {
+        queueMicrotask(() => {
+          try {
+            this.connection.request(subject, payload, options).then(resolve, reject);
+          } catch (error) {
+            reject(error instanceof Error ? error : new Error(String(error)));
+          }
+        });
+      }),
+    );
+  }
+
   async #counted<T>(request: Promise<T>): Promise<T> {
     this.#underWay++;
     try {
@@ -266,7 +284,7 @@ export class Link {
         options.headers.set("Nats-Expected-Last-Subject-Sequence", String(expected));
         if (expectedOf !== undefined) options.headers.set("Nats-Expected-Last-Subject-Sequence-Subject", expectedOf);
       }
-      reply = parse((await this.#counted(this.connection.request(subject, payload, options))).data);
+      reply = parse((await this.#request(subject, payload, options)).data);
     } catch (error) {
       return { kind: "failed", failure: failureOf(error), error };
     }
@@ -288,7 +306,7 @@ export class Link {
   async api(subject: string, body: unknown, timeoutMs: number): Promise<Json> {
     try {
       const payload = body === undefined ? "" : JSON.stringify(body);
-      return parse((await this.#counted(this.connection.request(`$JS.API.${subject}`, payload, { timeout: timeoutMs }))).data);
+      return parse((await this.#request(`$JS.API.${subject}`, payload, { timeout: timeoutMs })).data);
     } catch (error) {
       throw unavailable(failureOf(error), error);
     }
@@ -321,8 +339,7 @@ export class Link {
   /** A direct get of the newest message that a subject has, from whichever replica answers. */
   async last(stream: string, subject: string, timeoutMs: number): Promise<LastAnswer> {
     try {
-      const request = this.connection.request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), { timeout: timeoutMs });
-      const message = await this.#counted(request);
+      const message = await this.#request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), { timeout: timeoutMs });
       const code = message.data.length === 0 ? (message.headers?.code ?? 0) : 0;
       switch (code) {
         case 0:

@@ -41,6 +41,9 @@ export const keys = {
   roomKey: (at: Holder, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
   roomKeys: (at: Holder): string => `${holder(at)}.>`,
   roomKeysMark: (at: Holder): string => `${holder(at)}.${MARK}`,
+  /** Of whatever incarnation and membership, and of whatever epoch where none is named. */
+  roomKeysOfEndpoint: (roomId: string, endpoint: string, epoch: number | undefined): string =>
+    `key.${token(roomId)}.${token(endpoint)}.${epoch === undefined ? ">" : `*.*.${String(epoch)}.*`}`,
   roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string): string =>
     `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}`,
   roomKeysOfRoom: (roomId: string, incarnation: string): string => `key.${token(roomId)}.*.${incarnation}.>`,

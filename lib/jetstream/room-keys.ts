@@ -7,7 +7,7 @@ import { Retries } from "./connection.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
 import type { Holder, KeyRow } from "./records.js";
 import { holderOf, memberFacts, need, orCertain } from "./room-log.js";
-import { inParallel } from "./settled.js";
+import { both, inParallel } from "./settled.js";
 import type { Freshness, LiveRoom, RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
@@ -53,14 +53,18 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
 
   async #get(roomId: string, endpoint: string, epoch: number | undefined, freshness: Freshness, call: Call): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
-    const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
+    // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
+    const [{ room, member }, newest] = await both(
+      this.#log.member(roomId, endpoint, freshness, call),
+      roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
+    );
     const at = holderOf(room, endpoint, need(roomId, endpoint, member));
     const { record } = room;
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
       // A key never changes: where it is found, it is the one. That it is not there has to be sure, as another is looked for then.
-      const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
+      const entry = newest?.key === key ? newest : (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
         const latest = (await this.#list(roomId, endpoint, freshness, call)).at(-1);
