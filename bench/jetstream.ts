@@ -51,13 +51,21 @@ function* turnsOf(size: number, from: number, count: number): Iterable<number> {
 
 /** Times of calls one after the other: their median in milliseconds. */
 async function p50(items: Iterable<number>, call: (n: number) => Promise<unknown>): Promise<number> {
-  const times: number[] = [];
+  const [only = NaN] = await p50InTurn(items, [call]);
+  return only;
+}
+
+/** The same of several, of which each has its turn after the other: a loop of one kind alone keeps everything at hand for it. */
+async function p50InTurn(items: Iterable<number>, calls: readonly ((n: number) => Promise<unknown>)[]): Promise<number[]> {
+  const times = calls.map((): number[] => []);
   for (const n of items) {
-    const began = performance.now();
-    await call(n);
-    times.push(performance.now() - began);
+    for (const [i, call] of calls.entries()) {
+      const began = performance.now();
+      await call(n);
+      times[i]?.push(performance.now() - began);
+    }
   }
-  return median(times);
+  return times.map(median);
 }
 
 /** Three stores beside, until the work is done. */
@@ -128,14 +136,11 @@ async function rates({ report, kv, size }: Setting, beside: string, contests: re
 
 async function latencies({ report, client, size }: Setting, beside: string, contests: readonly Contest[]): Promise<void> {
   const found = new Map<string, number[]>();
-  let cold = Math.floor(size / 2);
+  const all = [...contests, { what: "publish", check: () => client.request("$KV.plain.published", "x") }];
   for (let round = -1; round < ROUNDS; round++) {
-    for (const { what, check, isCold } of [...contests, { what: "publish", check: () => client.request("$KV.plain.published", "x"), isCold: false }]) {
-      const from = isCold === true ? cold : (round + 1) * ALONE;
-      if (isCold === true) cold += ALONE;
-      const time = await p50(turnsOf(size, from, ALONE), check);
-      if (round >= 0) found.set(what, [...(found.get(what) ?? []), time]);
-    }
+    // None of them was asked for cold before.
+    const times = await p50InTurn(turnsOf(size, Math.floor(size / 2) + (round + 1) * ALONE, ALONE), all.map(({ check }) => check));
+    if (round >= 0) for (const [i, { what }] of all.entries()) found.set(what, [...(found.get(what) ?? []), times[i] ?? NaN]);
   }
   const publish = median(found.get("publish") ?? []);
   report.say(`an acknowledged publish alone, ${beside}: p50 ${publish.toFixed(3)} ms`);
@@ -219,12 +224,11 @@ async function growth({ report, cluster, client, kv, size }: Setting, found: Map
   const note = (name: string, figure: number): void => {
     found.set(name, [...(found.get(name) ?? []), figure]);
   };
-  const plain = await p50(turnsOf(size, 0, ALONE), getPlain(kv));
   for (const [name, call] of methods(store)) {
     // Those that were read already are warm: half of the records are read for the first time.
     const count = Math.min(ALONE, size / 4);
     const from = name.startsWith("users.r") ? 0 : Math.floor(size / 2);
-    const time = await p50(turnsOf(size, from, count), call);
+    const [time = NaN, plain = NaN] = await p50InTurn(turnsOf(size, from, count), [call, getPlain(kv)]);
     calls += count;
     note(`${name}, p50`, time);
     if (["users.get", "rooms.get", "members.get", "roomKeys.get"].includes(name)) {

@@ -54,7 +54,7 @@ export class Barrier {
   readonly #awaited = new Set<number>();
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
-  #next: NodeJS.Immediate | undefined;
+  #isNext = false;
 
   constructor(link: Link, stream: string, subjects: string, log: Log) {
     this.#link = link;
@@ -73,10 +73,12 @@ export class Barrier {
     });
   }
 
-  /** Sends in the next turn of the event loop, so that all that begin in this one share a barrier. */
+  /** Sends when everything has run that is due in this turn of the event loop, so that all that begin in it share a barrier. */
   #soon(): void {
-    this.#next ??= setImmediate(() => {
-      this.#next = undefined;
+    if (this.#isNext) return;
+    this.#isNext = true;
+    process.nextTick(() => {
+      this.#isNext = false;
       this.#send();
     });
   }
