@@ -450,10 +450,11 @@ export class Retries {
   }
 
   /** What every attempt begins with: nothing at first, a pause from then on. Throws once the call's time is over. */
-  async turn(): Promise<void> {
+  turn(): Promise<void> | undefined {
     this.#call.check();
-    if (this.#begun) await this.pause();
+    if (this.#begun) return this.pause();
     this.#begun = true;
+    return undefined;
   }
 
   /** Waits a little longer each time, with jitter so that contenders part. Throws once the call's time is over. */

@@ -94,7 +94,7 @@ export class ProvedBucket<V> extends Bucket {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       this.use();
-      await this.#sure(call);
+      if (!this.#isSure()) await this.#sure(call);
       const valid = this.#copy.valid(key) === undefined ? undefined : (await this.#byBarrier([key], call))?.[0];
       if (valid !== undefined) return valid;
       const found = await this.#byFence(key, call);
@@ -116,7 +116,15 @@ export class ProvedBucket<V> extends Bucket {
    * Rejects unless the store may be used, at a moment of the log at or after `seq`, which is one of a message that this store knows
    * to be there.
    */
-  async checkOpen(seq: number, call: Call): Promise<void> {
+  checkOpen(seq: number, call: Call): Promise<void> | undefined {
+    if (this.#copy.at >= seq) {
+      const value = this.#copy.valid(STATE)?.value;
+      if (value instanceof StoreState && value.refusal === undefined) return undefined;
+    }
+    return this.#checkOpen(seq, call);
+  }
+
+  async #checkOpen(seq: number, call: Call): Promise<void> {
     let known = this.#copy.valid(STATE);
     if (known !== undefined && this.#copy.at < seq) {
       await this.#bring(seq, call);
@@ -153,7 +161,7 @@ export class ProvedBucket<V> extends Bucket {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       this.use();
-      await this.#sure(call);
+      if (!this.#isSure()) await this.#sure(call);
       if (this.#copy.valid(first) !== undefined && this.#copy.valid(second) !== undefined) {
         const found = (await this.#byBarrier([first, second], call))?.map(ofRecord);
         if (found !== undefined) return [found[0], found[1]];
@@ -165,16 +173,10 @@ export class ProvedBucket<V> extends Bucket {
     }
   }
 
-  /** What is remembered of the record: it proves nothing. */
-  glimpse(key: string): V | undefined {
-    const value = this.#copy.remembered(key)?.value;
-    return value instanceof StoreState ? undefined : value;
-  }
-
   /** Records of the copy, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
   async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
     const seq = await this.fresh(call);
-    if (!(await this.#bring(seq, call))) return undefined;
+    if (!this.#copy.reach(seq) && !(await this.#bring(seq, call))) return undefined;
     const found: Proved<V | StoreState>[] = [];
     for (const key of keys) {
       const known = this.#copy.valid(key);
@@ -295,9 +297,14 @@ export class ProvedBucket<V> extends Bucket {
     }
   }
 
-  /** Looks whether the log is the one that is known, if nothing was heard of it for a while. */
-  async #sure(call: Call): Promise<void> {
+  /** Whether the log is the one that is known: to be asked before what is kept is used. */
+  #isSure(): boolean {
     this.#copy.wake();
+    return !this.#copy.unsure;
+  }
+
+  /** Looks whether the log is the one that is known. */
+  async #sure(call: Call): Promise<void> {
     for (const retries = new Retries(call); this.#copy.unsure; ) {
       await retries.turn();
       this.#identifying ??= this.#identify().finally(() => {

@@ -53,8 +53,12 @@ function adminUntil(user: UserRow | undefined): number | undefined {
 
 const untilOf = (witness: Witness): number => witness.until ?? Number.POSITIVE_INFINITY;
 
+/** Of so many it is remembered that they are proved together with the guard. Of others it is found out anew. */
+const MAX_STAGED = 1024;
+
 export class JetStreamUsers implements UsersDriver {
   readonly #bucket: ProvedBucket<UserState>;
+  readonly #staged = new Set<string>();
 
   constructor(bucket: ProvedBucket<UserState>) {
     this.#bucket = bucket;
@@ -82,17 +86,23 @@ export class JetStreamUsers implements UsersDriver {
   /** Who counts for the user at one moment after this call, and where the record stands. */
   async #proved(key: string, call: Call): Promise<{ facts?: rules.UserFacts | undefined; seq?: number; row?: UserRow }> {
     const recordKey = keys.user(key);
-    const isStaged = this.#bucket.glimpse(recordKey)?.slot !== undefined;
+    const isStaged = this.#staged.has(recordKey);
     const alone = isStaged ? undefined : await this.#bucket.prove(recordKey, call);
     if (!isStaged && alone?.value.slot === undefined) {
       await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.seen, call);
       return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
     }
     const [guard, user] = await this.#withGuard(recordKey, call);
+    this.#noteStaged(recordKey, user?.value.slot !== undefined);
     await this.#bucket.checkOpen(user?.asOf ?? this.#bucket.seen, call);
     if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
     const row = counts(user.value.slot, guard);
     return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
+  }
+
+  #noteStaged(recordKey: string, isStaged: boolean): void {
+    if (!isStaged) this.#staged.delete(recordKey);
+    else if (this.#staged.size < MAX_STAGED) this.#staged.add(recordKey);
   }
 
   async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
