@@ -5,7 +5,7 @@
  * the record; what has to be sure is fenced. Lists are read by `multi_last`, which says how far its replica is: at or
  * after a barrier, and all that this store has seen of the bucket.
  */
-import type { Call } from "../call.js";
+import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Retries, unavailable } from "./connection.js";
 import type { Ack, DirectMessage, Json, Link } from "./connection.js";
@@ -50,6 +50,7 @@ const MAX_ASKING = 8;
 const PAGE_BYTES = 4 * 1024 * 1024;
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
 const LOOK_MS = 5000;
+const RECOGNIZE_MS = 500;
 /** How often a write is sent again at once while another one of its subject is under way. */
 const MAX_AT_ONCE = 100;
 
@@ -77,8 +78,17 @@ export class Bucket {
   #queue: Read[] = [];
   #drift: StoreError | undefined;
   #looked = performance.now();
+  /** The newest barrier of this store of which it is known that it stood in the log. */
+  #landmark: { readonly key: string; readonly seq: number } | undefined;
+  /** Another log may have taken the place of the one that is known. */
+  #isDoubted = false;
+  #recognizing: Promise<void> | undefined;
+  /** What is there is another log, for good. */
+  #gone: StoreError | undefined;
   /** Looks whether the settings are still what the promises rest on. */
   onUse: (() => void) | undefined;
+  /** It is the log that is known: the newest barrier that was known stood at that sequence, and its key has this message now. */
+  protected onRecognized: ((seq: number, found: DirectMessage, asked: Moment) => void) | undefined;
   /** What others keep of the bucket may be of another log. */
   onDoubt: (() => void) | undefined;
   /** Told of each record that this store wrote, when it is acknowledged. */
@@ -111,7 +121,8 @@ export class Bucket {
       this.#looked = now;
       this.onUse?.();
     }
-    if (this.#drift !== undefined) throw this.#drift;
+    const fault = this.#drift ?? this.#gone;
+    if (fault !== undefined) throw fault;
   }
 
   /** The newest sequence that this store knows to be in the bucket. */
@@ -131,13 +142,26 @@ export class Bucket {
   /** What is kept of the log is forgotten: see {@link Barrier}. */
   doubt(): void {
     this.own.forget();
+    this.#isDoubted = true;
     this.onDoubt?.();
+  }
+
+  /**
+   * The log ends before what this store has seen of it, as one does that was restored from a backup or made anew. What was taken away may
+   * be there again, and however far it gets, nothing tells what: the store is of no use any more.
+   */
+  goneBack(): void {
+    this.#gone ??= new StoreError("INCOMPATIBLE", `The bucket ${this.name} was restored from a backup, or made anew. Open the store anew`, {
+      details: { bucket: this.name },
+    });
+    this.doubt();
   }
 
   noteBarrier(seq: number, key: string): void {
     this.saw(seq);
     this.#barrierKey = key;
     this.own.add(seq, key);
+    if (!this.#isDoubted && seq > (this.#landmark?.seq ?? 0)) this.#landmark = { key, seq };
   }
 
   notePutBack(key: string): void {
@@ -145,7 +169,9 @@ export class Bucket {
   }
 
   heard(sent: Moment): void {
-    if (!this.continuity.heard(sent)) this.suspect();
+    if (this.continuity.heard(sent)) return;
+    this.#isDoubted = true;
+    this.suspect();
   }
 
   /** Another log may have taken the place of the one that is known. */
@@ -153,10 +179,72 @@ export class Bucket {
     this.own.clear();
   }
 
+  #mayBeAnother(): boolean {
+    if (!this.#isDoubted && !this.continuity.isFresh) {
+      this.#isDoubted = true;
+      this.suspect();
+    }
+    return this.#isDoubted;
+  }
+
+  /** Waits until it is known which log it is, if nothing was heard of it for a while. */
+  protected async recognize(call: Call): Promise<void> {
+    for (const retries = new Retries(call); this.#mayBeAnother(); ) {
+      await retries.turn();
+      this.use();
+      this.#recognizing ??= this.#recognize().finally(() => {
+        this.#recognizing = undefined;
+      });
+      await this.#recognizing;
+    }
+    this.use();
+  }
+
+  async #recognize(): Promise<void> {
+    const asked = moment();
+    const landmark = this.#landmark;
+    if (landmark !== undefined) {
+      this.own.spare(landmark.key);
+      const found = await this.whatBecameOf(landmark.key, landmark.seq);
+      if (found === undefined) return;
+      this.own.spare(undefined);
+      this.onRecognized?.(landmark.seq, found, asked);
+    }
+    this.#isDoubted = false;
+    this.continuity.begin(asked);
+  }
+
+  /**
+   * The newest message of a key that is never removed, and that stood at `seq`: that one, or a later one. Where the leader has only
+   * an earlier one the log has gone back. `undefined`: nobody knows.
+   */
+  protected async whatBecameOf(key: string, seq: number): Promise<DirectMessage | undefined> {
+    const answer = await this.link.last(this.stream, this.subjects + key, RECOGNIZE_MS);
+    if (answer.kind === "failed") return undefined;
+    const found = answer.kind === "found" ? answer.message : undefined;
+    if (found !== undefined && found.seq >= seq) return found;
+    // The replica may be behind.
+    const call = new Call({ timeoutMs: undefined, signal: undefined }, RECOGNIZE_MS, "read");
+    const proved = await call.run((own) => this.fences.prove(key, found?.seq ?? 0, own)).catch(() => undefined);
+    if (proved !== undefined) this.goneBack();
+    return undefined;
+  }
+
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
   async fresh(call: Call): Promise<number> {
     this.use();
-    return this.#barrier.prove(call);
+    if (this.#mayBeAnother()) await this.recognize(call);
+    const seq = await this.#barrier.prove(call);
+    if (this.#isDoubted) await this.recognize(call);
+    return seq;
+  }
+
+  /** The same of a fence: see {@link Fences.prove}. */
+  async #fence(key: string, expected: number, call: Call): Promise<number | undefined> {
+    if (this.#mayBeAnother()) await this.recognize(call);
+    const at = await this.fences.prove(key, expected, call);
+    if (this.#isDoubted) await this.recognize(call);
+    return at;
   }
 
   /**
@@ -203,7 +291,7 @@ export class Bucket {
     for (const retries = new Retries(call); ; ) {
       await retries.turn();
       const entry = await this.#last(key, retries, call);
-      const asOf = await this.fences.prove(key, entry?.seq ?? 0, call);
+      const asOf = await this.#fence(key, entry?.seq ?? 0, call);
       if (asOf !== undefined) return { entry: entry === undefined ? undefined : intact(entry), asOf };
     }
   }
@@ -220,13 +308,13 @@ export class Bucket {
 
   /** Whether a record is not there at a moment after this call. `false` proves nothing. */
   async isAbsent(key: string, call: Call): Promise<boolean> {
-    return (await this.fences.prove(key, 0, call)) !== undefined;
+    return (await this.#fence(key, 0, call)) !== undefined;
   }
 
   /** The sequence of a moment after this call at which the record stood at `seq`, as it was read. `undefined` proves nothing. */
   async stands(key: string, seq: number, call: Call): Promise<number | undefined> {
     this.use();
-    return this.fences.prove(key, seq, call);
+    return this.#fence(key, seq, call);
   }
 
   protected noted(entry: Entry): Entry {

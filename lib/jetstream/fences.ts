@@ -18,8 +18,8 @@ interface Log {
   noteBarrier(seq: number, key: string): void;
   /** It was surely not stored. */
   notePutBack(key: string): void;
-  /** It may not be the log that was known. */
-  doubt(): void;
+  /** It is not the log that was known. */
+  goneBack(): void;
   /** It acknowledged just now what was sent then. */
   heard(sent: Moment): void;
 }
@@ -139,7 +139,7 @@ export class Fences {
       case "stored":
         // Another log's acknowledgement proves nothing of this one.
         if (ack.seq <= seen) {
-          this.#log.doubt();
+          this.#log.goneBack();
           return REFUSED;
         }
         this.#log.heard(sent);

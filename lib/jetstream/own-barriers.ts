@@ -36,6 +36,7 @@ export class OwnBarriers {
   #made = 0;
   #last: { readonly key: string; readonly seq: number } | undefined;
   #isFrozen = false;
+  #spared: string | undefined;
   #list: Json | undefined;
   /** The newest that tells of many was acknowledged, and told of all up to there. */
   #long: { readonly key: string; readonly top: number } | undefined;
@@ -58,11 +59,16 @@ export class OwnBarriers {
     // The last one is still looked for.
     const looked = this.#isFrozen ? this.#last?.key : undefined;
     for (let i = this.#free.length - 1; i >= 0; i--) {
-      if (this.#free[i] !== looked) return this.#free.splice(i, 1)[0] ?? this.#freeKey();
+      if (this.#free[i] !== looked && this.#free[i] !== this.#spared) return this.#free.splice(i, 1)[0] ?? this.#freeKey();
     }
     // All of them are under way, or were never heard of again, as happens while a cluster is cut.
     if (this.#made === KEYS) this.part();
     return `${this.#group}-${String(this.#made++)}`;
+  }
+
+  /** The message of that key is looked for: nothing may take its place. */
+  spare(key: string | undefined): void {
+    this.#spared = key;
   }
 
   /** The newest that was acknowledged. Its key stays in the log, whoever writes it anew. */

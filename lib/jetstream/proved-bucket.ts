@@ -55,6 +55,10 @@ export class ProvedBucket<V> extends Bucket {
     cache.onForget = (seq) => {
       this.forgot(seq);
     };
+    this.onRecognized = (last, found, asked) => {
+      const stands = found.seq === last && this.own.isOwn(decode(found, this.subjects.length).value);
+      if (stands && this.#copy.unsure && (this.#copy.anchors[0]?.seq ?? 0) <= last) this.#copy.confirm(last, asked);
+    };
   }
 
   protected override allowed(key: string, seq: number): "yes" | "no" | "unknown" {
@@ -305,6 +309,7 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Looks whether the log is the one that is known. */
   async #sure(call: Call): Promise<void> {
+    if (this.#copy.unsure) await this.recognize(call);
     for (const retries = new Retries(call); this.#copy.unsure; ) {
       await retries.turn();
       this.#identifying ??= this.#identify().finally(() => {
@@ -342,6 +347,9 @@ export class ProvedBucket<V> extends Bucket {
     const standing = anchors.find((_, i) => looks[i] === "stands");
     // Who did not answer may know it.
     if (standing === undefined && looks.includes("unknown")) return;
+    const [newest] = anchors;
+    // Records that are kept are never removed: it is there, or a later one of its key, or the log has gone back.
+    if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined) return;
     this.#copy.identify(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }

@@ -24,8 +24,10 @@ interface Log {
   readonly seen: number;
   /** The next barrier of this store, and its key, which is its own until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
-  /** It may not be the one that was known: it is not there at the moment, or has gone back as a restored one has. */
+  /** It may not be the one that was known: it is not there at the moment. */
   doubt(): void;
+  /** It is not the one that was known. */
+  goneBack(): void;
   /** It acknowledged just now what was sent then. */
   heard(sent: Moment): void;
   /** A barrier of this store stands there. */
@@ -134,7 +136,8 @@ export class Barrier {
       return;
     }
     if (isSurelyVain(ack)) this.#log.notePutBack(barrier.key);
-    if (ack.kind !== "failed" || ack.failure !== "lost") this.#log.doubt();
+    if (ack.kind === "stored") this.#log.goneBack();
+    else if (ack.kind !== "failed" || ack.failure !== "lost") this.#log.doubt();
     if (ack.kind === "failed" && isFinal(ack.failure)) {
       const { failure, error } = ack;
       for (const waiter of this.#waiters.splice(0)) waiter.reject(unavailable(failure, error));

@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
+import { codeOf } from "../support/code-of.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, isCatchUp, readOf } from "./support/messages.js";
 import { api, streamInfo } from "./support/streams.js";
@@ -445,6 +446,30 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
     }
   });
+
+  for (const isLookedAt of [true, false]) {
+    it(`a log that has gone back is believed no more, however far it gets: ${isLookedAt ? "looked at" : "not looked at"} meanwhile`, async () => {
+      await using all = await stores();
+      const { here, warm, guest, bucket } = all;
+      await warm(guest);
+      const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
+      const before = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const seq = Number(before.headers?.get("Nats-Sequence"));
+      await here.users.revoke("guest");
+      expect(await guest()).to.equal(false);
+      const { config, state } = await streamInfo(other, bucket("users"));
+      await api(other, `STREAM.DELETE.KV_${bucket("users")}`);
+      if (isLookedAt) expect(await here.isAuthorized("guest", { timeoutMs: 300 })).to.equal(false);
+      // As a backup has it that was made before the revocation, and then beyond everything that the store has seen.
+      await api(other, `STREAM.CREATE.KV_${bucket("users")}`, config);
+      for (let i = 1; i < seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      await publish(subject, Buffer.from(before.data).toString());
+      for (let i = seq; i < state.last_seq + 20; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      if (!isLookedAt) await pause(IDLE_MS);
+      for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+      expect(await here.users.revoke("guest").then(() => "done", codeOf)).to.equal("INCOMPATIBLE");
+    });
+  }
 
   it("an answer of which a part was lost on the way is none", async () => {
     await using all = await stores();

@@ -62,8 +62,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "what a replica has is certain",
     file: "lib/jetstream/bucket.ts",
-    find: "const asOf = await this.fences.prove(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.fences.prove(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    find: "const asOf = await this.#fence(key, entry?.seq ?? 0, call);",
+    replace: "const asOf: number | undefined = (await this.#fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
     breaks: "What one replica says, also that there is nothing, is proved by a fence.",
     killedBy: answers("because a replica has no such room: its keys stay"),
   },
@@ -156,6 +156,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     breaks: "What was proved in another era is not known to stand in this one.",
     killedBy: copyFaults("nor where the change stands behind a gap"),
     chance: true,
+  },
+  {
+    name: "a log that has gone back is believed",
+    file: "lib/jetstream/bucket.ts",
+    find: "    return this.#isDoubted;\n",
+    replace: "    return false;\n",
+    breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
+    killedBy: copyFaults("a log that has gone back"),
   },
   {
     name: "a copy that was not needed for a while is not looked at",

@@ -18,15 +18,15 @@ const changes: readonly Change[] = [
   {
     name: "simulated: rows from before the room's record",
     file: "lib/jetstream/room-log.ts",
-    find: "const rows = early.upTo >= room.record.membersSeq ? early",
-    replace: "const rows = early.upTo >= 0 ? early",
+    find: "keys.membersMark(roomId, record.roster),\n        record.membersSeq,",
+    replace: "keys.membersMark(roomId, record.roster),\n        0,",
     breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
   },
   {
     name: "simulated: keys from before the room's record",
     file: "lib/jetstream/room-keys.ts",
-    find: "const min = Math.max(keysMin, record.keysSeq);",
-    replace: "const min = Math.min(keysMin, record.keysSeq);",
+    find: `const min = freshness === "any" ? record.keysSeq :`,
+    replace: `const min = freshness === "any" ? 0 :`,
     breaks: "A list of keys comes from a replica that is at or after the record's `keysSeq`.",
   },
   {
@@ -100,10 +100,17 @@ const changes: readonly Change[] = [
     breaks: "A replica that has the user's record from before the stage says nothing of whether it was put in place.",
   },
   {
+    name: "simulated: a write that is not found was not stored",
+    file: "lib/jetstream/bucket.ts",
+    find: "const { entry } = await this.certain(key, call);\n          if ((entry",
+    replace: "const entry = await this.get(key, call);\n          if ((entry",
+    breaks: "A record that is not found after a refusal is asked for again, until the leader says that it is not there.",
+  },
+  {
     name: "simulated: what a replica misses is not there",
     file: "lib/jetstream/bucket.ts",
-    find: "const asOf = await this.fences.prove(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.fences.prove(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    find: "const asOf = await this.#fence(key, entry?.seq ?? 0, call);",
+    replace: "const asOf: number | undefined = (await this.#fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
     breaks: "That something is not there is said only when the leader has acknowledged it.",
   },
   {
