@@ -1,4 +1,4 @@
-// npm run simulate -- --seconds N [--seed S] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
+// npm run simulate -- --seconds N [--seed S] [--runs N] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -17,6 +17,8 @@ const { values } = parseArgs({
     shrink: { type: "string", default: "20" },
     /** Goes on after a violation, and counts what it meets. */
     all: { type: "boolean", default: false },
+    /** So many times, each from other seeds and up to the first violation: how soon is one found? */
+    runs: { type: "string" },
     /** Only violations whose kind contains this. */
     kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
@@ -93,5 +95,36 @@ async function explore(): Promise<number> {
   return found.size === 0 ? 0 : 1;
 }
 
+/** Seconds of processor time of this process: what another one does on the same core is of no matter. */
+function worked(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
+/** When the first violation was found, in seconds of one core's time. `undefined`: not in time. */
+async function soonest(first: number): Promise<number | undefined> {
+  const began = worked();
+  for (let seed = first; worked() - began < Number(values.seconds); seed++) {
+    const { violations } = await simulate(scheduleOf(seed, Number(values.operations)), loader);
+    const violation = violations.find(({ kind }) => kind.includes(values.kind));
+    if (violation === undefined) continue;
+    console.log(`seed ${seed}: ${violation.kind}`);
+    return worked() - began;
+  }
+  return undefined;
+}
+
+async function repeat(runs: number): Promise<number> {
+  const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 30) : Number(values.seed);
+  const found: number[] = [];
+  for (let run = 0; run < runs; run++) {
+    const seconds = await soonest(first + run * 2 ** 20);
+    if (seconds !== undefined) found.push(seconds);
+  }
+  console.log(`found in ${found.length} of ${runs} runs, after ${found.map((seconds) => seconds.toFixed(1)).join(", ")} s of one core's time`);
+  return found.length === 0 ? 0 : 1;
+}
+
 if (values.digest !== undefined) process.exitCode = await digest(Number(values.digest));
+else if (values.runs !== undefined) process.exitCode = await repeat(Number(values.runs));
 else process.exitCode = values.replay === undefined ? await explore() : await replay(values.replay);

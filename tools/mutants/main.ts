@@ -80,6 +80,11 @@ async function tried(mutant: Mutant, sandbox: Sandbox, runs: number): Promise<Re
     let red = 0;
     let last: Run = build;
     const wanted = mutant.chance === true ? runs : 1;
+    if (mutant.killedBy.kind === "simulation") {
+      const simulated = await sandbox.simulate(mutant.killedBy, wanted);
+      if (simulated.end === "broken") return result("BROKEN", wanted, 0, simulated.why);
+      return result(simulated.end === "red" ? "killed" : "SURVIVED", wanted, simulated.red, simulated.why);
+    }
     for (let run = 0; run < wanted; run++) {
       last = await sandbox.run(mutant.killedBy);
       if (last.end === "broken") return result("BROKEN", run + 1, red, last.why);

@@ -5,7 +5,7 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync,
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { FileReport } from "../../spec/support/reporter.js";
-import type { Killer, Mutant } from "./mutant.js";
+import type { Killer, Mutant, SimulationKiller } from "./mutant.js";
 
 /** A run that takes longer has hung. */
 const LIMIT_MS = 600_000;
@@ -69,6 +69,16 @@ export class Sandbox {
     return { end: "green", why: "" };
   }
 
+  /** Runs the simulation several times in one process, each from other seeds. Answers how often it found something. */
+  async simulate({ seconds, seed }: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
+    const from = seed === undefined ? [] : ["--seed", String(seed)];
+    const args = ["run", "--silent", "simulate", "--", "--seconds", String(seconds), "--runs", String(runs), ...from];
+    const { output } = await this.#end(spawn("npm", args, { cwd: this.folder, stdio: "pipe" }), LIMIT_MS + 2000 * seconds * runs);
+    const [said, red] = /found in (\d+) of \d+ runs.*/.exec(output) ?? [];
+    if (said === undefined) return { end: "broken", why: lastLines(output), red: 0 };
+    return { end: Number(red) === runs ? "red" : "green", why: said, red: Number(red) };
+  }
+
   run(killer: Killer): Promise<Run> {
     switch (killer.kind) {
       case "spec":
@@ -103,7 +113,7 @@ export class Sandbox {
     return code === 1 ? { end: "red", why: lastLines(output) } : { end: "broken", why: `exit code ${String(code)}: ${lastLines(output)}` };
   }
 
-  async #end(child: ChildProcess): Promise<{ code: number | null; hung: boolean; output: string }> {
+  async #end(child: ChildProcess, limitMs = LIMIT_MS): Promise<{ code: number | null; hung: boolean; output: string }> {
     this.#running.add(child);
     const output: Buffer[] = [];
     child.stdout?.on("data", (bytes: Buffer) => output.push(bytes));
@@ -112,7 +122,7 @@ export class Sandbox {
     const limit = setTimeout(() => {
       hung = true;
       child.kill("SIGKILL");
-    }, LIMIT_MS);
+    }, limitMs);
     const code = await new Promise<number | null>((resolve) => {
       child.once("error", (error) => {
         output.push(Buffer.from(error.message));
