@@ -236,7 +236,7 @@ export class Comparison {
       engine: this.#engine,
       chance,
       trace: undefined,
-      mix: { ...without(mixOf(chance), new Set(FAULTS)), replicas, versions: [real.version] },
+      mix: { ...without(mixOf(chance, chance), new Set(FAULTS)), replicas, versions: [real.version] },
       aboutToRead: () => undefined,
     };
     this.#servers = new SimulatedServers(world);
@@ -355,6 +355,14 @@ export class Comparison {
     this.#settle();
     const isOfAnyReplica = what === "STREAM.CREATE" && this.replicas === 3;
     this.#same(request, isOfAnyReplica ? answer.map(withoutState) : answer, isOfAnyReplica ? simulated.map(withoutState) : simulated);
+  }
+
+  /** An operator removes the bucket. */
+  async remove(): Promise<void> {
+    const [answer] = await this.#real.ask(0, { subject: `$JS.API.STREAM.DELETE.${this.stream}`, payload: "", headers: {} });
+    expect(answer?.data).to.deep.equal({ success: true });
+    this.#leaderSince = undefined;
+    this.#servers.remove(this.stream, () => 0);
   }
 
   /** Publishes, and purges what has the same key, at once. It is the only key of the bucket. */

@@ -32,6 +32,10 @@ export class StoredMessage {
     this.#time = time;
   }
 
+  copy(): StoredMessage {
+    return new StoredMessage(this, this.#time);
+  }
+
   /** With what a server gives it back. */
   lines(stream: string): HeaderLines {
     return (this.#lines ??= [
@@ -104,6 +108,22 @@ export class Log {
     }
     this.#sequences.push(this.sequenceAt(this.end));
     return purged;
+  }
+
+  /** As a backup has it that was made there. */
+  backup(place: Place): Log {
+    const backup = new Log();
+    for (const message of this.#messages) {
+      if (message.from > place) break;
+      const copy = message.copy();
+      copy.until = message.until > place ? Infinity : message.until;
+      const versions = backup.#bySubject.get(copy.subject);
+      if (versions === undefined) backup.#bySubject.set(copy.subject, [copy]);
+      else versions.push(copy);
+      backup.#messages.push(copy);
+    }
+    backup.#sequences.push(...this.#sequences.slice(1, place + 1));
+    return backup;
   }
 
   has(message: StoredMessage, { place, snapshot }: View): boolean {

@@ -48,13 +48,29 @@ export interface Mix {
   readonly aborts: number;
   /** Another store that opens, and sweeps, in the middle. */
   readonly reopens: number;
+  /** Whether a leader proposes without waiting for what is under way: 0 or more. Otherwise few entries are committed at a time. */
+  readonly pipelined: number;
+  /** Writes after whose acknowledgement the leader takes their subject for one that is under way, for a moment. */
+  readonly lingers: number;
+  /** What somebody with the server's credentials does, for each call that begins: other replicas, or other settings. */
+  readonly resizes: number;
+  readonly settings: number;
+  /** And once: a stream that is removed, and made anew; one that is restored from a backup. */
+  readonly removals: number;
+  readonly restores: number;
 }
 
-/** The faults, by name, for whoever wants to do without one. */
-export const FAULTS = [
+/** Faults that the first mixes had. */
+const EARLIER = [
   "slow", "heldReads", "heldWrites", "superseded", "staleReads", "snapshots", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers",
   "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens",
 ] as const satisfies readonly (keyof Mix)[];
+
+/** Faults that came later. They are drawn on their own, so that every seed keeps its course where they do not happen. */
+export const LATER = ["pipelined", "lingers", "resizes", "settings", "removals", "restores"] as const satisfies readonly (keyof Mix)[];
+
+/** The faults, by name, for whoever wants to do without one. */
+export const FAULTS = [...EARLIER, ...LATER] as const;
 
 export type Fault = (typeof FAULTS)[number];
 
@@ -84,7 +100,16 @@ const MOST: Readonly<Record<Fault, number>> = {
   shortCalls: 0.2,
   aborts: 0.1,
   reopens: 0.1,
+  pipelined: 1,
+  lingers: 0.5,
+  resizes: 0.1,
+  settings: 0.05,
+  removals: 0.1,
+  restores: 0.1,
 };
+
+/** In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest. */
+const SHARE: Readonly<Record<(typeof LATER)[number], number>> = { pipelined: 0.5, lingers: 0.3, resizes: 0.15, settings: 0.1, removals: 0.04, restores: 0.08 };
 
 /** Faults that belong together. */
 const THEMES: readonly (readonly Fault[])[] = [
@@ -96,11 +121,11 @@ const THEMES: readonly (readonly Fault[])[] = [
   ["shortCalls", "aborts"],
 ];
 
-export function mixOf(chance: Chance): Mix {
+export function mixOf(chance: Chance, later: Chance): Mix {
   const share = new Map<Fault, number>();
   if (chance.happens(0.4)) {
     // Each fault is there in half of the mixes: what hides another one is absent in many.
-    for (const fault of FAULTS) if (chance.happens(0.5)) share.set(fault, chance.between(0.1, 1));
+    for (const fault of EARLIER) if (chance.happens(0.5)) share.set(fault, chance.between(0.1, 1));
   } else {
     // A few themes, in earnest, and nothing else.
     for (const [i, theme] of THEMES.entries()) {
@@ -108,6 +133,7 @@ export function mixOf(chance: Chance): Mix {
       for (const fault of theme) if (chance.happens(0.9)) share.set(fault, chance.between(0.4, 1));
     }
   }
+  for (const fault of LATER) if (later.happens(SHARE[fault])) share.set(fault, later.between(0.4, 1));
   const often = (fault: Fault): number => MOST[fault] * (share.get(fault) ?? 0);
   return {
     replicas: chance.happens(0.9) ? 3 : 1,
@@ -143,6 +169,12 @@ export function mixOf(chance: Chance): Mix {
     shortCalls: often("shortCalls"),
     aborts: often("aborts"),
     reopens: often("reopens"),
+    pipelined: often("pipelined"),
+    lingers: often("lingers"),
+    resizes: often("resizes"),
+    settings: often("settings"),
+    removals: often("removals"),
+    restores: often("restores"),
   };
 }
 

@@ -81,7 +81,8 @@ export const allowlistModel: Model<AllowlistOperation, string> = {
   },
 };
 
-const FAILURES: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE", "CLOSED"]);
+/** `INCOMPATIBLE`: an operator has changed a bucket so that nothing can be done with it. */
+const FAILURES: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE", "CLOSED", "INCOMPATIBLE"]);
 
 /** Whether what a read answered is evidence of how things were. A denial for want of an answer is none. */
 function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): boolean {
@@ -109,13 +110,25 @@ function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): bo
   }
 }
 
+/** A stream was removed, and made anew or restored from a backup, from `at` on. */
+export interface Disaster {
+  readonly kind: "removed" | "restored";
+  readonly stream: string;
+  readonly at: number;
+  /** The stores that were open then. */
+  readonly open: ReadonlySet<string>;
+}
+
 export interface OracleOptions {
+  readonly disaster: Disaster | undefined;
   /** Lists of a replica in the middle of a snapshot may miss records: docs/protocol.md, "What it cannot promise". */
   readonly listsMiss: boolean;
 }
 
-export function violations(entries: readonly Entry[], options: OracleOptions): Violation[] {
-  const found: Violation[] = [];
+export function violations(all: readonly Entry[], options: OracleOptions): Violation[] {
+  const { disaster } = options;
+  const found: Violation[] = disaster === undefined ? [] : allowedSince(all, disaster);
+  const entries = disaster === undefined ? all : before(all, disaster);
   for (const entry of entries) {
     if (entry.out?.startsWith("not a StoreError") === true) found.push({ kind: "an error that is none of ours", why: entry.out, id: entry.id });
   }
@@ -158,6 +171,62 @@ export function violations(entries: readonly Entry[], options: OracleOptions): V
     if (missing !== undefined) found.push({ kind: "a key that is missing", why: missing.why, id: record[missing.index]?.id ?? "" });
   }
   found.push(...backwards(entries));
+  return found;
+}
+
+/** What had ended before. What had begun may have come to something. */
+function before(entries: readonly Entry[], { at }: Disaster): Entry[] {
+  return entries.filter(({ invoked }) => invoked < at).map((entry) => ((entry.returned ?? Infinity) < at ? entry : { ...entry, returned: undefined, out: undefined }));
+}
+
+const isAllow = ({ op, out }: Entry): boolean => (op.f === "authorize" && out === "active") || ((op.f === "isAdmin" || op.f === "isMember") && out === "true");
+
+/** Whether a change gives what the check allowed, or takes it. */
+function effectOn(check: Entry, change: Entry): "gives" | "takes" | undefined {
+  const { op } = change;
+  if (change.at !== check.at || ("u" in check.op && "u" in op && op.u !== check.op.u)) return undefined;
+  if (!("u" in check.op) && "e" in check.op && "e" in op && op.f !== "create" && op.e !== check.op.e) return undefined;
+  switch (op.f) {
+    case "add": case "first": case "reinstate": case "create": case "join":
+      return "gives";
+    case "revoke": case "remove": case "delete":
+      return "takes";
+    case "role":
+      if (check.op.f !== "isAdmin") return undefined;
+      return op.role === "admin" ? "gives" : "takes";
+    case "authorize": case "isAdmin": case "listed": case "hasAdmin": case "getUser": case "name": case "isMember": case "indexed": case "keys": case "list": case "get":
+    case "member": case "rename": case "owner": case "put": case "rekey":
+      return undefined;
+  }
+}
+
+/** Whether a store knew of a change when the check began: it made it, or had answered by it. */
+function knew(check: Entry, change: Entry, entries: readonly Entry[]): boolean {
+  if (change.store === check.store) return true;
+  return entries.some(({ store, at, op, out, invoked, returned = Infinity }) =>
+    store === check.store && at === check.at && op.f === "authorize" && "u" in check.op && op.u === check.op.u && out === "revoked" && invoked > change.invoked && returned < check.invoked);
+}
+
+/**
+ * Promise 15: a store that was open never allows whom an operation took away that it knows of. What it never heard of it cannot miss. And
+ * of a stream that is made anew nobody is allowed but who was granted it since.
+ */
+function allowedSince(entries: readonly Entry[], { kind, stream, at, open }: Disaster): Violation[] {
+  const found: Violation[] = [];
+  for (const check of entries) {
+    if (check.invoked < at || !isAllow(check)) continue;
+    const changes = entries.map((change) => ({ change, effect: effectOn(check, change) }));
+    const isGivenSince = (since: number): boolean =>
+      changes.some(({ change: { invoked, returned = Infinity, out }, effect }) =>
+        effect === "gives" && returned > since && invoked < (check.returned ?? Infinity) && (out === undefined || out === "ok" || out === "unknown" || FAILURES.has(out)));
+    const why = `${JSON.stringify(check.op)} on ${check.at} answered ${check.out ?? ""}`;
+    const taken = changes.find(({ change, effect }) => effect === "takes" && change.out === "ok" && (change.returned ?? Infinity) < check.invoked && knew(check, change, entries) && !isGivenSince(change.invoked));
+    if (taken !== undefined && open.has(check.store)) {
+      found.push({ kind: `a wrong yes of ${check.op.f} after ${stream} was ${kind}`, why: `${why} after ${taken.change.id}`, id: check.id });
+    }
+    const isOfStream = stream === (check.at === ALLOWLIST ? "KV_users" : "KV_rooms");
+    if (kind === "removed" && isOfStream && !isGivenSince(at)) found.push({ kind: `a yes of ${check.op.f} although ${stream} was made anew`, why, id: check.id });
+  }
   return found;
 }
 

@@ -245,6 +245,30 @@ export const scripts: Readonly<Record<string, Script>> = {
     await both.api("STREAM.INFO", undefined, few);
   },
 
+  "a stream that does not allow direct gets any more": async (both) => {
+    await both.create();
+    await both.write(put("a"));
+    await both.api("STREAM.UPDATE", both.settings({ allow_direct: false }));
+    await both.last("a");
+    await both.multiLast(["a"]);
+    await both.next(">", { seq: 1 });
+    await both.write({ ...put("a"), expected: both.sequenceOf("a") });
+    await both.api("STREAM.UPDATE", both.settings());
+    // In a cluster each replica begins to answer in its own time.
+    if (both.replicas === 1) await both.last("a");
+  },
+
+  "a stream that is removed and made anew": async (both) => {
+    await both.create();
+    for (const key of ["a", "b", "a"]) await both.write(put(key));
+    await both.remove();
+    await both.api("STREAM.INFO");
+    await both.create();
+    await both.api("STREAM.INFO");
+    for (const expected of [3, 0]) await both.write({ ...put("a"), expected });
+    await both.multiLast([">"]);
+  },
+
   "a stream that is not there": async (both) => {
     await both.request(both.subject("a"), "1");
     await both.request(`$JS.API.DIRECT.GET.${both.stream}`, JSON.stringify({ multi_last: [both.subject("a")] }));

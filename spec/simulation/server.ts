@@ -45,6 +45,8 @@ interface Proposal {
   readonly expectedOf: string | undefined;
   readonly answer: Answer;
   readonly what: string;
+  /** When a majority has it, where nothing is in the way. */
+  readonly at: number;
 }
 
 /** Someone who was the leader and does not know better: it refuses and answers by what it has, and stores nothing. */
@@ -106,25 +108,29 @@ class Stream {
   #configText: string | undefined;
   /** Somebody asked for these settings, which are the very same. */
   #asked: Json | undefined;
-  readonly log = new Log();
+  readonly log: Log;
   readonly #world: World;
   /** Where each replica is. The leader has applied everything that is committed. */
-  readonly #replicas: View[];
+  #replicas: View[];
   /** Until when a replica stays where it is. */
-  readonly #lagsUntil: number[] = [];
+  #lagsUntil: number[] = [];
   #leader: number;
   #tail: Proposal[] = [];
+  /** Subjects that the leader takes for ones under way although what was is acknowledged, until then. */
+  readonly #lingering = new Map<string, number>();
   #oldLeaders: OldLeader[] = [];
   /** Nobody leads until then, or nobody has a quorum. */
   #electedAt = 0;
   #quorumAt = 0;
   #committing = false;
 
-  constructor(name: string, config: Json, world: World) {
+  /** `log` is that of a backup. */
+  constructor(name: string, config: Json, world: World, log = new Log()) {
     this.name = name;
     this.#config = { ...DEFAULTS, ...config };
     this.#world = world;
-    this.#replicas = Array.from({ length: Number(this.#config["num_replicas"]) }, () => ({ place: 0 }));
+    this.log = log;
+    this.#replicas = Array.from({ length: Number(this.#config["num_replicas"]) }, () => ({ place: log.end }));
     // Rather one that is far from the first client, which reads more than others.
     this.#leader = world.chance.happens(0.8) ? this.#replicas.length - 1 : world.chance.below(this.#replicas.length);
   }
@@ -159,6 +165,7 @@ class Stream {
         until: engine.now + chance.between(0, mix.oldLeaderMs),
       });
     }
+    this.#lingering.clear();
     const before = this.#leader;
     this.#leader = (before + 1 + chance.below(this.#replicas.length - 1)) % this.#replicas.length;
     this.#replicas[before] = { place: this.log.end };
@@ -235,6 +242,7 @@ class Stream {
   }
 
   #isInFlight(wanted: string): boolean {
+    if (this.#lingering.size > 0 && (this.#lingering.get(wanted) ?? 0) > this.#world.engine.now) return true;
     return this.#tail.some(({ subject, expectedOf }) => expectedOf === wanted || (subject === wanted && this.#tracksAll));
   }
 
@@ -288,13 +296,26 @@ class Stream {
     });
   }
 
-  #propose(proposal: Proposal): void {
-    if (!this.#clustered) {
+  #propose(proposal: Omit<Proposal, "at">): void {
+    if (!this.#clustered && this.#tail.length === 0) {
       proposal.answer(proposal.apply());
       return;
     }
-    this.#tail.push(proposal);
+    const { engine, chance, mix } = this.#world;
+    const at = mix.pipelined > 0 ? Math.max(this.#tail.at(-1)?.at ?? 0, engine.now + chance.between(0, 2 * mix.delayMs)) : 0;
+    this.#tail.push({ ...proposal, at });
     this.#commitSoon();
+  }
+
+  #commitFirst(): boolean {
+    const next = this.#tail.shift();
+    if (next === undefined) return false;
+    next.answer(next.apply());
+    const { engine, chance, mix } = this.#world;
+    if (chance.happens(mix.lingers)) {
+      for (const subject of this.#inFlight([next])) this.#lingering.set(subject, engine.now + chance.between(0, 10 * mix.delayMs));
+    }
+    return true;
   }
 
   /** Entries are committed one after the other, each when a majority has it. */
@@ -302,16 +323,15 @@ class Stream {
     if (this.#committing) return;
     this.#committing = true;
     const { engine, chance, mix } = this.#world;
-    const wait = Math.max(this.#electedAt - engine.now, this.#quorumAt - engine.now, 0) + chance.between(0, mix.delayMs);
+    const isPipelined = mix.pipelined > 0;
+    const at = isPipelined ? (this.#tail[0]?.at ?? 0) : 0;
+    const wait = Math.max(at - engine.now, this.#electedAt - engine.now, this.#quorumAt - engine.now, 0) + (isPipelined ? 0 : chance.between(0, mix.delayMs));
     engine.after(wait, () => {
       this.#committing = false;
       const isReady = engine.now >= this.#electedAt && engine.now >= this.#quorumAt;
       // Several may have reached the majority together.
-      for (let more = isReady; more; more = chance.happens(0.5)) {
-        const next = this.#tail.shift();
-        if (next === undefined) break;
-        next.answer(next.apply());
-      }
+      const more = (): boolean => (isPipelined ? (this.#tail[0]?.at ?? Infinity) <= engine.now : chance.happens(0.5));
+      for (let goesOn = isReady; goesOn; goesOn = more()) if (!this.#commitFirst()) break;
       if (this.#tail.length > 0) this.#commitSoon();
     });
   }
@@ -478,11 +498,36 @@ class Stream {
     return isThis ? this.info("changed", this.#view(asker).view) : refusal(400, 10058, "stream name already in use with a different configuration");
   }
 
+  get config(): Json {
+    return this.#config;
+  }
+
+  /** More replicas, which have nothing yet, or fewer. The leader stays. */
+  #resize(count: number): void {
+    if (count === this.#replicas.length) return;
+    const { engine, chance, mix } = this.#world;
+    const leader = this.#replicas[this.#leader] ?? { place: this.log.end };
+    const others = this.#replicas.filter((_, i) => i !== this.#leader).slice(0, count - 1);
+    const known = others.length;
+    while (others.length < count - 1) others.push({ place: 0 });
+    this.#replicas = [...others, leader];
+    this.#leader = count - 1;
+    this.#lagsUntil = others.map((_, i) => (i < known ? 0 : engine.now + chance.between(0, mix.lagMs)));
+    // A leader that is alone needs nobody.
+    while (count === 1 && this.#commitFirst());
+  }
+
+  /** The stream is gone: nobody ever hears of what was under way. */
+  remove(): void {
+    this.#tail = [];
+  }
+
   update(config: Json): SimulatedMessage {
     const changed = { ...DEFAULTS, ...config };
     const reason = unchangeable(this.#config, changed);
     if (reason !== undefined) return refusal(500, 10052, reason);
     this.#config = changed;
+    this.#resize(Number(changed["num_replicas"]));
     this.#configText = undefined;
     this.#asked = undefined;
     return this.info("changed");
@@ -497,6 +542,31 @@ export class SimulatedServers {
 
   constructor(world: World) {
     this.#world = world;
+  }
+
+  /** Somebody changes a stream's settings. */
+  change(name: string, settings: Json): void {
+    const stream = this.#streams.get(name);
+    if (stream === undefined) return;
+    this.#world.trace?.say(`${name}: somebody sets ${JSON.stringify(settings)}`);
+    stream.update({ ...stream.config, ...settings });
+  }
+
+  /** Somebody removes a stream. Answers how it is put back: as it was at a place of its log, 0 being empty, unless it is there by then. */
+  remove(name: string, place: (end: Place) => Place): (() => void) | undefined {
+    const removed = this.#streams.get(name);
+    if (removed === undefined) return undefined;
+    this.#world.trace?.say(`${name}: somebody removes it`);
+    removed.remove();
+    this.#streams.delete(name);
+    this.#byBucket.delete(name.slice("KV_".length));
+    const { config, log } = removed;
+    const at = place(log.end);
+    return () => {
+      if (this.#streams.has(name)) return;
+      this.#world.trace?.say(`${name}: somebody puts it back as it was up to ${log.sequenceAt(at)} of ${log.sequenceAt(log.end)}`);
+      this.#add(new Stream(name, config, this.#world, log.backup(at)));
+    };
   }
 
   stream(name: string): Stream | undefined {
@@ -543,6 +613,10 @@ export class SimulatedServers {
     }
     switch (`${api} ${verb}`) {
       case "DIRECT GET":
+        if (stream.config["allow_direct"] !== true) {
+          answer([noResponders(subject)]);
+          return;
+        }
         // Of a key that is part of the subject nothing else can be asked but how much.
         if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes")) answer([status(408, "Bad Request")]);
         else stream.direct(name === "" ? body : { last_by_subj: name }, asker, answer);
@@ -566,9 +640,14 @@ export class SimulatedServers {
     const known = this.#streams.get(name);
     if (known !== undefined) return known.make(config, asker);
     const created = new Stream(name, config, this.#world);
-    this.#streams.set(name, created);
-    if (name.startsWith("KV_")) this.#byBucket.set(name.slice("KV_".length), created);
+    this.#add(created);
     return created.info("changed");
+  }
+
+  #add(stream: Stream): void {
+    const { name } = stream;
+    this.#streams.set(name, stream);
+    if (name.startsWith("KV_")) this.#byBucket.set(name.slice("KV_".length), stream);
   }
 }
 

@@ -10,7 +10,8 @@ import {
   type Planned, type SimulatedOperation, type Step, type Taste,
 } from "./operations.js";
 import { ROOMS } from "../soak/jetstream-history.js";
-import { violations, type Entry, type Violation } from "./oracle.js";
+import { Operator } from "./operator.js";
+import { violations, type Disaster, type Entry, type Violation } from "./oracle.js";
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
 import { SimulatedServers, type World } from "./server.js";
 import { Trace } from "./trace.js";
@@ -106,6 +107,8 @@ class Simulation {
   /** Calls that may still be made before the end: those between a reader's turn and its answer are some of them. */
   #left: number;
   #spare = 0;
+  readonly #operator: Operator;
+  #disaster: Disaster | undefined;
   readonly #touched = new Touched();
   readonly #taste: Taste;
 
@@ -114,7 +117,7 @@ class Simulation {
     this.#loader = loader;
     this.#left = schedule.operations;
     this.#trace = wantsTrace ? new Trace(this.#engine) : undefined;
-    this.#mix = without(mixOf(new Chance(schedule.seed, 1)), schedule.calm);
+    this.#mix = without(mixOf(new Chance(schedule.seed, 1), new Chance(schedule.seed, 7)), schedule.calm);
     this.#world = {
       engine: this.#engine,
       chance: new Chance(schedule.seed, 2, schedule.turn),
@@ -126,6 +129,7 @@ class Simulation {
     };
     this.#taste = tasteOf(new Chance(schedule.seed, 6));
     this.#servers = new SimulatedServers(this.#world);
+    this.#operator = new Operator(this.#world, this.#servers, new Chance(schedule.seed, 8, schedule.turn));
   }
 
   run(): Outcome {
@@ -146,7 +150,7 @@ class Simulation {
     this.#wait(() => this.#underWay === 0, "the calls");
     this.#end(steps);
     const entries = [...this.#entries.values()];
-    this.#found.push(...this.#purgedAlive());
+    if (this.#disaster === undefined) this.#found.push(...this.#purgedAlive());
     for (const { id, op, out } of entries) {
       // A name is written with the change itself, and with nothing that is only staged.
       const stream = op.f === "name" ? "KV_users" : op.f === "rename" ? "KV_rooms" : "";
@@ -154,7 +158,7 @@ class Simulation {
         this.#found.push({ kind: "a write that says none and was stored", why: `${JSON.stringify(op)} said that it was surely not done`, id });
       }
     }
-    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld) })];
+    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld), disaster: this.#disaster })];
     return { violations: found, entries, trace: this.#trace?.lines ?? [], events: this.#engine.events };
   }
 
@@ -163,6 +167,7 @@ class Simulation {
     const { engine } = this.#world;
     this.#trace?.say("from here on nothing goes wrong");
     this.#world.mix = without(this.#mix, CALM);
+    this.#operator.end();
     for (const process of this.#processes) process.wake();
     // Two of three schedules end here: what it costs to look at everything is worth other schedules.
     if (this.#schedule.seed % 3 !== 0) return;
@@ -170,7 +175,8 @@ class Simulation {
     const last = this.#start("last");
     this.#clients.push(last);
     this.#wait(() => !last.opening, "opening at the end");
-    if (last.store === undefined) return;
+    // A part that is missing, or older than the rest, may well be refused.
+    if (last.store === undefined || this.#disaster !== undefined) return;
     const ops = this.#lastCalls(planned);
     const steps = ops.map(({ room, op }): Step => ({ store: this.#clients.length - 1, lane: 0, gapMs: 0, room, op, dice: 1 }));
     const before = this.#calls;
@@ -223,7 +229,8 @@ class Simulation {
 
   #wait(done: () => boolean, what: string): void {
     // More calls, one after the other, take longer.
-    const limit = WHOLE_MS * Math.max(1, this.#schedule.operations / 30);
+    // So do those that rest on a stream which is gone, each for as long as it has.
+    const limit = WHOLE_MS * Math.max(1, this.#schedule.operations / 30) * (this.#disaster === undefined ? 1 : 10);
     if (!this.#engine.runUntil(done, this.#engine.now + limit)) {
       this.#found.push({ kind: "a call without an end", why: `${what} did not end`, id: "" });
     }
@@ -376,9 +383,17 @@ class Simulation {
     }
   }
 
+  #operate(): void {
+    const done = this.#operator.act(this.#disaster === undefined);
+    if (done === undefined) return;
+    const open = this.#clients.filter(({ store }) => store !== undefined).map(({ name }) => name);
+    this.#disaster = { ...done, at: ++this.#clock, open: new Set(open) };
+  }
+
   #call(client: Client, store: Store, { at, op, run }: Planned, { dice, room }: Step, then: () => void): void {
     const { chance, mix } = this.#world;
     const id = `c${++this.#calls}`;
+    if (this.#world.mix === this.#mix) this.#operate();
     const invoked = ++this.#clock;
     const began = client.process.ranMs;
     const isShort = dice < mix.shortCalls;
