@@ -1,11 +1,12 @@
-// npm run simulate -- --seconds N [--seed S] [--runs N] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
+// npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import { read, write, type WrittenSchedule } from "./cases.js";
+import { FAULTS } from "./mix.js";
 import { LibraryLoader } from "./process.js";
 import { shrink } from "./shrink.js";
-import { scheduleOf, simulate, type Outcome, type Schedule } from "./simulation.js";
+import { mixOfSeed, scheduleOf, simulate, type Outcome, type Schedule } from "./simulation.js";
 
 const { values } = parseArgs({
   options: {
@@ -19,6 +20,8 @@ const { values } = parseArgs({
     all: { type: "boolean", default: false },
     /** So many times, each from other seeds and up to the first violation: how soon is one found? */
     runs: { type: "string" },
+    /** Only schedules in which this fault may happen. */
+    with: { type: "string", default: "" },
     /** Only violations whose kind contains this. */
     kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
@@ -66,6 +69,7 @@ async function explore(): Promise<number> {
   let count = 0;
   let calls = 0;
   for (let seed = first; performance.now() - began < seconds * 1000; seed++) {
+    if (!isWanted(seed)) continue;
     const schedule = scheduleOf(seed, Number(values.operations));
     const outcome = await simulate(schedule, loader);
     count++;
@@ -95,6 +99,12 @@ async function explore(): Promise<number> {
   return found.size === 0 ? 0 : 1;
 }
 
+function isWanted(seed: number): boolean {
+  const fault = FAULTS.find((name) => name === values.with);
+  if (fault === undefined && values.with !== "") throw new Error(`there is no fault ${values.with}`);
+  return fault === undefined || mixOfSeed(seed)[fault] > 0;
+}
+
 /** Seconds of processor time of this process: what another one does on the same core is of no matter. */
 function worked(): number {
   const { user, system } = process.cpuUsage();
@@ -105,6 +115,7 @@ function worked(): number {
 async function soonest(first: number): Promise<number | undefined> {
   const began = worked();
   for (let seed = first; worked() - began < Number(values.seconds); seed++) {
+    if (!isWanted(seed)) continue;
     const { violations } = await simulate(scheduleOf(seed, Number(values.operations)), loader);
     const violation = violations.find(({ kind }) => kind.includes(values.kind));
     if (violation === undefined) continue;

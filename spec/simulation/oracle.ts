@@ -195,7 +195,7 @@ function effectOn(check: Entry, change: Entry): "gives" | "takes" | undefined {
       if (check.op.f !== "isAdmin") return undefined;
       return op.role === "admin" ? "gives" : "takes";
     case "authorize": case "isAdmin": case "listed": case "hasAdmin": case "getUser": case "name": case "isMember": case "indexed": case "keys": case "list": case "get":
-    case "member": case "rename": case "owner": case "put": case "rekey":
+    case "member": case "rename": case "owner": case "put": case "rekey": case "inRooms":
       return undefined;
   }
 }

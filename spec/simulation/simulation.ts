@@ -49,6 +49,8 @@ const SPARE = 4;
 const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey", "inRooms"]);
 const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
+export const mixOfSeed = (seed: number): Mix => mixOf(new Chance(seed, 1), new Chance(seed, 7));
+
 export const scheduleOf = (seed: number, operations = 30): Schedule => ({ seed, operations, omit: new Set(), calm: new Set(), turn: 0 });
 
 /** Runs at one go, from a callback of its own: within a microtask no other would run. */
@@ -117,7 +119,7 @@ class Simulation {
     this.#loader = loader;
     this.#left = schedule.operations;
     this.#trace = wantsTrace ? new Trace(this.#engine) : undefined;
-    this.#mix = without(mixOf(new Chance(schedule.seed, 1), new Chance(schedule.seed, 7)), schedule.calm);
+    this.#mix = without(mixOfSeed(schedule.seed), schedule.calm);
     this.#world = {
       engine: this.#engine,
       chance: new Chance(schedule.seed, 2, schedule.turn),

@@ -28,6 +28,8 @@ export interface SimulationKiller {
   readonly kind: "simulation";
   readonly seconds: number;
   readonly seed?: number;
+  /** Only schedules in which this fault may happen. */
+  readonly with?: string;
 }
 
 export const bySpec = (file: string, test?: string): SpecKiller => ({ kind: "spec", file, ...(test === undefined ? {} : { test }) });

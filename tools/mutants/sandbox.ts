@@ -70,8 +70,8 @@ export class Sandbox {
   }
 
   /** Runs the simulation several times in one process, each from other seeds. Answers how often it found something. */
-  async simulate({ seconds, seed }: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
-    const from = seed === undefined ? [] : ["--seed", String(seed)];
+  async simulate({ seconds, seed, with: fault }: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
+    const from = [...(seed === undefined ? [] : ["--seed", String(seed)]), ...(fault === undefined ? [] : ["--with", fault])];
     const args = ["run", "--silent", "simulate", "--", "--seconds", String(seconds), "--runs", String(runs), ...from];
     const { output } = await this.#end(spawn("npm", args, { cwd: this.folder, stdio: "pipe" }), LIMIT_MS + 2000 * seconds * runs);
     const [said, red] = /found in (\d+) of \d+ runs.*/.exec(output) ?? [];
@@ -85,7 +85,8 @@ export class Sandbox {
         return this.#spec(killer.file, killer.test);
       case "simulation": {
         const seed = killer.seed === undefined ? [] : ["--seed", String(killer.seed)];
-        return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...seed]);
+        const fault = killer.with === undefined ? [] : ["--with", killer.with];
+        return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...seed, ...fault]);
       }
     }
   }

@@ -220,4 +220,15 @@ const changes: readonly Change[] = [
   },
 ];
 
-export const simulationMutants: readonly Mutant[] = changes.map((change) => ({ ...change, killedBy: bySimulation, chance: true }));
+/** Few schedules have a stream that is restored: of the others none can notice. */
+const ofRestores: Mutant = {
+  name: "simulated: a log that has gone back is believed",
+  file: "lib/jetstream/bucket.ts",
+  find: "    return this.#isDoubted;\n",
+  replace: "    return false;\n",
+  breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
+  killedBy: { ...bySimulation, with: "restores" },
+  chance: true,
+};
+
+export const simulationMutants: readonly Mutant[] = [...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })), ofRestores];
