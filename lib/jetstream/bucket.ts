@@ -624,7 +624,13 @@ export class Bucket {
   async page(after: number, limit: number, isListed: (entry: Entry) => boolean, call: Call): Promise<PageOfRecords> {
     const found = new Map<string, Entry>();
     let end = 0;
-    const options = { from: after + 1, page: Math.min(limit + 2, MAX_PAGE), end: async () => (end = await this.fresh(call)) };
+    let answers = 0;
+    const options = {
+      from: after + 1,
+      page: Math.min(limit + 2, MAX_PAGE),
+      end: async () => (end = await this.fresh(call)),
+      answered: () => answers++,
+    };
     // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
     await this.scan(">", call, options, (entry) => {
       // Met again, it was changed meanwhile, or came from a replica that was behind at first.
@@ -634,10 +640,12 @@ export class Bucket {
     });
     const entries = [...found.values()];
     const last = entries.at(-1);
-    if (last === undefined || entries.length < limit) return { entries, next: undefined, end };
+    const isWhole = entries.length < limit;
+    // Of several answers the later one can be of a replica that has dropped the newer state of what the earlier one had.
+    if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
     // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
-    const now = await all(entries.map(async ({ key }) => (await this.read([key], end, call)).get(key)));
-    return { entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)), next: last.seq, end };
+    const now = await all(entries.map(async ({ key }) => (await this.read([key], end, call)).get(key) ?? (await this.certain(key, call)).entry));
+    return { entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)), next: isWhole ? undefined : last.seq, end };
   }
 
   #again(read: Read, failed: { failure: Parameters<Retries["failed"]>[0]; error: unknown } | undefined): void {
@@ -688,6 +696,7 @@ export class Bucket {
             await retries.pause();
             continue;
           }
+          options.answered?.();
           for (const message of answer.messages) {
             next = message.seq + 1;
             last = message.seq;
@@ -735,6 +744,8 @@ export interface ScanOptions {
   readonly from?: number;
   /** How much the first request asks for, where little may be enough. */
   readonly page?: number;
+  /** Told of each answer that has something. */
+  readonly answered?: () => void;
   /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
   readonly end?: () => Promise<number>;
 }
