@@ -560,7 +560,9 @@ export class SimulatedServers {
     removed.remove();
     this.#streams.delete(name);
     this.#byBucket.delete(name.slice("KV_".length));
-    const { config, log } = removed;
+    const { log } = removed;
+    // Whoever took something from it for a while does not find it meanwhile.
+    const config = { ...removed.config, allow_direct: true };
     const at = place(log.end);
     return () => {
       if (this.#streams.has(name)) return;
