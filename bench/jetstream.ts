@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { connect, type KV, type NatsConnection as Client } from "nats";
 import { isAuthorized, openJetStream, type NatsConnection, type Store } from "../dist/index.js";
 import { startNatsCluster, type NatsCluster } from "../dist/testing.js";
+import { startEtcd } from "./etcd.js";
 import { fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
 import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./jetstream-support.js";
 
@@ -159,7 +160,8 @@ async function checks(setting: Setting): Promise<void> {
   const warm = Math.min(size, 200_000);
   await inFlight(1024, range(0, warm), checkUser(store));
   const perUser = (memory() - before) / warm;
-  if (size >= 10_000) report.require("memory for each cached user, bytes", perUser, (x) => x < 120, "< 120");
+  // With fewer, what the client and the servers' answers took weighs more.
+  if (warm >= 100_000) report.require("memory for each cached user, bytes", perUser, (x) => x < 120, "< 120");
   await inFlight(1024, range(0, Math.min(size, 20_000)), checkMember(store));
 
   // What is asked for warm was read before. A store that reads it for the first time has nothing.
@@ -180,6 +182,40 @@ async function checks(setting: Setting): Promise<void> {
     await latencies(known, "beside 3 slow stores", warmContests(false));
     await latencies(setting, "beside 3 slow stores", [coldContest]);
   });
+}
+
+/** What a service would ask instead: a get of etcd is as fresh as a check, and one of KV as old as its replica. */
+async function besideEtcd({ report, client, kv, size }: Setting): Promise<void> {
+  const etcd = await startEtcd();
+  if (etcd === undefined) {
+    report.say("SKIPPED: etcd is not installed (Debian: etcd-server)");
+    return;
+  }
+  try {
+    const known = Math.min(size, 20_000);
+    await inFlight(256, range(0, known), (n) => etcd.put(keyOf(n), new TextDecoder().decode(plainValue(keyOf(n)))));
+    await using store = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: CACHE_BYTES });
+    await inFlight(1024, range(0, known), checkUser(store));
+    const calls: readonly (readonly [name: string, check: Check])[] = [
+      ["isAuthorized, warm", checkUser(store)],
+      ["kv.get", getPlain(kv)],
+      ["etcd's linearizable get", async (n) => must(etcd.get(keyOf(n)).then((value) => value !== null), n)],
+    ];
+    const found = new Map<string, number[]>();
+    for (let round = -1; round < ROUNDS; round++) {
+      for (const width of WIDTHS) {
+        for (const [name, check] of calls) {
+          const rate = COUNTS[width] / (await seconds(() => inFlight(width, turnsOf(known, 0, COUNTS[width]), check)));
+          if (round >= 0) found.set(`${name}, ${String(width)} in flight`, [...(found.get(`${name}, ${String(width)} in flight`) ?? []), rate]);
+        }
+      }
+    }
+    for (const [name, rates] of found) report.say(`${name}, beside idle servers of both: ${perSecond(median(rates))}`);
+    const times = await p50InTurn(turnsOf(known, 0, ALONE), calls.map(([, check]) => check));
+    for (const [i, [name]] of calls.entries()) report.say(`${name}, alone, in turns: p50 ${(times[i] ?? NaN).toFixed(3)} ms`);
+  } finally {
+    await etcd[Symbol.asyncDispose]();
+  }
 }
 
 function memory(): number {
@@ -265,6 +301,30 @@ async function churn({ report, client }: Setting): Promise<void> {
   }
   const [quiet, busy] = [median(times.get("quiet") ?? []), median(times.get("busy") ?? [])];
   report.require(`members.list of 20 where ${String(CHURN)} joined and left (${busy.toFixed(2)} ms), times a quiet room`, busy / quiet, (x) => x < 2, "< 2");
+}
+
+/** The first page beside rooms that are gone. */
+async function deletedRooms({ report, client }: Setting): Promise<void> {
+  const list = async (prefix: string, deleted: number): Promise<() => Promise<number>> => {
+    const store = await openJetStream(client, 3, { opTimeoutMs, prefix });
+    closing.push(store);
+    await inFlight(16, range(0, 24), (n) => store.rooms.create({ id: `stays-${String(n)}`, owner: "owner" }));
+    await inFlight(256, range(0, deleted), async (n) => {
+      await store.rooms.create({ id: `passes-${String(n)}`, owner: "owner" });
+      await store.rooms.delete(`passes-${String(n)}`);
+    });
+    return () => p50([0], () => store.rooms.list({ limit: 10 }));
+  };
+  const closing: Store[] = [];
+  try {
+    const lists = [await list("quiet_", 0), await list("busy_", CHURN)] as const;
+    const times: [number[], number[]] = [[], []];
+    for (let round = 0; round < 40; round++) for (const i of [0, 1] as const) times[i].push(await lists[i]());
+    const [quiet, busy] = [median(times[0]), median(times[1])];
+    report.require(`rooms.list of 10 where ${String(CHURN)} were deleted (${busy.toFixed(2)} ms), times none`, busy / quiet, (x) => x < 2, "< 2");
+  } finally {
+    await Promise.all(closing.map((store) => store.close()));
+  }
 }
 
 async function adds(report: Report, store: Store, kv: KV): Promise<void> {
@@ -390,6 +450,8 @@ async function main(): Promise<void> {
         await adds(report, store, kv);
         await roundTrips(report, client);
         await churn(setting);
+        await deletedRooms(setting);
+        await besideEtcd(setting);
       }
       await store.close();
     } finally {
