@@ -135,7 +135,7 @@ describe("opening: jetstream", function () {
         throw reason;
       },
     });
-    expectPhases(told, ["server", "buckets", "quorum", "users"]);
+    expectPhases(told, ["server", "buckets", "quorum", "users", "index"]);
     await store.close();
   });
 

@@ -313,11 +313,24 @@ export class Link {
   }
 
   /**
-   * What each server says of itself, as the answers come, until `heard` says that it is enough. Every account may ask for
-   * that, unless permissions forbid it: then nobody answers.
+   * What each server says of itself, as the answers come, until `heard` says that it is enough, or another one has not come for
+   * `quietMs`. Every account may ask for that, unless permissions forbid it: then nobody answers.
    */
-  async everyServer(timeoutMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
-    await this.#counted(this.#everyServer(timeoutMs, heard));
+  async everyServer(timeoutMs: number, quietMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    let isOver = false;
+    await new Promise<void>((resolve) => {
+      const asked = this.#everyServer(timeoutMs, (server) => {
+        if (isOver) return true;
+        clearTimeout(timer);
+        timer = setTimeout(resolve, quietMs);
+        return heard(server);
+      });
+      // The client waits on for as long as it was told, and that is waited for at the end.
+      this.#counted(asked).then(resolve, resolve);
+    });
+    isOver = true;
+    clearTimeout(timer);
   }
 
   async #everyServer(timeoutMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {

@@ -75,6 +75,8 @@ export function faultOf(servers: readonly Server[], effect: Exclude<VersionEffec
 
 /** How long the servers have to say their versions. They answer within milliseconds, those that do. */
 const WINDOW_MS = 250;
+/** Nobody says how many there are: after so long without another answer, all have answered. One that is missed is known by what it holds, later. */
+const QUIET_MS = 50;
 /** How often a store in use asks those that hold its buckets. */
 const ASK_AGAIN_MS = 60_000;
 const NOBODY: ReadonlySet<string> = new Set();
@@ -156,7 +158,7 @@ export class ServerVersions {
     if (cluster === undefined) return [];
     const found: Server[] = [];
     const missing = new Set(wanted);
-    await this.#link.everyServer(Math.min(WINDOW_MS, this.#link.attemptMs(call)), (server) => {
+    await this.#link.everyServer(Math.min(WINDOW_MS, this.#link.attemptMs(call)), wanted.size > 0 ? WINDOW_MS : QUIET_MS, (server) => {
       missing.delete(server.name);
       if (wanted.has(server.name) || (server.jetStream && server.cluster === cluster)) found.push(server);
       return wanted.size > 0 && missing.size === 0;

@@ -3,6 +3,7 @@ import { promises as fs } from "node:fs";
 import { cp, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { isUnavailable, openSqlite, type CheckpointResult, type Store, type StoreError } from "unibus-membership";
+import { eventually } from "../support/wait.js";
 import { failure, useFolder } from "./support/folder.js";
 import { withLimits } from "./support/limited.js";
 
@@ -30,12 +31,25 @@ describe("sqlite: a store that is full", function () {
 
   const add = (store: Store, n: number): Promise<unknown> => store.rooms.create({ id: `r${String(n)}`, owner: "o", encrypted: true, sealedKey: keyOf(n) });
 
+  /** How many were acknowledged, and what refused the first that was not, because of the image: a checkpoint empties the log. */
+  async function untilFull(write: (n: number) => Promise<unknown>): Promise<{ done: number; error: StoreError }> {
+    let done = 0;
+    let refusal: StoreError | undefined;
+    await eventually("the image is full, and not the log alone", async () => {
+      for (;;) {
+        refusal = await write(done).then(() => undefined, (reason: unknown) => reason as StoreError);
+        if (refusal !== undefined) return refusal.details?.["logBytes"] === undefined;
+        done++;
+      }
+    });
+    if (refusal === undefined) throw new Error("never full");
+    return { done, error: refusal };
+  }
+
   /** The rooms that were acknowledged, and what refused the first that was not. */
-  async function filled(store: Store, from = 0): Promise<{ rooms: number; error: StoreError }> {
-    for (let rooms = from; ; rooms++) {
-      const error = await add(store, rooms).then(() => undefined, (reason: unknown) => reason as StoreError);
-      if (error !== undefined) return { rooms, error };
-    }
+  async function filled(store: Store): Promise<{ rooms: number; error: StoreError }> {
+    const { done: rooms, error } = await untilFull((n) => add(store, n));
+    return { rooms, error };
   }
 
   function expectFull(error: StoreError, names: readonly string[], most: number): void {
@@ -124,10 +138,9 @@ describe("sqlite: a store that is full", function () {
     }
     await store.rooms.create({ id: "keys", owner: "o", encrypted: true, sealedKey: keyOf(0) });
     for (let round = 0; round < 3; round++) {
-      let members = 0;
-      const join = (): Promise<unknown> =>
-        store.members.add("keys", { endpoint: `m${String(members)}`, publicKey: new Uint8Array(1024), sealedKey: { epoch: 1, sealed: keyOf(members) } });
-      while (await join().then(() => true, () => false)) members++;
+      const { done: members } = await untilFull((n) =>
+        store.members.add("keys", { endpoint: `m${String(n)}`, publicKey: new Uint8Array(1024), sealedKey: { epoch: 1, sealed: keyOf(n) } }),
+      );
       expect(members, `round ${String(round)}`).to.be.within(33, 45);
       for (let n = 0; n < members; n++) await store.members.remove("keys", `m${String(n)}`);
     }
