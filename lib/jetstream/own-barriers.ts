@@ -30,7 +30,7 @@ export class OwnBarriers {
   #stood = new SequenceWindow();
   /** Those of before the log became unsure. */
   #before: SequenceWindow | undefined;
-  #group = newGroup();
+  #group = newGroup("");
   /** Keys of the group that nothing is under way to, those that were used last at the end. */
   #free: string[] = [];
   #made = 0;
@@ -159,7 +159,7 @@ export class OwnBarriers {
 
   /** Takes another group: of this one may be another store too, whose barriers nobody sees before these supersede them. */
   part(): void {
-    this.#group = newGroup();
+    this.#group = newGroup(this.#group);
     this.#free = [];
     this.#made = 0;
     this.#long = this.#nextLong = undefined;
@@ -177,4 +177,7 @@ export class OwnBarriers {
   }
 }
 
-const newGroup = (): string => PREFIX + String(randomBytes(1).readUInt8() % GROUPS);
+function newGroup(before: string): string {
+  const group = PREFIX + String(randomBytes(1).readUInt8() % GROUPS);
+  return group === before ? newGroup(before) : group;
+}

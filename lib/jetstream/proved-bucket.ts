@@ -329,9 +329,14 @@ export class ProvedBucket<V> extends Bucket {
     const { last } = this.own;
     if (last !== undefined && (anchors[0]?.seq ?? 0) <= last.seq) {
       const answer = await this.link.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
-      if (answer.kind === "found" && answer.message.seq === last.seq && this.own.isOwn(decode(answer.message, this.subjects.length).value)) {
-        this.#copy.confirm(last.seq, asked);
-        return;
+      if (answer.kind === "found") {
+        const { key, seq, value } = decode(answer.message, this.subjects.length);
+        if (seq === last.seq && this.own.isOwn(value)) {
+          this.#copy.confirm(last.seq, asked);
+          return;
+        }
+        // Each time that nothing is asked for a while another one's would stand there.
+        this.own.met(key, value);
       }
     }
     const looks = await all(

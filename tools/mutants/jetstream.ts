@@ -254,6 +254,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("thousands of barriers later"),
   },
   {
+    name: "a store that stays beside one that superseded its last barrier",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "this.own.met(key, value);\n      }\n    }\n    const looks",
+    replace: "}\n    }\n    const looks",
+    breaks: "Two stores with the same barrier keys part, also where none of them reads the log.",
+    killedBy: copyFaults("has written that barrier anew"),
+  },
+  {
     name: "two stores on one barrier key",
     file: "lib/jetstream/own-barriers.ts",
     find: "if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();",
