@@ -10,8 +10,16 @@ import { inFlight, opTimeoutMs, range } from "./jetstream-support.js";
 const WIDTH = 1024;
 const sealed = new Uint8Array(80).fill(7);
 
+/** What is asked for again and again is made once: a hash takes as long as a good part of a check. */
+const KEPT = 200_000;
+const made: string[] = [];
+
 /** The n-th key: 64 hex digits, in no order. */
-export const keyOf = (n: number): string => createHash("sha256").update(`user ${String(n)}`).digest("hex");
+export function keyOf(n: number): string {
+  const key = made[n] ?? createHash("sha256").update(`user ${String(n)}`).digest("hex");
+  if (n >= 0 && n < KEPT) made[n] = key;
+  return key;
+}
 export const roomOf = (n: number): string => `room-${String(n)}`;
 export const memberOf = (n: number): string => `member-${String(n)}`;
 

@@ -154,10 +154,14 @@ async function latencies({ report, client, size }: Setting, beside: string, cont
 
 async function checks(setting: Setting): Promise<void> {
   const { client, cluster, size, report } = setting;
+  await using stranger = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: 0 });
+  const warm = Math.min(size, 200_000);
+  for (const n of range(0, warm)) keyOf(n);
+  // What the client and the code take is there before.
+  await inFlight(1024, range(0, Math.min(warm, 20_000)), checkUser(stranger));
   // Memory, by what reading everybody once adds.
   const before = memory();
   await using store = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: CACHE_BYTES });
-  const warm = Math.min(size, 200_000);
   await inFlight(1024, range(0, warm), checkUser(store));
   const perUser = (memory() - before) / warm;
   // With fewer, what the client and the servers' answers took weighs more.
@@ -170,7 +174,6 @@ async function checks(setting: Setting): Promise<void> {
     { what: "isAuthorized, warm", check: checkUser(store), floor: alone ? { rates: [6, 3], p50: 1.3 } : { rates: [4, 1.5], p50: 1.5 } },
     { what: "isMember, warm", check: checkMember(store), floor: alone ? undefined : { rates: [3, 1.2], p50: 1.6 } },
   ];
-  await using stranger = await openJetStream(client, 3, { opTimeoutMs, cacheBytes: 0 });
   const coldContest: Contest = { what: "isAuthorized, cold", check: checkUser(stranger), floor: { rates: [0.4, 0.2], p50: 2.5 }, isCold: true };
   await rates(known, "nobody beside", warmContests(true));
   await latencies(known, "nobody beside", warmContests(true));
