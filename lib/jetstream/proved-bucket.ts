@@ -24,6 +24,8 @@ export interface Proved<V> {
  * most some 20 KiB, and the server cuts an answer short at 64 MiB.
  */
 const MAX_CHANGES = 256;
+/** And behind a gap. */
+const MAX_READ = 2048;
 /** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
 const FOLLOW_MS = 200;
 /**
@@ -284,18 +286,23 @@ export class ProvedBucket<V> extends Bucket {
   async #follow(): Promise<DirectAnswer | "gap"> {
     const { era } = this.#copy;
     const began = performance.now();
+    // What was read behind a gap, of which something further on may tell.
+    let read: readonly Entry[] = [];
     for (;;) {
-      const request = { seq: this.#copy.at + 1, next_by_subj: ">", batch: MAX_CHANGES };
+      const request = { seq: Math.max(this.#copy.at, read.at(-1)?.seq ?? 0) + 1, next_by_subj: ">", batch: MAX_CHANGES };
       // Everybody waits for it, so that it has a time of its own.
       const answer = await this.link.direct(this.stream, request, FOLLOW_MS);
+      if (answer.kind === "empty" && read.length > 0) return "gap";
       if (answer.kind !== "end") return answer;
       if (!whole(answer)) return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
-      const changes = answer.messages.map((message) => decode(message, this.subjects.length).detached());
-      const isWhole = this.#copy.follow(era, changes);
+      const isFull = answer.messages.length >= MAX_CHANGES;
+      read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
+      const isWhole = this.#copy.follow(era, read);
       // Nothing that comes later may lie before what was seen here.
       this.saw(this.#copy.at);
-      if (!isWhole) return "gap";
-      if (answer.messages.length < MAX_CHANGES || this.#copy.era !== era) return answer;
+      read = isWhole ? [] : read.filter(({ seq }) => seq > this.#copy.at);
+      if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";
+      if (!isFull || this.#copy.era !== era) return answer;
       // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
       if (performance.now() - began > FOLLOW_MS) return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
     }

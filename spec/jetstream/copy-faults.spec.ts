@@ -628,6 +628,19 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     expect((await costsOf(guest)).fences).to.equal(0);
   });
 
+  it("a gap is no gap where what tells of it stands hundreds of messages further on", async () => {
+    await using all = await stores();
+    const { warm, guest, costsOf, bucket } = all;
+    await warm(guest);
+    const subject = `$KV.${bucket("users")}.barrier`;
+    const { seq } = JSON.parse(Buffer.from((await publish(`${subject}.x`, "{}")).data).toString()) as { seq: number };
+    await publish(`${subject}.x`, "{}");
+    for (let i = 0; i < 600; i++) await publish(`${subject}.y${String(i)}`, "{}");
+    await publish(`${subject}.z`, JSON.stringify({ k: "barrier.z", s: "another", t: seq, b: "AQ" }));
+    const { fences, reads } = await costsOf(guest);
+    expect({ fences, reads }).to.deep.equal({ fences: 0, reads: 0 });
+  });
+
   it("a store that meets another one on its barriers' keys takes others, and its own barriers stay known", async () => {
     await using all = await stores();
     const { taps, there, warm, guest } = all;

@@ -262,6 +262,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("has written that barrier anew"),
   },
   {
+    name: "a gap of which only the first answer may tell",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "if (!isWhole && (!isFull || read.length >= MAX_READ)) return \"gap\";",
+    replace: "if (!isWhole) return \"gap\";",
+    breaks: "What tells of a gap can stand behind all that others have under way.",
+    killedBy: copyFaults("hundreds of messages further on"),
+  },
+  {
     name: "two stores on one barrier key",
     file: "lib/jetstream/own-barriers.ts",
     find: "if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();",
