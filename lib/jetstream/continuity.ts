@@ -28,9 +28,14 @@ export class Continuity {
     return msSince(this.#sent) <= SENDABLE_MS;
   }
 
+  /** Whether what is heard now is surely of the log that answered last. */
+  get isUnbroken(): boolean {
+    return msSince(this.#sent) <= MOST_MS;
+  }
+
   /** What was sent then was answered just now: surely by the log that answered before? */
   heard(sent: Moment): boolean {
-    const isSame = msSince(this.#sent) <= MOST_MS && msSince(sent) <= MOST_MS;
+    const isSame = this.isUnbroken && msSince(sent) <= MOST_MS;
     if (sent.monotonic > this.#sent.monotonic) this.#sent = sent;
     return isSame;
   }

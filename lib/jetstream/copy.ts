@@ -277,7 +277,7 @@ export class Copy<V> {
   /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
   confirm(seq: number, asked: Moment): void {
     this.#unsure = false;
-    this.#own.thaw(seq);
+    this.#own.thaw(seq, this.#continuity.isUnbroken);
     this.#continuity.begin(asked);
     this.#at = Math.min(this.#at, seq);
   }
@@ -289,7 +289,7 @@ export class Copy<V> {
       return;
     }
     this.#unsure = false;
-    this.#own.thaw(anchor.seq);
+    this.#own.thaw(anchor.seq, this.#continuity.isUnbroken);
     this.#continuity.begin(asked);
     this.rebase(this.#at);
     this.#limit = { era: this.#era, seq: anchor.seq };

@@ -131,14 +131,17 @@ export class OwnBarriers {
     this.#list = undefined;
   }
 
-  /** The log is known again, up to a sequence: what was acknowledged since then is of it too. */
-  thaw(seq: number): void {
+  /**
+   * The log is known again, up to a sequence. What was acknowledged since then is of it too if nothing can have come between: else it may
+   * stand in one that was there meanwhile, and something else at its place in this one.
+   */
+  thaw(seq: number, isUnbroken: boolean): void {
     const before = this.#before;
     if (before === undefined) return;
     this.#isFrozen = false;
     this.#before = undefined;
     before.dropAbove(seq);
-    for (const { from, to } of this.#stood.since(0)) for (let own = from; own <= to; own++) before.add(own);
+    if (isUnbroken) for (const { from, to } of this.#stood.since(0)) for (let own = from; own <= to; own++) before.add(own);
     this.#stood = before;
     this.#listAnew();
   }
