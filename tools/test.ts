@@ -34,6 +34,7 @@ async function main(): Promise<Counts> {
   // Beside the specs, which wait a lot. One that fails counts as one more test.
   const checks = [
     step("types", bin("typescript/bin/tsc"), ["--noEmit"]),
+    step("format", bin("prettier/bin/prettier.cjs"), ["--check", "--log-level", "warn", "."]),
     step("lint", bin("eslint/bin/eslint.js"), ["--max-warnings", "0", "."]),
   ];
   const counts = await runSpecs(process.argv.slice(2));
