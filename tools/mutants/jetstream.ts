@@ -10,7 +10,8 @@ const answers = (test: string) => bySpec("spec/jetstream/answers.spec.ts", test)
 const format = (test: string) => bySpec("spec/jetstream/format.spec.ts", test);
 const closedStore = (test: string) => bySpec("spec/jetstream/closed-store.spec.ts", test);
 const rosters = (test: string) => bySpec("spec/jetstream/rosters.spec.ts", test);
-const crashPoints = (operation: string) => bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
+const crashPoints = (operation: string) =>
+  bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
 
 export const jetStreamMutants: readonly Mutant[] = [
   {
@@ -170,7 +171,8 @@ export const jetStreamMutants: readonly Mutant[] = [
     file: "lib/jetstream/copy.ts",
     find: "if (!this.#continuity.isFresh) this.suspect();",
     replace: "",
-    breaks: "Another log could have taken the place of the one that is known: it is looked at before what is kept is believed.",
+    breaks:
+      "Another log could have taken the place of the one that is known: it is looked at before what is kept is believed.",
     killedBy: copyFaults("of which nothing stands where it did"),
   },
   {
@@ -200,8 +202,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "another store's barrier at the place of the own one",
     file: "lib/jetstream/proved-bucket.ts",
-    find: " && this.own.isOwn(decode(answer.message, this.subjects.length).value)",
-    replace: "",
+    find: "if (seq === last.seq && this.own.isOwn(value)) {",
+    replace: "if (seq === last.seq) {",
     breaks: "The log is known by messages that nobody else can have written.",
     killedBy: copyFaults("of which nothing stands where it did"),
   },
@@ -217,8 +219,10 @@ export const jetStreamMutants: readonly Mutant[] = [
     name: "the user before the guard",
     file: "lib/jetstream/proved-bucket.ts",
     find: "const a = await this.prove(first, call);\n      const b = await this.prove(second, call);\n",
-    replace: "const b = await this.prove(second, call);\n      const a = await this.prove(first, call);\n      if (a !== undefined) return [a, b];\n",
-    breaks: "The guard is proved before the user: a stage that it names then is in the user's record, or carried out there.",
+    replace:
+      "const b = await this.prove(second, call);\n      const a = await this.prove(first, call);\n      if (a !== undefined) return [a, b];\n",
+    breaks:
+      "The guard is proved before the user: a stage that it names then is in the user's record, or carried out there.",
     killedBy: copyFaults("a change of an admin is seen whole"),
   },
   {
@@ -264,8 +268,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a gap of which only the first answer may tell",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "if (!isWhole && (!isFull || read.length >= MAX_READ)) return \"gap\";",
-    replace: "if (!isWhole) return \"gap\";",
+    find: 'if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";',
+    replace: 'if (!isWhole) return "gap";',
     breaks: "What tells of a gap can stand behind all that others have under way.",
     killedBy: copyFaults("hundreds of messages further on"),
   },

@@ -3,15 +3,11 @@
 
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { coreMutants } from "./core.js";
-import { jetStreamMutants } from "./jetstream.js";
+import { mutants } from "./all.js";
 import type { Killer, Mutant } from "./mutant.js";
 import { Sandbox, type Run } from "./sandbox.js";
-import { simulationMutants } from "./simulation.js";
-import { sqliteMutants } from "./sqlite.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const mutants: readonly Mutant[] = [...coreMutants, ...sqliteMutants, ...jetStreamMutants, ...simulationMutants];
 
 interface Result {
   readonly mutant: Mutant;
@@ -38,10 +34,19 @@ function whole(value: string, name: string): number {
 }
 
 const seconds = (since: number): number => (performance.now() - since) / 1000;
-const indented = (lines: string): string => lines.split("\n").slice(0, 4).map((line) => `    ${line}`).join("\n");
+const indented = (lines: string): string =>
+  lines
+    .split("\n")
+    .slice(0, 4)
+    .map((line) => `    ${line}`)
+    .join("\n");
 
 /** Takes the items one by one, a few at a time, each lane with a copy of its own. */
-async function inLanes<T>(sandboxes: readonly Sandbox[], items: readonly T[], work: (item: T, sandbox: Sandbox) => Promise<void>): Promise<void> {
+async function inLanes<T>(
+  sandboxes: readonly Sandbox[],
+  items: readonly T[],
+  work: (item: T, sandbox: Sandbox) => Promise<void>,
+): Promise<void> {
   const waiting = items.values();
   await Promise.all(
     sandboxes.map(async (sandbox) => {
@@ -71,7 +76,14 @@ async function unchanged(sandboxes: readonly Sandbox[], killers: readonly Killer
 
 async function tried(mutant: Mutant, sandbox: Sandbox, runs: number): Promise<Result> {
   const began = performance.now();
-  const result = (end: Result["end"], done: number, red: number, why: string): Result => ({ mutant, end, runs: done, red, seconds: seconds(began), why });
+  const result = (end: Result["end"], done: number, red: number, why: string): Result => ({
+    mutant,
+    end,
+    runs: done,
+    red,
+    seconds: seconds(began),
+    why,
+  });
   const found = sandbox.apply(mutant);
   if (found !== 1) return result("DOES NOT APPLY", 0, 0, `its text is ${String(found)} times in ${mutant.file}`);
   try {
@@ -102,8 +114,6 @@ async function main(): Promise<boolean> {
     options: { runs: { type: "string", default: "1" }, jobs: { type: "string", default: "2" } },
   });
   const runs = whole(values.runs, "runs");
-  const names = new Set(mutants.map(({ name }) => name));
-  if (names.size !== mutants.length) throw new Error("a name is there twice");
   const selected = mutants.filter((mutant) => {
     const searched = `${mutant.name} ${mutant.file} ${text(mutant.killedBy)}`;
     return positionals.length === 0 || positionals.some((word) => searched.includes(word));
@@ -140,7 +150,9 @@ async function main(): Promise<boolean> {
   for (const mutant of selected) {
     const found = results.find((result) => result.mutant === mutant);
     if (found === undefined) continue;
-    console.log(`${found.end.padEnd(8)}  ${mutant.name.padEnd(width)}  ${String(found.red)}/${String(found.runs)} red  ${text(mutant.killedBy)}`);
+    console.log(
+      `${found.end.padEnd(8)}  ${mutant.name.padEnd(width)}  ${String(found.red)}/${String(found.runs)} red  ${text(mutant.killedBy)}`,
+    );
   }
   const killed = results.filter(({ end }) => end === "killed").length;
   console.log(`\nmutants took ${seconds(began).toFixed(1)} s`);

@@ -1,11 +1,21 @@
 // A copy of the project in a temporary folder, with the package built for it. The copy shares `node_modules`.
 
 import { execFileSync, fork, spawn, type ChildProcess } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { FileReport } from "../../spec/support/reporter.js";
 import type { Killer, Mutant, SimulationKiller } from "./mutant.js";
+import { placesOf } from "./place.js";
 
 /** A run that takes longer has hung. */
 const LIMIT_MS = 600_000;
@@ -32,7 +42,10 @@ export class Sandbox {
 
   /** Brings the project here as it is now: what is committed, and what is not yet. */
   fill(root: string): void {
-    const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: root, encoding: "utf8" });
+    const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], {
+      cwd: root,
+      encoding: "utf8",
+    });
     for (const path of new Set(listed.split("\0"))) {
       // Of a repository inside this one git names the folder alone.
       if (path === "" || path.endsWith("/") || !existsSync(join(root, path))) continue;
@@ -46,12 +59,13 @@ export class Sandbox {
   apply({ file, find, replace }: Mutant): number {
     const path = join(this.folder, file);
     const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-    const pieces = text.split(find);
-    if (pieces.length === 2) {
+    const found = placesOf(find, text);
+    const [only] = found;
+    if (only !== undefined && found.length === 1) {
       this.#original = { path, text };
-      writeFileSync(path, pieces.join(replace));
+      writeFileSync(path, text.slice(0, only.index) + replace + text.slice(only.index + only[0].length));
     }
-    return pieces.length - 1;
+    return found.length;
   }
 
   restore(): void {
@@ -62,18 +76,30 @@ export class Sandbox {
   /** Builds the code alone: declaration files take most of a build, and no mutant is in them. */
   async build(): Promise<Run> {
     const script = join(this.folder, "node_modules/tsup/dist/cli-default.js");
-    const build = await this.#end(spawn(process.execPath, [script, "--no-dts", "--silent"], { cwd: this.folder, stdio: "pipe" }));
+    const build = await this.#end(
+      spawn(process.execPath, [script, "--no-dts", "--silent"], { cwd: this.folder, stdio: "pipe" }),
+    );
     if (build.code !== 0) return { end: "broken", why: `it cannot be built: ${lastLines(build.output)}` };
     // For commands that build what is older than its sources.
-    for (const name of ["index.d.ts", "index.d.cts", "testing.d.ts", "testing.d.cts"]) writeFileSync(join(this.folder, "dist", name), "export {};\n");
+    for (const name of ["index.d.ts", "index.d.cts", "testing.d.ts", "testing.d.cts"])
+      writeFileSync(join(this.folder, "dist", name), "export {};\n");
     return { end: "green", why: "" };
   }
 
   /** Runs the simulation several times in one process, each from other seeds. Answers how often it found something. */
-  async simulate({ seconds, seed, with: fault }: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
-    const from = [...(seed === undefined ? [] : ["--seed", String(seed)]), ...(fault === undefined ? [] : ["--with", fault])];
+  async simulate(
+    { seconds, seed, with: fault }: SimulationKiller,
+    runs: number,
+  ): Promise<Run & { readonly red: number }> {
+    const from = [
+      ...(seed === undefined ? [] : ["--seed", String(seed)]),
+      ...(fault === undefined ? [] : ["--with", fault]),
+    ];
     const args = ["run", "--silent", "simulate", "--", "--seconds", String(seconds), "--runs", String(runs), ...from];
-    const { output } = await this.#end(spawn("npm", args, { cwd: this.folder, stdio: "pipe" }), LIMIT_MS + 2000 * seconds * runs);
+    const { output } = await this.#end(
+      spawn("npm", args, { cwd: this.folder, stdio: "pipe" }),
+      LIMIT_MS + 2000 * seconds * runs,
+    );
     const [said, red] = /found in (\d+) of \d+ runs.*/.exec(output) ?? [];
     if (said === undefined) return { end: "broken", why: lastLines(output), red: 0 };
     return { end: Number(red) === runs ? "red" : "green", why: said, red: Number(red) };
@@ -93,7 +119,11 @@ export class Sandbox {
 
   async #spec(file: string, test: string | undefined): Promise<Run> {
     const args = [file, "--bail", ...(test === undefined ? [] : ["--test", test])];
-    const child = fork(join(this.folder, "tools/spec-file.ts"), args, { cwd: this.folder, execArgv: ["--import", "tsx"], silent: true });
+    const child = fork(join(this.folder, "tools/spec-file.ts"), args, {
+      cwd: this.folder,
+      execArgv: ["--import", "tsx"],
+      silent: true,
+    });
     let report: FileReport | undefined;
     let overdue: NodeJS.Timeout | undefined;
     child.on("message", (message) => {
@@ -103,15 +133,22 @@ export class Sandbox {
     const { code, hung, output } = await this.#end(child);
     clearTimeout(overdue);
     if (hung) return { end: "red", why: "it hung" };
-    if (report === undefined || report.passed + report.failed === 0) return { end: "broken", why: `no test ran: ${lastLines(output)}` };
+    if (report === undefined || report.passed + report.failed === 0)
+      return { end: "broken", why: `no test ran: ${lastLines(output)}` };
     if (report.failed > 0) return { end: "red", why: report.failures[0] ?? "" };
-    return code === 0 ? { end: "green", why: "" } : { end: "red", why: "every test passed, but the process failed or did not end by itself" };
+    return code === 0
+      ? { end: "green", why: "" }
+      : { end: "red", why: "every test passed, but the process failed or did not end by itself" };
   }
 
   async #simulate(args: readonly string[]): Promise<Run> {
-    const { code, output } = await this.#end(spawn("npm", ["run", "--silent", "simulate", "--", ...args], { cwd: this.folder, stdio: "pipe" }));
+    const { code, output } = await this.#end(
+      spawn("npm", ["run", "--silent", "simulate", "--", ...args], { cwd: this.folder, stdio: "pipe" }),
+    );
     if (code === 0) return { end: "green", why: "" };
-    return code === 1 ? { end: "red", why: lastLines(output) } : { end: "broken", why: `exit code ${String(code)}: ${lastLines(output)}` };
+    return code === 1
+      ? { end: "red", why: lastLines(output) }
+      : { end: "broken", why: `exit code ${String(code)}: ${lastLines(output)}` };
   }
 
   async #end(child: ChildProcess, limitMs = LIMIT_MS): Promise<{ code: number | null; hung: boolean; output: string }> {
