@@ -13,7 +13,10 @@ async function addLicense(): Promise<void> {
   for (const name of ["sql-js.js", "sql-js.cjs"]) {
     const file = join(dist, name);
     const code = await readFile(file, "utf8");
-    await writeFile(file, `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${license.trim()}\n*/\n${code}`);
+    await writeFile(
+      file,
+      `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${license.trim()}\n*/\n${code}`,
+    );
   }
 }
 
@@ -25,14 +28,18 @@ function compressed(bytes: Uint8Array): Buffer {
 const inlineWasm: Plugin = {
   name: "inline-wasm",
   setup(build) {
-    build.onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({ contents: compressed(await readFile(path)), loader: "binary" }));
+    build.onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({
+      contents: compressed(await readFile(path)),
+      loader: "binary",
+    }));
   },
 };
 
 /** The parts of `code` before and after something that it has once. */
 function parted(code: string, by: string | RegExp): [before: string, after: string] {
   const [before, after, ...more] = code.split(by);
-  if (before === undefined || after === undefined || more.length > 0) throw new Error(`sql.js is another than the build knows: ${String(by)}`);
+  if (before === undefined || after === undefined || more.length > 0)
+    throw new Error(`sql.js is another than the build knows: ${String(by)}`);
   return [before, after];
 }
 
@@ -59,7 +66,8 @@ const OPEN_FILE = `
 `;
 
 /** It copies bytes one by one, which is most of the time that it takes to open a file of large keys; `v` is the memory of its WebAssembly. */
-const COPY_BYTES = /for\(var\s+p=\s*new\s+Uint8Array\(h\),\s*r=0;\s*r<h;\s*r\+=1\)\s*p\[r\]=\s*v\[f\+\s*r\];\s*return p\}(?=;\s*c\.prototype\.get=)/;
+const COPY_BYTES =
+  /for\(var\s+p=\s*new\s+Uint8Array\(h\),\s*r=0;\s*r<h;\s*r\+=1\)\s*p\[r\]=\s*v\[f\+\s*r\];\s*return p\}(?=;\s*c\.prototype\.get=)/;
 const COPIED_BYTES = "return new Uint8Array(v.buffer,f,h).slice()}";
 
 /**
@@ -75,7 +83,13 @@ const asModule: Plugin = {
       const [head, rest] = parted(`${one}${COPIED_BYTES}${other}`, "        module = undefined;\n");
       const [before, after] = parted(rest, /f!=null&&fa\(this\.filename,\s*f\);/);
       // What the words above stand for.
-      for (const known of [/B\(f\)\.node,/, /\.write;\s*r\.Qa=Object\.create\(r\.Qa\);/, /read\(a,\s*b,d,c,e\)\{if\(e>=a\.node\.Wa\)return 0;/, /O=class\{name="ErrnoError";/]) parted(rest, known);
+      for (const known of [
+        /B\(f\)\.node,/,
+        /\.write;\s*r\.Qa=Object\.create\(r\.Qa\);/,
+        /read\(a,\s*b,d,c,e\)\{if\(e>=a\.node\.Wa\)return 0;/,
+        /O=class\{name="ErrnoError";/,
+      ])
+        parted(rest, known);
       return { contents: `${head}${before}${OPEN_FILE}${after}export default initSqlJs;\n`, loader: "js" };
     });
   },
@@ -86,11 +100,20 @@ const programs: Plugin = {
   name: "programs",
   setup(build) {
     build.onResolve({ filter: /\?source$/ }, ({ path, resolveDir }) => ({
-      path: join(resolveDir, path.replace(/\.js\?source$/, ".ts")), namespace: "program",
+      path: join(resolveDir, path.replace(/\.js\?source$/, ".ts")),
+      namespace: "program",
     }));
     build.onLoad({ filter: /.*/, namespace: "program" }, async ({ path }) => {
-      const { outputFiles: [file] } = await build.esbuild.build({
-        entryPoints: [path], bundle: true, write: false, format: "cjs", platform: "node", target: "node20", minify: true,
+      const {
+        outputFiles: [file],
+      } = await build.esbuild.build({
+        entryPoints: [path],
+        bundle: true,
+        write: false,
+        format: "cjs",
+        platform: "node",
+        target: "node20",
+        minify: true,
         plugins: [asModule],
       });
       if (file === undefined) throw new Error(`${path} became nothing`);
@@ -106,7 +129,9 @@ const programs: Plugin = {
 const ownFile: Plugin = {
   name: "own-file",
   setup(build) {
-    build.onResolve({ filter: /^\.\/sql-js\.js$/ }, ({ path, kind }) => (kind === "dynamic-import" ? { path, external: true } : undefined));
+    build.onResolve({ filter: /^\.\/sql-js\.js$/ }, ({ path, kind }) =>
+      kind === "dynamic-import" ? { path, external: true } : undefined,
+    );
   },
 };
 
@@ -120,10 +145,13 @@ const ownFile: Plugin = {
 const loadedLater: NonNullable<Options["plugins"]>[number] = {
   name: "loaded-later",
   renderChunk(code) {
-    if (this.format === "esm") return { code: code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)') };
+    if (this.format === "esm")
+      return { code: code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)') };
     return {
-      code: code.replaceAll(/\bimport\("([^"]+)"\)/g, (_, path: string) =>
-        `Promise.resolve().then(() => require("${path.replace(/^(\.\/.*)\.js$/, "$1.cjs")}"))`),
+      code: code.replaceAll(
+        /\bimport\("([^"]+)"\)/g,
+        (_, path: string) => `Promise.resolve().then(() => require("${path.replace(/^(\.\/.*)\.js$/, "$1.cjs")}"))`,
+      ),
     };
   },
 };

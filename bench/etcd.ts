@@ -37,10 +37,22 @@ export async function startEtcd(): Promise<Etcd | undefined> {
   for (let i = 0; i < SERVERS; i++) {
     const [client, peer] = [url(ports[i]), url(ports[SERVERS + i])];
     const args = {
-      name: `e${String(i)}`, "data-dir": join(folder, String(i)), "listen-client-urls": client, "advertise-client-urls": client,
-      "listen-peer-urls": peer, "initial-advertise-peer-urls": peer, "initial-cluster": cluster, "log-level": "error",
+      name: `e${String(i)}`,
+      "data-dir": join(folder, String(i)),
+      "listen-client-urls": client,
+      "advertise-client-urls": client,
+      "listen-peer-urls": peer,
+      "initial-advertise-peer-urls": peer,
+      "initial-cluster": cluster,
+      "log-level": "error",
     };
-    children.push(spawn("etcd", Object.entries(args).map(([name, value]) => `--${name}=${value}`), { stdio: "ignore" }));
+    children.push(
+      spawn(
+        "etcd",
+        Object.entries(args).map(([name, value]) => `--${name}=${value}`),
+        { stdio: "ignore" },
+      ),
+    );
   }
   const isMissing = await Promise.race([
     ...children.map((child) => new Promise<boolean>((resolve) => child.once("error", () => resolve(true)))),
@@ -54,7 +66,7 @@ export async function startEtcd(): Promise<Etcd | undefined> {
     for (const child of children) child.kill("SIGKILL");
   });
   const client = new Etcd3({ hosts: Array.from({ length: SERVERS }, (_, i) => url(ports[i])) });
-  for (const until = performance.now() + STARTED_MS; ; ) {
+  for (const until = performance.now() + STARTED_MS; ;) {
     try {
       await client.put("started").value("yes");
       break;

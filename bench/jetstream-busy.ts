@@ -10,11 +10,15 @@ const [how, count, ...servers] = process.argv.slice(2);
 const KEYS = Math.min(Number(count), 1000);
 const STORES = 3;
 let ended = false;
-process.stdin.on("end", () => {
-  ended = true;
-}).resume();
+process.stdin
+  .on("end", () => {
+    ended = true;
+  })
+  .resume();
 
-const clients = await Promise.all(Array.from({ length: STORES }, (_, i) => connect({ servers: servers[i % servers.length] })));
+const clients = await Promise.all(
+  Array.from({ length: STORES }, (_, i) => connect({ servers: servers[i % servers.length] })),
+);
 const stores = await Promise.all(clients.map((client) => openJetStream(client, 3, { opTimeoutMs })));
 process.stdout.write("ready\n");
 await Promise.all(
@@ -22,7 +26,8 @@ await Promise.all(
     Array.from({ length: how === "fast" ? 64 : 1 }, async (_, lane) => {
       for (let n = lane * 7 + i; !ended; n++) {
         const key = n % KEYS;
-        const allowed = n % 4 === 0 ? await store.isMember(roomOf(key), memberOf(key)) : await store.isAuthorized(keyOf(key));
+        const allowed =
+          n % 4 === 0 ? await store.isMember(roomOf(key), memberOf(key)) : await store.isAuthorized(keyOf(key));
         if (!allowed) throw new Error(`denied: ${String(key)}`);
         if (how !== "fast") await new Promise((resolve) => setTimeout(resolve, 50));
       }

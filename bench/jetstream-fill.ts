@@ -16,7 +16,11 @@ const made: string[] = [];
 
 /** The n-th key: 64 hex digits, in no order. */
 export function keyOf(n: number): string {
-  const key = made[n] ?? createHash("sha256").update(`user ${String(n)}`).digest("hex");
+  const key =
+    made[n] ??
+    createHash("sha256")
+      .update(`user ${String(n)}`)
+      .digest("hex");
   if (n >= 0 && n < KEPT) made[n] = key;
   return key;
 }
@@ -40,12 +44,20 @@ const TEMPLATE = { user: keyOf(-1), room: roomOf(-1), member: memberOf(-1), owne
 async function last(client: Client, bucket: string, filter: string): Promise<{ key: string; value: string }[]> {
   const stream = `KV_${bucket}`;
   const found: { key: string; value: string }[] = [];
-  const answers = await client.requestMany(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ multi_last: [`$KV.${bucket}.${filter}`] }), {
-    strategy: "timer", maxWait: 5000,
-  } as Parameters<Client["requestMany"]>[2]);
+  const answers = await client.requestMany(
+    `$JS.API.DIRECT.GET.${stream}`,
+    JSON.stringify({ multi_last: [`$KV.${bucket}.${filter}`] }),
+    {
+      strategy: "timer",
+      maxWait: 5000,
+    } as Parameters<Client["requestMany"]>[2],
+  );
   for await (const message of answers) {
     if (message.data.length === 0) break;
-    found.push({ key: (message.headers?.get("Nats-Subject") ?? "").slice(`$KV.${bucket}.`.length), value: message.string() });
+    found.push({
+      key: (message.headers?.get("Nats-Subject") ?? "").slice(`$KV.${bucket}.`.length),
+      value: message.string(),
+    });
   }
   return found;
 }
@@ -58,14 +70,22 @@ async function templateOf(client: Client, store: Store): Promise<Template> {
   const one = (found: readonly { value: string }[]): string => found[0]?.value ?? "";
   return {
     user: one(await last(client, "users", `user.${token(user)}`)),
-    ...applied(room, one(await last(client, "rooms", `room.${token(room)}`)), await last(client, "members", `${token(room)}.>`)),
+    ...applied(
+      room,
+      one(await last(client, "rooms", `room.${token(room)}`)),
+      await last(client, "members", `${token(room)}.>`),
+    ),
     hints: await last(client, "rooms_by_member", `*.${token(room)}.>`),
     keys: await last(client, "room_keys", `key.${token(room)}.>`),
   };
 }
 
 /** A room whose last change stands in the bucket too, as it does once another has followed. */
-function applied(room: string, record: string, rows: readonly { readonly key: string; readonly value: string }[]): Pick<Template, "room" | "rows"> {
+function applied(
+  room: string,
+  record: string,
+  rows: readonly { readonly key: string; readonly value: string }[],
+): Pick<Template, "room" | "rows"> {
   const parsed = JSON.parse(record) as { roster: string; head: { endpoint: string; row: object }[] };
   const all = new Map(rows.map(({ key, value }) => [key, value]));
   for (const { endpoint, row } of parsed.head) {
@@ -80,14 +100,23 @@ export async function fill(client: Client, store: Store, count: number): Promise
   const template = await templateOf(client, store);
   const of = (n: number): ((what: string) => string) => {
     const { user, room, member, owner } = TEMPLATE;
-    const names = [[user, keyOf(n)], [room, roomOf(n)], [member, memberOf(n)], [owner, `owner-of-${String(n)}`]] as const;
-    return (what) => names.reduce((all, [from, to]) => all.replaceAll(token(from), token(to)).replaceAll(from, to), what);
+    const names = [
+      [user, keyOf(n)],
+      [room, roomOf(n)],
+      [member, memberOf(n)],
+      [owner, `owner-of-${String(n)}`],
+    ] as const;
+    return (what) =>
+      names.reduce((all, [from, to]) => all.replaceAll(token(from), token(to)).replaceAll(from, to), what);
   };
-  const lastOf = async (stream: string): Promise<number> => (await (await client.jetstreamManager()).streams.info(stream)).state.last_seq;
+  const lastOf = async (stream: string): Promise<number> =>
+    (await (await client.jetstreamManager()).streams.info(stream)).state.last_seq;
   // What a room's record demands of the other buckets stands there already.
   const membersSeq = await lastOf("KV_members");
   const keysSeq = await lastOf("KV_room_keys");
-  const room = template.room.replace(/"membersSeq":\d+/, `"membersSeq":${String(membersSeq)}`).replace(/"keysSeq":\d+/, `"keysSeq":${String(keysSeq)}`);
+  const room = template.room
+    .replace(/"membersSeq":\d+/, `"membersSeq":${String(membersSeq)}`)
+    .replace(/"keysSeq":\d+/, `"keysSeq":${String(keysSeq)}`);
   const began = performance.now();
   const put = (bucket: string, key: string, value: string): Promise<unknown> =>
     client.request(`$KV.${bucket}.${key}`, text.encode(value), { timeout: opTimeoutMs });
@@ -120,7 +149,8 @@ async function check(client: Client, count: number): Promise<void> {
       (await store.roomKeys.get(roomOf(n), memberOf(n))).epoch === 1,
       (await store.rooms.listForEndpoint(memberOf(n))).length === 1,
     ];
-    if (answers.includes(false)) throw new Error(`what was written is not what the store reads: ${String(n)}: ${answers.join(" ")}`);
+    if (answers.includes(false))
+      throw new Error(`what was written is not what the store reads: ${String(n)}: ${answers.join(" ")}`);
   }
   if (await store.isAuthorized(keyOf(count + 1))) throw new Error("allowed: nobody");
 }

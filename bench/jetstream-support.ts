@@ -5,10 +5,12 @@ import { randomBytes } from "node:crypto";
 /** A bench is not a service: nothing in it is late. */
 export const opTimeoutMs = 60_000;
 
-export const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+export const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 
 /** Like public keys in hex: 64 digits each, in no order. */
-export const newKeys = (count: number): string[] => Array.from({ length: count }, () => randomBytes(32).toString("hex"));
+export const newKeys = (count: number): string[] =>
+  Array.from({ length: count }, () => randomBytes(32).toString("hex"));
 
 export async function seconds(work: () => Promise<unknown>): Promise<number> {
   const began = performance.now();
@@ -17,7 +19,11 @@ export async function seconds(work: () => Promise<unknown>): Promise<number> {
 }
 
 /** Works through the items with so many under way at a time. */
-export async function inFlight<T>(width: number, items: Iterable<T>, work: (item: T) => Promise<unknown>): Promise<void> {
+export async function inFlight<T>(
+  width: number,
+  items: Iterable<T>,
+  work: (item: T) => Promise<unknown>,
+): Promise<void> {
   const iterator = items[Symbol.iterator]();
   const lane = async (): Promise<void> => {
     for (let next = iterator.next(); next.done !== true; next = iterator.next()) await work(next.value);

@@ -31,19 +31,34 @@ const TICK_MS = 10;
 const text = new TextEncoder();
 /** As large as a record of ours. */
 const plainValue = (key: string): Uint8Array =>
-  text.encode(JSON.stringify({ k: key, n: 1, log: ["0123456789abcdef"], user: { key, v: 1, admin: false, name: "a user", createdAt: Date.now() } }));
+  text.encode(
+    JSON.stringify({
+      k: key,
+      n: 1,
+      log: ["0123456789abcdef"],
+      user: { key, v: 1, admin: false, name: "a user", createdAt: Date.now() },
+    }),
+  );
 
 type Check = (n: number) => Promise<void>;
 
 const must = async (what: Promise<boolean>, n: number): Promise<void> => {
   if (!(await what)) throw new Error(`denied: ${String(n)}`);
 };
-const checkUser = (store: Store): Check => (n) => must(isAuthorized(store, keyOf(n)), n);
-const checkMember = (store: Store): Check => (n) => must(store.isMember(roomOf(n), memberOf(n)), n);
-const getPlain = (kv: KV): Check => async (n) => {
-  const entry = await kv.get(keyOf(n));
-  if (entry === null || entry.value.length === 0) throw new Error(`missing: ${String(n)}`);
-};
+const checkUser =
+  (store: Store): Check =>
+  (n) =>
+    must(isAuthorized(store, keyOf(n)), n);
+const checkMember =
+  (store: Store): Check =>
+  (n) =>
+    must(store.isMember(roomOf(n), memberOf(n)), n);
+const getPlain =
+  (kv: KV): Check =>
+  async (n) => {
+    const entry = await kv.get(keyOf(n));
+    if (entry === null || entry.value.length === 0) throw new Error(`missing: ${String(n)}`);
+  };
 
 /** Distinct records, each in its turn. */
 function* turnsOf(size: number, from: number, count: number): Iterable<number> {
@@ -57,7 +72,10 @@ async function p50(items: Iterable<number>, call: (n: number) => Promise<unknown
 }
 
 /** The same of several, of which each has its turn after the other: a loop of one kind alone keeps everything at hand for it. */
-async function p50InTurn(items: Iterable<number>, calls: readonly ((n: number) => Promise<unknown>)[]): Promise<number[]> {
+async function p50InTurn(
+  items: Iterable<number>,
+  calls: readonly ((n: number) => Promise<unknown>)[],
+): Promise<number[]> {
   const times = calls.map((): number[] => []);
   for (const n of items) {
     for (const [i, call] of calls.entries()) {
@@ -70,9 +88,16 @@ async function p50InTurn(items: Iterable<number>, calls: readonly ((n: number) =
 }
 
 /** Three stores beside, until the work is done. */
-async function beside(how: "fast" | "slow", cluster: NatsCluster, size: number, work: () => Promise<void>): Promise<void> {
+async function beside(
+  how: "fast" | "slow",
+  cluster: NatsCluster,
+  size: number,
+  work: () => Promise<void>,
+): Promise<void> {
   const script = fileURLToPath(new URL("jetstream-busy.ts", import.meta.url));
-  const child = spawn(process.execPath, ["--import", "tsx", script, how, String(size), ...cluster.urls], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--import", "tsx", script, how, String(size), ...cluster.urls], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   try {
     await new Promise<void>((resolve, reject) => {
       child.stdout.once("data", () => resolve());
@@ -120,7 +145,11 @@ async function rates({ report, kv, size }: Setting, beside: string, contests: re
         const count = isCold === true ? COUNTS[width] / 10 : COUNTS[width];
         const from = isCold === true ? cold : (round + 1) * count;
         if (isCold === true) cold += count;
-        note(`${what} ${String(width)}`, round, count / (await seconds(() => inFlight(width, turnsOf(size, from, count), check))));
+        note(
+          `${what} ${String(width)}`,
+          round,
+          count / (await seconds(() => inFlight(width, turnsOf(size, from, count), check))),
+        );
       }
     }
   }
@@ -130,25 +159,43 @@ async function rates({ report, kv, size }: Setting, beside: string, contests: re
     for (const { what, floor } of contests) {
       const rate = median(found.get(`${what} ${String(width)}`) ?? []);
       const least = floor?.rates[i] ?? 0;
-      report.require(`${what}, ${String(width)} in flight, ${beside} (${perSecond(rate)}): times kv.get`, rate / plain, (x) => x >= least, `>= ${String(least)}`);
+      report.require(
+        `${what}, ${String(width)} in flight, ${beside} (${perSecond(rate)}): times kv.get`,
+        rate / plain,
+        (x) => x >= least,
+        `>= ${String(least)}`,
+      );
     }
   }
 }
 
-async function latencies({ report, client, size }: Setting, beside: string, contests: readonly Contest[]): Promise<void> {
+async function latencies(
+  { report, client, size }: Setting,
+  beside: string,
+  contests: readonly Contest[],
+): Promise<void> {
   const found = new Map<string, number[]>();
   const all = [...contests, { what: "publish", check: () => client.request("$KV.plain.published", "x") }];
   for (let round = -1; round < ROUNDS; round++) {
     // None of them was asked for cold before.
-    const times = await p50InTurn(turnsOf(size, Math.floor(size / 2) + (round + 1) * ALONE, ALONE), all.map(({ check }) => check));
-    if (round >= 0) for (const [i, { what }] of all.entries()) found.set(what, [...(found.get(what) ?? []), times[i] ?? NaN]);
+    const times = await p50InTurn(
+      turnsOf(size, Math.floor(size / 2) + (round + 1) * ALONE, ALONE),
+      all.map(({ check }) => check),
+    );
+    if (round >= 0)
+      for (const [i, { what }] of all.entries()) found.set(what, [...(found.get(what) ?? []), times[i] ?? NaN]);
   }
   const publish = median(found.get("publish") ?? []);
   report.say(`an acknowledged publish alone, ${beside}: p50 ${publish.toFixed(3)} ms`);
   for (const { what, floor } of contests) {
     const time = median(found.get(what) ?? []);
     const most = floor?.p50 ?? Infinity;
-    report.require(`${what} alone, ${beside}: p50 (${time.toFixed(3)} ms), times a publish`, time / publish, (x) => x <= most, `<= ${String(most)}`);
+    report.require(
+      `${what} alone, ${beside}: p50 (${time.toFixed(3)} ms), times a publish`,
+      time / publish,
+      (x) => x <= most,
+      `<= ${String(most)}`,
+    );
   }
 }
 
@@ -171,10 +218,19 @@ async function checks(setting: Setting): Promise<void> {
   // What is asked for warm was read before. A store that reads it for the first time has nothing.
   const known = { ...setting, size: Math.min(size, 20_000) };
   const warmContests = (alone: boolean): Contest[] => [
-    { what: "isAuthorized, warm", check: checkUser(store), floor: alone ? { rates: [6, 3], p50: 1.3 } : { rates: [4, 1.5], p50: 1.5 } },
+    {
+      what: "isAuthorized, warm",
+      check: checkUser(store),
+      floor: alone ? { rates: [6, 3], p50: 1.3 } : { rates: [4, 1.5], p50: 1.5 },
+    },
     { what: "isMember, warm", check: checkMember(store), floor: alone ? undefined : { rates: [3, 1.2], p50: 1.6 } },
   ];
-  const coldContest: Contest = { what: "isAuthorized, cold", check: checkUser(stranger), floor: { rates: [0.4, 0.2], p50: 2.5 }, isCold: true };
+  const coldContest: Contest = {
+    what: "isAuthorized, cold",
+    check: checkUser(stranger),
+    floor: { rates: [0.4, 0.2], p50: 2.5 },
+    isCold: true,
+  };
   await rates(known, "nobody beside", warmContests(true));
   await latencies(known, "nobody beside", warmContests(true));
   await beside("fast", cluster, size, async () => {
@@ -202,20 +258,35 @@ async function besideEtcd({ report, client, kv, size }: Setting): Promise<void> 
     const calls: readonly (readonly [name: string, check: Check])[] = [
       ["isAuthorized, warm", checkUser(store)],
       ["kv.get", getPlain(kv)],
-      ["etcd's linearizable get", async (n) => must(etcd.get(keyOf(n)).then((value) => value !== null), n)],
+      [
+        "etcd's linearizable get",
+        async (n) =>
+          must(
+            etcd.get(keyOf(n)).then((value) => value !== null),
+            n,
+          ),
+      ],
     ];
     const found = new Map<string, number[]>();
     for (let round = -1; round < ROUNDS; round++) {
       for (const width of WIDTHS) {
         for (const [name, check] of calls) {
           const rate = COUNTS[width] / (await seconds(() => inFlight(width, turnsOf(known, 0, COUNTS[width]), check)));
-          if (round >= 0) found.set(`${name}, ${String(width)} in flight`, [...(found.get(`${name}, ${String(width)} in flight`) ?? []), rate]);
+          if (round >= 0)
+            found.set(`${name}, ${String(width)} in flight`, [
+              ...(found.get(`${name}, ${String(width)} in flight`) ?? []),
+              rate,
+            ]);
         }
       }
     }
     for (const [name, rates] of found) report.say(`${name}, beside idle servers of both: ${perSecond(median(rates))}`);
-    const times = await p50InTurn(turnsOf(known, 0, ALONE), calls.map(([, check]) => check));
-    for (const [i, [name]] of calls.entries()) report.say(`${name}, alone, in turns: p50 ${(times[i] ?? NaN).toFixed(3)} ms`);
+    const times = await p50InTurn(
+      turnsOf(known, 0, ALONE),
+      calls.map(([, check]) => check),
+    );
+    for (const [i, [name]] of calls.entries())
+      report.say(`${name}, alone, in turns: p50 ${(times[i] ?? NaN).toFixed(3)} ms`);
   } finally {
     await etcd[Symbol.asyncDispose]();
   }
@@ -245,9 +316,25 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
     ["users.update", (n) => store.users.update(keyOf(n), { name: fresh(n) })],
     ["users.revoke", (n) => store.users.revoke(keyOf(n))],
     ["users.reinstate", (n) => store.users.reinstate(keyOf(n))],
-    ["rooms.create", (n) => store.rooms.create({ id: made[made.push(fresh(n)) - 1] ?? "", owner: "owner", encrypted: true, sealedKey: sealed })],
+    [
+      "rooms.create",
+      (n) =>
+        store.rooms.create({
+          id: made[made.push(fresh(n)) - 1] ?? "",
+          owner: "owner",
+          encrypted: true,
+          sealedKey: sealed,
+        }),
+    ],
     ["rooms.update", (n) => store.rooms.update(roomOf(n), { name: fresh(n) })],
-    ["members.add", (n) => store.members.add(roomOf(n), { endpoint: joined[joined.push(fresh(n)) - 1] ?? "", sealedKey: { epoch: 1, sealed } })],
+    [
+      "members.add",
+      (n) =>
+        store.members.add(roomOf(n), {
+          endpoint: joined[joined.push(fresh(n)) - 1] ?? "",
+          sealedKey: { epoch: 1, sealed },
+        }),
+    ],
     ["members.join", (n) => store.members.join(roomOf(n), joined[n % joined.length] ?? "").catch(() => undefined)],
     ["members.remove", (n) => store.members.remove(roomOf(n), memberOf(n)).catch(() => undefined)],
     ["rooms.delete", () => store.rooms.delete(made.pop() ?? "")],
@@ -279,7 +366,10 @@ async function growth({ report, cluster, client, kv, size }: Setting, found: Map
 
 function ticksOf(pid: number | undefined): number {
   if (pid === undefined) return 0;
-  const fields = readFileSync(`/proc/${String(pid)}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  const fields =
+    readFileSync(`/proc/${String(pid)}/stat`, "utf8")
+      .split(") ")[1]
+      ?.split(" ") ?? [];
   return Number(fields[11]) + Number(fields[12]);
 }
 
@@ -303,7 +393,12 @@ async function churn({ report, client }: Setting): Promise<void> {
     }
   }
   const [quiet, busy] = [median(times.get("quiet") ?? []), median(times.get("busy") ?? [])];
-  report.require(`members.list of 20 where ${String(CHURN)} joined and left (${busy.toFixed(2)} ms), times a quiet room`, busy / quiet, (x) => x < 2, "< 2");
+  report.require(
+    `members.list of 20 where ${String(CHURN)} joined and left (${busy.toFixed(2)} ms), times a quiet room`,
+    busy / quiet,
+    (x) => x < 2,
+    "< 2",
+  );
 }
 
 /** The first page beside rooms that are gone. */
@@ -324,7 +419,12 @@ async function deletedRooms({ report, client }: Setting): Promise<void> {
     const times: [number[], number[]] = [[], []];
     for (let round = 0; round < 40; round++) for (const i of [0, 1] as const) times[i].push(await lists[i]());
     const [quiet, busy] = [median(times[0]), median(times[1])];
-    report.require(`rooms.list of 10 where ${String(CHURN)} were deleted (${busy.toFixed(2)} ms), times none`, busy / quiet, (x) => x < 2, "< 2");
+    report.require(
+      `rooms.list of 10 where ${String(CHURN)} were deleted (${busy.toFixed(2)} ms), times none`,
+      busy / quiet,
+      (x) => x < 2,
+      "< 2",
+    );
   } finally {
     await Promise.all(closing.map((store) => store.close()));
   }
@@ -341,8 +441,15 @@ async function adds(report: Report, store: Store, kv: KV): Promise<void> {
     own.push(ADDS / took);
     plain.push(ADDS / tookPlain);
   }
-  report.say(`users.add with ${String(ADDS_WIDTH)} in flight ${perSecond(median(own))}, kv.create ${perSecond(median(plain))}`);
-  report.require(`users.add with ${String(ADDS_WIDTH)} in flight: rate, times that of kv.create`, median(own) / median(plain), (x) => x >= 0.8, ">= 0.8");
+  report.say(
+    `users.add with ${String(ADDS_WIDTH)} in flight ${perSecond(median(own))}, kv.create ${perSecond(median(plain))}`,
+  );
+  report.require(
+    `users.add with ${String(ADDS_WIDTH)} in flight: rate, times that of kv.create`,
+    median(own) / median(plain),
+    (x) => x >= 0.8,
+    ">= 0.8",
+  );
 }
 
 /**
@@ -396,11 +503,15 @@ async function roundTrips(report: Report, client: Client): Promise<void> {
     "rooms.create with owner, key and index",
     await wire.of(() => store.rooms.create({ id: room, encrypted: true, owner: endpoint(0), sealedKey: sealed })),
   );
-  const add = (n: number): Promise<unknown> => store.members.add(room, { endpoint: endpoint(n), sealedKey: { epoch: 1, sealed } });
+  const add = (n: number): Promise<unknown> =>
+    store.members.add(room, { endpoint: endpoint(n), sealedKey: { epoch: 1, sealed } });
   tell("members.add with a key", await wire.of(() => add(1)));
   for (const n of range(2, MEMBERS)) await add(n);
   const all = new Map(Array.from(range(0, MEMBERS), (n) => [endpoint(n), sealed]));
-  tell(`roomKeys.rekey of ${String(MEMBERS)} members`, await wire.of(() => store.roomKeys.rekey(room, all, { expectedEpoch: 1 })));
+  tell(
+    `roomKeys.rekey of ${String(MEMBERS)} members`,
+    await wire.of(() => store.roomKeys.rekey(room, all, { expectedEpoch: 1 })),
+  );
 }
 
 /** Right after its start a cluster can take a peer for offline, and says so at once. */
@@ -421,13 +532,19 @@ async function plainBucket(client: Client): Promise<KV> {
  */
 async function leadTogether(client: Client): Promise<void> {
   const manager = await client.jetstreamManager();
-  const streams = ["plain", "users", "rooms", "members", "room_keys", "rooms_by_member"].map((bucket) => `KV_${bucket}`);
+  const streams = ["plain", "users", "rooms", "members", "room_keys", "rooms_by_member"].map(
+    (bucket) => `KV_${bucket}`,
+  );
   const { cluster } = await manager.streams.info("KV_users");
   const leader = cluster?.replicas?.find(({ name }) => name !== client.info?.server_name)?.name;
   for (const stream of streams) {
     for (let attempt = 1; (await manager.streams.info(stream)).cluster?.leader !== leader; attempt++) {
       if (attempt === 100) throw new Error(`${stream} does not get the leader ${String(leader)}`);
-      await client.request(`$JS.API.STREAM.LEADER.STEPDOWN.${stream}`, JSON.stringify({ placement: { preferred: leader } }), { timeout: opTimeoutMs });
+      await client.request(
+        `$JS.API.STREAM.LEADER.STEPDOWN.${stream}`,
+        JSON.stringify({ placement: { preferred: leader } }),
+        { timeout: opTimeoutMs },
+      );
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
@@ -445,7 +562,9 @@ async function main(): Promise<void> {
       await store.users.addFirstAdmin({ key: "root" });
       const took = await fill(client, store, size);
       await leadTogether(client);
-      report.say(`\n${size.toLocaleString("en-US")} users and rooms (written in ${took.toFixed(0)} s), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`);
+      report.say(
+        `\n${size.toLocaleString("en-US")} users and rooms (written in ${took.toFixed(0)} s), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`,
+      );
       const setting: Setting = { report, client, cluster, kv, size };
       if (size >= 10_000) await checks(setting);
       await growth(setting, grown);
@@ -464,7 +583,12 @@ async function main(): Promise<void> {
   report.say("");
   for (const [what, figures] of grown) {
     const [first = NaN, last = NaN] = [figures[0], figures.at(-1)];
-    report.require(`${what}: ${figures.map((figure) => figure.toFixed(3)).join(" / ")}, growth`, last / first, (x) => x < 1.5, "< 1.5");
+    report.require(
+      `${what}: ${figures.map((figure) => figure.toFixed(3)).join(" / ")}, growth`,
+      last / first,
+      (x) => x < 1.5,
+      "< 1.5",
+    );
   }
   report.end();
 }

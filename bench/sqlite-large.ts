@@ -32,27 +32,49 @@ const opTimeoutMs = 60_000;
 const OWN = fileURLToPath(new URL("../dist/index.js", import.meta.url));
 const BASELINE = process.env["BENCH_BASELINE"];
 
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 
 /** So many pieces of work, a thousand at a time. */
 async function inFlight(count: number, work: (n: number) => Promise<unknown>, width = 1024): Promise<void> {
   let next = 0;
-  await Promise.all(Array.from({ length: width }, async () => {
-    while (next < count) await work(next++);
-  }));
+  await Promise.all(
+    Array.from({ length: width }, async () => {
+      while (next < count) await work(next++);
+    }),
+  );
 }
 
 const scattered = (n: number): string => ((n * 2_654_435_761) % 2 ** 32).toString(16).padStart(8, "0");
 const sealedKey = new Uint8Array(80).fill(7);
 const publicKey = new Uint8Array(32).fill(3);
 
-async function populate(build: string, path: string, counts: { users: number; rooms: number; members: number }): Promise<void> {
+async function populate(
+  build: string,
+  path: string,
+  counts: { users: number; rooms: number; members: number },
+): Promise<void> {
   const { openSqlite } = (await import(pathToFileURL(build).href)) as Library;
   const store = await openSqlite(path, { opTimeoutMs });
   const room = (n: number): string => `room-${scattered(n).repeat(2)}`;
   await inFlight(counts.users, (n) => store.users.add({ key: scattered(n).repeat(8), name: `user ${n}` }));
-  await inFlight(counts.rooms, (n) => store.rooms.create({ id: room(n), name: `room ${n}`, encrypted: true, owner: `owner-${scattered(n)}`, sealedKey, ownerPublicKey: publicKey }));
-  await inFlight(counts.members, (n) => store.members.add(room(n % counts.rooms), { endpoint: `member-${n % (SAMPLE / 2)}-${Math.floor(n / counts.rooms)}`, state: "joined", publicKey }));
+  await inFlight(counts.rooms, (n) =>
+    store.rooms.create({
+      id: room(n),
+      name: `room ${n}`,
+      encrypted: true,
+      owner: `owner-${scattered(n)}`,
+      sealedKey,
+      ownerPublicKey: publicKey,
+    }),
+  );
+  await inFlight(counts.members, (n) =>
+    store.members.add(room(n % counts.rooms), {
+      endpoint: `member-${n % (SAMPLE / 2)}-${Math.floor(n / counts.rooms)}`,
+      state: "joined",
+      publicKey,
+    }),
+  );
   await store.close();
 }
 
@@ -91,10 +113,15 @@ function idle(): void {
   });
 }
 
-async function watched(neighbour: Awaited<ReturnType<typeof idleProcess>>, work: () => Promise<unknown>): Promise<Window> {
+async function watched(
+  neighbour: Awaited<ReturnType<typeof idleProcess>>,
+  work: () => Promise<unknown>,
+): Promise<Window> {
   const delays = monitorEventLoopDelay({ resolution: 1 });
   let peakMb = residentMb();
-  const look = setInterval(() => { peakMb = Math.max(peakMb, residentMb()); }, 20);
+  const look = setInterval(() => {
+    peakMb = Math.max(peakMb, residentMb());
+  }, 20);
   await neighbour.begin();
   delays.enable();
   await turn();
@@ -150,11 +177,14 @@ async function largeFile(build: string, path: string): Promise<Large> {
   const { openSqlite } = (await import(pathToFileURL(build).href)) as Library;
   const neighbour = await idleProcess();
   let store: library.Store | undefined;
-  const opening = await watched(neighbour, async () => { store = await openSqlite(path, { opTimeoutMs }); });
+  const opening = await watched(neighbour, async () => {
+    store = await openSqlite(path, { opTimeoutMs });
+  });
   if (store === undefined) throw new Error("not opened");
   const own = store;
   let n = 0;
-  const logs = (): number => ["-redo0", "-redo1"].filter((end) => statSync(path + end, { throwIfNoEntry: false }) !== undefined).length;
+  const logs = (): number =>
+    ["-redo0", "-redo1"].filter((end) => statSync(path + end, { throwIfNoEntry: false }) !== undefined).length;
   const alone = async (until: (ms: number) => boolean): Promise<number> => {
     const began = performance.now();
     let writes = 0;
@@ -164,7 +194,12 @@ async function largeFile(build: string, path: string): Promise<Large> {
   const key = new Uint8Array(KEY_BYTES).fill(7);
   const before: number[] = [];
   for (let i = 0; i < ROUNDS; i++) before.push(await alone((ms) => ms > WINDOW_MS));
-  while (logs() < 2) await inFlight(256, () => own.rooms.create({ owner: `o${n}`, id: `more-${n++}`, encrypted: true, sealedKey: key }), 64);
+  while (logs() < 2)
+    await inFlight(
+      256,
+      () => own.rooms.create({ owner: `o${n}`, id: `more-${n++}`, encrypted: true, sealedKey: key }),
+      64,
+    );
   const rates: [free: number[], held: number[]] = [[], []];
   const checkpoint = await watched(neighbour, async () => {
     for (let i = 0; logs() === 2; i++) {
@@ -184,7 +219,15 @@ async function largeFile(build: string, path: string): Promise<Large> {
   for (let i = 0; i < ROUNDS; i++) before.push(await alone((ms) => ms > WINDOW_MS));
   const closing = await watched(neighbour, () => own.close());
   neighbour.stop();
-  return { imageBytes: statSync(path).size, opening, checkpoint, closing, before: median(before), beside, kept: beside / held };
+  return {
+    imageBytes: statSync(path).size,
+    opening,
+    checkpoint,
+    closing,
+    before: median(before),
+    beside,
+    kept: beside / held,
+  };
 }
 
 interface Opened extends Window {
@@ -204,7 +247,9 @@ async function opened(build: string, path: string): Promise<Opened> {
   const neighbour = await idleProcess();
   const before = used();
   let store: library.Store | undefined;
-  const window = await watched(neighbour, async () => { store = await openSqlite(path, { opTimeoutMs }); });
+  const window = await watched(neighbour, async () => {
+    store = await openSqlite(path, { opTimeoutMs });
+  });
   const bytes = used() - before;
   await store?.close();
   neighbour.stop();
@@ -214,7 +259,9 @@ async function opened(build: string, path: string): Promise<Opened> {
 /** In a process of its own, so that nobody else's garbage is counted. */
 function measured<T>(...args: readonly string[]): Promise<T> {
   return new Promise((resolve, reject) => {
-    const child: ChildProcess = fork(fileURLToPath(import.meta.url), [...args], { execArgv: ["--expose-gc", "--import", "tsx"] });
+    const child: ChildProcess = fork(fileURLToPath(import.meta.url), [...args], {
+      execArgv: ["--expose-gc", "--import", "tsx"],
+    });
     child.once("message", (message) => resolve(message as T));
     child.once("exit", (code) => reject(new Error(`${args.join(" ")} ended with ${code}`)));
   });
@@ -228,7 +275,10 @@ function bound(name: string, value: number, most: number, unit = ""): void {
   console.log(`  ${ok ? "ok    " : "MISSED"} ${name}: ${value.toFixed(2)}${unit} (less than ${most}${unit})`);
 }
 
-const builds = (): [name: string, build: string][] => [["this build", OWN], ...(BASELINE === undefined ? [] : [["the baseline", BASELINE] as [string, string]])];
+const builds = (): [name: string, build: string][] => [
+  ["this build", OWN],
+  ...(BASELINE === undefined ? [] : [["the baseline", BASELINE] as [string, string]]),
+];
 
 async function reportLarge(folder: string): Promise<void> {
   for (const [name, build] of builds()) {
@@ -236,27 +286,49 @@ async function reportLarge(folder: string): Promise<void> {
     await mkdir(place);
     const { openSqlite } = (await import(pathToFileURL(build).href)) as Library;
     const store = await openSqlite(join(place, "own.db"), { opTimeoutMs });
-    await inFlight(Math.ceil(IMAGE_BYTES / (KEY_BYTES * 1.05)), (n) => store.rooms.create({ id: `r${n}`, owner: `o${n}`, encrypted: true, sealedKey: new Uint8Array(KEY_BYTES).fill(n) }), 64);
+    await inFlight(
+      Math.ceil(IMAGE_BYTES / (KEY_BYTES * 1.05)),
+      (n) =>
+        store.rooms.create({
+          id: `r${n}`,
+          owner: `o${n}`,
+          encrypted: true,
+          sealedKey: new Uint8Array(KEY_BYTES).fill(n),
+        }),
+      64,
+    );
     await store.close();
     const before = (await stat(join(place, "own.db"))).size;
     const large = await measured<Large>("large", build, join(place, "own.db"));
-    console.log(`\n${name}: a file of ${(before / MB).toFixed(0)} MB, and ${(large.imageBytes / MB).toFixed(0)} MB after a checkpoint`);
+    console.log(
+      `\n${name}: a file of ${(before / MB).toFixed(0)} MB, and ${(large.imageBytes / MB).toFixed(0)} MB after a checkpoint`,
+    );
     for (const [what, { seconds, stallMs, idleMs, peakMb }, bytes] of [
-      ["opening", large.opening, before], ["a checkpoint", large.checkpoint, large.imageBytes], ["closing", large.closing, large.imageBytes],
+      ["opening", large.opening, before],
+      ["a checkpoint", large.checkpoint, large.imageBytes],
+      ["closing", large.closing, large.imageBytes],
     ] as const) {
-      console.log(`  ${what}: ${seconds.toFixed(1)} s; the event loop stands still for ${stallMs.toFixed(0)} ms, that of an idle process for ${idleMs.toFixed(0)} ms; ${peakMb.toFixed(0)} MB of memory`);
+      console.log(
+        `  ${what}: ${seconds.toFixed(1)} s; the event loop stands still for ${stallMs.toFixed(0)} ms, that of an idle process for ${idleMs.toFixed(0)} ms; ${peakMb.toFixed(0)} MB of memory`,
+      );
       if (build !== OWN) continue;
       bound(`${what}, the longest standstill beside that of the machine`, Math.max(0, stallMs - idleMs), 100, " ms");
       bound(`${what}, memory as a part of the file`, peakMb / (bytes / MB), 2.2);
     }
-    console.log(`  a lone writer: ${large.before.toFixed(0)}/s before and after, beside the checkpoint ${large.beside.toFixed(0)}/s, in turns with it ${(large.beside / large.kept).toFixed(0)}/s`);
+    console.log(
+      `  a lone writer: ${large.before.toFixed(0)}/s before and after, beside the checkpoint ${large.beside.toFixed(0)}/s, in turns with it ${(large.beside / large.kept).toFixed(0)}/s`,
+    );
     if (build === OWN) bound("the part of its rate that a lone writer loses to a checkpoint", 1 - large.kept, 0.3);
     await rm(place, { recursive: true });
   }
 }
 
 async function reportRecords(folder: string): Promise<void> {
-  const files = { users: { users: SAMPLE, rooms: 0, members: 0 }, rooms: { users: 0, rooms: SAMPLE, members: 0 }, members: { users: 0, rooms: SAMPLE, members: 2 * SAMPLE } };
+  const files = {
+    users: { users: SAMPLE, rooms: 0, members: 0 },
+    rooms: { users: 0, rooms: SAMPLE, members: 0 },
+    members: { users: 0, rooms: SAMPLE, members: 2 * SAMPLE },
+  };
   const found = new Map<string, { user: number; room: number; member: number; seconds: number }>();
   console.log(`\n${RECORDS.toLocaleString("en-US")} users and rooms with a key, twice as many further members`);
   for (const [name, build] of builds()) {
@@ -267,14 +339,24 @@ async function reportRecords(folder: string): Promise<void> {
     const all = join(own, "all");
     await populate(build, all, { users: RECORDS, rooms: RECORDS, members: 2 * RECORDS });
     const bytes: Record<string, number> = {};
-    for (const file of Object.keys(files)) bytes[file] = (await measured<Opened>("opened", build, join(own, file))).bytes;
+    for (const file of Object.keys(files))
+      bytes[file] = (await measured<Opened>("opened", build, join(own, file))).bytes;
     const times: Opened[] = [];
     for (let i = 0; i < ROUNDS; i++) times.push(await measured<Opened>("opened", build, all));
     const { users = NaN, rooms = NaN, members = NaN } = bytes;
-    const figures = { user: users / SAMPLE, room: rooms / SAMPLE, member: (members - rooms) / (2 * SAMPLE), seconds: median(times.map(({ seconds }) => seconds)) };
+    const figures = {
+      user: users / SAMPLE,
+      room: rooms / SAMPLE,
+      member: (members - rooms) / (2 * SAMPLE),
+      seconds: median(times.map(({ seconds }) => seconds)),
+    };
     found.set(name, figures);
-    console.log(`  ${name}, ${((await stat(all)).size / MB).toFixed(0)} MB: opening ${figures.seconds.toFixed(1)} s, standing still for ${median(times.map(({ stallMs }) => stallMs)).toFixed(0)} ms (an idle process ${median(times.map(({ idleMs }) => idleMs)).toFixed(0)} ms)`);
-    console.log(`    bytes of memory: ${figures.user.toFixed(0)} a user, ${figures.room.toFixed(0)} a room with owner and key, ${figures.member.toFixed(0)} a member; ${(times[0]?.peakMb ?? NaN).toFixed(0)} MB at most`);
+    console.log(
+      `  ${name}, ${((await stat(all)).size / MB).toFixed(0)} MB: opening ${figures.seconds.toFixed(1)} s, standing still for ${median(times.map(({ stallMs }) => stallMs)).toFixed(0)} ms (an idle process ${median(times.map(({ idleMs }) => idleMs)).toFixed(0)} ms)`,
+    );
+    console.log(
+      `    bytes of memory: ${figures.user.toFixed(0)} a user, ${figures.room.toFixed(0)} a room with owner and key, ${figures.member.toFixed(0)} a member; ${(times[0]?.peakMb ?? NaN).toFixed(0)} MB at most`,
+    );
   }
   const own = found.get("this build");
   const baseline = found.get("the baseline");

@@ -28,7 +28,8 @@ const INSERT = `INSERT INTO users (key, role, status, name, created_at, revoked_
 const GET = "SELECT * FROM users WHERE key = ?";
 const PRAGMAS = ["journal_mode = WAL", "synchronous = FULL"];
 
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 
 /** Like a public key in hex: 64 digits, in no order. */
 function keyOf(n: number): string {
@@ -103,11 +104,18 @@ async function addInFlight(store: Store, from: number, count: number, inFlight: 
 }
 
 /** Makes the three databases, with the same users. */
-async function populate(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<void> {
+async function populate(
+  folder: string,
+  users: number,
+  node: ((path: string) => SyncDatabase) | undefined,
+): Promise<void> {
   const store = await openSqlite(join(folder, `own-${users}`), { opTimeoutMs });
   await addInFlight(store, 0, users, 1024);
   await store.close();
-  for (const [name, open] of [["better", betterSqlite], ["node", node]] as const) {
+  for (const [name, open] of [
+    ["better", betterSqlite],
+    ["node", node],
+  ] as const) {
     const database = open?.(join(folder, `${name}-${users}`));
     database?.bulk(0, users);
     database?.close();
@@ -146,7 +154,11 @@ interface Figures {
 }
 
 /** What one turn does, and how many turns a round has: short ones, so that whatever else the machine does hits everybody alike. */
-const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [[1, 500], [64, 2_560], [1024, 8_192]];
+const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [
+  [1, 500],
+  [64, 2_560],
+  [1024, 8_192],
+];
 const SYNC_ADDS = 500;
 const READS = 20_000;
 const TURNS = 6;
@@ -179,7 +191,11 @@ class Rate {
 }
 
 /** One round: on files that hold `users` users when it begins, whatever was added in the rounds before. */
-async function round(folder: string, users: number, node: ((path: string) => SyncDatabase) | undefined): Promise<Figures> {
+async function round(
+  folder: string,
+  users: number,
+  node: ((path: string) => SyncDatabase) | undefined,
+): Promise<Figures> {
   const place = join(folder, "round");
   await mkdir(place);
   const fresh = (name: string): Promise<string> => copied(join(folder, `${name}-${users}`), join(place, name));
@@ -189,7 +205,14 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
   const log = await plainLog(join(place, "plain"));
   try {
     const adds = new Map(IN_FLIGHT.map(([inFlight]) => [inFlight, new Rate()]));
-    const [plain, addBetter, addNode, check, get, getNode] = [new Rate(), new Rate(), new Rate(), new Rate(), new Rate(), new Rate()];
+    const [plain, addBetter, addNode, check, get, getNode] = [
+      new Rate(),
+      new Rate(),
+      new Rate(),
+      new Rate(),
+      new Rate(),
+      new Rate(),
+    ];
     let next = users;
     for (let i = 0; i < TURNS; i++) {
       const syncAdds = (database: SyncDatabase) => (): void => {
@@ -236,7 +259,10 @@ async function round(folder: string, users: number, node: ((path: string) => Syn
 }
 
 /** The sizes in turn, so that how their costs compare does not rest on what the machine did when. */
-async function measured(folder: string, node: ((path: string) => SyncDatabase) | undefined): Promise<{ small: Figures; large: Figures }> {
+async function measured(
+  folder: string,
+  node: ((path: string) => SyncDatabase) | undefined,
+): Promise<{ small: Figures; large: Figures }> {
   const small: Figures[] = [];
   const large: Figures[] = [];
   for (let i = 0; i < ROUNDS; i++) {
@@ -266,15 +292,19 @@ async function openings(folder: string, users: number): Promise<{ own: number; b
   const better: number[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     let store: Store | undefined;
-    own.push(await seconds(async () => {
-      store = await openSqlite(join(folder, `own-${users}`), { opTimeoutMs });
-    }));
+    own.push(
+      await seconds(async () => {
+        store = await openSqlite(join(folder, `own-${users}`), { opTimeoutMs });
+      }),
+    );
     await store?.close();
     let database: SyncDatabase | undefined;
-    better.push(await seconds(() => {
-      database = betterSqlite(join(folder, `better-${users}`));
-      database.all();
-    }));
+    better.push(
+      await seconds(() => {
+        database = betterSqlite(join(folder, `better-${users}`));
+        database.all();
+      }),
+    );
     database?.close();
   }
   return { own: median(own), better: median(better) };
@@ -341,7 +371,9 @@ let missed = 0;
 function ratio(name: string, value: number, floor: number, aim?: number): void {
   const ok = value >= floor;
   if (!ok) missed++;
-  console.log(`  ${ok ? "ok    " : "MISSED"} ${name}: ${value.toFixed(2)}x (at least ${floor}x${aim === undefined ? "" : `, aim ${aim}x`})`);
+  console.log(
+    `  ${ok ? "ok    " : "MISSED"} ${name}: ${value.toFixed(2)}x (at least ${floor}x${aim === undefined ? "" : `, aim ${aim}x`})`,
+  );
 }
 
 function atMost(name: string, value: number, ceiling: number): void {
@@ -359,8 +391,14 @@ function report(users: number, figures: Figures): void {
     console.log(`  node:sqlite    not in Node ${process.version}`);
   }
   const alone = figures.add.get(1) ?? NaN;
-  console.log(`  a plain append ${count(figures.plain)}/s: users.add, 1 in flight, has ${(alone / figures.plain).toFixed(2)}x of that, better-sqlite3 ${(figures.addBetter / figures.plain).toFixed(2)}x`);
-  const floors = new Map([[1, [0.8, 1]], [64, [5, 8]], [1024, [12, 20]]]);
+  console.log(
+    `  a plain append ${count(figures.plain)}/s: users.add, 1 in flight, has ${(alone / figures.plain).toFixed(2)}x of that, better-sqlite3 ${(figures.addBetter / figures.plain).toFixed(2)}x`,
+  );
+  const floors = new Map([
+    [1, [0.8, 1]],
+    [64, [5, 8]],
+    [1024, [12, 20]],
+  ]);
   for (const [inFlight, rate] of figures.add) {
     const [floor = 0, aim = 0] = floors.get(inFlight) ?? [];
     ratio(`users.add, ${inFlight} in flight, ${count(rate)}/s`, rate / figures.addBetter, floor, aim);
@@ -386,7 +424,8 @@ async function main(): Promise<void> {
     report(LARGE, large);
 
     console.log(`\nFrom ${count(SMALL)} to ${count(LARGE)} users, the cost of`);
-    for (const [inFlight, rate] of small.add) atMost(`users.add, ${inFlight} in flight`, rate / (large.add.get(inFlight) ?? 0), 1.5);
+    for (const [inFlight, rate] of small.add)
+      atMost(`users.add, ${inFlight} in flight`, rate / (large.add.get(inFlight) ?? 0), 1.5);
     atMost("isAuthorized", small.check / large.check, 1.5);
 
     console.log(`\nOpening ${count(LARGE)} users`);
@@ -395,7 +434,9 @@ async function main(): Promise<void> {
     console.log(`  memory: ${count(perUser)} bytes per user`);
 
     console.log(`\nA checkpoint of ${count(LARGE)} users`);
-    console.log(`  the event loop stands still for ${ms(stalled.own)}, an export by sql.js alone takes ${ms(stalled.exporting)}`);
+    console.log(
+      `  the event loop stands still for ${ms(stalled.own)}, an export by sql.js alone takes ${ms(stalled.exporting)}`,
+    );
     atMost("the longest standstill", stalled.own / stalled.exporting, 1.25);
   } finally {
     rmSync(folder, { recursive: true });

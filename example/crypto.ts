@@ -3,8 +3,16 @@
  * never what is inside.
  */
 import {
-  createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, diffieHellman, generateKeyPairSync, hkdfSync, randomBytes,
-  type JsonWebKey, type KeyObject,
+  createCipheriv,
+  createDecipheriv,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  hkdfSync,
+  randomBytes,
+  type JsonWebKey,
+  type KeyObject,
 } from "node:crypto";
 
 const NONCE_BYTES = 12;
@@ -21,7 +29,11 @@ export interface Device {
 
 export function newDevice(name: string): Device {
   const { privateKey, publicKey } = generateKeyPairSync("x25519");
-  return { name, privateKey: privateKey.export({ format: "jwk" }), publicKey: Buffer.from(rawPublicKey(publicKey)).toString("base64url") };
+  return {
+    name,
+    privateKey: privateKey.export({ format: "jwk" }),
+    publicKey: Buffer.from(rawPublicKey(publicKey)).toString("base64url"),
+  };
 }
 
 /** A sign key as hex, by which users are known to the allowlist. */
@@ -38,7 +50,10 @@ export function seal(roomKey: Uint8Array, recipient: Uint8Array, context: string
   const ephemeral = generateKeyPairSync("x25519");
   const sender = rawPublicKey(ephemeral.publicKey);
   const shared = diffieHellman({ privateKey: ephemeral.privateKey, publicKey: fromRaw(recipient) });
-  return Buffer.concat([sender, encrypt(derive(shared, Buffer.concat([sender, recipient]), "room key"), roomKey, context)]);
+  return Buffer.concat([
+    sender,
+    encrypt(derive(shared, Buffer.concat([sender, recipient]), "room key"), roomKey, context),
+  ]);
 }
 
 export function unseal(sealed: Uint8Array, device: Device, context: string): Uint8Array {
@@ -46,7 +61,11 @@ export function unseal(sealed: Uint8Array, device: Device, context: string): Uin
   const recipient = Buffer.from(device.publicKey, "base64url");
   const privateKey = createPrivateKey({ key: device.privateKey, format: "jwk" });
   const shared = diffieHellman({ privateKey, publicKey: fromRaw(sender) });
-  return decrypt(derive(shared, Buffer.concat([sender, recipient]), "room key"), sealed.subarray(PUBLIC_KEY_BYTES), context);
+  return decrypt(
+    derive(shared, Buffer.concat([sender, recipient]), "room key"),
+    sealed.subarray(PUBLIC_KEY_BYTES),
+    context,
+  );
 }
 
 /** A message that whoever holds the room key reads. */
@@ -81,5 +100,8 @@ function rawPublicKey(key: KeyObject): Uint8Array {
 }
 
 function fromRaw(bytes: Uint8Array): KeyObject {
-  return createPublicKey({ key: { kty: "OKP", crv: "X25519", x: Buffer.from(bytes).toString("base64url") }, format: "jwk" });
+  return createPublicKey({
+    key: { kty: "OKP", crv: "X25519", x: Buffer.from(bytes).toString("base64url") },
+    format: "jwk",
+  });
 }

@@ -15,7 +15,10 @@ const program = fileURLToPath(new URL("program.ts", import.meta.url));
 const GUESTS_BEFORE_THE_KILL = 20;
 
 const options = process.argv.slice(2);
-assert.ok(options.every((option) => option === "--jetstream"), "usage: npm run example [-- --jetstream]");
+assert.ok(
+  options.every((option) => option === "--jetstream"),
+  "usage: npm run example [-- --jetstream]",
+);
 const decentralized = options.includes("--jetstream");
 
 const folder = await mkdtemp(join(tmpdir(), "unibus-example-"));
@@ -34,7 +37,9 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; signal
 }
 
 async function main(): Promise<void> {
-  console.log(`The same program runs on a SQLite file and on a JetStream cluster; now it is ${decentralized ? "JetStream" : "SQLite"}.`);
+  console.log(
+    `The same program runs on a SQLite file and on a JetStream cluster; now it is ${decentralized ? "JetStream" : "SQLite"}.`,
+  );
   if (decentralized) {
     const { startNatsCluster } = await import("unibus-membership/testing");
     console.log("Starting a cluster of three nats-servers ...");
@@ -58,8 +63,11 @@ async function main(): Promise<void> {
     if (acknowledged.length === GUESTS_BEFORE_THE_KILL) first.kill("SIGKILL");
   });
   const { code, signal } = await firstEnd;
-  if (signal !== "SIGKILL") throw new Error(`the first process ended with ${String(code ?? signal)}, before it was killed`);
-  console.log(`\nThe process was killed with SIGKILL after ${String(acknowledged.length)} acknowledged guests, in the middle of its work.`);
+  if (signal !== "SIGKILL")
+    throw new Error(`the first process ended with ${String(code ?? signal)}, before it was killed`);
+  console.log(
+    `\nThe process was killed with SIGKILL after ${String(acknowledged.length)} acknowledged guests, in the middle of its work.`,
+  );
   await writeFile(join(folder, "acknowledged.json"), JSON.stringify(acknowledged));
 
   const second = await ended(start("second"));

@@ -6,8 +6,26 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { hasAdmin, isAuthorized, isConflict, isMember, isNotFound, openStore, type Store, type StoreConfig } from "unibus-membership";
-import { decryptMessage, encryptMessage, newDevice, newRoomKey, newSignKey, seal, unseal, type Device } from "./crypto.js";
+import {
+  hasAdmin,
+  isAuthorized,
+  isConflict,
+  isMember,
+  isNotFound,
+  openStore,
+  type Store,
+  type StoreConfig,
+} from "unibus-membership";
+import {
+  decryptMessage,
+  encryptMessage,
+  newDevice,
+  newRoomKey,
+  newSignKey,
+  seal,
+  unseal,
+  type Device,
+} from "./crypto.js";
 
 const [act = "", folder = ""] = process.argv.slice(2);
 const ROOM = "ops room";
@@ -53,7 +71,9 @@ async function read(store: Store, person: Person, message: Message): Promise<str
 }
 
 async function firstAct(store: Store): Promise<void> {
-  const people = Object.fromEntries(names.map((name) => [name, { signKey: newSignKey(), device: newDevice(name) }])) as unknown as People;
+  const people = Object.fromEntries(
+    names.map((name) => [name, { signKey: newSignKey(), device: newDevice(name) }]),
+  ) as unknown as People;
   keep("people.json", people);
   const { alice, bob, carol } = people;
 
@@ -68,7 +88,7 @@ async function firstAct(store: Store): Promise<void> {
 
   step("Alice puts Bob and Carol on the allowlist.");
   assert.equal((await store.authorize(bob.signKey)).reason, "unknown");
-  say("  Before: Bob is denied, reason \"unknown\"");
+  say('  Before: Bob is denied, reason "unknown"');
   await store.users.add({ key: bob.signKey, name: "Bob" });
   await store.users.add({ key: carol.signKey, name: "Carol" });
   assert.equal(await isAuthorized(store, bob.signKey), true);
@@ -79,16 +99,26 @@ async function firstAct(store: Store): Promise<void> {
   step("Alice makes a room with end-to-end encryption.");
   const roomKey = newRoomKey();
   const room = await store.rooms.create({
-    id: ROOM, name: "Operations", encrypted: true, owner: "alice", ownerPublicKey: publicKeyOf(alice), sealedKey: sealFor(roomKey, alice, 1),
+    id: ROOM,
+    name: "Operations",
+    encrypted: true,
+    owner: "alice",
+    ownerPublicKey: publicKeyOf(alice),
+    sealedKey: sealFor(roomKey, alice, 1),
   });
   assert.equal(room.epoch, 1);
-  say(`  Room "${room.name}", epoch ${String(room.epoch)}. The store holds the room key sealed to Alice, and cannot open it`);
+  say(
+    `  Room "${room.name}", epoch ${String(room.epoch)}. The store holds the room key sealed to Alice, and cannot open it`,
+  );
 
   step("Bob and Carol are invited, each with the room key sealed to the own device.");
   for (const person of [bob, carol]) {
     const endpoint = person.device.name;
     await store.members.add(ROOM, {
-      endpoint, invitedBy: "alice", publicKey: publicKeyOf(person), sealedKey: { epoch: 1, sealed: sealFor(roomKey, person, 1) },
+      endpoint,
+      invitedBy: "alice",
+      publicKey: publicKeyOf(person),
+      sealedKey: { epoch: 1, sealed: sealFor(roomKey, person, 1) },
     });
     assert.equal(await isMember(store, ROOM, endpoint), false);
     await store.members.join(ROOM, endpoint);
@@ -133,10 +163,18 @@ async function secondAct(store: Store): Promise<void> {
   const unasked = new Set(users).size - names.length - guests.length;
   // The one that was under way when the process died may be there or not.
   assert.ok(unasked === 0 || unasked === 1);
-  assert.deepEqual((await store.members.list(ROOM)).map((member) => [member.endpoint, member.state]), [
-    ["alice", "joined"], ["bob", "joined"], ["carol", "joined"],
-  ]);
-  assert.deepEqual((await store.rooms.listForEndpoint("bob")).map((room) => room.id), [ROOM]);
+  assert.deepEqual(
+    (await store.members.list(ROOM)).map((member) => [member.endpoint, member.state]),
+    [
+      ["alice", "joined"],
+      ["bob", "joined"],
+      ["carol", "joined"],
+    ],
+  );
+  assert.deepEqual(
+    (await store.rooms.listForEndpoint("bob")).map((room) => room.id),
+    [ROOM],
+  );
   say(`  Alice, Bob and Carol are in the room. bob still reads: "${await read(store, bob, first)}"`);
 
   step("Carol is removed from the room.");
@@ -171,7 +209,7 @@ async function secondAct(store: Store): Promise<void> {
   await store.users.revoke(carol.signKey);
   assert.equal(await isAuthorized(store, carol.signKey), false);
   assert.equal((await store.authorize(carol.signKey)).reason, "revoked");
-  say("  She is denied from this instant on, reason \"revoked\"");
+  say('  She is denied from this instant on, reason "revoked"');
   await assert.rejects(store.users.revoke(alice.signKey), isConflict);
   assert.equal(await isAuthorized(store, alice.signKey), true);
   say("  Alice, the last active admin, cannot be revoked: CONFLICT");

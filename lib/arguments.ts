@@ -6,7 +6,17 @@ import { Buffer } from "node:buffer";
 import { types } from "node:util";
 import { StoreError } from "./errors.js";
 import { isSignal } from "./signal.js";
-import type { CallOptions, CommonOptions, NewMember, NewRoom, NewUser, PageRequest, RekeyOptions, RoomChange, UserChange } from "./store.js";
+import type {
+  CallOptions,
+  CommonOptions,
+  NewMember,
+  NewRoom,
+  NewUser,
+  PageRequest,
+  RekeyOptions,
+  RoomChange,
+  UserChange,
+} from "./store.js";
 
 const MAX_ID_BYTES = 256;
 const MAX_NAME_BYTES = 256;
@@ -42,7 +52,8 @@ export function fields(value: unknown, path: string, names: readonly string[]): 
 
 function namesOf(value: unknown, path: string): readonly string[] {
   try {
-    if (typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value)) return Object.keys(value);
+    if (typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value))
+      return Object.keys(value);
   } catch {
     // A proxy that was revoked, or whose traps throw.
   }
@@ -181,7 +192,8 @@ function date(value: unknown, path: string): Date {
 }
 
 function revision(value: unknown, path: string): string {
-  if (typeof value !== "string" || value.length < 1 || value.length > MAX_REVISION_CHARS) throw invalid(path, "a revision");
+  if (typeof value !== "string" || value.length < 1 || value.length > MAX_REVISION_CHARS)
+    throw invalid(path, "a revision");
   return value;
 }
 
@@ -298,7 +310,8 @@ export function newRoom(room: NewRoom): RoomInput {
     name: found["name"] === undefined ? "" : name(found["name"], "room.name"),
     encrypted: found["encrypted"] === undefined ? false : flag(found["encrypted"], "room.encrypted"),
     owner: id(found["owner"], "room.owner"),
-    ownerPublicKey: found["ownerPublicKey"] === undefined ? undefined : publicKey(found["ownerPublicKey"], "room.ownerPublicKey"),
+    ownerPublicKey:
+      found["ownerPublicKey"] === undefined ? undefined : publicKey(found["ownerPublicKey"], "room.ownerPublicKey"),
     sealedKey: found["sealedKey"] === undefined ? undefined : sealedKey(found["sealedKey"], "room.sealedKey"),
   };
 }
@@ -413,7 +426,8 @@ export function cursor(after: string | undefined, kind = CURSOR): number {
   if (after === undefined) return 0;
   const [, found, digits] = /^([a-z])([0-9a-z]{1,11})$/.exec(after) ?? [];
   const position = digits === undefined ? Number.NaN : Number.parseInt(digits, 36);
-  if (!Number.isSafeInteger(position) || (found !== kind && found !== CURSOR)) throw invalid("page.after", "the `next` of a page");
+  if (!Number.isSafeInteger(position) || (found !== kind && found !== CURSOR))
+    throw invalid("page.after", "the `next` of a page");
   return found === kind ? position : 0;
 }
 

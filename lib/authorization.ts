@@ -115,7 +115,11 @@ function provesActive(decision: unknown, key: string, now: number): decision is 
   return user.expiresAt instanceof Date && now < user.expiresAt.getTime();
 }
 
-function checked(store: Store, options: CallOptions | undefined, ask: (limits: CallOptions) => Promise<boolean>): Promise<boolean> {
+function checked(
+  store: Store,
+  options: CallOptions | undefined,
+  ask: (limits: CallOptions) => Promise<boolean>,
+): Promise<boolean> {
   let bounds: Bounds;
   try {
     if (typeof store !== "object" || (store as unknown) === null) return Promise.resolve(false);

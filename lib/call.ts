@@ -68,9 +68,12 @@ export class Calls {
   #setTimer(at: number): void {
     clearTimeout(this.#timer);
     this.#due = at;
-    this.#timer = setTimeout(() => {
-      this.#wake();
-    }, Math.ceil(at - performance.now()));
+    this.#timer = setTimeout(
+      () => {
+        this.#wake();
+      },
+      Math.ceil(at - performance.now()),
+    );
   }
 
   /** Timers fire up to a millisecond early: who has time left keeps it. */
@@ -177,7 +180,11 @@ export class Call {
   }
 
   #abortError(): StoreError {
-    return new StoreError("TIMEOUT", "The call was aborted by its signal", this.#admit({ cause: abortReason(this.#signal) }));
+    return new StoreError(
+      "TIMEOUT",
+      "The call was aborted by its signal",
+      this.#admit({ cause: abortReason(this.#signal) }),
+    );
   }
 
   #admit(options: { cause?: unknown }): { cause?: unknown; outcome?: "none" | "unknown" } {

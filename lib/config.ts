@@ -3,7 +3,14 @@ import type { Call } from "./call.js";
 import { StoreError } from "./errors.js";
 import { Retries } from "./jetstream/connection.js";
 import type { NatsConnection } from "./jetstream/connection.js";
-import { JETSTREAM_OPTIONS, connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./jetstream/open.js";
+import {
+  JETSTREAM_OPTIONS,
+  connectionInput,
+  jetStreamInput,
+  openOn,
+  openingCall,
+  replicasInput,
+} from "./jetstream/open.js";
 import type { JetStreamOptions } from "./jetstream/open.js";
 import { SQLITE_OPTIONS, checkedPath, openFile, sqliteInput } from "./sqlite/open.js";
 import type { SqliteInput, SqliteOptions } from "./sqlite/open.js";
@@ -20,7 +27,15 @@ export interface NatsConnectOptions {
   /** The path of a file with a user JWT and an nkey seed. */
   credsFile?: string;
   /** `{}` asks for TLS with the system's authorities. */
-  tls?: { ca?: string; caFile?: string; cert?: string; certFile?: string; key?: string; keyFile?: string; handshakeFirst?: boolean };
+  tls?: {
+    ca?: string;
+    caFile?: string;
+    cert?: string;
+    certFile?: string;
+    key?: string;
+    keyFile?: string;
+    handshakeFirst?: boolean;
+  };
   inboxPrefix?: string;
   /** Milliseconds. */
   timeout?: number;
@@ -42,7 +57,9 @@ export interface StoreConfig {
   /** On: JetStream. Off, the default: SQLite. Both sections may be there. */
   decentralized?: boolean;
   sqlite?: { path: string } & SqliteOptions;
-  jetstream?: JetStreamOptions & { replicas?: Replicas } & ({ connection: NatsConnection } | { connect: NatsConnectOptions });
+  jetstream?: JetStreamOptions & { replicas?: Replicas } & (
+      { connection: NatsConnection } | { connect: NatsConnectOptions }
+    );
 }
 
 type Kind = "text" | "count" | "flag" | "servers" | "tls";
@@ -112,10 +129,16 @@ function listOf(value: unknown): unknown[] | undefined {
 }
 
 /** Those fields that are there: to somebody else, `undefined` may mean more than nothing. */
-function checkedTable(value: unknown, kinds: Readonly<Record<string, Kind>>, path: string): Readonly<Record<string, unknown>> {
+function checkedTable(
+  value: unknown,
+  kinds: Readonly<Record<string, Kind>>,
+  path: string,
+): Readonly<Record<string, unknown>> {
   const found = args.fields(value, path, Object.keys(kinds));
   return Object.fromEntries(
-    Object.entries(kinds).flatMap(([name, kind]) => (found[name] === undefined ? [] : [[name, checkedKind(found[name], kind, `${path}.${name}`)]])),
+    Object.entries(kinds).flatMap(([name, kind]) =>
+      found[name] === undefined ? [] : [[name, checkedKind(found[name], kind, `${path}.${name}`)]],
+    ),
   );
 }
 
@@ -128,7 +151,8 @@ async function openConfigured(section: Section): Promise<Store> {
   const input = jetStreamInput(section, path);
   const replicas = replicasInput(section["replicas"], `${path}.replicas`);
   const { connection, connect } = section;
-  if (connection !== undefined && connect !== undefined) throw args.invalid(`${path}.connect`, "either connection or connect, not both");
+  if (connection !== undefined && connect !== undefined)
+    throw args.invalid(`${path}.connect`, "either connection or connect, not both");
   if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
   if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
   const options = connect as Section;
@@ -157,7 +181,7 @@ async function connectTo(options: Readonly<Record<string, unknown>>, call: Call)
     throw new StoreError("UNAVAILABLE", `The NATS client cannot be loaded (${reason})`, { cause: error });
   });
   const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
-  for (const retries = new Retries(call); ; ) {
+  for (const retries = new Retries(call); ;) {
     await retries.turn();
     const left = Math.ceil(call.remaining());
     try {
@@ -170,7 +194,10 @@ async function connectTo(options: Readonly<Record<string, unknown>>, call: Call)
     } catch (error) {
       if (waitOnFirstConnect === true) continue;
       // The cause stays here: what a client says of a failed login can hold what it logged in with.
-      throw new StoreError("UNAVAILABLE", `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`);
+      throw new StoreError(
+        "UNAVAILABLE",
+        `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`,
+      );
     }
   }
 }
@@ -204,7 +231,8 @@ export async function openStore(config: StoreConfig): Promise<Store> {
   const sqlite = found["sqlite"] === undefined ? undefined : sqliteSection(found["sqlite"]);
   const jetstream = found["jetstream"] === undefined ? undefined : jetStreamSection(found["jetstream"]);
   if (decentralized) {
-    if (jetstream === undefined) throw args.invalid("config.jetstream", "a section, because config.decentralized is true");
+    if (jetstream === undefined)
+      throw args.invalid("config.jetstream", "a section, because config.decentralized is true");
     return openConfigured(jetstream);
   }
   if (sqlite === undefined) throw args.invalid("config.sqlite", "a section, because config.decentralized is off");

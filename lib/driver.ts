@@ -3,7 +3,15 @@
  * copied, a `Call` that ends in time, and no call after its close has begun.
  */
 import type { Call } from "./call.js";
-import type { MemberInput, PageInput, RekeyArguments, RoomChangeInput, RoomInput, UserChangeInput, UserInput } from "./arguments.js";
+import type {
+  MemberInput,
+  PageInput,
+  RekeyArguments,
+  RoomChangeInput,
+  RoomInput,
+  UserChangeInput,
+  UserInput,
+} from "./arguments.js";
 import type { UserFacts } from "./rules.js";
 import type { Member, Page, Room, RoomKey, User } from "./store.js";
 

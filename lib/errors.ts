@@ -67,7 +67,15 @@ export class StoreError extends Error {
 }
 
 const codes: ReadonlySet<unknown> = new Set<StoreErrorCode>([
-  "NOT_FOUND", "ALREADY_EXISTS", "CONFLICT", "INVALID_ARGUMENT", "TIMEOUT", "UNAVAILABLE", "CLOSED", "LOCKED", "CORRUPT",
+  "NOT_FOUND",
+  "ALREADY_EXISTS",
+  "CONFLICT",
+  "INVALID_ARGUMENT",
+  "TIMEOUT",
+  "UNAVAILABLE",
+  "CLOSED",
+  "LOCKED",
+  "CORRUPT",
   "INCOMPATIBLE",
 ]);
 

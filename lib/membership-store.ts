@@ -83,9 +83,12 @@ export class MembershipStore extends OwnStore implements Store {
           const input = args.newMember(member);
           return [args.callOptions(options), (call) => members.add(room, input, call)];
         }),
-      get: (roomId, endpoint, options) => this.#ofMember("read", roomId, endpoint, options, (...a) => members.get(...a)),
-      join: (roomId, endpoint, options) => this.#ofMember("write", roomId, endpoint, options, (...a) => members.join(...a)),
-      remove: (roomId, endpoint, options) => this.#ofMember("write", roomId, endpoint, options, (...a) => members.remove(...a)),
+      get: (roomId, endpoint, options) =>
+        this.#ofMember("read", roomId, endpoint, options, (...a) => members.get(...a)),
+      join: (roomId, endpoint, options) =>
+        this.#ofMember("write", roomId, endpoint, options, (...a) => members.join(...a)),
+      remove: (roomId, endpoint, options) =>
+        this.#ofMember("write", roomId, endpoint, options, (...a) => members.remove(...a)),
       list: (roomId, options) =>
         this.#call("read", many, () => {
           const room = args.id(roomId, "roomId");
@@ -239,7 +242,11 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   /** What `authorize` allows, without the record that it would give. */
-  #passes(key: string, options: CallOptions | undefined, rule: (user: UserFacts, now: number) => boolean): Promise<boolean> {
+  #passes(
+    key: string,
+    options: CallOptions | undefined,
+    rule: (user: UserFacts, now: number) => boolean,
+  ): Promise<boolean> {
     const { proofs } = this.#driver;
     return this.#check(options, () => {
       if (proofs.synchronous) {
@@ -247,7 +254,10 @@ export class MembershipStore extends OwnStore implements Store {
         const user = proofs.facts(key) ?? proofs.facts(args.signKey(key, "key"));
         const now = Date.now();
         if (!isAllowed(user, rule, now)) return false;
-        return proofs.isCurrent(now) || (() => renewed(proofs, (later) => isAllowed(proofs.facts(args.signKey(key, "key")), rule, later)));
+        return (
+          proofs.isCurrent(now) ||
+          (() => renewed(proofs, (later) => isAllowed(proofs.facts(args.signKey(key, "key")), rule, later)))
+        );
       }
       const folded = args.signKey(key, "key");
       return async (call) => {
@@ -258,7 +268,10 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   /** A boolean check. `prepare` has the answer, or how to ask for it. */
-  #check(options: CallOptions | undefined, prepare: () => boolean | ((call: Call) => Promise<boolean>)): Promise<boolean> {
+  #check(
+    options: CallOptions | undefined,
+    prepare: () => boolean | ((call: Call) => Promise<boolean>),
+  ): Promise<boolean> {
     let bounds: Bounds;
     let ask: ReturnType<typeof prepare>;
     try {
@@ -272,7 +285,11 @@ export class MembershipStore extends OwnStore implements Store {
     return typeof ask === "boolean" ? Promise.resolve(ask) : this.#proved(bounds, ask, deny);
   }
 
-  #proved<T>(bounds: Bounds, ask: (call: Call) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
+  #proved<T>(
+    bounds: Bounds,
+    ask: (call: Call) => Promise<T>,
+    fallback: (error: unknown, aborted: boolean) => T,
+  ): Promise<T> {
     return proved(new Call(bounds, this.#opTimeoutMs, "read", this.#calls), ask, fallback);
   }
 
@@ -328,7 +345,8 @@ async function renewed<T>(proofs: ProofsInMemory, answer: (now: number) => T): P
   await proofs.renew();
   const now = Date.now();
   const answered = answer(now);
-  if (!proofs.isCurrent(now)) throw new StoreError("UNAVAILABLE", "What the store has in memory may not be the newest state");
+  if (!proofs.isCurrent(now))
+    throw new StoreError("UNAVAILABLE", "What the store has in memory may not be the newest state");
   return answered;
 }
 

@@ -36,6 +36,10 @@ export class Opening {
 
   #tell(): void {
     this.#told = performance.now();
-    notify(this.#listener, { phase: this.#phase, done: this.#done, ...(this.#total === undefined ? {} : { total: this.#total }) });
+    notify(this.#listener, {
+      phase: this.#phase,
+      done: this.#done,
+      ...(this.#total === undefined ? {} : { total: this.#total }),
+    });
   }
 }

@@ -50,7 +50,10 @@ export function memberExists(roomId: string, endpoint: string): StoreError {
   return new StoreError("ALREADY_EXISTS", `${quoted(endpoint)} is a member of room ${quoted(roomId)}`);
 }
 export function keyExists(roomId: string, endpoint: string, epoch: number): StoreError {
-  return new StoreError("ALREADY_EXISTS", `Member ${quoted(endpoint)} of room ${quoted(roomId)} has a key of epoch ${String(epoch)}`);
+  return new StoreError(
+    "ALREADY_EXISTS",
+    `Member ${quoted(endpoint)} of room ${quoted(roomId)} has a key of epoch ${String(epoch)}`,
+  );
 }
 export function userExists(key: string): StoreError {
   return new StoreError("ALREADY_EXISTS", `A user ${quoted(key)} exists`);
@@ -95,10 +98,17 @@ export function checkOwner(roomId: string, endpoint: string, member: MemberFacts
 }
 
 /** First what the room says, then whether the member exists, then the epoch: in this order on every backend. */
-export function checkPut(roomId: string, room: RoomFacts, endpoint: string, member: MemberFacts | undefined, epoch: number): void {
+export function checkPut(
+  roomId: string,
+  room: RoomFacts,
+  endpoint: string,
+  member: MemberFacts | undefined,
+  epoch: number,
+): void {
   if (!room.encrypted) throw conflict("A room that is not encrypted has no keys");
   if (member === undefined) throw memberNotFound(roomId, endpoint);
-  if (epoch > room.epoch) throw conflict(`The key is of epoch ${String(epoch)}, the room at epoch ${String(room.epoch)}`);
+  if (epoch > room.epoch)
+    throw conflict(`The key is of epoch ${String(epoch)}, the room at epoch ${String(room.epoch)}`);
 }
 
 export function checkRekey(room: RoomFacts, expectedEpoch: number, ifRevision: string | undefined): void {

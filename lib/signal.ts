@@ -13,7 +13,10 @@ function read(signal: AbortSignal, name: "aborted" | "reason"): unknown {
 export function isSignal(value: unknown): value is AbortSignal {
   try {
     if (typeof value !== "object" || value === null || types.isProxy(value)) return false;
-    return Object.getPrototypeOf(value) === AbortSignal.prototype && typeof read(value as AbortSignal, "aborted") === "boolean";
+    return (
+      Object.getPrototypeOf(value) === AbortSignal.prototype &&
+      typeof read(value as AbortSignal, "aborted") === "boolean"
+    );
   } catch {
     return false;
   }

@@ -305,7 +305,8 @@ export type Decision =
   | { readonly allowed: true; readonly reason: "active"; readonly user: User }
   | {
       readonly allowed: false;
-      readonly reason: "unknown" | "revoked" | "expired" | "malformed" | "aborted" | "timeout" | "unavailable" | "closed";
+      readonly reason:
+        "unknown" | "revoked" | "expired" | "malformed" | "aborted" | "timeout" | "unavailable" | "closed";
       /** What the backend said, where it said something. Usually a `StoreError`. */
       readonly error?: unknown;
     };

@@ -26,7 +26,18 @@ async function esbuild(folder: string, outfile: string, options: object): Promis
 async function tsup(folder: string, out: string, options: object): Promise<void> {
   const { build } = await load<{ build: Build }>("tsup");
   const entry = { main: join(folder, "main.mjs") };
-  await build({ entry, config: false, outDir: out, outExtension: () => ({ js: ".js" }), silent: true, clean: false, platform: "node", target: "node20", noExternal: [/.*/], ...options });
+  await build({
+    entry,
+    config: false,
+    outDir: out,
+    outExtension: () => ({ js: ".js" }),
+    silent: true,
+    clean: false,
+    platform: "node",
+    target: "node20",
+    noExternal: [/.*/],
+    ...options,
+  });
 }
 
 async function moduleType(out: string, type: "module" | "commonjs"): Promise<void> {
@@ -46,13 +57,18 @@ export const bundlers: readonly Bundler[] = [
   },
   {
     name: "esbuild, CommonJS of require",
-    bundle: (folder, out) => esbuild(folder, join(out, "bundle.cjs"), { entryPoints: ["main.cjs"], format: "cjs", minify: true }),
+    bundle: (folder, out) =>
+      esbuild(folder, join(out, "bundle.cjs"), { entryPoints: ["main.cjs"], format: "cjs", minify: true }),
   },
   {
     name: "rollup",
     async bundle(folder, out) {
-      const { rollup } = await load<{ rollup: (options: unknown) => Promise<{ write: Build; close(): Promise<void> }> }>("rollup");
-      const { default: nodeResolve } = await load<{ default: (options: unknown) => unknown }>("@rollup/plugin-node-resolve");
+      const { rollup } = await load<{
+        rollup: (options: unknown) => Promise<{ write: Build; close(): Promise<void> }>;
+      }>("rollup");
+      const { default: nodeResolve } = await load<{ default: (options: unknown) => unknown }>(
+        "@rollup/plugin-node-resolve",
+      );
       const { default: commonjs } = await load<{ default: () => unknown }>("@rollup/plugin-commonjs");
       const bundle = await rollup({
         input: join(folder, "main.mjs"),
@@ -76,7 +92,11 @@ export const bundlers: readonly Bundler[] = [
       const { default: webpack } = await load<{ default: Webpack }>("webpack");
       await new Promise<void>((resolve, reject) => {
         const options = {
-          context: folder, entry: "./main.mjs", target: "node", mode: "production", output: { path: out, filename: "bundle.cjs" },
+          context: folder,
+          entry: "./main.mjs",
+          target: "node",
+          mode: "production",
+          output: { path: out, filename: "bundle.cjs" },
         };
         const compiler = webpack(options, (error, stats) => {
           compiler.close(() => {
@@ -111,7 +131,9 @@ export const bundlers: readonly Bundler[] = [
         readonly code: string;
         readonly assets: Readonly<Record<string, { readonly source: string | Buffer }>>;
       }
-      const { default: ncc } = await load<{ default: (entry: string, options: unknown) => Promise<Result> }>("@vercel/ncc");
+      const { default: ncc } = await load<{ default: (entry: string, options: unknown) => Promise<Result> }>(
+        "@vercel/ncc",
+      );
       const { code, assets } = await ncc(join(folder, "main.cjs"), { cache: false, quiet: true });
       await mkdir(out, { recursive: true });
       await writeFile(join(out, "index.js"), code);

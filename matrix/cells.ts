@@ -20,7 +20,9 @@ export interface Runtime extends Command {
 
 /** Where a tool is installed: here, or in the root, which has some of them too. */
 export function folderOf(packageName: string): string | undefined {
-  return [join(root, "matrix"), root].map((base) => join(base, "node_modules", packageName)).find((folder) => existsSync(join(folder, "package.json")));
+  return [join(root, "matrix"), root]
+    .map((base) => join(base, "node_modules", packageName))
+    .find((folder) => existsSync(join(folder, "package.json")));
 }
 
 function absent(packageName: string): string {
@@ -45,10 +47,15 @@ const thisNode: Runtime = { ...onThisNode, name: `Node ${process.versions.node}`
 
 /** Of several runs one line: a part is well if it was on each runtime. */
 function together(reports: readonly { readonly on: string; readonly report: Report }[]): Report {
-  return Object.fromEntries(PARTS.map((part) => {
-    const wrong = reports.filter(({ report }) => report[part] !== true);
-    return [part, wrong.length === 0 ? true : wrong.map(({ on, report }) => `${on}: ${String(report[part])}`).join("; ")];
-  })) as Report;
+  return Object.fromEntries(
+    PARTS.map((part) => {
+      const wrong = reports.filter(({ report }) => report[part] !== true);
+      return [
+        part,
+        wrong.length === 0 ? true : wrong.map(({ on, report }) => `${on}: ${String(report[part])}`).join("; "),
+      ];
+    }),
+  ) as Report;
 }
 
 /** Made once, moved to where there is no `node_modules`, and run on each Node. */
@@ -89,7 +96,11 @@ interface PackageManager {
   readonly name: string;
   readonly package?: string;
   /** Installs what the folder's package.json names; resolves to how a file is run there. */
-  install(folder: string, sandbox: Sandbox, script: string): Promise<{ readonly command: Command; readonly env?: NodeJS.ProcessEnv }>;
+  install(
+    folder: string,
+    sandbox: Sandbox,
+    script: string,
+  ): Promise<{ readonly command: Command; readonly env?: NodeJS.ProcessEnv }>;
 }
 
 async function installByPnpm(pnpm: Command, folder: string, sandbox: Sandbox): Promise<{ command: Command }> {
@@ -126,7 +137,14 @@ const packageManagers: readonly PackageManager[] = [
     package: "yarn",
     async install(folder, sandbox, script) {
       const cache = await sandbox.fresh();
-      const quiet = ["--non-interactive", "--no-progress", "--ignore-scripts", "--no-lockfile", "--cache-folder", cache];
+      const quiet = [
+        "--non-interactive",
+        "--no-progress",
+        "--ignore-scripts",
+        "--no-lockfile",
+        "--cache-folder",
+        cache,
+      ];
       await run(onThisNode, [script, "install", ...quiet, "--registry", await registry(folder)], folder);
       return { command: onThisNode };
     },
@@ -161,7 +179,10 @@ export function packageManagerCells(): Cell[] {
       const app = await sandbox.app();
       const { command, env } = await manager.install(app, sandbox, needed === undefined ? "" : await scriptOf(needed));
       const reports = [];
-      for (const [on, file] of [["ES module", "main.mjs"], ["CommonJS", "main.cjs"]] as const) {
+      for (const [on, file] of [
+        ["ES module", "main.mjs"],
+        ["CommonJS", "main.cjs"],
+      ] as const) {
         reports.push({ on, report: await sandbox.check(command, join(app, file), app, env) });
       }
       return together(reports);
@@ -171,7 +192,9 @@ export function packageManagerCells(): Cell[] {
 
 async function scriptOf(packageName: string): Promise<string> {
   const folder = folderOf(packageName) ?? "";
-  const { bin } = JSON.parse(await readFile(join(folder, "package.json"), "utf8")) as { bin?: string | Record<string, string> };
+  const { bin } = JSON.parse(await readFile(join(folder, "package.json"), "utf8")) as {
+    bin?: string | Record<string, string>;
+  };
   // What is nothing but a program names none.
   const script = bin === undefined ? "pnpm" : typeof bin === "string" ? bin : (bin["yarn"] ?? bin["pnpm"]);
   if (script === undefined) throw new Error(`${packageName} has no program`);
@@ -190,7 +213,12 @@ export function runtimeCells(): Cell[] {
   const { there, missing } = nodes();
   const known = [thisNode, ...there.map((node) => ({ ...node, missing: undefined }))];
   const cells = known.map((runtime) => runtimeCell(runtime));
-  for (const name of missing) cells.push({ name: name.replace("node-", "Node "), missing: absent(name), run: () => Promise.reject(new Error(name)) });
+  for (const name of missing)
+    cells.push({
+      name: name.replace("node-", "Node "),
+      missing: absent(name),
+      run: () => Promise.reject(new Error(name)),
+    });
   for (const { package: needed, ...runtime } of others()) {
     const folder = folderOf(needed);
     cells.push({
@@ -211,7 +239,10 @@ function runtimeCell(runtime: Runtime): Cell {
       const jetStream = (await readmeBlock("jetstream"))
         .replace("127.0.0.1:4222", sandbox.servers)
         .replace("openJetStream(nc)", `openJetStream(nc, 1, { prefix: "first${randomBytes(6).toString("hex")}_" })`);
-      for (const [code, says] of [[await readmeBlock("sqlite"), "true true\nfalse revoked"], [jetStream, "true\ntrue\nfalse"]] as const) {
+      for (const [code, says] of [
+        [await readmeBlock("sqlite"), "true true\nfalse revoked"],
+        [jetStream, "true\ntrue\nfalse"],
+      ] as const) {
         await writeFile(join(app, "first.mjs"), code);
         for (let i = 0; i < 2; i++) {
           const said = await run(runtime, ["first.mjs"], app);
@@ -219,7 +250,10 @@ function runtimeCell(runtime: Runtime): Cell {
         }
       }
       const reports = [];
-      for (const [on, file] of [["ES module", "main.mjs"], ["CommonJS", "main.cjs"]] as const) {
+      for (const [on, file] of [
+        ["ES module", "main.mjs"],
+        ["CommonJS", "main.cjs"],
+      ] as const) {
         reports.push({ on, report: await sandbox.check(runtime, join(app, file), app) });
       }
       return together(reports);
@@ -242,8 +276,16 @@ const RESOLUTIONS: readonly Resolution[] = [
 ];
 
 const COMPILERS = [
-  "typescript-5.2", "typescript-5.3", "typescript-5.4", "typescript-5.5", "typescript-5.6", "typescript-5.7", "typescript-5.8",
-  "typescript-5.9", "typescript", "typescript-7.0",
+  "typescript-5.2",
+  "typescript-5.3",
+  "typescript-5.4",
+  "typescript-5.5",
+  "typescript-5.6",
+  "typescript-5.7",
+  "typescript-5.8",
+  "typescript-5.9",
+  "typescript",
+  "typescript-7.0",
 ];
 
 export function typescriptCells(): Cell[] {
@@ -254,7 +296,9 @@ export function typescriptCells(): Cell[] {
     const tsc: Command = { program: process.execPath, args: [join(folder ?? "", "bin/tsc")] };
     return [
       ...RESOLUTIONS.map((resolution) => ({
-        name: `${name}, ${resolution.name}`, ...missing, run: (sandbox: Sandbox) => compiled(sandbox, tsc, resolution),
+        name: `${name}, ${resolution.name}`,
+        ...missing,
+        run: (sandbox: Sandbox) => compiled(sandbox, tsc, resolution),
       })),
       { name: `${name}, as tsc --init writes it`, ...missing, run: (sandbox: Sandbox) => initialised(sandbox, tsc) },
     ];
@@ -266,8 +310,16 @@ async function compiled(sandbox: Sandbox, tsc: Command, { file, options }: Resol
   await sandbox.installByNpm(app);
   await writeFile(join(app, file), program("ts"));
   const compilerOptions = {
-    target: "ES2022", lib: ["ES2022", "DOM"], strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true,
-    skipLibCheck: false, types: [], outDir: "out", rootDir: ".", ...options,
+    target: "ES2022",
+    lib: ["ES2022", "DOM"],
+    strict: true,
+    noUncheckedIndexedAccess: true,
+    exactOptionalPropertyTypes: true,
+    skipLibCheck: false,
+    types: [],
+    outDir: "out",
+    rootDir: ".",
+    ...options,
   };
   await writeFile(join(app, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [file] }));
   await run(tsc, ["-p", "."], app);

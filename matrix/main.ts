@@ -3,7 +3,15 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { bundlerCells, nodes, packageManagerCells, packageOfBundler, runtimeCells, typescriptCells, type Cell } from "./cells.js";
+import {
+  bundlerCells,
+  nodes,
+  packageManagerCells,
+  packageOfBundler,
+  runtimeCells,
+  typescriptCells,
+  type Cell,
+} from "./cells.js";
 import { PARTS } from "./program.js";
 import { Sandbox, root } from "./sandbox.js";
 
@@ -17,7 +25,8 @@ interface Row {
 }
 
 async function rowOf(cell: Cell, sandbox: Sandbox): Promise<Row> {
-  if (cell.missing !== undefined) return { cell: cell.name, columns: PARTS.map(() => "NOT HAD"), details: [cell.missing] };
+  if (cell.missing !== undefined)
+    return { cell: cell.name, columns: PARTS.map(() => "NOT HAD"), details: [cell.missing] };
   try {
     const report = await cell.run(sandbox);
     return {
@@ -26,7 +35,11 @@ async function rowOf(cell: Cell, sandbox: Sandbox): Promise<Row> {
       details: PARTS.filter((part) => report[part] !== true).map((part) => `${part}: ${String(report[part])}`),
     };
   } catch (error) {
-    return { cell: cell.name, columns: PARTS.map(() => "FAILED"), details: [error instanceof Error ? error.message : String(error)] };
+    return {
+      cell: cell.name,
+      columns: PARTS.map(() => "FAILED"),
+      details: [error instanceof Error ? error.message : String(error)],
+    };
   }
 }
 
@@ -39,7 +52,10 @@ async function main(): Promise<void> {
   const wanted = process.argv.slice(2);
   const { there } = nodes();
   const cells = [
-    ...bundlerCells(there.length > 0 ? there : [{ name: "this Node", program: process.execPath, args: [] }], packageOfBundler),
+    ...bundlerCells(
+      there.length > 0 ? there : [{ name: "this Node", program: process.execPath, args: [] }],
+      packageOfBundler,
+    ),
     ...packageManagerCells(),
     ...runtimeCells(),
     ...typescriptCells(),
@@ -63,7 +79,9 @@ async function main(): Promise<void> {
     await sandbox.dispose();
   }
 
-  console.log(`On Node ${process.versions.node}; bundles also on ${there.map(({ name }) => name).join(", ") || "no other"}.\n`);
+  console.log(
+    `On Node ${process.versions.node}; bundles also on ${there.map(({ name }) => name).join(", ") || "no other"}.\n`,
+  );
   console.log(`| | ${PARTS.join(" | ")} |\n|---|${PARTS.map(() => "---|").join("")}`);
   for (const { cell, columns } of rows) console.log(`| ${cell} | ${columns.join(" | ")} |`);
   console.log();
@@ -71,8 +89,11 @@ async function main(): Promise<void> {
   const count = (column: string): number => rows.filter(({ columns }) => columns.includes(column)).length;
   const failed = count("FAILED");
   const notHad = count("NOT HAD");
-  if (notHad > 0) console.log(`NOT HAD here: ${String(notHad)} of ${String(rows.length)} cells, named above. They prove nothing.`);
-  console.log(`${String(rows.length - failed - notHad)} cells passed, ${String(failed)} failed, ${String(notHad)} not had`);
+  if (notHad > 0)
+    console.log(`NOT HAD here: ${String(notHad)} of ${String(rows.length)} cells, named above. They prove nothing.`);
+  console.log(
+    `${String(rows.length - failed - notHad)} cells passed, ${String(failed)} failed, ${String(notHad)} not had`,
+  );
   process.exitCode = failed === 0 && rows.length > notHad ? 0 : 1;
 }
 

@@ -6,8 +6,10 @@ export const PARTS = ["file", "thread", "memory", "jetstream"] as const;
 /** Of each part `true`, or what went wrong. */
 export type Report = Readonly<Record<(typeof PARTS)[number], string | true>>;
 
-const IMPORTS = 'import { hasAdmin, isAuthorized, isMember, isUnavailable, openSqlite, openStore } from "unibus-membership";\n';
-const REQUIRES = 'const { hasAdmin, isAuthorized, isMember, isUnavailable, openSqlite, openStore } = require("unibus-membership");\n';
+const IMPORTS =
+  'import { hasAdmin, isAuthorized, isMember, isUnavailable, openSqlite, openStore } from "unibus-membership";\n';
+const REQUIRES =
+  'const { hasAdmin, isAuthorized, isMember, isUnavailable, openSqlite, openStore } = require("unibus-membership");\n';
 /** The package's types have to hold alone: Node's own are not there. */
 const TYPES = `${IMPORTS}import type { Store } from "unibus-membership";
 import type { NatsServer, NatsServerOptions } from "unibus-membership/testing";

@@ -19,13 +19,23 @@ export interface Command {
 
 export const onThisNode: Command = { program: process.execPath, args: [] };
 
-export async function run(command: Command, args: readonly string[], cwd: string, env: NodeJS.ProcessEnv = {}): Promise<string> {
+export async function run(
+  command: Command,
+  args: readonly string[],
+  cwd: string,
+  env: NodeJS.ProcessEnv = {},
+): Promise<string> {
   const all = [...command.args, ...args];
   const { stdout } = await execute(command.program, all, {
-    cwd, timeout: 300_000, maxBuffer: 2 ** 26, env: { ...process.env, ...env },
+    cwd,
+    timeout: 300_000,
+    maxBuffer: 2 ** 26,
+    env: { ...process.env, ...env },
   }).catch((error: unknown) => {
     const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
-    throw new Error(`${command.program} ${all.join(" ")}:\n${(stdout + stderr).trim().slice(-2_000)}`, { cause: error });
+    throw new Error(`${command.program} ${all.join(" ")}:\n${(stdout + stderr).trim().slice(-2_000)}`, {
+      cause: error,
+    });
   });
   return stdout.trim();
 }
@@ -61,7 +71,10 @@ export class Sandbox {
   async app(): Promise<string> {
     const folder = await this.fresh();
     const dependencies = { "unibus-membership": `file:${this.tarball}` };
-    await writeFile(join(folder, "package.json"), JSON.stringify({ name: "app", version: "1.0.0", private: true, dependencies }));
+    await writeFile(
+      join(folder, "package.json"),
+      JSON.stringify({ name: "app", version: "1.0.0", private: true, dependencies }),
+    );
     await writeFile(join(folder, "main.mjs"), program("esm"));
     await writeFile(join(folder, "main.cjs"), program("cjs"));
     return folder;
@@ -77,10 +90,12 @@ export class Sandbox {
     const files = await this.fresh();
     const stdout = await run(command, [file, files, this.servers, `m${randomBytes(6).toString("hex")}_`], cwd, env);
     const said: unknown = JSON.parse(stdout.split("\n").at(-1) ?? "");
-    return Object.fromEntries(PARTS.map((part) => {
-      const found = (said as Partial<Report>)[part];
-      return [part, found ?? "nothing was said of it"];
-    })) as Report;
+    return Object.fromEntries(
+      PARTS.map((part) => {
+        const found = (said as Partial<Report>)[part];
+        return [part, found ?? "nothing was said of it"];
+      }),
+    ) as Report;
   }
 
   async dispose(): Promise<void> {

@@ -1,5 +1,14 @@
 import { expect } from "chai";
-import { hasAdmin, isAdmin, isAuthorized, isMember, openSqlite, type Decision, type Store, type User } from "unibus-membership";
+import {
+  hasAdmin,
+  isAdmin,
+  isAuthorized,
+  isMember,
+  openSqlite,
+  type Decision,
+  type Store,
+  type User,
+} from "unibus-membership";
 import { foreign } from "./support/foreign-store.js";
 
 const user: User = { key: "abc", role: "admin", status: "active", name: "", createdAt: new Date(0), revision: "1" };
@@ -62,8 +71,10 @@ for (const [name, check] of Object.entries(checks)) {
       "throws at once": () => {
         throw new Error("down");
       },
-      "rejects with what is no error": () => ({ then: (_: unknown, reject: (error: unknown) => void) => reject(undefined) }),
-      "rejects": () => Promise.reject(new Error("down")),
+      "rejects with what is no error": () => ({
+        then: (_: unknown, reject: (error: unknown) => void) => reject(undefined),
+      }),
+      rejects: () => Promise.reject(new Error("down")),
       "rejects with what nobody can look at": () => {
         const { proxy, revoke } = Proxy.revocable({}, {});
         revoke();
@@ -76,23 +87,31 @@ for (const [name, check] of Object.entries(checks)) {
       "answers nothing": () => undefined,
       "answers null": () => Promise.resolve(null),
       "answers 1": () => Promise.resolve(1),
-      "answers \"true\"": () => Promise.resolve("true"),
+      'answers "true"': () => Promise.resolve("true"),
       "answers an object": () => Promise.resolve({}),
       "answers a boxed true": () => Promise.resolve(Object(true)),
       "answers a function": () => Promise.resolve(() => true),
       "answers a list": () => Promise.resolve([true]),
-      "answers a thenable that rejects": () => ({ then: (_: unknown, reject: (error: unknown) => void) => reject(new Error("down")) }),
+      "answers a thenable that rejects": () => ({
+        then: (_: unknown, reject: (error: unknown) => void) => reject(new Error("down")),
+      }),
       "answers a thenable that throws": () => ({
         then: () => {
           throw new Error("down");
         },
       }),
-      "answers a decision whose fields throw": () => Promise.resolve(new Proxy({}, {
-        get: (_, field) => {
-          if (field === "then") return undefined;
-          throw new Error("down");
-        },
-      })),
+      "answers a decision whose fields throw": () =>
+        Promise.resolve(
+          new Proxy(
+            {},
+            {
+              get: (_, field) => {
+                if (field === "then") return undefined;
+                throw new Error("down");
+              },
+            },
+          ),
+        ),
     };
     for (const [what, answer] of Object.entries(ill)) {
       it(`denies when the store ${what}`, async () => {
@@ -109,7 +128,12 @@ for (const [name, check] of Object.entries(checks)) {
     });
 
     it("denies within the time when a thenable never answers", async () => {
-      const { answer, took } = await timed(() => check(always(() => ({ then: () => undefined })), { timeoutMs: 100 }));
+      const { answer, took } = await timed(() =>
+        check(
+          always(() => ({ then: () => undefined })),
+          { timeoutMs: 100 },
+        ),
+      );
       expect(answer).to.equal(false);
       expect(took).to.be.within(80, 1100);
     });
@@ -123,8 +147,18 @@ for (const [name, check] of Object.entries(checks)) {
 
     it("discards an answer that comes late", async () => {
       const late = name === "isMember" || name === "hasAdmin" ? true : active;
-      expect(await check(always(() => later(late, 20)), { timeoutMs: 2000 })).to.equal(true);
-      const { answer, took } = await timed(() => check(always(() => later(late, 400)), { timeoutMs: 50 }));
+      expect(
+        await check(
+          always(() => later(late, 20)),
+          { timeoutMs: 2000 },
+        ),
+      ).to.equal(true);
+      const { answer, took } = await timed(() =>
+        check(
+          always(() => later(late, 400)),
+          { timeoutMs: 50 },
+        ),
+      );
       expect(answer).to.equal(false);
       expect(took).to.be.lessThan(350);
     });
@@ -143,7 +177,10 @@ for (const [name, check] of Object.entries(checks)) {
     it("tells the store how long it has, and passes the signal on", async () => {
       const seen: unknown[] = [];
       const { signal } = new AbortController();
-      await check(always((options) => seen.push(options)), { timeoutMs: 123, signal });
+      await check(
+        always((options) => seen.push(options)),
+        { timeoutMs: 123, signal },
+      );
       await check(always((options) => seen.push(options)));
       expect(seen).to.deep.equal([{ timeoutMs: 123, signal }, { timeoutMs: 2000 }]);
     });
@@ -159,8 +196,20 @@ for (const [name, check] of Object.entries(checks)) {
 
     it("denies where an option is malformed", async () => {
       for (const options of [
-        null, 7, "soon", [], { timeoutMs: 0 }, { timeoutMs: "5" }, { timeout: 5 }, { signal: {} },
-        Object.defineProperty({}, "timeoutMs", { enumerable: true, get: () => { throw new Error("down"); } }),
+        null,
+        7,
+        "soon",
+        [],
+        { timeoutMs: 0 },
+        { timeoutMs: "5" },
+        { timeout: 5 },
+        { signal: {} },
+        Object.defineProperty({}, "timeoutMs", {
+          enumerable: true,
+          get: () => {
+            throw new Error("down");
+          },
+        }),
       ]) {
         expect(await check(asStore(honest), options as never)).to.equal(false);
       }
@@ -173,15 +222,20 @@ for (const [name, check] of Object.entries(checks)) {
     });
 
     it("denies where the store's methods are no functions, or throw when they are looked for", async () => {
-      expect(await check(asStore({ authorize: true, isAuthorized: true, isAdmin: true, isMember: true, hasAdmin: true }))).to.equal(false);
-      const thrower = new Proxy({}, {
-        get: () => {
-          throw new Error("down");
+      expect(
+        await check(asStore({ authorize: true, isAuthorized: true, isAdmin: true, isMember: true, hasAdmin: true })),
+      ).to.equal(false);
+      const thrower = new Proxy(
+        {},
+        {
+          get: () => {
+            throw new Error("down");
+          },
+          has: () => {
+            throw new Error("down");
+          },
         },
-        has: () => {
-          throw new Error("down");
-        },
-      });
+      );
       expect(await check(thrower as Store)).to.equal(false);
     });
   });
@@ -289,7 +343,10 @@ describe("the functions over a store of ours", () => {
 
   it("do not believe a store that only inherits from one of ours", async () => {
     await using store = await openSqlite(":memory:");
-    const child = Object.create(store, { authorize: { value: () => Promise.resolve(true) }, hasAdmin: { value: () => Promise.resolve(1) } }) as Store;
+    const child = Object.create(store, {
+      authorize: { value: () => Promise.resolve(true) },
+      hasAdmin: { value: () => Promise.resolve(1) },
+    }) as Store;
     expect(await isAuthorized(child, "root")).to.equal(false);
     expect(await hasAdmin(child)).to.equal(false);
   });

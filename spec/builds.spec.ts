@@ -54,7 +54,10 @@ describe("the two builds in one process", () => {
     expect(Object.keys(cjs).sort()).to.deep.equal(Object.keys(esm).sort());
   });
 
-  for (const [name, opener, other] of [["ES modules", esm, cjs], ["CommonJS", cjs, esm]] as const) {
+  for (const [name, opener, other] of [
+    ["ES modules", esm, cjs],
+    ["CommonJS", cjs, esm],
+  ] as const) {
     it(`a store of the ${name} is checked by the functions of both`, async () => {
       const store = await filled(opener, join(folder, `${name}.db`));
       for (const library of [opener, other]) {
@@ -90,21 +93,43 @@ describe("the two builds in one process", () => {
 
 describe("a stranger that calls itself a store of ours", () => {
   const CLAIM = Symbol.for("unibus-membership.opTimeoutMs");
-  const user = { key: "abc", role: "admin", status: "active", name: "", createdAt: new Date(0), revision: "1" } as const;
+  const user = {
+    key: "abc",
+    role: "admin",
+    status: "active",
+    name: "",
+    createdAt: new Date(0),
+    revision: "1",
+  } as const;
 
   const liars: Readonly<Record<string, unknown>> = {
     "that says 1": 1,
-    "that says \"true\"": "true",
+    'that says "true"': "true",
     "that says an object": {},
     "that says an allow without a user": { allowed: true, reason: "active" },
     "that allows somebody else": { allowed: true, reason: "active", user: { ...user, key: "def" } } satisfies Decision,
-    "that allows whom it revoked": { allowed: true, reason: "active", user: { ...user, status: "revoked" } } satisfies Decision,
-    "that allows who has expired": { allowed: true, reason: "active", user: { ...user, expiresAt: new Date(1) } } satisfies Decision,
+    "that allows whom it revoked": {
+      allowed: true,
+      reason: "active",
+      user: { ...user, status: "revoked" },
+    } satisfies Decision,
+    "that allows who has expired": {
+      allowed: true,
+      reason: "active",
+      user: { ...user, expiresAt: new Date(1) },
+    } satisfies Decision,
   };
   for (const [what, answer] of Object.entries(liars)) {
     it(`${what} gets no further than any other`, async () => {
       const says = (): Promise<unknown> => Promise.resolve(answer);
-      const store = { [CLAIM]: 5_000, authorize: says, isAuthorized: says, isAdmin: says, isMember: says, hasAdmin: says } as unknown as Store;
+      const store = {
+        [CLAIM]: 5_000,
+        authorize: says,
+        isAuthorized: says,
+        isAdmin: says,
+        isMember: says,
+        hasAdmin: says,
+      } as unknown as Store;
       for (const library of [esm, cjs]) {
         for (const check of Object.values(checks)) expect(await check(library, store)).to.equal(false);
       }
@@ -112,7 +137,11 @@ describe("a stranger that calls itself a store of ours", () => {
   }
 
   for (const [what, claim] of [
-    ["no number", "soon"], ["no end", Infinity], ["longer than any store may", 60_001], ["nothing at all", 0], ["NaN", NaN],
+    ["no number", "soon"],
+    ["no end", Infinity],
+    ["longer than any store may", 60_001],
+    ["nothing at all", 0],
+    ["NaN", NaN],
   ] as const) {
     it(`has the default time if it claims ${what}`, async () => {
       const times: unknown[] = [];
@@ -126,13 +155,21 @@ describe("a stranger that calls itself a store of ours", () => {
   }
 
   it("denies nothing and nobody by throwing when asked for its time", async () => {
-    const store = { get [CLAIM]() { throw new Error("mine"); }, hasAdmin: () => Promise.resolve(true) } as unknown as Store;
+    const store = {
+      get [CLAIM]() {
+        throw new Error("mine");
+      },
+      hasAdmin: () => Promise.resolve(true),
+    } as unknown as Store;
     expect(await esm.hasAdmin(store)).to.equal(true);
   });
 
   it("is none of ours by being made of one: a proxy, an heir, a copy", async () => {
     const store = await filled(esm, ":memory:");
-    const lie = { isAuthorized: () => Promise.resolve(true), authorize: () => Promise.resolve({ allowed: false, reason: "unknown" }) };
+    const lie = {
+      isAuthorized: () => Promise.resolve(true),
+      authorize: () => Promise.resolve({ allowed: false, reason: "unknown" }),
+    };
     const made = [
       new Proxy(store, { get: (target, name): unknown => Reflect.get(lie, name) ?? Reflect.get(target, name) }),
       Object.assign(Object.create(store) as Store, lie),

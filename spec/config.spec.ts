@@ -34,7 +34,16 @@ async function program(config: StoreConfig): Promise<{ backend: string; transcri
 }
 
 const expected = {
-  wasMember: true, isMember: false, epoch: 2, keys: [[1, 1], [2, 3]], admin: true, guest: "revoked", hasAdmin: true,
+  wasMember: true,
+  isMember: false,
+  epoch: 2,
+  keys: [
+    [1, 1],
+    [2, 3],
+  ],
+  admin: true,
+  guest: "revoked",
+  hasAdmin: true,
 };
 
 async function refusal(config: unknown): Promise<{ code: string; argument: string | undefined }> {
@@ -67,9 +76,15 @@ describe("openStore", function () {
       jetstream: { connect: { servers: server.url }, replicas: 1, prefix: "swap_", opTimeoutMs: 5000 },
     });
     expect(await program(config())).to.deep.equal({ backend: "sqlite", transcript: expected });
-    expect(await program({ ...config(), decentralized: true })).to.deep.equal({ backend: "jetstream", transcript: expected });
+    expect(await program({ ...config(), decentralized: true })).to.deep.equal({
+      backend: "jetstream",
+      transcript: expected,
+    });
     // What each holds, it still holds, and the other one has nothing to do with it.
-    for (const [decentralized, backend] of [[false, "sqlite"], [true, "jetstream"]] as const) {
+    for (const [decentralized, backend] of [
+      [false, "sqlite"],
+      [true, "jetstream"],
+    ] as const) {
       await using store = await openStore({ ...config(), decentralized });
       expect(store.backend).to.equal(backend);
       expect((await store.rooms.get("ops")).epoch).to.equal(2);
@@ -80,7 +95,10 @@ describe("openStore", function () {
   it("takes what came from JSON", async () => {
     const json = JSON.stringify({ decentralized: false, sqlite: { path: join(folder, "json.db") } });
     expect((await program(JSON.parse(json) as StoreConfig)).transcript).to.deep.equal(expected);
-    const other = JSON.stringify({ decentralized: true, jetstream: { connect: { servers: [server.url] }, prefix: "json_" } });
+    const other = JSON.stringify({
+      decentralized: true,
+      jetstream: { connect: { servers: [server.url] }, prefix: "json_" },
+    });
     expect((await program(JSON.parse(other) as StoreConfig)).transcript).to.deep.equal(expected);
   });
 
@@ -96,11 +114,15 @@ describe("openStore", function () {
   });
 
   it("closes a connection that it made with the store", async () => {
-    const connections = async (): Promise<number> => ((await server.monitor("/connz")) as { num_connections: number }).num_connections;
+    const connections = async (): Promise<number> =>
+      ((await server.monitor("/connz")) as { num_connections: number }).num_connections;
     // The server is told of the end of a connection, and takes its time to count it.
     const before = 0;
     await eventually("those of other specs are gone", async () => (await connections()) === before);
-    const store = await openStore({ decentralized: true, jetstream: { connect: { servers: server.url, name: "ours" }, prefix: "made_" } });
+    const store = await openStore({
+      decentralized: true,
+      jetstream: { connect: { servers: server.url, name: "ours" }, prefix: "made_" },
+    });
     expect(await connections()).to.equal(before + 1);
     await store.close();
     await eventually("it is closed", async () => (await connections()) === before);
@@ -152,31 +174,37 @@ describe("openStore", function () {
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: "5" } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 60_001 } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 1.5 } }],
-    ...[false, true].flatMap((decentralized) => [
-      // Also in the section that is not used: a mistake shows before the flag is turned.
-      ["config.jetstream", { decentralized, sqlite, jetstream: null }],
-      ["config.jetstream", { decentralized, sqlite, jetstream: "nats://127.0.0.1" }],
-      ["config.jetstream.server", { decentralized, sqlite, jetstream: { connect, server: "x" } }],
-      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 0 } }],
-      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 6 } }],
-      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 1.5 } }],
-      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: "3" } }],
-      ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: null } }],
-      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a.b" } }],
-      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a b" } }],
-      ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: 7 } }],
-      ["config.jetstream.opTimeoutMs", { decentralized, sqlite, jetstream: { connect, opTimeoutMs: -1 } }],
-      ["config.jetstream.onRollout", { decentralized, sqlite, jetstream: { connect, onRollout: "log" } }],
-      ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: null } }],
-      ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: "127.0.0.1" } }],
-      ["config.jetstream.connect.server", { decentralized, sqlite, jetstream: { connect: { server: "x" } } }],
-      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [] } } }],
-      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: 4222 } } }],
-      ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [4222] } } }],
-      ["config.jetstream.connect.pass", { decentralized, sqlite, jetstream: { connect: { pass: 7 } } }],
-      ["config.jetstream.connect.tls", { decentralized, sqlite, jetstream: { connect: { tls: true } } }],
-      ["config.jetstream.connect.tls.cafile", { decentralized, sqlite, jetstream: { connect: { tls: { cafile: "x" } } } }],
-    ] as const),
+    ...[false, true].flatMap(
+      (decentralized) =>
+        [
+          // Also in the section that is not used: a mistake shows before the flag is turned.
+          ["config.jetstream", { decentralized, sqlite, jetstream: null }],
+          ["config.jetstream", { decentralized, sqlite, jetstream: "nats://127.0.0.1" }],
+          ["config.jetstream.server", { decentralized, sqlite, jetstream: { connect, server: "x" } }],
+          ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 0 } }],
+          ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 6 } }],
+          ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: 1.5 } }],
+          ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: "3" } }],
+          ["config.jetstream.replicas", { decentralized, sqlite, jetstream: { connect, replicas: null } }],
+          ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a.b" } }],
+          ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: "a b" } }],
+          ["config.jetstream.prefix", { decentralized, sqlite, jetstream: { connect, prefix: 7 } }],
+          ["config.jetstream.opTimeoutMs", { decentralized, sqlite, jetstream: { connect, opTimeoutMs: -1 } }],
+          ["config.jetstream.onRollout", { decentralized, sqlite, jetstream: { connect, onRollout: "log" } }],
+          ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: null } }],
+          ["config.jetstream.connect", { decentralized, sqlite, jetstream: { connect: "127.0.0.1" } }],
+          ["config.jetstream.connect.server", { decentralized, sqlite, jetstream: { connect: { server: "x" } } }],
+          ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [] } } }],
+          ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: 4222 } } }],
+          ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [4222] } } }],
+          ["config.jetstream.connect.pass", { decentralized, sqlite, jetstream: { connect: { pass: 7 } } }],
+          ["config.jetstream.connect.tls", { decentralized, sqlite, jetstream: { connect: { tls: true } } }],
+          [
+            "config.jetstream.connect.tls.cafile",
+            { decentralized, sqlite, jetstream: { connect: { tls: { cafile: "x" } } } },
+          ],
+        ] as const,
+    ),
     ["config.jetstream.connection", { decentralized: true, jetstream: { connection: {} } }],
     ["config.jetstream.connection", { decentralized: true, jetstream: { connection: "nats://127.0.0.1" } }],
     ["config.jetstream.connection", { decentralized: true, jetstream: { connection: null } }],
@@ -190,15 +218,20 @@ describe("openStore", function () {
   it("reads each field once, and names the one that cannot be read", async () => {
     const reads: string[] = [];
     const once = (name: string, fields: Record<string, unknown>): object =>
-      Object.defineProperties({}, Object.fromEntries(Object.entries(fields).map(([field, value]) => {
-        const get = (): unknown => {
-          // What was checked would not be what is used.
-          if (reads.includes(`${name}.${field}`)) throw new Error(`${name}.${field} was read again`);
-          reads.push(`${name}.${field}`);
-          return value;
-        };
-        return [field, { get, enumerable: true }];
-      })));
+      Object.defineProperties(
+        {},
+        Object.fromEntries(
+          Object.entries(fields).map(([field, value]) => {
+            const get = (): unknown => {
+              // What was checked would not be what is used.
+              if (reads.includes(`${name}.${field}`)) throw new Error(`${name}.${field} was read again`);
+              reads.push(`${name}.${field}`);
+              return value;
+            };
+            return [field, { get, enumerable: true }];
+          }),
+        ),
+      );
     const tls = once("tls", { ca: "x" });
     const config = once("config", {
       sqlite: once("sqlite", { path: ":memory:", opTimeoutMs: 5000 }),
@@ -211,7 +244,12 @@ describe("openStore", function () {
 
     const gone = Proxy.revocable([], {});
     gone.revoke();
-    const unreadable = { get: (): never => { throw new Error("not to be read"); }, enumerable: true };
+    const unreadable = {
+      get: (): never => {
+        throw new Error("not to be read");
+      },
+      enumerable: true,
+    };
     for (const [path, section] of [
       ["config", gone.proxy],
       ["config.sqlite", { sqlite: gone.proxy }],
@@ -227,7 +265,10 @@ describe("openStore", function () {
 
   it("refuses a connection and how to make one at once", async () => {
     const connection = await natsClients[0]?.connect(server.url);
-    const { code, argument } = await refusal({ decentralized: true, jetstream: { connection, connect: { servers: server.url } } });
+    const { code, argument } = await refusal({
+      decentralized: true,
+      jetstream: { connection, connect: { servers: server.url } },
+    });
     expect(code).to.equal("INVALID_ARGUMENT");
     expect(argument).to.match(/^config\.jetstream\.(connect|connection)$/);
     await connection?.close();

@@ -23,7 +23,8 @@ describe("errors", () => {
     for (const code of codes) {
       const error = new StoreError(code, "message");
       expect(isStoreError(error)).to.equal(true);
-      for (const other of codes) expect(tests[other](error), `${code} by the test of ${other}`).to.equal(code === other);
+      for (const other of codes)
+        expect(tests[other](error), `${code} by the test of ${other}`).to.equal(code === other);
     }
   });
 
@@ -41,13 +42,26 @@ describe("errors", () => {
 
   it("an error has no fields that it was not given", () => {
     const error = new StoreError("NOT_FOUND", "gone");
-    expect([error.argument, error.outcome, error.details, error.cause]).to.deep.equal([undefined, undefined, undefined, undefined]);
+    expect([error.argument, error.outcome, error.details, error.cause]).to.deep.equal([
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+    ]);
   });
 
   it("what is no StoreError is none, whatever it looks like", () => {
     const others: readonly unknown[] = [
-      undefined, null, 0, "NOT_FOUND", {}, { code: "NOT_FOUND" }, { name: "StoreError", code: "NOT_FOUND" }, new Error("NOT_FOUND"),
-      Object.assign(new Error("x"), { code: "NOT_FOUND" }), Object.assign(new Error("x"), { name: "StoreError", code: "EACCES" }),
+      undefined,
+      null,
+      0,
+      "NOT_FOUND",
+      {},
+      { code: "NOT_FOUND" },
+      { name: "StoreError", code: "NOT_FOUND" },
+      new Error("NOT_FOUND"),
+      Object.assign(new Error("x"), { code: "NOT_FOUND" }),
+      Object.assign(new Error("x"), { name: "StoreError", code: "EACCES" }),
       new Proxy(new Error("x"), {
         get: () => {
           throw new Error("trap");
@@ -66,7 +80,8 @@ describe("errors", () => {
     const folder = dirname(path);
     require(path);
     // An app can hold two versions: one loaded again is as good as another.
-    for (const loaded of Object.keys(require.cache)) if (dirname(loaded) === folder) Reflect.deleteProperty(require.cache, loaded);
+    for (const loaded of Object.keys(require.cache))
+      if (dirname(loaded) === folder) Reflect.deleteProperty(require.cache, loaded);
     const copy = require(path) as typeof esm;
     expect(copy.StoreError).not.to.equal(esm.StoreError);
     for (const code of codes) {

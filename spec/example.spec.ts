@@ -9,16 +9,23 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-const leftovers = async (): Promise<string[]> => (await readdir(tmpdir())).filter((name) => name.startsWith("unibus-example-"));
+const leftovers = async (): Promise<string[]> =>
+  (await readdir(tmpdir())).filter((name) => name.startsWith("unibus-example-"));
 
 describe("the example", function () {
   this.timeout(120_000);
 
   const transcripts: string[] = [];
-  for (const [name, options] of [["on a SQLite file", []], ["on a cluster of three nats-servers", ["--jetstream"]]] as const) {
+  for (const [name, options] of [
+    ["on a SQLite file", []],
+    ["on a cluster of three nats-servers", ["--jetstream"]],
+  ] as const) {
     it(`goes through ${name} without a surprise and leaves nothing behind`, async () => {
       const before = await leftovers();
-      const { stdout } = await run(process.execPath, ["--import", "tsx", join(root, "example/main.ts"), ...options], { cwd: root, timeout: 100_000 });
+      const { stdout } = await run(process.execPath, ["--import", "tsx", join(root, "example/main.ts"), ...options], {
+        cwd: root,
+        timeout: 100_000,
+      });
       expect(stdout).to.include("killed with SIGKILL");
       expect(stdout.trim().split("\n").at(-1)).to.equal("Everything was as it should be.");
       // A run beside this one may come and go: only what is new counts, and only for a while.
@@ -39,7 +46,9 @@ describe("the example", function () {
   });
 
   it("refuses an option that it does not know", async () => {
-    const refused = await run(process.execPath, ["--import", "tsx", join(root, "example/main.ts"), "--jetsream"], { cwd: root }).then(
+    const refused = await run(process.execPath, ["--import", "tsx", join(root, "example/main.ts"), "--jetsream"], {
+      cwd: root,
+    }).then(
       () => 0,
       (error: unknown) => (error as { code?: number }).code,
     );

@@ -36,11 +36,18 @@ describe("the instant of expiry", function () {
       const expiresAt = new Date(EXPIRES);
       await store.users.add({ key: "admin", role: "admin", expiresAt });
       await store.users.add({ key: "user", expiresAt });
-      for (const [now, allowed] of [[EXPIRES - 1, true], [EXPIRES, false], [EXPIRES + 1, false]] as const) {
+      for (const [now, allowed] of [
+        [EXPIRES - 1, true],
+        [EXPIRES, false],
+        [EXPIRES + 1, false],
+      ] as const) {
         // The clock alone stands still: what a call waits for goes on.
         mock.timers.enable({ apis: ["Date"], now });
         const answers = [
-          await store.isAuthorized("user"), await store.isAuthorized("admin"), await store.isAdmin("admin"), await store.hasAdmin(),
+          await store.isAuthorized("user"),
+          await store.isAuthorized("admin"),
+          await store.isAdmin("admin"),
+          await store.hasAdmin(),
           (await store.authorize("user")).allowed,
         ];
         mock.timers.reset();

@@ -10,7 +10,14 @@ import { Sandbox, onThisNode, root } from "../matrix/sandbox.js";
 const ALL_WELL = { file: true, thread: true, memory: true, jetstream: true };
 
 /** The tools of these are there in every clone; `npm run matrix` has the others. */
-const SHORT = ["esbuild, ES module", "esbuild, CommonJS", "esbuild, CommonJS of require", "tsup, ES module", "tsup, CommonJS", "npm"];
+const SHORT = [
+  "esbuild, ES module",
+  "esbuild, CommonJS",
+  "esbuild, CommonJS of require",
+  "tsup, ES module",
+  "tsup, CommonJS",
+  "npm",
+];
 
 describe("the matrix, in short", function () {
   this.timeout(180_000);
@@ -27,7 +34,8 @@ describe("the matrix, in short", function () {
 
   const thisNode = { ...onThisNode, name: "this Node" };
   const cells = new Map<string, Cell>();
-  for (const cell of [...bundlerCells([thisNode], packageOfBundler), ...packageManagerCells(), ...runtimeCells()]) cells.set(cell.name, cell);
+  for (const cell of [...bundlerCells([thisNode], packageOfBundler), ...packageManagerCells(), ...runtimeCells()])
+    cells.set(cell.name, cell);
 
   for (const name of [...SHORT, `Node ${process.versions.node}`]) {
     it(name, async () => {
@@ -41,14 +49,20 @@ describe("the matrix, in short", function () {
   it("files whose handles cannot sync, as those of Yarn's Plug'n'Play", async () => {
     const app = await sandbox.app();
     await sandbox.installByNpm(app);
-    await writeFile(join(app, "handles.cjs"), `
+    await writeFile(
+      join(app, "handles.cjs"),
+      `
       const { open } = require("node:fs").promises;
       const lacking = () => { throw new Error("Method not implemented."); };
       module.exports = open(__filename).then(async (handle) => {
         Object.assign(Object.getPrototypeOf(handle), { sync: lacking, datasync: lacking });
         await handle.close();
-      });`);
-    await writeFile(join(app, "lacking.mjs"), `import handles from "./handles.cjs";\nawait handles;\nawait import("./main.mjs");\n`);
+      });`,
+    );
+    await writeFile(
+      join(app, "lacking.mjs"),
+      `import handles from "./handles.cjs";\nawait handles;\nawait import("./main.mjs");\n`,
+    );
     expect(await sandbox.check(onThisNode, join(app, "lacking.mjs"), app)).to.deep.equal(ALL_WELL);
   });
 
@@ -69,9 +83,17 @@ describe("the matrix, in short", function () {
   it("knows every bundler that the README names", async () => {
     const readme = await readFile(join(root, "README.md"), "utf8");
     const [, named = ""] = /lose: ([^]*?)take it as it is/.exec(readme) ?? [];
-    const tools = named.replaceAll(/\s+/g, " ").split(/,| and /).map((name) => name.replace("(SSR)", "").trim()).filter((name) => name !== "");
+    const tools = named
+      .replaceAll(/\s+/g, " ")
+      .split(/,| and /)
+      .map((name) => name.replace("(SSR)", "").trim())
+      .filter((name) => name !== "");
     expect(tools).to.have.length.greaterThan(4);
-    for (const tool of tools) expect(bundlers.some(({ name }) => name.startsWith(tool)), tool).to.equal(true);
+    for (const tool of tools)
+      expect(
+        bundlers.some(({ name }) => name.startsWith(tool)),
+        tool,
+      ).to.equal(true);
   });
 
   it("downloads from no address that is written down", async () => {

@@ -135,9 +135,15 @@ describe("one nats-server", () => {
         try {
           for (let round = 0; round < 25; round++) {
             await server.pause();
-            expect(threadStates(pidOf(server)).filter((state) => state !== "T"), "of a paused server").to.deep.equal([]);
+            expect(
+              threadStates(pidOf(server)).filter((state) => state !== "T"),
+              "of a paused server",
+            ).to.deep.equal([]);
             await server.resume();
-            expect(threadStates(pidOf(server)).filter((state) => state === "T"), "of a resumed server").to.deep.equal([]);
+            expect(
+              threadStates(pidOf(server)).filter((state) => state === "T"),
+              "of a resumed server",
+            ).to.deep.equal([]);
           }
         } finally {
           enough.abort();
@@ -281,7 +287,8 @@ describe("a cluster of nats-servers", () => {
 
   it("cuts two nodes apart though a third one tells each of the other", async () => {
     cluster.cut(0, 1, "reset");
-    const routes = async (index: number): Promise<string> => JSON.stringify(await cluster.node(index).monitor("/routez"));
+    const routes = async (index: number): Promise<string> =>
+      JSON.stringify(await cluster.node(index).monitor("/routez"));
     await eventually("the routes are gone", async () => !(await routes(0)).includes(cluster.node(1).name));
     // A new route makes the third one gossip.
     await cluster.node(2).restart();

@@ -3,7 +3,17 @@ import files from "node:fs";
 import { readdir } from "node:fs/promises";
 import { syncBuiltinESMExports } from "node:module";
 import { connect, type NatsConnection } from "nats";
-import { isInvalidArgument, isLocked, isTimeout, openJetStream, openSqlite, openStore, type OpeningProgress, type Store, type StoreError } from "unibus-membership";
+import {
+  isInvalidArgument,
+  isLocked,
+  isTimeout,
+  openJetStream,
+  openSqlite,
+  openStore,
+  type OpeningProgress,
+  type Store,
+  type StoreError,
+} from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { crashed } from "./sqlite/support/crash.js";
 import { failure, useFolder } from "./sqlite/support/folder.js";
@@ -34,7 +44,7 @@ describe("opening: sqlite", () => {
   const folder = useFolder();
 
   async function opened(path: string): Promise<Store> {
-    for (const until = performance.now() + 30_000; ; ) {
+    for (const until = performance.now() + 30_000; ;) {
       const store = await openSqlite(path, { opTimeoutMs }).catch((error: unknown) => {
         if (!isLocked(error) || performance.now() > until) throw error;
         return undefined;
@@ -67,7 +77,13 @@ describe("opening: sqlite", () => {
     for (const at of ["check", "load", "replay"]) {
       const controller = new AbortController();
       const error = await failure(
-        openSqlite(path, { opTimeoutMs, signal: controller.signal, onOpening: ({ phase }) => { if (phase === at) controller.abort(reason); } }),
+        openSqlite(path, {
+          opTimeoutMs,
+          signal: controller.signal,
+          onOpening: ({ phase }) => {
+            if (phase === at) controller.abort(reason);
+          },
+        }),
       );
       expect(isTimeout(error) && error.cause, at).to.equal(reason);
       await (await opened(path)).close();
@@ -102,7 +118,12 @@ describe("opening: sqlite", () => {
   });
 
   it("refuses options that are none", async () => {
-    for (const [name, value] of [["signal", {}], ["onOpening", "log"], ["onCheckpoint", 1], ["onOpenning", () => undefined]] as const) {
+    for (const [name, value] of [
+      ["signal", {}],
+      ["onOpening", "log"],
+      ["onCheckpoint", 1],
+      ["onOpenning", () => undefined],
+    ] as const) {
       const error = (await failure(openSqlite(folder.file(), { [name]: value }))) as StoreError;
       expect(isInvalidArgument(error) && error.argument).to.equal(`options.${name}`);
       const config = (await failure(openStore({ sqlite: { path: folder.file(), [name]: value } }))) as StoreError;
@@ -145,12 +166,22 @@ describe("opening: jetstream", function () {
     for (const at of ["server", "buckets", "quorum", "users"]) {
       const controller = new AbortController();
       const error = await failure(
-        openJetStream(nc, 1, { opTimeoutMs, prefix: `${at}_`, signal: controller.signal, onOpening: ({ phase }) => { if (phase === at) controller.abort(reason); } }),
+        openJetStream(nc, 1, {
+          opTimeoutMs,
+          prefix: `${at}_`,
+          signal: controller.signal,
+          onOpening: ({ phase }) => {
+            if (phase === at) controller.abort(reason);
+          },
+        }),
       );
       expect(isTimeout(error) && error.cause, at).to.equal(reason);
     }
     const configured = await failure(
-      openStore({ decentralized: true, jetstream: { connect: { servers: server.url }, prefix: "before_", signal: AbortSignal.abort(reason) } }),
+      openStore({
+        decentralized: true,
+        jetstream: { connect: { servers: server.url }, prefix: "before_", signal: AbortSignal.abort(reason) },
+      }),
     );
     expect(isTimeout(configured) && configured.cause).to.equal(reason);
     const controller = new AbortController();
@@ -161,7 +192,11 @@ describe("opening: jetstream", function () {
   });
 
   it("refuses options that are none", async () => {
-    for (const [name, value] of [["signal", {}], ["onOpening", "log"], ["onCheckpoint", () => undefined]] as const) {
+    for (const [name, value] of [
+      ["signal", {}],
+      ["onOpening", "log"],
+      ["onCheckpoint", () => undefined],
+    ] as const) {
       const error = (await failure(openJetStream(nc, 1, { [name]: value }))) as StoreError;
       expect(isInvalidArgument(error) && error.argument).to.equal(`options.${name}`);
     }

@@ -63,7 +63,9 @@ describe("the packed package", () => {
     this.timeout(180_000);
     folder = await realpath(await mkdtemp(join(tmpdir(), "unibus-package-")));
     // Without scripts: what was built is what the other specs run, and it must not change under them.
-    const packed = await run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], { cwd: root });
+    const packed = await run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], {
+      cwd: root,
+    });
     const [{ filename }] = JSON.parse(packed.stdout) as [{ filename: string }];
     tarball = join(folder, filename);
     await write("package.json", { name: "consumer", private: true });
@@ -86,7 +88,10 @@ describe("the packed package", () => {
 
   it("holds only what a user needs, under 1 MB", async () => {
     const { stdout } = await run("tar", ["-tzf", tarball]);
-    const files = stdout.trim().split("\n").map((path) => path.replace(/^package\//, ""));
+    const files = stdout
+      .trim()
+      .split("\n")
+      .map((path) => path.replace(/^package\//, ""));
     expect(files).to.include.members(["package.json", "README.md", "LICENSE", "CHANGELOG.md"]);
     expect(files).to.include.members(
       ["index", "testing"].flatMap((entry) => [".js", ".cjs", ".d.ts", ".d.cts"].map((end) => `dist/${entry}${end}`)),
@@ -99,11 +104,15 @@ describe("the packed package", () => {
 
   it("holds sql.js under its own terms: its license stands at the head of each file that has it", async () => {
     const license = (await readFile(join(root, "node_modules/sql.js/LICENSE"), "utf8")).trim();
-    expect(license).to.match(/^MIT license/i).and.to.match(/Copyright/);
+    expect(license)
+      .to.match(/^MIT license/i)
+      .and.to.match(/Copyright/);
     for (const name of ["sql-js.js", "sql-js.cjs"]) {
       const text = await readFile(join(folder, "node_modules", "unibus-membership", "dist", name), "utf8");
       expect(text.startsWith("/*!\n"), name).to.equal(true);
-      expect(text.slice(0, text.indexOf("*/")), name).to.contain(license).and.to.contain("SQLite");
+      expect(text.slice(0, text.indexOf("*/")), name)
+        .to.contain(license)
+        .and.to.contain("SQLite");
     }
   });
 
@@ -124,7 +133,9 @@ describe("the packed package", () => {
     // The old way of resolving too, which knows no `exports`: TypeScript's default for a long time.
     const args = [tarball, "--profile", "strict", "--no-emoji", "--no-color"];
     const table = await tool("@arethetypeswrong/cli/dist/index.js", args, folder);
-    expect(table).to.match(/from CJS.* OK \(CJS\) .* OK \(CJS\) /).and.to.match(/from ESM.* OK \(ESM\) .* OK \(ESM\) /);
+    expect(table)
+      .to.match(/from CJS.* OK \(CJS\) .* OK \(CJS\) /)
+      .and.to.match(/from ESM.* OK \(ESM\) .* OK \(ESM\) /);
     expect(table).to.match(/node10.* OK .* OK /);
   });
 
@@ -193,14 +204,20 @@ describe("the packed package", () => {
       main();`;
 
     async function refusals(args: string[], reason: RegExp): Promise<void> {
-      const { codes, ...rest } = JSON.parse(await runNode(args, folder)) as { codes: unknown[]; works: boolean; unhandled: number; left: string[] };
+      const { codes, ...rest } = JSON.parse(await runNode(args, folder)) as {
+        codes: unknown[];
+        works: boolean;
+        unhandled: number;
+        left: string[];
+      };
       expect(rest).to.deep.equal({ works: true, unhandled: 0, left: [] });
       expect(codes).to.have.length(3);
       for (const each of codes) expect(each).to.be.a("string").that.matches(reason);
     }
 
     for (const [kind, load] of [
-      ["ES modules", 'await import("unibus-membership")'], ["CommonJS", 'require("unibus-membership")'],
+      ["ES modules", 'await import("unibus-membership")'],
+      ["CommonJS", 'require("unibus-membership")'],
     ] as const) {
       it(`says so once, and the process goes on: no WebAssembly (${kind})`, async () => {
         const file = await write(`jitless-${kind.length}/main.cjs`, program(load));
@@ -219,20 +236,28 @@ describe("the packed package", () => {
   });
 
   for (const [kind, load] of [
-    ["ES modules", 'await import("unibus-membership")'], ["CommonJS", 'require("unibus-membership")'],
+    ["ES modules", 'await import("unibus-membership")'],
+    ["CommonJS", 'require("unibus-membership")'],
   ] as const) {
     it(`says what keeps the NATS client from being loaded (${kind})`, async () => {
       const project = `no-client-${kind.length}`;
-      const file = await write(`${project}/main.cjs`, `
+      const file = await write(
+        `${project}/main.cjs`,
+        `
         const main = async () => {
           const { isUnavailable, openStore } = ${load};
           const error = await openStore({ decentralized: true, jetstream: { connect: {} } }).catch((error) => error);
           console.log(isUnavailable(error), error.message);
         };
-        main();`);
+        main();`,
+      );
       await write(`${project}/node_modules/nats/package.json`, { name: "nats", main: "index.js" });
       await write(`${project}/node_modules/nats/index.js`, 'throw new Error("no require here");');
-      await cp(join(folder, "node_modules", "unibus-membership"), join(folder, project, "node_modules", "unibus-membership"), { recursive: true });
+      await cp(
+        join(folder, "node_modules", "unibus-membership"),
+        join(folder, project, "node_modules", "unibus-membership"),
+        { recursive: true },
+      );
       expect(await runNode([file], folder)).to.equal("true The NATS client cannot be loaded (no require here)");
     });
   }

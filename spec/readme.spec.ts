@@ -16,7 +16,8 @@ const JETSTREAM_SAYS = "true\ntrue\nfalse";
 const ADDRESS = "127.0.0.1:4222";
 
 /** As a newcomer would turn it into CommonJS. */
-const asCommonJs = (code: string): string => code.replaceAll(/^import (\{.*\}) from (".*");/gm, "const $1 = require($2);");
+const asCommonJs = (code: string): string =>
+  code.replaceAll(/^import (\{.*\}) from (".*");/gm, "const $1 = require($2);");
 
 const KINDS = ["ES module", "CommonJS", "TypeScript"] as const;
 type Kind = (typeof KINDS)[number];
@@ -31,7 +32,9 @@ describe("README.md", function () {
     readme = await readFile(join(root, "README.md"), "utf8");
     folder = await realpath(await mkdtemp(join(tmpdir(), "unibus-readme-")));
     // Without scripts: what was built is what the other specs run, and it must not change under them.
-    const packed = await run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], { cwd: root });
+    const packed = await run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], {
+      cwd: root,
+    });
     const [{ filename }] = JSON.parse(packed.stdout) as [{ filename: string }];
     await writeFile(join(folder, "package.json"), JSON.stringify({ name: "newcomer", private: true }));
     const quiet = ["--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"];
@@ -130,28 +133,40 @@ describe("README.md", function () {
 
   it("has one command to install, and exactly two for a fresh clone", () => {
     const commands = [...readme.matchAll(/```sh\n([^]*?)```/g)].map(([, command]) => command?.trim());
-    expect(commands).to.deep.equal(["npm install unibus-membership", "npm ci && npm run example", "npm ci && npm test"]);
+    expect(commands).to.deep.equal([
+      "npm install unibus-membership",
+      "npm ci && npm run example",
+      "npm ci && npm test",
+    ]);
   });
 
   it("tells of every error code, and of no other", async () => {
     const table = [...readme.matchAll(/^\| `([A-Z_]+)` \|/gm)].map(([, code]) => code);
     const source = await readFile(join(root, "lib/errors.ts"), "utf8");
-    const codes = [...(/type StoreErrorCode =([^;]*);/.exec(source)?.[1] ?? "").matchAll(/"([A-Z_]+)"/g)].map(([, code]) => code);
+    const codes = [...(/type StoreErrorCode =([^;]*);/.exec(source)?.[1] ?? "").matchAll(/"([A-Z_]+)"/g)].map(
+      ([, code]) => code,
+    );
     expect(codes.length).to.be.greaterThan(5);
     expect(table).to.have.members(codes);
   });
 
   it("names nothing that the package does not have", () => {
-    const named = [...readme.matchAll(/import \{([^}]*)\} from "unibus-membership"/g)].flatMap(([, names]) => names?.split(",") ?? []);
+    const named = [...readme.matchAll(/import \{([^}]*)\} from "unibus-membership"/g)].flatMap(
+      ([, names]) => names?.split(",") ?? [],
+    );
     for (const name of named) expect(library).to.have.property(name.trim());
     expect(named.length).to.be.greaterThan(0);
   });
 
   it("links to what is there, by whole addresses: where the package is shown there is no repository around it", async () => {
-    const { repository } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { repository: { url: string } };
+    const { repository } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+      repository: { url: string };
+    };
     const inRepository = repository.url.replace(/^git\+/, "").replace(/\.git$/, "/blob/main/");
     expect(readme).not.to.match(/\]\((?!https:)/);
-    const links = new Map([...readme.matchAll(/^\[([a-z]+)\]: (\S+)$/gm)].map(([, name = "", url = ""]) => [name, url]));
+    const links = new Map(
+      [...readme.matchAll(/^\[([a-z]+)\]: (\S+)$/gm)].map(([, name = "", url = ""]) => [name, url]),
+    );
     expect(links.size).to.be.greaterThan(0);
     const used = new Set([...readme.matchAll(/\]\[([a-z]+)\]/g)].map(([, name]) => name));
     expect([...used].sort()).to.deep.equal([...links.keys()].sort());

@@ -29,7 +29,7 @@ async function endsAfter(ms: number, what: string, call: () => Promise<unknown>)
 
 /** What is tested is the time while nothing answers: a busy machine may need more to open and close. */
 async function opened(open: () => Promise<Store>): Promise<Store> {
-  for (const until = performance.now() + 30_000; ; ) {
+  for (const until = performance.now() + 30_000; ;) {
     try {
       return await open();
     } catch (error) {
@@ -44,7 +44,8 @@ async function closed(store: Store): Promise<void> {
   });
 }
 
-const rekey = (store: Store): Promise<unknown> => store.roomKeys.rekey("room", new Map([["own", new Uint8Array(1)]]), { expectedEpoch: 0 });
+const rekey = (store: Store): Promise<unknown> =>
+  store.roomKeys.rekey("room", new Map([["own", new Uint8Array(1)]]), { expectedEpoch: 0 });
 
 describe("the time that a call has", function () {
   this.timeout(60_000);
@@ -130,7 +131,7 @@ describe("the time that a call has", function () {
         "roomKeys.list": () => store.roomKeys.list("room", "own"),
         "users.list": () => store.users.list(),
         "a rekey": () => rekey(store),
-        "opening": () => openJetStream(connection, 1, { opTimeoutMs: ONE_MS }),
+        opening: () => openJetStream(connection, 1, { opTimeoutMs: ONE_MS }),
       };
       await Promise.all([
         ...Object.entries(many).map(([what, call]) => endsAfter(MANY_MS, what, call)),

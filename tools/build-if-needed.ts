@@ -8,8 +8,18 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** All that others name: an interrupted build counts as none. */
-const built = ["index.js", "index.cjs", "index.d.ts", "index.d.cts", "testing.js", "testing.cjs", "testing.d.ts", "testing.d.cts", "sql-js.js", "sql-js.cjs"]
-  .map((name) => join(root, "dist", name));
+const built = [
+  "index.js",
+  "index.cjs",
+  "index.d.ts",
+  "index.d.cts",
+  "testing.js",
+  "testing.cjs",
+  "testing.d.ts",
+  "testing.d.cts",
+  "sql-js.js",
+  "sql-js.cjs",
+].map((name) => join(root, "dist", name));
 
 function newest(path: string): number {
   const stat = statSync(path);

@@ -55,7 +55,12 @@ const runs: readonly Run[] = [
   ]),
   ...without("proof", { MEMBER: 1, N: 6, STORES: 2, CHECKS: 1 }, "violated", ["LISTS_UNACKED"]),
   ...without("proof", { MEMBER: 1, N: 6, CHECKS: 1, CHECK_ABSENCE: 1 }, "violated", ["ABSENCE_UNFENCED"]),
-  ...without("proof", { N: 9, CHECKS: 1 }, "violated", ["NO_GAP_CHECK", "GUARD_AFTER_USER", "NO_GUARD_REWRITE", "APPLY_TRUSTS_ANY_READ"]),
+  ...without("proof", { N: 9, CHECKS: 1 }, "violated", [
+    "NO_GAP_CHECK",
+    "GUARD_AFTER_USER",
+    "NO_GUARD_REWRITE",
+    "APPLY_TRUSTS_ANY_READ",
+  ]),
   ...without("proof", { MEMBER: 1, N: 7 }, "reached", ["REACHES_COPY", "REACHES_PREDECESSOR"]),
   ...without("proof", { MEMBER: 1, N: 7, STORES: 2, CHECKS: 1 }, "reached", ["REACHES_LIST"]),
   ...without("proof", { N: 8, CHECKS: 1 }, "reached", ["REACHES_STAGE_IN_COPY", "REACHES_STAGE_BY_FENCES"]),
@@ -127,7 +132,8 @@ async function execute(command: string, args: readonly string[], cwd: string): P
 
 /** Whether all of these can be started. */
 async function installed(commands: readonly (readonly [string, string])[]): Promise<boolean> {
-  for (const [command, argument] of commands) if ((await execute(command, [argument], tmpdir())).code === undefined) return false;
+  for (const [command, argument] of commands)
+    if ((await execute(command, [argument], tmpdir())).code === undefined) return false;
   return true;
 }
 
@@ -141,33 +147,61 @@ async function check(run: Run, folder: string): Promise<Result> {
   if (made.code !== 0) return failed(made.output);
   // What is found after a few thousand states is not worth much compiling.
   const optimize = run.expected === "holds" ? "-O2" : "-O0";
-  const compiled = await execute("gcc", [optimize, "-w", "-DSAFETY", "-DVECTORSZ=4096", `-DMEMLIM=${MEMORY}`, "-o", "pan", "pan.c"], folder);
+  const compiled = await execute(
+    "gcc",
+    [optimize, "-w", "-DSAFETY", "-DVECTORSZ=4096", `-DMEMLIM=${MEMORY}`, "-o", "pan", "pan.c"],
+    folder,
+  );
   if (compiled.code !== 0) return failed(compiled.output);
   // -E: a process that waits for ever is one that stopped.
   const { output } = await execute("./pan", [`-m${MAX_STEPS}`, "-E"], folder);
   const number = (pattern: RegExp): number => Number(pattern.exec(output)?.[1] ?? "0");
   const states = number(/^ *([\d.e+]+) states, stored/m);
-  const figures = { states, seconds: number(/elapsed time ([\d.]+)/), mb: number(/^ *([\d.]+)\s+total actual memory usage/m), output };
-  if (/assertion violated/.test(output)) return { ...figures, found: run.expected === "reached" ? "reached" : "violated" };
-  if (/errors: 0$/m.test(output) && states > 0 && !/not completed|too small|out of memory/.test(output)) return { ...figures, found: "holds" };
+  const figures = {
+    states,
+    seconds: number(/elapsed time ([\d.]+)/),
+    mb: number(/^ *([\d.]+)\s+total actual memory usage/m),
+    output,
+  };
+  if (/assertion violated/.test(output))
+    return { ...figures, found: run.expected === "reached" ? "reached" : "violated" };
+  if (/errors: 0$/m.test(output) && states > 0 && !/not completed|too small|out of memory/.test(output))
+    return { ...figures, found: "holds" };
   return { ...figures, found: "incomplete" };
 }
 
 /** What the model itself says of the steps that led to the violation. */
 async function trace(run: Run, folder: string): Promise<string> {
   const { output } = await execute("spin", ["-t", "-T", ...definitions(run), `${run.model}.pml`], folder);
-  return output.split("\n").filter((line) => line.trim() !== "" && !/^(spin|#processes|\d+ processes|\s*\d+:\s*proc)|^\s+\w+(\[\d+\])? = /.test(line)).join("\n");
+  return output
+    .split("\n")
+    .filter(
+      (line) =>
+        line.trim() !== "" && !/^(spin|#processes|\d+ processes|\s*\d+:\s*proc)|^\s+\w+(\[\d+\])? = /.test(line),
+    )
+    .join("\n");
 }
 
 async function main(): Promise<number> {
-  if (!(await installed([["spin", "-V"], ["gcc", "--version"]]))) {
-    console.error("SKIPPED: nothing was checked. `npm run model` needs spin and gcc: on Debian the packages `spin` and `gcc`.");
+  if (
+    !(await installed([
+      ["spin", "-V"],
+      ["gcc", "--version"],
+    ]))
+  ) {
+    console.error(
+      "SKIPPED: nothing was checked. `npm run model` needs spin and gcc: on Debian the packages `spin` and `gcc`.",
+    );
     return SKIPPED;
   }
   const wanted = process.argv.slice(2);
-  const chosen = runs.filter((run) => wanted.length === 0 || wanted.some((name) => run.name.includes(name) || run.model === name));
+  const chosen = runs.filter(
+    (run) => wanted.length === 0 || wanted.some((name) => run.name.includes(name) || run.model === name),
+  );
   if (chosen.length === 0) {
-    console.error(`There is no run of that name. There are:\n${runs.map(({ model, name }) => `  ${model}  ${name}`).join("\n")}`);
+    console.error(
+      `There is no run of that name. There are:\n${runs.map(({ model, name }) => `  ${model}  ${name}`).join("\n")}`,
+    );
     return 1;
   }
   let wrong = 0;
@@ -179,9 +213,14 @@ async function main(): Promise<number> {
       if (stopping.signal.aborted) return 1;
       const ok = result.found === run.expected;
       if (!ok) wrong++;
-      const size = Object.entries(run.size).filter(([name]) => name !== run.name).map(([name, value]) => `${name}=${value}`).join(" ");
+      const size = Object.entries(run.size)
+        .filter(([name]) => name !== run.name)
+        .map(([name, value]) => `${name}=${value}`)
+        .join(" ");
       const found = ok ? result.found : `**${result.found}**`;
-      console.log(`| ${run.model} | ${run.name} | ${size} | ${run.expected} | ${found} | ${result.states.toLocaleString("en")} | ${result.seconds} | ${Math.ceil(result.mb)} |`);
+      console.log(
+        `| ${run.model} | ${run.name} | ${size} | ${run.expected} | ${found} | ${result.states.toLocaleString("en")} | ${result.seconds} | ${Math.ceil(result.mb)} |`,
+      );
       if (result.found === "failed" || result.found === "incomplete") console.log(result.output);
       if (result.found === "violated" && (!ok || wanted.length > 0)) console.log(await trace(run, folder));
     } finally {

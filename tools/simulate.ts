@@ -24,7 +24,11 @@ await build({
 });
 // Nothing of a simulation outlives it: with room for several, hardly anything is left to collect. Threads that compile and collect
 // beside it would take from others what a run on another core has to itself.
-const child = spawn(process.execPath, ["--max-semi-space-size=64", "--single-threaded", join(outDir, "main.mjs"), ...process.argv.slice(2)], { cwd: root, stdio: "inherit" });
+const child = spawn(
+  process.execPath,
+  ["--max-semi-space-size=64", "--single-threaded", join(outDir, "main.mjs"), ...process.argv.slice(2)],
+  { cwd: root, stdio: "inherit" },
+);
 const stop = (signal: NodeJS.Signals): void => {
   child.kill(signal);
 };

@@ -8,7 +8,10 @@ import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import Reporter from "../spec/support/reporter.js";
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { test: { type: "string" }, bail: { type: "boolean", default: false } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { test: { type: "string" }, bail: { type: "boolean", default: false } },
+});
 const [path = ""] = positionals;
 const isCI = process.env["CI"] !== undefined;
 const mocha = new Mocha({

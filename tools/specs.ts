@@ -17,8 +17,27 @@ const EXIT_WITHIN_MS = 30_000;
 
 /** Those that take longest begin first, so that no lane is left over with one at the end. */
 const LONGEST_FIRST = [
-  /crash-points/, /quorum/, /jetstream-r3/, /nats-server/, /jetstream-r1/, /matrix/, /recovery/, /rollout/, /conformance\/sqlite/, /package/, /copy\.spec/,
-  /readme/, /soak/, /scale/, /buckets/, /older-state/, /durability/, /disk-errors/, /memory/, /many-users/, /times/,
+  /crash-points/,
+  /quorum/,
+  /jetstream-r3/,
+  /nats-server/,
+  /jetstream-r1/,
+  /matrix/,
+  /recovery/,
+  /rollout/,
+  /conformance\/sqlite/,
+  /package/,
+  /copy\.spec/,
+  /readme/,
+  /soak/,
+  /scale/,
+  /buckets/,
+  /older-state/,
+  /durability/,
+  /disk-errors/,
+  /memory/,
+  /many-users/,
+  /times/,
 ];
 
 function allSpecs(): string[] {
@@ -39,7 +58,11 @@ interface Totals extends Counts {
 
 async function runFile(file: string, running: Set<ChildProcess>): Promise<FileReport> {
   const began = performance.now();
-  const child = fork(join(root, "tools/spec-file.ts"), [file], { cwd: root, execArgv: ["--import", "tsx"], silent: true });
+  const child = fork(join(root, "tools/spec-file.ts"), [file], {
+    cwd: root,
+    execArgv: ["--import", "tsx"],
+    silent: true,
+  });
   running.add(child);
   const output: Buffer[] = [];
   child.stdout?.on("data", (bytes: Buffer) => output.push(bytes));
@@ -62,7 +85,8 @@ async function runFile(file: string, running: Set<ChildProcess>): Promise<FileRe
   console.log(`${file} took ${((performance.now() - began) / 1000).toFixed(1)} s`);
   const found = report ?? { passed: 0, failed: 0, conformance: {}, failures: [] };
   if (found.failed > 0 || (code === 0 && found.passed > 0)) return found;
-  const why = found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.";
+  const why =
+    found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.";
   return { ...found, failed: 1, failures: [why] };
 }
 
@@ -95,7 +119,8 @@ export async function runSpecs(named: readonly string[]): Promise<Counts> {
   };
   process.once("SIGINT", stop).once("SIGTERM", stop);
   const lane = async (): Promise<void> => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) add(totals, file, await runFile(file, running));
+    for (let file = queue.shift(); file !== undefined; file = queue.shift())
+      add(totals, file, await runFile(file, running));
   };
   await Promise.all(Array.from({ length: LANES }, lane));
   process.removeListener("SIGINT", stop).removeListener("SIGTERM", stop);

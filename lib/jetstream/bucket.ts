@@ -151,9 +151,13 @@ export class Bucket {
    * be there again, and however far it gets, nothing tells what: the store is of no use any more.
    */
   goneBack(): void {
-    this.#gone ??= new StoreError("INCOMPATIBLE", `The bucket ${this.name} was restored from a backup, or made anew. Open the store anew`, {
-      details: { bucket: this.name },
-    });
+    this.#gone ??= new StoreError(
+      "INCOMPATIBLE",
+      `The bucket ${this.name} was restored from a backup, or made anew. Open the store anew`,
+      {
+        details: { bucket: this.name },
+      },
+    );
     this.doubt();
   }
 
@@ -189,7 +193,7 @@ export class Bucket {
 
   /** Waits until it is known which log it is, if nothing was heard of it for a while. */
   protected async recognize(call: Call): Promise<void> {
-    for (const retries = new Retries(call); this.#mayBeAnother(); ) {
+    for (const retries = new Retries(call); this.#mayBeAnother();) {
       await retries.turn();
       this.use();
       this.#recognizing ??= this.#recognize().finally(() => {
@@ -252,7 +256,7 @@ export class Bucket {
    * be missing, and so can the record: that it is not there proves nothing.
    */
   async get(key: string, call: Call): Promise<Entry | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const entry = await this.#last(key, retries, call);
       switch (this.allowed(key, entry?.seq ?? 0)) {
@@ -270,7 +274,7 @@ export class Bucket {
 
   /** The newest of the records that a wildcard matches, as some replica has it. It proves nothing, and can be one of before. */
   async newest(filter: string, call: Call): Promise<Entry | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       this.use();
       const answer = await this.link.last(this.stream, this.subjects + filter, this.link.attemptMs(call));
@@ -288,7 +292,7 @@ export class Bucket {
 
   /** The same of a record that is kept elsewhere, where it is seen how it stood. */
   protected async settled(key: string, call: Call): Promise<Certain> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const entry = await this.#last(key, retries, call);
       const asOf = await this.#fence(key, entry?.seq ?? 0, call);
@@ -353,7 +357,7 @@ export class Bucket {
   async mark(key: string, call: Call): Promise<number> {
     this.use();
     const payload = JSON.stringify({ k: key });
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const ack = await this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call));
       if (ack.kind === "stored") {
@@ -386,7 +390,7 @@ export class Bucket {
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
     const before = call.outcome;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
       call.check();
@@ -427,7 +431,9 @@ export class Bucket {
           const verdict = mine(entry);
           if (verdict === "yes") return entry.seq;
           if (verdict === "unknown") {
-            throw new StoreError("TIMEOUT", "An acknowledgement was lost, and many other writes followed", { outcome: "unknown" });
+            throw new StoreError("TIMEOUT", "An acknowledgement was lost, and many other writes followed", {
+              outcome: "unknown",
+            });
           }
           call.outcome = before;
           return undefined;
@@ -451,7 +457,7 @@ export class Bucket {
 
   /** Removes what matches the filter, for good. Repeating it does no harm. */
   async purge(filter: string, call: Call): Promise<void> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       try {
         const reply = await this.link.api(
@@ -486,7 +492,10 @@ export class Bucket {
 
   #enqueue(read: Read): void {
     // Reads that begin together, as those of checks that shared a barrier, become one request.
-    if (this.#queue.push(read) === 1) process.nextTick(() => { this.#flush(); });
+    if (this.#queue.push(read) === 1)
+      process.nextTick(() => {
+        this.#flush();
+      });
   }
 
   #flush(): void {
@@ -540,7 +549,10 @@ export class Bucket {
         }
         return;
       }
-      const found = new Found(answer.upTo, answer.messages.map((message) => decode(message, this.subjects.length)));
+      const found = new Found(
+        answer.upTo,
+        answer.messages.map((message) => decode(message, this.subjects.length)),
+      );
       for (const read of waiting) this.#settle(read, found);
     } catch (error) {
       for (const read of waiting) read.reject(error);
@@ -575,7 +587,7 @@ export class Bucket {
   async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
     const needed = Math.max(min, this.#seen);
     const found = new Map<string, Entry>();
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       this.use();
       call.check();
@@ -606,7 +618,14 @@ export class Bucket {
    * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after this call.
    * `end` publishes a message that the filter matches, which counts as none where it is at `marker`, and answers its sequence.
    */
-  async portion(filter: string, after: number, most: number, end: () => Promise<number>, call: Call, marker?: string): Promise<Portion> {
+  async portion(
+    filter: string,
+    after: number,
+    most: number,
+    end: () => Promise<number>,
+    call: Call,
+    marker?: string,
+  ): Promise<Portion> {
     const found = new Map<string, Entry>();
     let isEnd = true;
     await this.scan(filter, call, { from: after + 1, page: Math.min(most + 2, MAX_PAGE), end }, (entry) => {
@@ -644,8 +663,16 @@ export class Bucket {
     // Of several answers the later one can be of a replica that has dropped the newer state of what the earlier one had.
     if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
     // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
-    const now = await all(entries.map(async ({ key }) => (await this.read([key], end, call)).get(key) ?? (await this.certain(key, call)).entry));
-    return { entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)), next: isWhole ? undefined : last.seq, end };
+    const now = await all(
+      entries.map(
+        async ({ key }) => (await this.read([key], end, call)).get(key) ?? (await this.certain(key, call)).entry,
+      ),
+    );
+    return {
+      entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)),
+      next: isWhole ? undefined : last.seq,
+      end,
+    };
   }
 
   #again(read: Read, failed: { failure: Parameters<Retries["failed"]>[0]; error: unknown } | undefined): void {
@@ -664,7 +691,12 @@ export class Bucket {
    * But replicas lag, each page can come from another, and what looks like the end of one may not be it. So a scan ends
    * only with an answer that contains a message which was published after every answer before it had come.
    */
-  async scan(filter: string, call: Call, options: ScanOptions, visit: (entry: Entry) => "go on" | "stop"): Promise<void> {
+  async scan(
+    filter: string,
+    call: Call,
+    options: ScanOptions,
+    visit: (entry: Entry) => "go on" | "stop",
+  ): Promise<void> {
     let next = options.from ?? 1;
     let page = options.page ?? MAX_PAGE;
     let last = 0;
@@ -672,7 +704,7 @@ export class Bucket {
     let answers = 0;
     // A place that the log has not come to: nothing is behind it.
     if (end !== undefined && next > end) return;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       this.use();
       call.check();
       const answer = await this.link.direct(

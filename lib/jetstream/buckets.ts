@@ -52,8 +52,17 @@ function settings(name: string): Json {
 
 /** Settings that must be as they are made, each because a promise falls with it. */
 const REQUIRED = [
-  "subjects", "retention", "storage", "max_msgs_per_subject", "max_msgs", "max_bytes", "max_age", "max_msg_size", "allow_direct",
-  "deny_delete", "deny_purge",
+  "subjects",
+  "retention",
+  "storage",
+  "max_msgs_per_subject",
+  "max_msgs",
+  "max_bytes",
+  "max_age",
+  "max_msg_size",
+  "allow_direct",
+  "deny_delete",
+  "deny_purge",
 ] as const;
 /**
  * Settings that must not be there at all: messages would come from elsewhere, or go by, or be acknowledged before the
@@ -69,11 +78,19 @@ function incompatible(bucket: string, setting: string, message: string): StoreEr
 export function unfit(bucket: string, config: Json): StoreError | undefined {
   const mark = asObject(config["metadata"])[MARK];
   if (mark === undefined) {
-    return incompatible(bucket, "metadata", `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`);
+    return incompatible(
+      bucket,
+      "metadata",
+      `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`,
+    );
   }
   const format = formatOf(config);
   if (mark !== String(format) || !Number.isInteger(format) || format < OLDEST_FORMAT || format > FORMAT) {
-    return incompatible(bucket, "metadata", `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`);
+    return incompatible(
+      bucket,
+      "metadata",
+      `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`,
+    );
   }
   // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.
   for (const name of FORBIDDEN) {
@@ -88,7 +105,11 @@ export function unfit(bucket: string, config: Json): StoreError | undefined {
     // Records are refused by it meanwhile, and nothing else is.
     if (isFenced && (name === "max_msg_size" || name === "subjects")) continue;
     if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
-      return incompatible(bucket, name, `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`);
+      return incompatible(
+        bucket,
+        name,
+        `The bucket ${bucket} has ${name} ${JSON.stringify(config[name])}; it must be ${JSON.stringify(wanted[name])}`,
+      );
     }
   }
   return undefined;
@@ -134,7 +155,9 @@ function state(reply: Json): StreamState {
 }
 
 function serversOf(config: Json, { leader, replicas }: Json): BucketServers {
-  const names = (Array.isArray(replicas) ? replicas.map((peer) => asObject(peer)["name"]) : []).filter((name) => typeof name === "string");
+  const names = (Array.isArray(replicas) ? replicas.map((peer) => asObject(peer)["name"]) : []).filter(
+    (name) => typeof name === "string",
+  );
   const version = asObject(config["metadata"])["_nats.ver"];
   if (typeof leader !== "string") return { holders: names, leader: undefined };
   return { holders: [leader, ...names], leader: typeof version === "string" ? { name: leader, version } : undefined };
@@ -142,7 +165,7 @@ function serversOf(config: Json, { leader, replicas }: Json): BucketServers {
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
 export async function ask(link: Link, subject: string, body: unknown, call: Call): Promise<Json> {
-  for (const retries = new Retries(call); ; ) {
+  for (const retries = new Retries(call); ;) {
     await retries.turn();
     try {
       const reply = await link.api(subject, body, link.attemptMs(call));
@@ -181,7 +204,9 @@ function refused(bucket: string, error: Json): StoreError {
     case JETSTREAM_NOT_ENABLED_FOR_ACCOUNT:
       return noJetStream();
     default:
-      return new StoreError("UNAVAILABLE", `The bucket ${bucket} cannot be opened: ${description}`, { details: { bucket } });
+      return new StoreError("UNAVAILABLE", `The bucket ${bucket} cannot be opened: ${description}`, {
+        details: { bucket },
+      });
   }
 }
 
@@ -215,7 +240,9 @@ export async function checkServer(link: Link, versions: ServerVersions, call: Ca
 }
 
 export function removed(bucket: string): StoreError {
-  return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, { details: { bucket } });
+  return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, {
+    details: { bucket },
+  });
 }
 
 /** Opens a bucket, making it if it is missing. `beforeMaking` rejects if it must not be made. */

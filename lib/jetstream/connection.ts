@@ -24,8 +24,17 @@ export interface NatsMessage {
  * assignable.
  */
 export interface NatsConnection {
-  readonly info?: { readonly version: string; readonly jetstream?: boolean; readonly server_name?: string; readonly cluster?: string };
-  request(subject: string, payload?: Uint8Array | string, options?: { timeout: number; headers?: NatsHeaders }): Promise<NatsMessage>;
+  readonly info?: {
+    readonly version: string;
+    readonly jetstream?: boolean;
+    readonly server_name?: string;
+    readonly cluster?: string;
+  };
+  request(
+    subject: string,
+    payload?: Uint8Array | string,
+    options?: { timeout: number; headers?: NatsHeaders },
+  ): Promise<NatsMessage>;
   requestMany(
     subject: string,
     payload?: Uint8Array | string,
@@ -64,7 +73,10 @@ function shape(error: unknown): ErrorShape {
 
 /** Of the two permissions that a request needs, the one to publish it: the other is to hear the answer. */
 function mayNotPublish(error: unknown): boolean {
-  const { operation, permissionContext } = error as { operation?: unknown; permissionContext?: { operation?: unknown } };
+  const { operation, permissionContext } = error as {
+    operation?: unknown;
+    permissionContext?: { operation?: unknown };
+  };
   return (permissionContext?.operation ?? operation) === "publish";
 }
 
@@ -80,7 +92,8 @@ export function failureOf(error: unknown): Failure {
     if (cause !== undefined && cause !== error) return failureOf(cause);
     return "lost";
   }
-  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError") return mayNotPublish(error) ? "refused" : "no-answers";
+  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError")
+    return mayNotPublish(error) ? "refused" : "no-answers";
   if (code === "MAX_PAYLOAD_EXCEEDED" || message.includes("max_payload")) return "refused";
   return "lost";
 }
@@ -155,7 +168,13 @@ export type LastAnswer =
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
 
 export type DirectAnswer =
-  | { readonly kind: "end"; readonly messages: DirectMessage[]; readonly upTo: number; readonly pending: number; readonly last: number }
+  | {
+      readonly kind: "end";
+      readonly messages: DirectMessage[];
+      readonly upTo: number;
+      readonly pending: number;
+      readonly last: number;
+    }
   | { readonly kind: "empty" }
   | { readonly kind: "too-many" }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
@@ -220,7 +239,11 @@ export class Link {
    * From a stack of its own: clients make an error for each request, in case that it fails, and what an error costs grows with the
    * calls that wait for it.
    */
-  #request(subject: string, payload: Uint8Array | string, options: { timeout: number; headers?: NatsHeaders }): Promise<NatsMessage> {
+  #request(
+    subject: string,
+    payload: Uint8Array | string,
+    options: { timeout: number; headers?: NatsHeaders },
+  ): Promise<NatsMessage> {
     return this.#counted(
       new Promise((resolve, reject) => {
         queueMicrotask(() => {
@@ -336,12 +359,21 @@ export class Link {
   async #everyServer(timeoutMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
     try {
       const options = { strategy: "timer", maxWait: timeoutMs };
-      const answers = await this.connection.requestMany("$SYS.REQ.ACCOUNT.PING.STATZ", JSON.stringify({ include_unused: true }), options);
+      const answers = await this.connection.requestMany(
+        "$SYS.REQ.ACCOUNT.PING.STATZ",
+        JSON.stringify({ include_unused: true }),
+        options,
+      );
       for await (const message of answers) {
         if (message.data.length === 0) return;
         const { name, ver, cluster, jetstream } = asObject(parse(message.data)["server"]);
         if (typeof name !== "string" || typeof ver !== "string") continue;
-        const statement = { name, version: ver, cluster: typeof cluster === "string" ? cluster : undefined, jetStream: jetstream === true };
+        const statement = {
+          name,
+          version: ver,
+          cluster: typeof cluster === "string" ? cluster : undefined,
+          jetStream: jetstream === true,
+        };
         if (heard(statement)) return;
       }
     } catch {
@@ -352,7 +384,9 @@ export class Link {
   /** A direct get of the newest message that a subject has, from whichever replica answers. */
   async last(stream: string, subject: string, timeoutMs: number): Promise<LastAnswer> {
     try {
-      const message = await this.#request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), { timeout: timeoutMs });
+      const message = await this.#request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), {
+        timeout: timeoutMs,
+      });
       const code = message.data.length === 0 ? (message.headers?.code ?? 0) : 0;
       switch (code) {
         case 0:
@@ -362,7 +396,11 @@ export class Link {
         case 503:
           return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
         default:
-          return { kind: "failed", failure: "lost", error: new Error(`${String(code)} ${message.headers?.description ?? ""}`) };
+          return {
+            kind: "failed",
+            failure: "lost",
+            error: new Error(`${String(code)} ${message.headers?.description ?? ""}`),
+          };
       }
     } catch (error) {
       return { kind: "failed", failure: failureOf(error), error };
@@ -404,7 +442,11 @@ export class Link {
           case 503:
             return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
           default:
-            return { kind: "failed", failure: "lost", error: new Error(`${String(headers.code)} ${headers.description}`) };
+            return {
+              kind: "failed",
+              failure: "lost",
+              error: new Error(`${String(headers.code)} ${headers.description}`),
+            };
         }
       }
       // Without the closing message the answer may have been cut short: it is none.
@@ -436,11 +478,17 @@ export function unavailable(failure: Failure, cause: unknown): StoreError {
     case "closed":
       return new StoreError("UNAVAILABLE", "The NATS connection is closed or draining", { cause });
     case "no-responders":
-      return new StoreError("UNAVAILABLE", "JetStream does not answer: no leader, no quorum, or not enabled", { cause });
+      return new StoreError("UNAVAILABLE", "JetStream does not answer: no leader, no quorum, or not enabled", {
+        cause,
+      });
     case "refused":
       return new StoreError("UNAVAILABLE", "The NATS server refuses the request", { cause });
     case "no-answers":
-      return new StoreError("UNAVAILABLE", "The NATS server refuses to deliver answers: the inbox of the connection is not permitted", { cause });
+      return new StoreError(
+        "UNAVAILABLE",
+        "The NATS server refuses to deliver answers: the inbox of the connection is not permitted",
+        { cause },
+      );
     case "lost":
       return new StoreError("UNAVAILABLE", "JetStream did not answer", { cause });
   }

@@ -371,7 +371,7 @@ class Explained {
   /** What has to be taken too so that `from` to `to` may be missing: up to which sequence. Asked in ascending order. */
   neededFor(from: number, to: number): number {
     let needed = 0;
-    for (let missing = from; missing <= to; ) {
+    for (let missing = from; missing <= to;) {
       const barriers = this.#barriers[this.#next];
       if (barriers !== undefined && barriers.from <= missing) {
         if (barriers.to < missing) this.#next++;

@@ -36,7 +36,8 @@ export class Entry {
   }
 }
 
-export const textOf = (data: Uint8Array): string => Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8");
+export const textOf = (data: Uint8Array): string =>
+  Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8");
 
 /** A message as a record. `skip` is how much of its subject is the bucket's. */
 export function decode(message: DirectMessage, skip: number): Entry {
@@ -47,7 +48,9 @@ export function decode(message: DirectMessage, skip: number): Entry {
     value = {};
   }
   const key = value["k"];
-  return typeof key === "string" ? new Entry(key, value, message) : new Entry(message.subject.slice(skip), DAMAGED, message);
+  return typeof key === "string"
+    ? new Entry(key, value, message)
+    : new Entry(message.subject.slice(skip), DAMAGED, message);
 }
 
 /** A value that is none of ours. Whoever looks at the record is told; who does not is not held up by it. */

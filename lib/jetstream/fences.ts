@@ -84,7 +84,7 @@ export class Fences {
    * moment. `undefined` proves nothing: it may be so all the same, or be about to change.
    */
   async prove(key: string, expected: number, call: Call): Promise<number | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const answer = await this.#shared(key, expected, call);
       if ("at" in answer) return answer.at;
@@ -132,7 +132,12 @@ export class Fences {
     const barrier = this.#log.takeBarrier();
     const sent = moment();
     const ack = await this.#link.publish(
-      this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs, expected, this.#subjects + key,
+      this.#stream,
+      this.#subjects + barrier.key,
+      barrier.value,
+      timeoutMs,
+      expected,
+      this.#subjects + key,
     );
     if (isSurelyVain(ack)) this.#log.notePutBack(barrier.key);
     switch (ack.kind) {

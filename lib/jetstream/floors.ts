@@ -25,7 +25,7 @@ export class ReplicaFloors {
 
   /** Once this is acknowledged, whoever lowers the bucket afterwards finds out. */
   async raise(bucket: string, replicas: number, call: Call): Promise<void> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const entry = await this.#read(call);
       const floors = floorsOf(entry);

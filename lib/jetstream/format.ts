@@ -17,7 +17,7 @@ import { StreamUpdates, inMetadata } from "./stream-settings.js";
  */
 export async function raiseFormat(link: Link, bucket: string, call: Call): Promise<void> {
   const updates = new StreamUpdates(link, `KV_${bucket}`);
-  for (const retries = new Retries(call); ; ) {
+  for (const retries = new Retries(call); ;) {
     await retries.turn();
     const state = await streamState(link, bucket, call);
     if (state === undefined) throw removed(bucket);
@@ -30,7 +30,10 @@ export async function raiseFormat(link: Link, bucket: string, call: Call): Promi
       if (error["code"] === undefined) continue;
       // What JetStream refuses to have back stays as it is.
       if (state.format === FORMAT) updates.forget();
-      retries.failed("no-responders", new StoreError("UNAVAILABLE", `JetStream refuses to raise the format: ${String(error["description"])}`));
+      retries.failed(
+        "no-responders",
+        new StoreError("UNAVAILABLE", `JetStream refuses to raise the format: ${String(error["description"])}`),
+      );
     } catch (error) {
       if (!isUnavailable(error) || link.closed) throw error;
       retries.failed("no-responders", error.cause ?? error);

@@ -38,7 +38,7 @@ export class JoinedRows {
 
   async #row(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<Row | undefined> {
     const needed = room.membersSeq;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const known = this.#rows.get(key);
       if (known !== undefined && known.asOf >= needed) return known;

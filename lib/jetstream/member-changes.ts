@@ -29,7 +29,11 @@ export interface MemberChange<T> {
 }
 
 /** `room` is as the changes before it leave it; `v` is the version that the change makes. */
-export type Decide<T> = (room: LiveRoom, member: Standing, v: number) => { readonly done: T } | { readonly change: MemberChange<T> };
+export type Decide<T> = (
+  room: LiveRoom,
+  member: Standing,
+  v: number,
+) => { readonly done: T } | { readonly change: MemberChange<T> };
 
 interface Item {
   readonly endpoint: string;
@@ -128,10 +132,21 @@ export class MemberChanges {
           const decided = decide(room, member, v);
           if ("done" in decided) {
             const { done } = decided;
-            return { kind: "done", settle: () => { resolve(done); } };
+            return {
+              kind: "done",
+              settle: () => {
+                resolve(done);
+              },
+            };
           }
           const { change } = decided;
-          return { kind: "change", change, settle: () => { resolve(change.result); } };
+          return {
+            kind: "change",
+            change,
+            settle: () => {
+              resolve(change.result);
+            },
+          };
         },
       };
       const waiting = this.#waiting.get(roomId);
@@ -163,7 +178,7 @@ export class MemberChanges {
 
   /** One head for those that wait, or as many attempts at one as it takes. */
   async #round(roomId: string, items: Item[], call: SharedCall): Promise<void> {
-    for (const retries = new Retries(call); items.length > 0; ) {
+    for (const retries = new Retries(call); items.length > 0;) {
       call.for(items.map((item) => item.call));
       await retries.turn();
       await this.#attempt(roomId, items, call);
@@ -182,7 +197,12 @@ export class MemberChanges {
       for (const item of items) item.fresh = true;
       return;
     }
-    const standings = await this.#log.standings(room, items.map((item) => item.endpoint), freshness, call);
+    const standings = await this.#log.standings(
+      room,
+      items.map((item) => item.endpoint),
+      freshness,
+      call,
+    );
     if (standings === undefined) return;
     const v = room.record.v + 1;
     const going: { item: Item; member: Standing; change: MemberChange<unknown>; settle: () => void }[] = [];
@@ -220,7 +240,11 @@ export class MemberChanges {
     const { members, rows, rekeyRequired } = working.record;
     const of = going.length;
     const commit: Commit<true> = {
-      changes: going.map(({ item, member, change }) => ({ endpoint: item.endpoint, member, row: { ...change.row, of, members } })),
+      changes: going.map(({ item, member, change }) => ({
+        endpoint: item.endpoint,
+        member,
+        row: { ...change.row, of, members },
+      })),
       next: { v, members, rows, rekeyRequired },
       result: () => true,
       stage: { keys: async (own) => Math.max(...(await all(going.map(({ change }) => inPlace(change.stage, own))))) },

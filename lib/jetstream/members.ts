@@ -66,7 +66,8 @@ export class JetStreamMembers implements MembersDriver {
               ? {}
               : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey.sealed, row.since, row.id), own) }),
           },
-          undo: (own) => all([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+          undo: (own) =>
+            all([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
           result: toMember(roomId, endpoint, record.incarnation, row),
         },
       };

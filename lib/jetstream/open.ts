@@ -75,7 +75,10 @@ export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: s
     ...args.commonInput(found, path),
     prefix,
     onRollout: args.listener(onRollout, `${path}.onRollout`) as JetStreamInput["onRollout"],
-    cacheBytes: cacheBytes === undefined ? DEFAULT_CACHE_BYTES : args.integer(cacheBytes, `${path}.cacheBytes`, 0, MAX_CACHE_BYTES),
+    cacheBytes:
+      cacheBytes === undefined
+        ? DEFAULT_CACHE_BYTES
+        : args.integer(cacheBytes, `${path}.cacheBytes`, 0, MAX_CACHE_BYTES),
   };
 }
 
@@ -96,11 +99,16 @@ export function replicasInput(value: unknown, path: string): Replicas | undefine
 export function connectionInput(value: unknown, path: string): NatsConnection {
   const connection = value as Partial<Record<keyof NatsConnection, unknown>> | null | undefined;
   const methods = ["request", "requestMany", "isClosed", "isDraining"] as const;
-  if (typeof connection !== "object" || connection === null || methods.some((name) => typeof connection[name] !== "function")) {
+  if (
+    typeof connection !== "object" ||
+    connection === null ||
+    methods.some((name) => typeof connection[name] !== "function")
+  ) {
     throw args.invalid(path, "a NATS connection");
   }
   const usable = connection as NatsConnection;
-  if (usable.isClosed() || usable.isDraining()) throw args.invalid(path, "an open NATS connection; this one is closed or draining");
+  if (usable.isClosed() || usable.isDraining())
+    throw args.invalid(path, "an open NATS connection; this one is closed or draining");
   return usable;
 }
 
@@ -117,10 +125,18 @@ export function connectionInput(value: unknown, path: string): NatsConnection {
  * const nc = await connect({ servers: "127.0.0.1:4222" });
  * const store = await openJetStream(nc, 3);
  */
-export async function openJetStream(nc: NatsConnection, replicas?: Replicas, options?: JetStreamOptions): Promise<Store> {
+export async function openJetStream(
+  nc: NatsConnection,
+  replicas?: Replicas,
+  options?: JetStreamOptions,
+): Promise<Store> {
   const connection = connectionInput(nc, "nc");
   const asked = replicasInput(replicas, "replicas");
-  return openOn(connection, asked, jetStreamInput(args.fields(options === undefined ? {} : options, "options", JETSTREAM_OPTIONS), "options"));
+  return openOn(
+    connection,
+    asked,
+    jetStreamInput(args.fields(options === undefined ? {} : options, "options", JETSTREAM_OPTIONS), "options"),
+  );
 }
 
 /** The time that opening has. */
@@ -190,11 +206,13 @@ export async function openOn(
     };
     const ensured = (one: Bucket): Promise<StreamState> => ensureBucket(link, one.name, replicas, beforeMaking, call);
     opening.begin("buckets", buckets.length);
-    const found = await Promise.all(buckets.map(async (one) => {
-      const state = await ensured(one);
-      opening.advance(1);
-      return { one, state };
-    }));
+    const found = await Promise.all(
+      buckets.map(async (one) => {
+        const state = await ensured(one);
+        opening.advance(1);
+        return { one, state };
+      }),
+    );
     const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
     if (fault !== undefined) throw fault;
     opening.end();
@@ -204,10 +222,12 @@ export async function openOn(
     const older = found.filter(({ state }) => state.format < FORMAT);
     if (older.length > 0) {
       opening.begin("format", older.length);
-      await Promise.all(older.map(async ({ one }) => {
-        await raiseFormat(link, one.name, call);
-        opening.advance(1);
-      }));
+      await Promise.all(
+        older.map(async ({ one }) => {
+          await raiseFormat(link, one.name, call);
+          opening.advance(1);
+        }),
+      );
     }
     opening.begin("users");
     const states = await Promise.all([bucket.rooms.prepareState(call), bucket.users.prepareState(call)]);
@@ -254,7 +274,10 @@ export async function openOn(
           one.drift = removed(one.name);
           return;
         }
-        const fault = unfit(one.name, state.config) ?? closedBy(state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
+        const fault =
+          unfit(one.name, state.config) ??
+          closedBy(state.config) ??
+          (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
         one.drift = fault;
         if (fault !== undefined) return;
         if (state.format < FORMAT) await raiseFormat(link, one.name, own);
@@ -288,4 +311,3 @@ export async function openOn(
   };
   return new MembershipStore(driver, opTimeoutMs);
 }
-

@@ -46,7 +46,7 @@ export class OwnBarriers {
   take(): { readonly key: string; readonly value: string } {
     const key = this.#freeKey();
     const { top } = this.#stood;
-    let list = this.#list ??= this.#stood.list(WINDOW);
+    let list = (this.#list ??= this.#stood.list(WINDOW));
     // One that is never heard of is followed by another.
     if (top - Math.max(this.#long?.top ?? 0, this.#nextLong?.top ?? 0) >= LONG_EVERY) {
       this.#nextLong = { key, top };
@@ -59,7 +59,8 @@ export class OwnBarriers {
     // The last one is still looked for.
     const looked = this.#isFrozen ? this.#last?.key : undefined;
     for (let i = this.#free.length - 1; i >= 0; i--) {
-      if (this.#free[i] !== looked && this.#free[i] !== this.#spared) return this.#free.splice(i, 1)[0] ?? this.#freeKey();
+      if (this.#free[i] !== looked && this.#free[i] !== this.#spared)
+        return this.#free.splice(i, 1)[0] ?? this.#freeKey();
     }
     // All of them are under way, or were never heard of again, as happens while a cluster is cut.
     if (this.#made === KEYS) this.part();
@@ -141,7 +142,8 @@ export class OwnBarriers {
     this.#isFrozen = false;
     this.#before = undefined;
     before.dropAbove(seq);
-    if (isUnbroken) for (const { from, to } of this.#stood.since(0)) for (let own = from; own <= to; own++) before.add(own);
+    if (isUnbroken)
+      for (const { from, to } of this.#stood.since(0)) for (let own = from; own <= to; own++) before.add(own);
     this.#stood = before;
     this.#listAnew();
   }

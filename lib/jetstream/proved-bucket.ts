@@ -97,7 +97,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
@@ -110,7 +110,7 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Lays down that the store may be used, where nothing says whether it may. Answers what is said. */
   async prepareState(call: Call): Promise<StoreState> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const found = await this.#prove(STATE, call);
       if (found?.value instanceof StoreState) return found.value;
@@ -138,7 +138,8 @@ export class ProvedBucket<V> extends Bucket {
     }
     const value = known === undefined || this.#copy.at < seq ? (await this.#prove(STATE, call))?.value : known.value;
     // It is there from the opening on. Where it is not, this is another log.
-    if (!(value instanceof StoreState)) throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
+    if (!(value instanceof StoreState))
+      throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
   }
 
@@ -156,15 +157,20 @@ export class ProvedBucket<V> extends Bucket {
   ): Promise<number | undefined> {
     const known = this.#copy.remembered(STATE)?.value;
     // What is not surely open is looked at before anything is sent.
-    if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined)) await this.checkOpen(this.seen, call);
+    if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined))
+      await this.checkOpen(this.seen, call);
     const seq = await super.write(key, value, expected, call, mine, kind);
     if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
     return seq;
   }
 
   /** The same of two records, at one moment. */
-  async proveBoth(first: string, second: string, call: Call): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
-    for (const retries = new Retries(call); ; ) {
+  async proveBoth(
+    first: string,
+    second: string,
+    call: Call,
+  ): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
@@ -289,12 +295,17 @@ export class ProvedBucket<V> extends Bucket {
     // What was read behind a gap, of which something further on may tell.
     let read: readonly Entry[] = [];
     for (;;) {
-      const request = { seq: Math.max(this.#copy.at, read.at(-1)?.seq ?? 0) + 1, next_by_subj: ">", batch: MAX_CHANGES };
+      const request = {
+        seq: Math.max(this.#copy.at, read.at(-1)?.seq ?? 0) + 1,
+        next_by_subj: ">",
+        batch: MAX_CHANGES,
+      };
       // Everybody waits for it, so that it has a time of its own.
       const answer = await this.link.direct(this.stream, request, FOLLOW_MS);
       if (answer.kind === "empty" && read.length > 0) return "gap";
       if (answer.kind !== "end") return answer;
-      if (!whole(answer)) return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
+      if (!whole(answer))
+        return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
       const isFull = answer.messages.length >= MAX_CHANGES;
       read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
       const isWhole = this.#copy.follow(era, read);
@@ -304,7 +315,8 @@ export class ProvedBucket<V> extends Bucket {
       if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";
       if (!isFull || this.#copy.era !== era) return answer;
       // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
-      if (performance.now() - began > FOLLOW_MS) return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
+      if (performance.now() - began > FOLLOW_MS)
+        return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
     }
   }
 
@@ -317,7 +329,7 @@ export class ProvedBucket<V> extends Bucket {
   /** Looks whether the log is the one that is known. */
   async #sure(call: Call): Promise<void> {
     if (this.#copy.unsure) await this.recognize(call);
-    for (const retries = new Retries(call); this.#copy.unsure; ) {
+    for (const retries = new Retries(call); this.#copy.unsure;) {
       await retries.turn();
       this.#identifying ??= this.#identify().finally(() => {
         this.#identifying = undefined;
@@ -361,14 +373,16 @@ export class ProvedBucket<V> extends Bucket {
     if (standing === undefined && looks.includes("unknown")) return;
     const [newest] = anchors;
     // Records that are kept are never removed: it is there, or a later one of its key, or the log has gone back.
-    if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined) return;
+    if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
+      return;
     this.#copy.identify(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
 }
 
 function ofRecord<V>({ value, seq, asOf }: Proved<V | StoreState>): Proved<V> {
-  if (value instanceof StoreState) throw new StoreError("UNAVAILABLE", "The state of the store is no record of a caller");
+  if (value instanceof StoreState)
+    throw new StoreError("UNAVAILABLE", "The state of the store is no record of a caller");
   return { value, seq, asOf };
 }
 

@@ -47,7 +47,8 @@ export const keys = {
   roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string): string =>
     `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}`,
   roomKeysOfRoom: (roomId: string, incarnation: string): string => `key.${token(roomId)}.*.${incarnation}.>`,
-  epoch: (roomId: string, incarnation: string, epoch: number): string => `epoch.${token(roomId)}.${incarnation}.${String(epoch)}`,
+  epoch: (roomId: string, incarnation: string, epoch: number): string =>
+    `epoch.${token(roomId)}.${incarnation}.${String(epoch)}`,
   epochs: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.>`,
   epochsMark: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.${MARK}`,
 
@@ -63,12 +64,19 @@ export interface Holder {
   readonly membership: string;
 }
 
-const holder = (at: Holder): string => `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
+const holder = (at: Holder): string =>
+  `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
 /** What an index entry is for. `undefined`: not one, as the mark of a long list is not. */
 export function parseHint(key: string): Holder | undefined {
   const [endpoint, room, incarnation, membership, ...more] = key.split(".");
-  if (endpoint === undefined || room === undefined || incarnation === undefined || membership === undefined || more.length > 0) {
+  if (
+    endpoint === undefined ||
+    room === undefined ||
+    incarnation === undefined ||
+    membership === undefined ||
+    more.length > 0
+  ) {
     return undefined;
   }
   return { endpoint: untoken(endpoint), roomId: untoken(room), incarnation, membership };
@@ -115,9 +123,12 @@ export function parseKey(key: string):
 export const newRoster = (incarnation: string): string => `${incarnation}.${newId()}`;
 
 /** What a member's row belongs to. */
-export function parseMember(key: string): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
+export function parseMember(
+  key: string,
+): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
   const [room, endpoint, incarnation, copy, ...more] = key.split(".");
-  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK) return undefined;
+  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK)
+    return undefined;
   return { roomId: untoken(room), incarnation, roster: copy === undefined ? incarnation : `${incarnation}.${copy}` };
 }
 

@@ -198,7 +198,9 @@ export class Rollout {
 /** Replicas that say that they have everything. */
 function holding({ cluster }: StreamState): number {
   const peers = Array.isArray(cluster["replicas"]) ? cluster["replicas"].map(asObject) : [];
-  const current = peers.filter((peer) => peer["current"] === true && (peer["lag"] ?? 0) === 0 && peer["offline"] !== true).length;
+  const current = peers.filter(
+    (peer) => peer["current"] === true && (peer["lag"] ?? 0) === 0 && peer["offline"] !== true,
+  ).length;
   return typeof cluster["leader"] === "string" ? current + 1 : 0;
 }
 

@@ -60,10 +60,17 @@ export class RoomIndex {
     this.#rooms.use();
     const rooms: ListedRoom[] = [];
     const old = Date.now() - STALE_MS;
-    for (let from = after; ; ) {
+    for (let from = after; ;) {
       const mark = keys.roomHintsMark;
       const most = Math.min(limit - rooms.length, AT_ONCE);
-      const { entries, isEnd } = await this.#entries.portion(keys.roomHints, from, most, () => this.#entries.mark(mark, call), call, mark);
+      const { entries, isEnd } = await this.#entries.portion(
+        keys.roomHints,
+        from,
+        most,
+        () => this.#entries.mark(mark, call),
+        call,
+        mark,
+      );
       const found = await all(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
       const stale: string[] = [];
       for (const { entry, room } of found) {
@@ -101,13 +108,21 @@ export class RoomIndex {
    */
   async follow(call: Call, most = Number.POSITIVE_INFINITY, advance?: (by: number) => void): Promise<void> {
     let before = await this.#progress(call);
-    for (let looked = 0; looked < most; ) {
+    for (let looked = 0; looked < most;) {
       const began = performance.now();
       // Of all keys, because the barrier is among them, and so ends what is read.
-      const { entries, isEnd } = await this.#rooms.portion(">", before.upTo, PORTION, () => this.#rooms.fresh(call), call);
+      const { entries, isEnd } = await this.#rooms.portion(
+        ">",
+        before.upTo,
+        PORTION,
+        () => this.#rooms.fresh(call),
+        call,
+      );
       const missing = entries.flatMap((entry) => {
         const record = entry.key.startsWith(ROOM) ? recordOf(entry) : undefined;
-        return record === undefined || record.indexed ? [] : [{ roomId: untoken(entry.key.slice(ROOM.length)), record }];
+        return record === undefined || record.indexed
+          ? []
+          : [{ roomId: untoken(entry.key.slice(ROOM.length)), record }];
       });
       await inParallel(missing, AT_ONCE, async ({ roomId, record }) => {
         await this.add(roomId, record.incarnation, call);
@@ -132,11 +147,18 @@ export class RoomIndex {
   async #advance(before: Progress, to: Omit<Progress, "seq">, call: Call): Promise<Progress> {
     const isThere = (now: Progress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
     let known = before;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       if (known.seq > 0 && isThere(known)) return known;
       const next = { upTo: Math.max(known.upTo, to.upTo), complete: known.isComplete || to.isComplete };
-      const seq = await this.#rooms.write(KEY, next, known.seq, call, (entry) => (isThere(progressOf(entry)) ? "yes" : "no"), "step");
+      const seq = await this.#rooms.write(
+        KEY,
+        next,
+        known.seq,
+        call,
+        (entry) => (isThere(progressOf(entry)) ? "yes" : "no"),
+        "step",
+      );
       if (seq !== undefined) return { seq, upTo: next.upTo, isComplete: next.complete };
       known = await this.#progress(call);
     }

@@ -26,7 +26,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     const createdAt = Date.now();
     const id = newId();
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
       const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
@@ -51,7 +51,13 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     return orCertain((freshness) => this.#get(roomId, endpoint, epoch, freshness, call));
   }
 
-  async #get(roomId: string, endpoint: string, epoch: number | undefined, freshness: Freshness, call: Call): Promise<RoomKey> {
+  async #get(
+    roomId: string,
+    endpoint: string,
+    epoch: number | undefined,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
     // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
     const [{ room, member }, newest] = await both(
@@ -64,7 +70,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
       // A key never changes: where it is found, it is the one. That it is not there has to be sure, as another is looked for then.
-      const entry = newest?.key === key ? newest : (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
+      const entry =
+        newest?.key === key ? newest : ((await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry);
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
         const latest = (await this.#list(roomId, endpoint, freshness, call)).at(-1);
@@ -81,7 +88,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
   async #list(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<RoomKey[]> {
     let before = await this.#membership(roomId, endpoint, freshness, call);
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const found = await this.#all(before.room, before.at, freshness, call);
       const after = await this.#membership(roomId, endpoint, "certain", call);
@@ -91,7 +98,12 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     }
   }
 
-  async #membership(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<{ room: LiveRoom; at: Holder }> {
+  async #membership(
+    roomId: string,
+    endpoint: string,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<{ room: LiveRoom; at: Holder }> {
     const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
     return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
   }
@@ -104,7 +116,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
     const { roomKeys } = this.#log.buckets;
     return this.#log.changeAtOnce(call, async (freshness) => {
-      rules.checkRekey((await this.#log.room(roomId, freshness, call)).facts, options.expectedEpoch, options.ifRevision);
+      rules.checkRekey(
+        (await this.#log.room(roomId, freshness, call)).facts,
+        options.expectedEpoch,
+        options.ifRevision,
+      );
       const { room, v, members } = await this.#log.roster(roomId, freshness, call);
       const { record } = room;
       rules.checkRekey(room.facts, options.expectedEpoch, options.ifRevision);
@@ -116,7 +132,9 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       const now = Date.now();
       const rows = [...sealed].flatMap(([endpoint, key]) => {
         const row = members.get(endpoint);
-        return row === undefined ? [] : [{ key: keys.roomKey(holderOf(room, endpoint, row), epoch, attempt), sealed: key }];
+        return row === undefined
+          ? []
+          : [{ key: keys.roomKey(holderOf(room, endpoint, row), epoch, attempt), sealed: key }];
       });
       const stageAll = async (own: Call): Promise<number> => {
         let last = 0;

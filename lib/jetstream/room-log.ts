@@ -126,7 +126,12 @@ export class RoomLog {
   readonly #cleanUp: (work: CleanUp, timeoutMs?: number) => void;
 
   /** `cleanUp` runs work behind the operation's back, so that what is already committed is not held up by it. */
-  constructor(buckets: RoomBuckets, cleanUp: (work: CleanUp, timeoutMs?: number) => void, joined: JoinedRows, index: RoomIndex) {
+  constructor(
+    buckets: RoomBuckets,
+    cleanUp: (work: CleanUp, timeoutMs?: number) => void,
+    joined: JoinedRows,
+    index: RoomIndex,
+  ) {
     this.buckets = buckets;
     this.#cleanUp = cleanUp;
     this.#joined = joined;
@@ -164,7 +169,8 @@ export class RoomLog {
 
   /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
   #noteHead(roomId: string, { record }: RoomSlot): void {
-    for (const { endpoint, row } of record?.head ?? []) this.#rows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
+    for (const { endpoint, row } of record?.head ?? [])
+      this.#rows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
   }
 
   /** The room, or `NOT_FOUND`, which is sure if it was asked for as certain. */
@@ -173,9 +179,14 @@ export class RoomLog {
   }
 
   /** The room and one member of it. Certain, it is as of one moment after the call: the row is at least as new as the record says. */
-  async member(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<{ room: LiveRoom; member: Standing }> {
+  async member(
+    roomId: string,
+    endpoint: string,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<{ room: LiveRoom; member: Standing }> {
     if (freshness === "certain") {
-      for (const retries = new Retries(call); ; ) {
+      for (const retries = new Retries(call); ;) {
         await retries.turn();
         const room = await this.room(roomId, "certain", call);
         const member = await this.#certainly(room, endpoint, call);
@@ -184,7 +195,10 @@ export class RoomLog {
     }
     // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
     const { members } = this.buckets;
-    const [slot, newest] = await both(this.slot(roomId, "any", call), members.newest(keys.memberOfAny(roomId, endpoint), call));
+    const [slot, newest] = await both(
+      this.slot(roomId, "any", call),
+      members.newest(keys.memberOfAny(roomId, endpoint), call),
+    );
     const room = live(roomId, slot);
     const key = keys.member(roomId, endpoint, room.record.roster);
     const stored = newest?.key === key ? storedRow(newest) : undefined;
@@ -207,7 +221,9 @@ export class RoomLog {
     call: Call,
   ): Promise<{ [K in keyof E]: Standing } | undefined> {
     const found = await all(
-      endpoints.map((endpoint) => (freshness === "any" ? this.#standing(room, endpoint, call) : this.#certainly(room, endpoint, call))),
+      endpoints.map((endpoint) =>
+        freshness === "any" ? this.#standing(room, endpoint, call) : this.#certainly(room, endpoint, call),
+      ),
     );
     return found.includes(undefined) ? undefined : (found as { [K in keyof E]: Standing });
   }
@@ -217,7 +233,7 @@ export class RoomLog {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
     let isAskedAgain = false;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const stored = storedRow(await this.buckets.members.get(key, call));
       // A row that the head replaces need not have been seen.
@@ -228,7 +244,8 @@ export class RoomLog {
         continue;
       }
       // The head of a newer record than this one can have been seen, whose row comes into the bucket with the next change only.
-      if (allowed === "unknown" || (allowed === "no" && stored !== undefined)) return (await this.#certainly(room, endpoint, call)) ?? standing(record, endpoint, stored, false);
+      if (allowed === "unknown" || (allowed === "no" && stored !== undefined))
+        return (await this.#certainly(room, endpoint, call)) ?? standing(record, endpoint, stored, false);
       if (stored !== undefined) this.#rows.note(key, stored.row.v);
       return standing(record, endpoint, stored, false);
     }
@@ -238,7 +255,7 @@ export class RoomLog {
   async #certainly(room: LiveRoom, endpoint: string, call: Call): Promise<Standing | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       // The record was read before: every row that it demands stands before the fence.
       const { entry, asOf } = await this.buckets.members.certain(key, call);
@@ -259,7 +276,7 @@ export class RoomLog {
     const key = keys.room(roomId);
     let proved = await rooms.prove(key, call);
     await rooms.checkOpen(proved?.asOf ?? rooms.seen, call);
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       if (proved === undefined) return false;
       this.met(roomId, proved.value);
@@ -283,7 +300,7 @@ export class RoomLog {
    */
   async roster(roomId: string, freshness: Freshness, call: Call): Promise<Roster> {
     let needed = freshness;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const room = await this.room(roomId, needed, call);
       const { record } = room;
@@ -329,14 +346,21 @@ export class RoomLog {
    * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the room's
    * record is as it was read, and starts anew if it is not.
    */
-  change<T>(roomId: string, call: Call, attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
+  change<T>(
+    roomId: string,
+    call: Call,
+    attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>,
+  ): Promise<T> {
     return this.#turns.take(roomId, call, () => this.changeAtOnce(call, attempt));
   }
 
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
-  async changeAtOnce<T>(call: Call, attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>): Promise<T> {
+  async changeAtOnce<T>(
+    call: Call,
+    attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>,
+  ): Promise<T> {
     let fresh = false;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       for (;;) {
         call.check();
@@ -389,7 +413,11 @@ export class RoomLog {
           return undefined;
         }
         membersSeq = Math.max(membersSeq, ...applied.values());
-        head = changes.map(({ endpoint, member, row }) => ({ endpoint, after: member.after ?? applied.get(endpoint) ?? 0, row }));
+        head = changes.map(({ endpoint, member, row }) => ({
+          endpoint,
+          after: member.after ?? applied.get(endpoint) ?? 0,
+          row,
+        }));
       }
     } catch (error) {
       if (undo !== undefined) this.#cleanUp(undo);
@@ -441,7 +469,14 @@ export class RoomLog {
     await all(
       record.head.map(async (head) => {
         const key = keys.member(id, head.endpoint, record.roster);
-        const seq = await members.write(key, toJson(head.row), head.after, call, (entry) => sameRow(entry, head), "step");
+        const seq = await members.write(
+          key,
+          toJson(head.row),
+          head.after,
+          call,
+          (entry) => sameRow(entry, head),
+          "step",
+        );
         if (seq !== undefined) {
           seqs.set(head.endpoint, seq);
           return;
@@ -457,7 +492,7 @@ export class RoomLog {
   delete(roomId: string, call: Call): Promise<void> {
     return this.#turns.take(roomId, call, async () => {
       let fresh = false;
-      for (const retries = new Retries(call); ; ) {
+      for (const retries = new Retries(call); ;) {
         await retries.turn();
         const slot = await this.slot(roomId, fresh ? "certain" : "any", call);
         const { record } = slot;
@@ -497,7 +532,7 @@ export class RoomLog {
     return this.#turns.take(roomId, call, async () => {
       // Most rooms are new: the condition that there is none tells, without reading first.
       let slot: RoomSlot = readRoom(undefined);
-      for (const retries = new Retries(call); ; ) {
+      for (const retries = new Retries(call); ;) {
         await retries.turn();
         if (slot.record !== undefined) throw roomExists(roomId);
         const plan = attempt({ incarnation: newId(), membership: newId(), attempt: newId() });
@@ -511,8 +546,12 @@ export class RoomLog {
         const id = newWrite();
         const before = slot.written;
         const record: RoomRecord = { ...plan.record, ...nextWrite(before, slot.seq, id), indexed: true, keysSeq };
-        const seq = await this.buckets.rooms.write(keys.room(roomId), toJson(writeRoom(record)), slot.seq, call, (entry) =>
-          wasWritten(writtenOf(entry), before, id),
+        const seq = await this.buckets.rooms.write(
+          keys.room(roomId),
+          toJson(writeRoom(record)),
+          slot.seq,
+          call,
+          (entry) => wasWritten(writtenOf(entry), before, id),
         );
         if (seq !== undefined) return plan.result(record);
         this.#cleanUp(plan.undo);
@@ -522,7 +561,11 @@ export class RoomLog {
   }
 
   /** Removes what belongs to an incarnation that is over, or never came to be. */
-  async purgeRoom(roomId: string, { incarnation, roster, copying }: Pick<RoomRecord, "incarnation" | "roster" | "copying">, call: Call): Promise<void> {
+  async purgeRoom(
+    roomId: string,
+    { incarnation, roster, copying }: Pick<RoomRecord, "incarnation" | "roster" | "copying">,
+    call: Call,
+  ): Promise<void> {
     const { members, membersByEndpoint, roomKeys } = this.buckets;
     await all([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
@@ -557,7 +600,7 @@ export class RoomLog {
 
   /** The id of a copy that may begin. `undefined`: there is no need, or the rows are now counted. */
   async #beginCopy(roomId: string, call: Call): Promise<string | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const room = await this.room(roomId, "certain", call);
       const { record } = room;
@@ -565,20 +608,30 @@ export class RoomLog {
       if (record.rows === undefined) {
         const { v, everyone } = await this.roster(roomId, "certain", call);
         if (v !== record.v) continue;
-        if (await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows: everyone.size }, id, call)) continue;
+        if (await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows: everyone.size }, id, call))
+          continue;
       }
       if (!isSparse(record.rows, record.members) || isBeingCopied(record)) return undefined;
       const roster = newRoster(record.incarnation);
-      const begun = await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), copying: roster, copyingSince: record.rows }, id, call);
+      const begun = await this.#rewrite(
+        room,
+        { ...record, ...nextWrite(record, room.seq, id), copying: roster, copyingSince: record.rows },
+        id,
+        call,
+      );
       // Another one that was under way comes to nothing by it.
       const { copying } = record;
-      if (begun && copying !== undefined) this.#cleanUp((own) => this.buckets.members.purge(keys.members(roomId, copying), own));
+      if (begun && copying !== undefined)
+        this.#cleanUp((own) => this.buckets.members.purge(keys.members(roomId, copying), own));
       if (begun) return roster;
     }
   }
 
   async #copyTo(roster: string, roomId: string, call: Call): Promise<void> {
-    const drop = (from: string) => (own: Call): Promise<unknown> => this.buckets.members.purge(keys.members(roomId, from), own);
+    const drop =
+      (from: string) =>
+      (own: Call): Promise<unknown> =>
+        this.buckets.members.purge(keys.members(roomId, from), own);
     const copied: Copied = { rows: new Map(), mayBeCommitted: false };
     try {
       for (let round = 0; ; round++) {
@@ -609,13 +662,21 @@ export class RoomLog {
     await inParallel(wanted, COPIES, async ([endpoint, row]) => {
       const key = keys.member(roomId, endpoint, roster);
       const known = copied.rows.get(endpoint);
-      const seq = await members.write(key, toJson(row), known?.seq ?? 0, call, (entry) => (isRow(entry, row) ? "yes" : "no"), "step");
+      const seq = await members.write(
+        key,
+        toJson(row),
+        known?.seq ?? 0,
+        call,
+        (entry) => (isRow(entry, row) ? "yes" : "no"),
+        "step",
+      );
       if (seq === undefined) throw new StoreError("UNAVAILABLE", "A row that was copied is not as it was written");
       copied.rows.set(endpoint, { row, seq });
     });
     // Rows newer than the record, or a newer record: the condition of the commit would not hold, and after many changes nobody
     // could tell whether it did.
-    const isCurrent = v === record.v && (await this.buckets.rooms.stands(keys.room(roomId), room.seq, call)) !== undefined;
+    const isCurrent =
+      v === record.v && (await this.buckets.rooms.stands(keys.room(roomId), room.seq, call)) !== undefined;
     if (!isCurrent) return { kind: "again" };
     let { membersSeq } = record;
     for (const { seq } of copied.rows.values()) membersSeq = Math.max(membersSeq, seq);
@@ -654,7 +715,8 @@ export class RoomLog {
     if (slot.record !== undefined) await this.#indexed(roomId, slot.record, call);
     const id = newWrite();
     const written = nextWrite(slot.written, slot.seq, id);
-    const value = slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written, indexed: true });
+    const value =
+      slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written, indexed: true });
     const seq = await this.buckets.rooms.write(
       keys.room(roomId),
       toJson(value),
@@ -736,7 +798,12 @@ function live(roomId: string, slot: RoomSlot): LiveRoom {
 }
 
 /** Lays the head over the row: whichever is of the later version counts. */
-export function standing(record: RoomRecord, endpoint: string, stored: StoredMember | undefined, isCertain: boolean): Standing {
+export function standing(
+  record: RoomRecord,
+  endpoint: string,
+  stored: StoredMember | undefined,
+  isCertain: boolean,
+): Standing {
   const head = record.head.find((candidate) => candidate.endpoint === endpoint);
   if (head !== undefined && (stored === undefined || stored.row.v < head.row.v)) {
     return { row: head.row.gone ? undefined : head.row, after: undefined, isCertain };
@@ -744,7 +811,8 @@ export function standing(record: RoomRecord, endpoint: string, stored: StoredMem
   return { row: stored === undefined || stored.row.gone ? undefined : stored.row, after: stored?.seq ?? 0, isCertain };
 }
 
-const storedRow = (entry: Entry | undefined): StoredMember | undefined => (entry === undefined ? undefined : readMember(entry));
+const storedRow = (entry: Entry | undefined): StoredMember | undefined =>
+  entry === undefined ? undefined : readMember(entry);
 
 export function need(roomId: string, endpoint: string, member: Standing): MemberRow {
   if (member.row === undefined) throw memberNotFound(roomId, endpoint);

@@ -50,9 +50,16 @@ export class JetStreamRooms implements RoomsDriver {
       return {
         stage: {
           hint: (own) => membersByEndpoint.stage(hint, {}, own),
-          ...(sealedKey === undefined ? {} : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),
+          ...(sealedKey === undefined
+            ? {}
+            : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),
         },
-        undo: (own) => Promise.allSettled([membersByEndpoint.purge(hint, own), membersByEndpoint.purge(keys.roomHint(roomId, incarnation), own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+        undo: (own) =>
+          Promise.allSettled([
+            membersByEndpoint.purge(hint, own),
+            membersByEndpoint.purge(keys.roomHint(roomId, incarnation), own),
+            ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)]),
+          ]),
         record: {
           incarnation,
           roster: incarnation,
@@ -102,7 +109,11 @@ export class JetStreamRooms implements RoomsDriver {
         step: {
           commit: {
             changes: [
-              { endpoint: record.owner, member: before, row: { ...from, owner: false, v, of: 2, members: record.members } },
+              {
+                endpoint: record.owner,
+                member: before,
+                row: { ...from, owner: false, v, of: 2, members: record.members },
+              },
               { endpoint: owner, member: successor, row: { ...to, owner: true, v, of: 2, members: record.members } },
             ],
             next: { v, name, owner },

@@ -11,7 +11,11 @@ export async function both<A, B>(a: A, b: B): Promise<[Awaited<A>, Awaited<B>]> 
 }
 
 /** Works through the items, so many at a time. After one has failed no other is begun. */
-export async function inParallel<T>(items: readonly T[], width: number, run: (item: T) => Promise<void>): Promise<void> {
+export async function inParallel<T>(
+  items: readonly T[],
+  width: number,
+  run: (item: T) => Promise<void>,
+): Promise<void> {
   const iterator = items.values();
   let failed = false;
   const lane = async (): Promise<void> => {

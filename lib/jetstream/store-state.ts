@@ -34,7 +34,10 @@ export class StoreState {
     const { state, to, since: at } = value;
     this.isMoved = state === "moved";
     if (state === OPEN.state) this.refusal = undefined;
-    else if (this.isMoved) this.refusal = new StoreError("INCOMPATIBLE", "The store was moved", { details: { movedTo: typeof to === "string" ? to : "" } });
+    else if (this.isMoved)
+      this.refusal = new StoreError("INCOMPATIBLE", "The store was moved", {
+        details: { movedTo: typeof to === "string" ? to : "" },
+      });
     else this.refusal = closed(state === "importing" ? "it is being written" : "it is being moved", to, at);
   }
 }

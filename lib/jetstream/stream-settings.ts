@@ -69,7 +69,9 @@ const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.s
 
 function differences(from: Settings, to: Settings): Map<string, unknown> {
   const names = new Set([...from.keys(), ...to.keys()]);
-  return new Map([...names].filter((name) => !isSame(from.get(name), to.get(name))).map((name) => [name, to.get(name)]));
+  return new Map(
+    [...names].filter((name) => !isSame(from.get(name), to.get(name))).map((name) => [name, to.get(name)]),
+  );
 }
 
 /** Changes the settings of one stream, again and again if need be, and remembers what its updates took back. */

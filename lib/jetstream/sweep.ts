@@ -125,7 +125,8 @@ export class Sweep {
     if (made.epoch > record.epoch) return "open";
     if (made.epoch === record.epoch) return made.attempt === record.attempt ? "live" : "dead";
     const epochKey = keys.epoch(roomId, record.incarnation, made.epoch);
-    const epoch = freshness === "any" ? await roomKeys.get(epochKey, call) : (await roomKeys.certain(epochKey, call)).entry;
+    const epoch =
+      freshness === "any" ? await roomKeys.get(epochKey, call) : (await roomKeys.certain(epochKey, call)).entry;
     return epoch === undefined || readEpoch(epoch) === made.attempt ? "live" : "dead";
   }
 }

@@ -257,7 +257,11 @@ export class UserCache implements Cache<UserState> {
 
   /** What goes is read again when it is asked for. */
   #shrink(): void {
-    for (let at = randomBytes(2).readUInt16LE() % SHARDS, left = SHARDS; this.#bytes > this.#maxBytes && left > 0; at = (at + 1) % SHARDS, left--) {
+    for (
+      let at = randomBytes(2).readUInt16LE() % SHARDS, left = SHARDS;
+      this.#bytes > this.#maxBytes && left > 0;
+      at = (at + 1) % SHARDS, left--
+    ) {
       const shard = this.#shards[at];
       if (shard !== undefined) {
         this.#shards[at] = undefined;

@@ -14,7 +14,20 @@ import type { Page, User } from "../store.js";
 import { Retries } from "./connection.js";
 import type { Entry } from "./entry.js";
 import type { Proved, ProvedBucket } from "./proved-bucket.js";
-import { UNWRITTEN, factsOf, keys, newId, newWrite, nextWrite, readGuard, readUser, toJson, toUser, untoken, wasWritten } from "./records.js";
+import {
+  UNWRITTEN,
+  factsOf,
+  keys,
+  newId,
+  newWrite,
+  nextWrite,
+  readGuard,
+  readUser,
+  toJson,
+  toUser,
+  untoken,
+  wasWritten,
+} from "./records.js";
 import { both } from "./settled.js";
 import type { UserState } from "./user-cache.js";
 import type { Guard, GuardSlot, UserRow, UserSlot, Witness } from "./records.js";
@@ -71,7 +84,7 @@ export class JetStreamUsers implements UsersDriver {
 
   /** The same with the whole record. */
   async proved(key: string, call: Call): Promise<User | undefined> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       // The record and what proves it come side by side: it is the one that is proved if it stands at the same place.
       const [found, entry] = await both(this.#proved(key, call), this.#bucket.get(keys.user(key), call));
@@ -84,7 +97,10 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   /** Who counts for the user at one moment after this call, and where the record stands. */
-  async #proved(key: string, call: Call): Promise<{ facts?: rules.UserFacts | undefined; seq?: number; row?: UserRow }> {
+  async #proved(
+    key: string,
+    call: Call,
+  ): Promise<{ facts?: rules.UserFacts | undefined; seq?: number; row?: UserRow }> {
     const recordKey = keys.user(key);
     const isStaged = this.#staged.has(recordKey);
     const alone = isStaged ? undefined : await this.#bucket.prove(recordKey, call);
@@ -106,7 +122,7 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const [guard, user] = await this.#bucket.proveBoth(keys.admins, recordKey, call);
       // It is there from the opening on: an answer without it is no answer.
@@ -125,7 +141,8 @@ export class JetStreamUsers implements UsersDriver {
   async get(key: string, call: Call): Promise<User> {
     const { record } = readUser(await this.#bucket.get(keys.user(key), call));
     if (record.stage === undefined && record.user !== undefined) return toUser(record.user);
-    const head = record.stage === undefined ? undefined : readGuard(await this.#bucket.get(keys.admins, call)).guard.head;
+    const head =
+      record.stage === undefined ? undefined : readGuard(await this.#bucket.get(keys.admins, call)).guard.head;
     if (head !== undefined && head.attempt === record.stage?.attempt) return toUser(head.user);
     // A miss is said only by what is as fresh as a check, and so is what becomes of a stage that the guard does not name.
     const { user } = await this.#certain(key, record.stage !== undefined, call);
@@ -152,11 +169,16 @@ export class JetStreamUsers implements UsersDriver {
 
   addFirstAdmin(input: UserInput, call: Call): Promise<User> {
     const row = created(input);
-    return this.#change(row.key, call, (user, guard) => {
-      if (guard.ever) throw rules.notFirstAdmin();
-      if (user !== undefined) throw rules.userExists(row.key);
-      return row;
-    }, true);
+    return this.#change(
+      row.key,
+      call,
+      (user, guard) => {
+        if (guard.ever) throw rules.notFirstAdmin();
+        if (user !== undefined) throw rules.userExists(row.key);
+        return row;
+      },
+      true,
+    );
   }
 
   update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Promise<User> {
@@ -194,7 +216,8 @@ export class JetStreamUsers implements UsersDriver {
     const items: User[] = [];
     for (const entry of entries) {
       const { record } = readUser(entry);
-      const row = record.stage === undefined ? record.user : (await this.#certain(userKeyOf(entry.key), true, call)).user;
+      const row =
+        record.stage === undefined ? record.user : (await this.#certain(userKeyOf(entry.key), true, call)).user;
       if (row !== undefined) items.push(toUser(row));
     }
     return next === undefined ? { items } : { items, next: toCursor(next) };
@@ -215,7 +238,7 @@ export class JetStreamUsers implements UsersDriver {
   /** The same at one moment after this call. A user who is not there is surely not there. */
   async #certain(key: string, withGuard: boolean, call: Call): Promise<View> {
     const recordKey = keys.user(key);
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       const guard = withGuard ? await this.#bucket.certain(keys.admins, call) : undefined;
       const { entry } = await this.#bucket.certain(recordKey, call);
@@ -234,7 +257,7 @@ export class JetStreamUsers implements UsersDriver {
   async #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let fresh = false;
     let withGuard = concernsGuard;
-    for (const retries = new Retries(call); ; ) {
+    for (const retries = new Retries(call); ;) {
       await retries.turn();
       for (;;) {
         call.check();
@@ -374,7 +397,12 @@ export class JetStreamUsers implements UsersDriver {
       if (found === undefined) return undefined;
       others = found;
     }
-    if (to === undefined && from !== undefined && seen.user !== undefined && rules.isActiveAdmin(factsOf(seen.user), now)) {
+    if (
+      to === undefined &&
+      from !== undefined &&
+      seen.user !== undefined &&
+      rules.isActiveAdmin(factsOf(seen.user), now)
+    ) {
       if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();
     }
     const admins = rest + (to === undefined ? 0 : 1);

@@ -68,7 +68,9 @@ export function faultOf(servers: readonly Server[], effect: Exclude<VersionEffec
     const known = KNOWN_VERSIONS.find((each) => each.effect === effect && each.is(version));
     if (known === undefined) continue;
     const what = effect === "refused" ? "cannot be used" : "cannot raise replicas";
-    return new StoreError("INCOMPATIBLE", `nats-server ${version} (${name}) ${what}: ${known.why}`, { details: { version, server: name } });
+    return new StoreError("INCOMPATIBLE", `nats-server ${version} (${name}) ${what}: ${known.why}`, {
+      details: { version, server: name },
+    });
   }
   return undefined;
 }
@@ -123,7 +125,10 @@ export class ServerVersions {
       const known = Array.from(this.#known, ([name, version]) => ({ name, version }));
       // What a server says now counts, whatever was known of it.
       const others = known.filter(({ name }) => !answers.some((each) => each.name === name));
-      this.#raising = { fault: faultOf([...answers, ...others, ...(server === undefined ? [] : [server])], "not-raised"), at: performance.now() };
+      this.#raising = {
+        fault: faultOf([...answers, ...others, ...(server === undefined ? [] : [server])], "not-raised"),
+        at: performance.now(),
+      };
     }
     return this.#raising.fault;
   }
@@ -146,9 +151,13 @@ export class ServerVersions {
     }
     const all = [...buckets.values()];
     for (const { leader } of all) if (leader !== undefined) this.#known.set(leader.name, leader.version);
-    this.#link.replicasIsolateReads = [...this.#known.values()].every((version) => !isVersion(version) || atLeast(version, 2, 12));
+    this.#link.replicasIsolateReads = [...this.#known.values()].every(
+      (version) => !isVersion(version) || atLeast(version, 2, 12),
+    );
     const holders = new Set(all.flatMap((each) => each.holders));
-    const servers = Array.from(this.#known, ([name, version]) => ({ name, version })).filter(({ name }) => holders.has(name));
+    const servers = Array.from(this.#known, ([name, version]) => ({ name, version })).filter(({ name }) =>
+      holders.has(name),
+    );
     return this.connected() ?? faultOf(servers, "refused");
   }
 
@@ -158,11 +167,15 @@ export class ServerVersions {
     if (cluster === undefined) return [];
     const found: Server[] = [];
     const missing = new Set(wanted);
-    await this.#link.everyServer(Math.min(WINDOW_MS, this.#link.attemptMs(call)), wanted.size > 0 ? WINDOW_MS : QUIET_MS, (server) => {
-      missing.delete(server.name);
-      if (wanted.has(server.name) || (server.jetStream && server.cluster === cluster)) found.push(server);
-      return wanted.size > 0 && missing.size === 0;
-    });
+    await this.#link.everyServer(
+      Math.min(WINDOW_MS, this.#link.attemptMs(call)),
+      wanted.size > 0 ? WINDOW_MS : QUIET_MS,
+      (server) => {
+        missing.delete(server.name);
+        if (wanted.has(server.name) || (server.jetStream && server.cluster === cluster)) found.push(server);
+        return wanted.size > 0 && missing.size === 0;
+      },
+    );
     return found;
   }
 }

@@ -22,7 +22,10 @@ function textBytes(a: string, b: string, c = ""): number {
 }
 
 function blobBytes({ length }: Uint8Array): number {
-  return 2 * Math.min(length, LOCAL_BYTES) + (length < LOCAL_BYTES / 2 ? 0 : Math.ceil(length / (PAGE_BYTES - 4)) * PAGE_BYTES);
+  return (
+    2 * Math.min(length, LOCAL_BYTES) +
+    (length < LOCAL_BYTES / 2 ? 0 : Math.ceil(length / (PAGE_BYTES - 4)) * PAGE_BYTES)
+  );
 }
 
 // What rows take in the image, at most.
@@ -36,7 +39,9 @@ export function roomBytes(row: RoomRow): number {
 }
 
 export function memberBytes(row: MemberRow): number {
-  return textBytes(row.roomId, row.endpoint, row.invitedBy) + (row.publicKey === undefined ? 0 : blobBytes(row.publicKey));
+  return (
+    textBytes(row.roomId, row.endpoint, row.invitedBy) + (row.publicKey === undefined ? 0 : blobBytes(row.publicKey))
+  );
 }
 
 export function keyBytes(row: KeyRow): number {
@@ -78,15 +83,23 @@ export const FILE_BUDGET: Budget = { imageBytes: MAX_IMAGE_BYTES, logBytes: MAX_
 export const NO_BUDGET: Budget = { imageBytes: Infinity, logBytes: Infinity };
 
 export function imageFull(imageBytes: number, maxImageBytes: number): StoreError {
-  return new StoreError("UNAVAILABLE", `The store is full: the file would have ${String(imageBytes)} bytes of at most ${String(maxImageBytes)}`, {
-    outcome: "none",
-    details: { imageBytes, maxImageBytes },
-  });
+  return new StoreError(
+    "UNAVAILABLE",
+    `The store is full: the file would have ${String(imageBytes)} bytes of at most ${String(maxImageBytes)}`,
+    {
+      outcome: "none",
+      details: { imageBytes, maxImageBytes },
+    },
+  );
 }
 
 export function logFull(logBytes: number, maxLogBytes: number): StoreError {
-  return new StoreError("UNAVAILABLE", `The log is full: it has ${String(logBytes)} bytes of at most ${String(maxLogBytes)}, until a checkpoint succeeds`, {
-    outcome: "none",
-    details: { logBytes, maxLogBytes },
-  });
+  return new StoreError(
+    "UNAVAILABLE",
+    `The log is full: it has ${String(logBytes)} bytes of at most ${String(maxLogBytes)}, until a checkpoint succeeds`,
+    {
+      outcome: "none",
+      details: { logBytes, maxLogBytes },
+    },
+  );
 }

@@ -42,13 +42,32 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
     switch (change.kind) {
       case "user": {
         const { row } = change;
-        fields.push(["u", whole(row.ordinal), row.key, row.role, row.status, row.name, whole(row.createdAt), optionalWhole(row.revokedAt),
-          optionalWhole(row.expiresAt)]);
+        fields.push([
+          "u",
+          whole(row.ordinal),
+          row.key,
+          row.role,
+          row.status,
+          row.name,
+          whole(row.createdAt),
+          optionalWhole(row.revokedAt),
+          optionalWhole(row.expiresAt),
+        ]);
         break;
       }
       case "room": {
         const { row } = change;
-        fields.push(["r", whole(row.ordinal), row.id, row.name, row.encrypted, row.owner, whole(row.epoch), row.rekeyRequired, whole(row.createdAt)]);
+        fields.push([
+          "r",
+          whole(row.ordinal),
+          row.id,
+          row.name,
+          row.encrypted,
+          row.owner,
+          whole(row.epoch),
+          row.rekeyRequired,
+          whole(row.createdAt),
+        ]);
         break;
       }
       case "roomGone":
@@ -57,7 +76,16 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
       case "member": {
         const { row } = change;
         if (row.publicKey !== undefined) (bytes ??= []).push(row.publicKey);
-        fields.push(["m", row.roomId, row.endpoint, row.role, row.state, row.invitedBy, row.publicKey?.length, whole(row.since)]);
+        fields.push([
+          "m",
+          row.roomId,
+          row.endpoint,
+          row.role,
+          row.state,
+          row.invitedBy,
+          row.publicKey?.length,
+          whole(row.since),
+        ]);
         break;
       }
       case "memberGone":
@@ -96,17 +124,30 @@ export function decodeChanges(text: string, bytes: Uint8Array, sequence: number)
         return {
           kind: "user",
           row: {
-            ordinal: read.number(), key: read.string(), role: read.oneOf("admin", "member"),
-            status: read.oneOf("active", "revoked"), name: read.string(), createdAt: read.number(),
-            revokedAt: read.optionalNumber(), expiresAt: read.optionalNumber(), revision,
+            ordinal: read.number(),
+            key: read.string(),
+            role: read.oneOf("admin", "member"),
+            status: read.oneOf("active", "revoked"),
+            name: read.string(),
+            createdAt: read.number(),
+            revokedAt: read.optionalNumber(),
+            expiresAt: read.optionalNumber(),
+            revision,
           },
         };
       case "r":
         return {
           kind: "room",
           row: {
-            ordinal: read.number(), id: read.string(), name: read.string(), encrypted: read.flag(), owner: read.string(),
-            epoch: read.number(), rekeyRequired: read.flag(), createdAt: read.number(), revision,
+            ordinal: read.number(),
+            id: read.string(),
+            name: read.string(),
+            encrypted: read.flag(),
+            owner: read.string(),
+            epoch: read.number(),
+            rekeyRequired: read.flag(),
+            createdAt: read.number(),
+            revision,
           },
         };
       case "-r":
@@ -119,7 +160,10 @@ export function decodeChanges(text: string, bytes: Uint8Array, sequence: number)
         const invitedBy = read.optionalString();
         const length = read.optionalNumber();
         const publicKey = length === undefined ? undefined : take(length);
-        return { kind: "member", row: { roomId, endpoint, role, state, invitedBy, publicKey, since: read.number(), revision } };
+        return {
+          kind: "member",
+          row: { roomId, endpoint, role, state, invitedBy, publicKey, since: read.number(), revision },
+        };
       }
       case "-m":
         return { kind: "memberGone", roomId: read.string(), endpoint: read.string() };

@@ -66,7 +66,14 @@ export class Checkpoints {
   #retry: NodeJS.Timeout | undefined;
   #closing = false;
 
-  constructor(path: string, recovered: Recovered, journal: Journal, maker: ImageMaker, lease: Lease, report: (result: CheckpointResult) => void) {
+  constructor(
+    path: string,
+    recovered: Recovered,
+    journal: Journal,
+    maker: ImageMaker,
+    lease: Lease,
+    report: (result: CheckpointResult) => void,
+  ) {
     this.#path = path;
     this.#database = recovered.database;
     this.#journal = journal;
@@ -120,8 +127,15 @@ export class Checkpoints {
     } catch (cause) {
       this.#retryLater();
       const reason = cause instanceof Error ? cause.message : "unknown";
-      const error = new StoreError("UNAVAILABLE", `The checkpoint failed (${reason}); the log has everything`, { cause });
-      this.#report({ ok: false, bytes: (this.#unpublished?.old ?? this.#segment).length, durationMs: performance.now() - began, error });
+      const error = new StoreError("UNAVAILABLE", `The checkpoint failed (${reason}); the log has everything`, {
+        cause,
+      });
+      this.#report({
+        ok: false,
+        bytes: (this.#unpublished?.old ?? this.#segment).length,
+        durationMs: performance.now() - began,
+        error,
+      });
     }
   }
 
@@ -139,7 +153,11 @@ export class Checkpoints {
     if (this.#unpublished === undefined) {
       const old = this.#segment;
       await this.#lease.renew();
-      const next = await Segment.create(this.#path, { database: this.#database, generation: old.generation + 1, seal: undefined });
+      const next = await Segment.create(this.#path, {
+        database: this.#database,
+        generation: old.generation + 1,
+        seal: undefined,
+      });
       if (this.#stopped) {
         await next.close();
         return;
@@ -164,7 +182,8 @@ export class Checkpoints {
     if (!this.#stopped && this.#unpublished !== undefined) await this.#start();
     if (!this.#stopped && this.#unpublished === undefined && this.#segment.length > 0) await this.#start();
     try {
-      if (!this.#stopped && this.#unpublished === undefined && this.#segment.length === 0) await this.#watermark.markClean();
+      if (!this.#stopped && this.#unpublished === undefined && this.#segment.length === 0)
+        await this.#watermark.markClean();
     } finally {
       await this.#closeFiles();
     }
@@ -172,7 +191,11 @@ export class Checkpoints {
 
   async #closeFiles(): Promise<void> {
     // Each, whatever becomes of the others: nobody has them afterwards.
-    const closed = await Promise.allSettled([this.#watermark.close(), this.#unpublished?.old.close(), this.#segment.close()]);
+    const closed = await Promise.allSettled([
+      this.#watermark.close(),
+      this.#unpublished?.old.close(),
+      this.#segment.close(),
+    ]);
     for (const each of closed) if (each.status === "rejected") throw each.reason;
   }
 

@@ -219,10 +219,14 @@ export class Database {
   }
 
   #readOnly(): StoreError {
-    return new StoreError("UNAVAILABLE", "The store can only read since a write failed, its file was taken, or there was no room for its log; open it again", {
-      outcome: "none",
-      cause: this.#failure?.cause,
-    });
+    return new StoreError(
+      "UNAVAILABLE",
+      "The store can only read since a write failed, its file was taken, or there was no room for its log; open it again",
+      {
+        outcome: "none",
+        cause: this.#failure?.cause,
+      },
+    );
   }
 }
 

@@ -73,8 +73,15 @@ export class RoomEntry {
 
   get row(): RoomRow {
     return {
-      ordinal: this.ordinal, id: this.id, name: this.#name, encrypted: (this.#flags & ENCRYPTED) !== 0, owner: this.#owner, epoch: this.#epoch,
-      rekeyRequired: (this.#flags & REKEY_REQUIRED) !== 0, createdAt: this.#createdAt, revision: toRevision(this.#sequence),
+      ordinal: this.ordinal,
+      id: this.id,
+      name: this.#name,
+      encrypted: (this.#flags & ENCRYPTED) !== 0,
+      owner: this.#owner,
+      epoch: this.#epoch,
+      rekeyRequired: (this.#flags & REKEY_REQUIRED) !== 0,
+      createdAt: this.#createdAt,
+      revision: toRevision(this.#sequence),
     };
   }
 
@@ -133,8 +140,13 @@ export class MemberEntry {
 
   get row(): MemberRow {
     return {
-      roomId: this.room.id, endpoint: this.endpoint, role: this.isOwner ? "owner" : "member", state: this.hasJoined ? "joined" : "invited",
-      invitedBy: this.#invitedBy, publicKey: this.#publicKey === undefined ? undefined : restored(this.#publicKey), since: this.#since,
+      roomId: this.room.id,
+      endpoint: this.endpoint,
+      role: this.isOwner ? "owner" : "member",
+      state: this.hasJoined ? "joined" : "invited",
+      invitedBy: this.#invitedBy,
+      publicKey: this.#publicKey === undefined ? undefined : restored(this.#publicKey),
+      since: this.#since,
       revision: toRevision(this.#sequence),
     };
   }

@@ -102,7 +102,8 @@ export async function statIfThere(path: string): Promise<Stats | undefined> {
 async function makeLike(handle: FileHandle, { uid, gid, mode }: Stats): Promise<void> {
   const own = await handle.stat();
   // Only root gives files away, and others only to a group of theirs.
-  const kept = (own.uid === uid && own.gid === gid) || (await canGive(handle, uid, gid)) || (await canGive(handle, own.uid, gid));
+  const kept =
+    (own.uid === uid && own.gid === gid) || (await canGive(handle, uid, gid)) || (await canGive(handle, own.uid, gid));
   // Another group is not to have what that one had.
   await handle.chmod(mode & (kept ? 0o777 : 0o707));
 }

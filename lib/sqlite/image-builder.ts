@@ -17,7 +17,12 @@ import type { SealedImage, Superblock } from "./superblock.js";
 export interface BuildRequest {
   readonly database: string;
   /** The image before. An image of format 1 has no superblock: `at` is undefined. */
-  readonly image: { readonly path: string; readonly generation: number; readonly at: number | undefined; readonly content: Seal };
+  readonly image: {
+    readonly path: string;
+    readonly generation: number;
+    readonly at: number | undefined;
+    readonly content: Seal;
+  };
   /** The logs that lead on from it, in their order. */
   readonly logs: readonly string[];
   /** The transaction that they end with, if that is known. */
@@ -26,7 +31,11 @@ export interface BuildRequest {
 }
 
 /** Copies the image into a file, piece by piece. Throws unless it is the one that is known: what became of it meanwhile must not be sealed as if it were right. */
-export async function copyImage({ image }: BuildRequest, pace: Pace, write: (piece: Uint8Array, position: number) => void): Promise<void> {
+export async function copyImage(
+  { image }: BuildRequest,
+  pace: Pace,
+  write: (piece: Uint8Array, position: number) => void,
+): Promise<void> {
   const source = await OpenFile.open(image.path);
   try {
     const found = await contentOf(source, image.at, pace, write);
@@ -37,7 +46,12 @@ export async function copyImage({ image }: BuildRequest, pace: Pace, write: (pie
 }
 
 /** Brings a copy of the image up to date, and seals it. */
-export async function buildImage(sqlJs: SqlJs, file: ImageFile, request: BuildRequest, pace: Pace): Promise<SealedImage> {
+export async function buildImage(
+  sqlJs: SqlJs,
+  file: ImageFile,
+  request: BuildRequest,
+  pace: Pace,
+): Promise<SealedImage> {
   try {
     return await build(sqlJs, file, request, pace);
   } catch (error) {
@@ -45,13 +59,19 @@ export async function buildImage(sqlJs: SqlJs, file: ImageFile, request: BuildRe
   }
 }
 
-async function build(sqlJs: SqlJs, file: ImageFile, { database, image: before, logs, last, next }: BuildRequest, pace: Pace): Promise<SealedImage> {
+async function build(
+  sqlJs: SqlJs,
+  file: ImageFile,
+  { database, image: before, logs, last, next }: BuildRequest,
+  pace: Pace,
+): Promise<SealedImage> {
   const image = Image.of(sqlJs, file);
   let at: number | undefined;
   let end: number;
   try {
     const meta = image.meta();
-    if (meta.database !== database || meta.generation !== before.generation) throw new Error("The image is not the one that was opened");
+    if (meta.database !== database || meta.generation !== before.generation)
+      throw new Error("The image is not the one that was opened");
     if (before.at === undefined) image.upgrade();
     const reading = new Reading(meta.sequence, meta.adminEver);
     await image.merge(reading.records(logs, database), pace);
@@ -66,7 +86,12 @@ async function build(sqlJs: SqlJs, file: ImageFile, { database, image: before, l
 }
 
 /** Writes the superblock of an image that is complete otherwise. */
-export async function seal(file: ImageFile, at: number | undefined, state: Omit<Superblock, "content">, pace: Pace): Promise<SealedImage> {
+export async function seal(
+  file: ImageFile,
+  at: number | undefined,
+  state: Omit<Superblock, "content">,
+  pace: Pace,
+): Promise<SealedImage> {
   if (at === undefined) throw new Error("the image has no place for its superblock");
   const readInto = (bytes: Uint8Array, position: number): void => {
     file.read(bytes, 0, bytes.length, position);

@@ -25,12 +25,13 @@ export class MemoryFile implements ImageFile {
 
   /** The pieces, up to the end. */
   *pieces(): Generator<Uint8Array, void, undefined> {
-    for (const [i, piece] of this.#pieces.entries()) yield piece.subarray(0, Math.min(PIECE_BYTES, this.#length - i * PIECE_BYTES));
+    for (const [i, piece] of this.#pieces.entries())
+      yield piece.subarray(0, Math.min(PIECE_BYTES, this.#length - i * PIECE_BYTES));
   }
 
   read(target: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
     const end = Math.min(this.#length, position + length);
-    for (let at = position; at < end; ) {
+    for (let at = position; at < end;) {
       const [piece, from] = this.#piece(at);
       const part = piece.subarray(from, from + end - at);
       target.set(part, offset + at - position);
@@ -42,7 +43,7 @@ export class MemoryFile implements ImageFile {
   write(source: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
     const end = position + length;
     while (this.#pieces.length * PIECE_BYTES < end) this.#pieces.push(new Uint8Array(PIECE_BYTES));
-    for (let at = position; at < end; ) {
+    for (let at = position; at < end;) {
       const [piece, from] = this.#piece(at);
       const taken = Math.min(PIECE_BYTES - from, end - at);
       piece.set(source.subarray(offset + at - position, offset + at - position + taken), from);
@@ -84,13 +85,17 @@ export class DiskFile implements ImageFile {
   }
 
   read(target: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
-    const taken = this.#all(length, (done) => readSync(this.#fd, target, offset + done, length - done, position + done));
+    const taken = this.#all(length, (done) =>
+      readSync(this.#fd, target, offset + done, length - done, position + done),
+    );
     this.#throttle?.pause();
     return taken;
   }
 
   write(source: Uint8Array | Int8Array, offset: number, length: number, position: number): number {
-    const taken = this.#all(length, (done) => writeSync(this.#fd, source, offset + done, length - done, position + done));
+    const taken = this.#all(length, (done) =>
+      writeSync(this.#fd, source, offset + done, length - done, position + done),
+    );
     this.#length = Math.max(this.#length, position + taken);
     this.#unsynced += taken;
     if (this.#unsynced >= (this.#throttle?.isHasty === true ? HASTY_SYNC_EVERY_BYTES : SYNC_EVERY_BYTES)) this.sync();

@@ -126,7 +126,12 @@ export class ImageMaker {
 
   async #inThread(request: BuildRequest): Promise<SealedImage> {
     this.#check();
-    const work: ImageWork = { module: this.#sql.module, request, target: temporaryImagePath(this.#path), haste: this.#haste.memory };
+    const work: ImageWork = {
+      module: this.#sql.module,
+      request,
+      target: temporaryImagePath(this.#path),
+      haste: this.#haste.memory,
+    };
     let worker: Worker;
     try {
       // None of the process's own settings: what they load or watch has no business in it.
@@ -165,7 +170,10 @@ export class ImageMaker {
             resolve(message.image);
             return;
           case "failed":
-            end(message.message, Object.assign(new Error(message.message), message.code === undefined ? {} : { code: message.code }));
+            end(
+              message.message,
+              Object.assign(new Error(message.message), message.code === undefined ? {} : { code: message.code }),
+            );
             return;
         }
       });

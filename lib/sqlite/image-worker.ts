@@ -36,7 +36,8 @@ async function work({ module, request, target, haste }: ImageWork): Promise<Seal
   try {
     const file = new DiskFile(fd, new Throttle(new Haste(haste)));
     await copyImage(request, pace, (piece, position) => {
-      if (file.write(piece, 0, piece.length, position) < piece.length) throw new Error("The disk took none of the bytes");
+      if (file.write(piece, 0, piece.length, position) < piece.length)
+        throw new Error("The disk took none of the bytes");
     });
     const image = await buildImage(sqlJs, file, request, pace);
     file.sync();

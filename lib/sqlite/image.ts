@@ -117,7 +117,8 @@ export class Image {
     if (database === undefined || generation === undefined || sequence === undefined || adminEver === undefined) {
       throw new Error("meta is incomplete");
     }
-    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver])) throw new Error("meta is damaged");
+    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver]))
+      throw new Error("meta is damaged");
     return { database, generation: Number(generation), sequence: Number(sequence), adminEver: adminEver === "1" };
   }
 
@@ -125,58 +126,80 @@ export class Image {
   async load(tables: Tables, pace: Pace): Promise<void> {
     tables.adminEver = this.meta().adminEver;
     tables.users.reserve(integer(this.#database.exec("SELECT count(*) FROM users")[0]?.values[0]?.[0]));
-    await this.#each(`SELECT ordinal, key, ${which("role", USER_ROLES)}, ${which("status", STATUSES)}, ${asIs("name")}, created_at, revoked_at, expires_at, revision
-         FROM users ORDER BY ordinal`, pace, (row) => {
-      const user: UserRow = {
-        ordinal: integer(row[0]),
-        key: text(row[1]),
-        role: oneOf(row[2], USER_ROLES),
-        status: oneOf(row[3], STATUSES),
-        name: text(row[4]),
-        createdAt: integer(row[5]),
-        revokedAt: row[6] === null ? undefined : integer(row[6]),
-        expiresAt: row[7] === null ? undefined : integer(row[7]),
-        revision: toRevision(integer(row[8])),
-      };
-      // One that is there twice would have two places.
-      tables.apply({ kind: "user", row: user });
-    });
-    await this.#each(`SELECT ordinal, ${asIs("id")}, ${asIs("name")}, encrypted, ${asIs("owner")}, epoch, rekey_required, created_at, revision
-         FROM rooms ORDER BY ordinal`, pace, (row) => {
-      const room: RoomRow = {
-        ordinal: integer(row[0]),
-        id: text(row[1]),
-        name: text(row[2]),
-        encrypted: flag(row[3]),
-        owner: text(row[4]),
-        epoch: integer(row[5]),
-        rekeyRequired: flag(row[6]),
-        createdAt: integer(row[7]),
-        revision: toRevision(integer(row[8])),
-      };
-      if (tables.rooms.has(room.id)) throw new Error("a room is there twice");
-      tables.apply({ kind: "room", row: room });
-    });
-    await this.#each(`SELECT ${asIs("room_id")}, ${asIs("endpoint")}, ${which("role", MEMBER_ROLES)}, ${which("state", STATES)},
-         ${asIs("invited_by")}, public_key, since, revision FROM members`, pace, (row) => {
-      const member: MemberRow = {
-        roomId: text(row[0]),
-        endpoint: text(row[1]),
-        role: oneOf(row[2], MEMBER_ROLES),
-        state: oneOf(row[3], STATES),
-        invitedBy: row[4] === null ? undefined : text(row[4]),
-        publicKey: row[5] === null ? undefined : blob(row[5]),
-        since: integer(row[6]),
-        revision: toRevision(integer(row[7])),
-      };
-      tables.apply({ kind: "member", row: member });
-    });
-    await this.#each(`SELECT ${asIs("room_id")}, ${asIs("endpoint")}, epoch, sealed, created_at FROM room_keys`, pace, (row) => {
-      tables.apply({
-        kind: "key",
-        row: { roomId: text(row[0]), endpoint: text(row[1]), epoch: integer(row[2]), sealed: blob(row[3]), createdAt: integer(row[4]) },
-      });
-    });
+    await this.#each(
+      `SELECT ordinal, key, ${which("role", USER_ROLES)}, ${which("status", STATUSES)}, ${asIs("name")}, created_at, revoked_at, expires_at, revision
+         FROM users ORDER BY ordinal`,
+      pace,
+      (row) => {
+        const user: UserRow = {
+          ordinal: integer(row[0]),
+          key: text(row[1]),
+          role: oneOf(row[2], USER_ROLES),
+          status: oneOf(row[3], STATUSES),
+          name: text(row[4]),
+          createdAt: integer(row[5]),
+          revokedAt: row[6] === null ? undefined : integer(row[6]),
+          expiresAt: row[7] === null ? undefined : integer(row[7]),
+          revision: toRevision(integer(row[8])),
+        };
+        // One that is there twice would have two places.
+        tables.apply({ kind: "user", row: user });
+      },
+    );
+    await this.#each(
+      `SELECT ordinal, ${asIs("id")}, ${asIs("name")}, encrypted, ${asIs("owner")}, epoch, rekey_required, created_at, revision
+         FROM rooms ORDER BY ordinal`,
+      pace,
+      (row) => {
+        const room: RoomRow = {
+          ordinal: integer(row[0]),
+          id: text(row[1]),
+          name: text(row[2]),
+          encrypted: flag(row[3]),
+          owner: text(row[4]),
+          epoch: integer(row[5]),
+          rekeyRequired: flag(row[6]),
+          createdAt: integer(row[7]),
+          revision: toRevision(integer(row[8])),
+        };
+        if (tables.rooms.has(room.id)) throw new Error("a room is there twice");
+        tables.apply({ kind: "room", row: room });
+      },
+    );
+    await this.#each(
+      `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, ${which("role", MEMBER_ROLES)}, ${which("state", STATES)},
+         ${asIs("invited_by")}, public_key, since, revision FROM members`,
+      pace,
+      (row) => {
+        const member: MemberRow = {
+          roomId: text(row[0]),
+          endpoint: text(row[1]),
+          role: oneOf(row[2], MEMBER_ROLES),
+          state: oneOf(row[3], STATES),
+          invitedBy: row[4] === null ? undefined : text(row[4]),
+          publicKey: row[5] === null ? undefined : blob(row[5]),
+          since: integer(row[6]),
+          revision: toRevision(integer(row[7])),
+        };
+        tables.apply({ kind: "member", row: member });
+      },
+    );
+    await this.#each(
+      `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, epoch, sealed, created_at FROM room_keys`,
+      pace,
+      (row) => {
+        tables.apply({
+          kind: "key",
+          row: {
+            roomId: text(row[0]),
+            endpoint: text(row[1]),
+            epoch: integer(row[2]),
+            sealed: blob(row[3]),
+            createdAt: integer(row[4]),
+          },
+        });
+      },
+    );
     for (const { owner, members } of tables.rooms.values()) {
       if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
     }
@@ -225,7 +248,14 @@ export class Image {
         case "user": {
           const { row } = change;
           run("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.ordinal, row.key, row.role, row.status, row.name, row.createdAt, row.revokedAt ?? null, row.expiresAt ?? null,
+            row.ordinal,
+            row.key,
+            row.role,
+            row.status,
+            row.name,
+            row.createdAt,
+            row.revokedAt ?? null,
+            row.expiresAt ?? null,
             toSequence(row.revision),
           ]);
           break;
@@ -233,7 +263,14 @@ export class Image {
         case "room": {
           const { row } = change;
           run("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.ordinal, row.id, row.name, Number(row.encrypted), row.owner, row.epoch, Number(row.rekeyRequired), row.createdAt,
+            row.ordinal,
+            row.id,
+            row.name,
+            Number(row.encrypted),
+            row.owner,
+            row.epoch,
+            Number(row.rekeyRequired),
+            row.createdAt,
             toSequence(row.revision),
           ]);
           break;
@@ -246,7 +283,13 @@ export class Image {
         case "member": {
           const { row } = change;
           run("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.roomId, row.endpoint, row.role, row.state, row.invitedBy ?? null, row.publicKey ?? null, row.since,
+            row.roomId,
+            row.endpoint,
+            row.role,
+            row.state,
+            row.invitedBy ?? null,
+            row.publicKey ?? null,
+            row.since,
             toSequence(row.revision),
           ]);
           break;
@@ -258,7 +301,11 @@ export class Image {
         case "key": {
           const { row } = change;
           run("INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?)", [
-            row.roomId, row.endpoint, row.epoch, row.sealed, row.createdAt,
+            row.roomId,
+            row.endpoint,
+            row.epoch,
+            row.sealed,
+            row.createdAt,
           ]);
           break;
         }
@@ -273,7 +320,9 @@ export class Image {
 
   /** Where the superblock is in the file, if the image has one: it ends with the page of its row, which is the last column of a page's first cell. */
   superblockAt(): number | undefined {
-    const page = this.#database.exec("SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = 'superblock'")[0]?.values[0]?.[0];
+    const page = this.#database.exec(
+      "SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = 'superblock'",
+    )[0]?.values[0]?.[0];
     if (page === undefined) return undefined;
     const size = this.#database.exec("PRAGMA page_size")[0]?.values[0]?.[0];
     return integer(page) * integer(size) - SUPERBLOCK_BYTES;
@@ -281,7 +330,9 @@ export class Image {
 
   putMeta(meta: Meta): void {
     const values = [meta.database, String(meta.generation), String(meta.sequence), meta.adminEver ? "1" : "0"];
-    META_NAMES.forEach((name, i) => this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]));
+    META_NAMES.forEach((name, i) =>
+      this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]),
+    );
     this.#database.run("INSERT OR REPLACE INTO meta VALUES ('checksum', ?)", [metaChecksum(values)]);
   }
 

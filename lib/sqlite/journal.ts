@@ -75,7 +75,8 @@ export class Journal {
   encode(sequence: number, changes: readonly Change[]): void {
     const encoded = encodeChanges(changes);
     const bound = recordBound(encoded);
-    if (bound > MAX_RECORD_BYTES) throw new StoreError("UNAVAILABLE", "The operation is too large for the log", { outcome: "none" });
+    if (bound > MAX_RECORD_BYTES)
+      throw new StoreError("UNAVAILABLE", "The operation is too large for the log", { outcome: "none" });
     if (this.#used > 0 && this.#used + bound > MAX_WAITING_BYTES) {
       throw new StoreError("UNAVAILABLE", "Too much waits for the disk", { outcome: "none" });
     }

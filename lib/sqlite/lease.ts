@@ -128,7 +128,13 @@ export class Lease {
   #check(now: number): boolean {
     const { monotonic, wall } = this.#looked;
     // A wall clock that was set back says nothing of the time since.
-    if (this.#failure !== undefined || performance.now() - monotonic >= LEASE_MS || now - wall >= LEASE_MS || now < wall) return false;
+    if (
+      this.#failure !== undefined ||
+      performance.now() - monotonic >= LEASE_MS ||
+      now - wall >= LEASE_MS ||
+      now < wall
+    )
+      return false;
     this.#checkedFor = now;
     this.#used = true;
     if (this.#timer === undefined) this.#setTimer();
@@ -159,10 +165,12 @@ export class Lease {
       this.#running = look;
       return look;
     }
-    this.#next ??= this.#running.catch(() => undefined).then(() => {
-      this.#next = undefined;
-      return this.#lookAfresh();
-    });
+    this.#next ??= this.#running
+      .catch(() => undefined)
+      .then(() => {
+        this.#next = undefined;
+        return this.#lookAfresh();
+      });
     return this.#next;
   }
 
@@ -175,13 +183,17 @@ export class Lease {
     const { image, socket } = this.#places;
     try {
       const [foundImage, foundSocket] = await Promise.all([
-        fs.stat(image, { bigint: true }), socket === undefined ? undefined : fs.lstat(socket, { bigint: true }),
+        fs.stat(image, { bigint: true }),
+        socket === undefined ? undefined : fs.lstat(socket, { bigint: true }),
       ]);
-      if (![...images, ...this.#images].includes(identity(foundImage))) throw this.#lose(`${image} is another file now`);
-      if (foundSocket !== undefined && identity(foundSocket) !== this.#socket) throw this.#lose(`${String(socket)} is another file now`);
+      if (![...images, ...this.#images].includes(identity(foundImage)))
+        throw this.#lose(`${image} is another file now`);
+      if (foundSocket !== undefined && identity(foundSocket) !== this.#socket)
+        throw this.#lose(`${String(socket)} is another file now`);
     } catch (error) {
       // Any other error says nothing about names. What was looked before goes on counting for its time.
-      if (isAbsent(error) || codeOf(error) === "ENOTDIR") throw this.#lose(error instanceof Error ? error.message : "a file is gone");
+      if (isAbsent(error) || codeOf(error) === "ENOTDIR")
+        throw this.#lose(error instanceof Error ? error.message : "a file is gone");
       throw error;
     }
     if (doubts !== this.#doubts) return this.#look();

@@ -28,7 +28,12 @@ export async function readLockFile(path: string): Promise<Holder | "released" | 
     const found: unknown = JSON.parse(text);
     if (typeof found !== "object" || found === null) return undefined;
     const { pid, host, since, socket } = found as Partial<Record<keyof Holder, unknown>>;
-    if (typeof pid !== "number" || typeof host !== "string" || typeof since !== "string" || typeof socket !== "string") {
+    if (
+      typeof pid !== "number" ||
+      typeof host !== "string" ||
+      typeof since !== "string" ||
+      typeof socket !== "string"
+    ) {
       return undefined;
     }
     return { pid, host, since, socket };

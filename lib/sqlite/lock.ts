@@ -63,7 +63,8 @@ export class Lock {
 }
 
 function locked(path: string, holder: Holder | undefined): StoreError {
-  const who = holder === undefined ? "another store" : `process ${String(holder.pid)} on ${holder.host} since ${holder.since}`;
+  const who =
+    holder === undefined ? "another store" : `process ${String(holder.pid)} on ${holder.host} since ${holder.since}`;
   return new StoreError("LOCKED", `${path} is held by ${who}`, {
     details: holder === undefined ? {} : { holder: { pid: holder.pid, host: holder.host, since: holder.since } },
   });
@@ -112,7 +113,14 @@ async function claimSocket(path: string, check: () => void): Promise<Claim> {
 }
 
 /** The claim of one who listens, or `undefined`: begin again. */
-async function claimWith(path: string, sockets: Sockets, name: string, server: Server, until: number, check: () => void): Promise<Claim | undefined> {
+async function claimWith(
+  path: string,
+  sockets: Sockets,
+  name: string,
+  server: Server,
+  until: number,
+  check: () => void,
+): Promise<Claim | undefined> {
   await giveToOwner(path, sockets.path(name));
   const found = await contend(path, sockets, name, until, check);
   if (found === undefined) return undefined;
@@ -174,14 +182,23 @@ function forget(path: string, socket: string, leave: boolean): Promise<void> {
 
 function withoutSockets(path: string, cause: unknown): StoreError {
   const what = `a socket in ${dirname(path)} is what tells who holds the file, and that folder takes none (${String(codeOf(cause))})`;
-  return new StoreError("UNAVAILABLE", `${path} cannot be opened: ${what}. Use a folder on another file system`, { argument: "path", cause });
+  return new StoreError("UNAVAILABLE", `${path} cannot be opened: ${what}. Use a folder on another file system`, {
+    argument: "path",
+    cause,
+  });
 }
 
 /**
  * Whether nobody else is there; `undefined`: begin again. Each listens before it looks, so that of two at least one sees the
  * other; and whoever is seen waits, the smallest name in place, the others out of the way.
  */
-async function contend(path: string, sockets: Sockets, own: string, until: number, check: () => void): Promise<Found | undefined> {
+async function contend(
+  path: string,
+  sockets: Sockets,
+  own: string,
+  until: number,
+  check: () => void,
+): Promise<Found | undefined> {
   for (;;) {
     check();
     const names = await sockets.list();

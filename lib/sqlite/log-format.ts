@@ -89,17 +89,21 @@ function sealChecksum(generation: number, seal: Buffer): number {
 export function decodeHeader(bytes: Buffer): Header {
   // A segment gets its name when its header is on the disk: a short one is a damage, not a crash.
   if (bytes.length < HEADER_BYTES) throw new LogDamage("the header is cut", bytes.length);
-  if (!bytes.subarray(0, MAGIC.length).equals(MAGIC)) throw new LogDamage("it is not a log of this library", 0, "foreign");
+  if (!bytes.subarray(0, MAGIC.length).equals(MAGIC))
+    throw new LogDamage("it is not a log of this library", 0, "foreign");
   const intact = crc32(bytes.subarray(0, 40)) === bytes.readUInt32LE(40);
   if (!intact) throw new LogDamage("the header is damaged", 16);
   const format = bytes.readUInt32LE(16);
-  if (format !== LOG_FORMAT) throw new LogDamage(`the log has format ${String(format)}, known is ${String(LOG_FORMAT)}`, 16, "newer");
-  if (!isZero(bytes, 44, SEAL_AT) || !isZero(bytes, SEAL_AT + SEAL_BYTES, HEADER_BYTES)) throw new LogDamage("the header is damaged", 44);
+  if (format !== LOG_FORMAT)
+    throw new LogDamage(`the log has format ${String(format)}, known is ${String(LOG_FORMAT)}`, 16, "newer");
+  if (!isZero(bytes, 44, SEAL_AT) || !isZero(bytes, SEAL_AT + SEAL_BYTES, HEADER_BYTES))
+    throw new LogDamage("the header is damaged", 44);
   const generation = bytes.readUInt32LE(36);
   const seal = bytes.subarray(SEAL_AT, SEAL_AT + SEAL_BYTES);
   const header = { database: bytes.toString("hex", 20, 36), generation };
   if (seal[16] === 0) return { ...header, seal: undefined };
-  if (seal[16] !== END_MARK || seal.readUInt32LE(12) !== sealChecksum(generation, seal)) throw new LogDamage("the header is damaged", SEAL_AT);
+  if (seal[16] !== END_MARK || seal.readUInt32LE(12) !== sealChecksum(generation, seal))
+    throw new LogDamage("the header is damaged", SEAL_AT);
   return { ...header, seal: { length: Number(seal.readBigUInt64LE(0)), checksum: seal.readUInt32LE(8) } };
 }
 
@@ -129,7 +133,13 @@ export function recordBound(encoded: EncodedChanges): number {
 }
 
 /** Writes a record at `start` of a batch and returns where it ends. */
-export function encodeRecord(buffer: Buffer, start: number, sequence: number, encoded: EncodedChanges, mask: Uint8Array): number {
+export function encodeRecord(
+  buffer: Buffer,
+  start: number,
+  sequence: number,
+  encoded: EncodedChanges,
+  mask: Uint8Array,
+): number {
   const payload = start + RECORD_HEADER_BYTES;
   const textLength = buffer.write(encoded.text, payload + 4, "utf8");
   buffer.writeUInt32LE(textLength, payload);

@@ -2,7 +2,16 @@
 import { Buffer } from "node:buffer";
 import type { Change } from "./changes.js";
 import {
-  HEADER_BYTES, LogDamage, RECORD_HEADER_BYTES, RECORD_MARK, SECTOR_BYTES, decodePayload, decodeRecordHeader, isPayload, isZero, maskOf,
+  HEADER_BYTES,
+  LogDamage,
+  RECORD_HEADER_BYTES,
+  RECORD_MARK,
+  SECTOR_BYTES,
+  decodePayload,
+  decodeRecordHeader,
+  isPayload,
+  isZero,
+  maskOf,
 } from "./log-format.js";
 import type { OpenFile } from "./open-file.js";
 
@@ -73,13 +82,23 @@ export class LogReader {
       if (header.sequence !== this.#sequence) {
         // What is before it comes first.
         if (records.length > 0) return records;
-        throw new LogDamage(`transaction ${String(this.#sequence)} is missing: ${String(header.sequence)} is in its place`, this.#start);
+        throw new LogDamage(
+          `transaction ${String(this.#sequence)} is missing: ${String(header.sequence)} is in its place`,
+          this.#start,
+        );
       }
       try {
-        records.push({ sequence: this.#sequence, changes: decodePayload(this.#window, payload, end, this.#sequence, this.#mask), end: header.end });
+        records.push({
+          sequence: this.#sequence,
+          changes: decodePayload(this.#window, payload, end, this.#sequence, this.#mask),
+          end: header.end,
+        });
       } catch (cause) {
         if (records.length > 0) return records;
-        throw new LogDamage(`a record is of no known form: ${cause instanceof Error ? cause.message : "?"}`, this.#start);
+        throw new LogDamage(
+          `a record is of no known form: ${cause instanceof Error ? cause.message : "?"}`,
+          this.#start,
+        );
       }
       this.#start = header.end;
       this.#sequence++;
@@ -128,10 +147,11 @@ async function isTorn(file: OpenFile, start: number, end: number): Promise<boole
 async function missesSector(file: OpenFile, start: number, end: number): Promise<boolean> {
   const next = (at: number): number => (Math.floor(at / SECTOR_BYTES) + 1) * SECTOR_BYTES;
   const last = Math.min(file.length, next(end - 1));
-  for (let from = start; from < last; ) {
+  for (let from = start; from < last;) {
     const to = Math.min(last, next(from) + SEARCH_BYTES);
     const bytes = await file.read(from, to);
-    for (let at = from; at < to; at = next(at)) if (isZero(bytes, at - from, Math.min(next(at), to) - from)) return true;
+    for (let at = from; at < to; at = next(at))
+      if (isZero(bytes, at - from, Math.min(next(at), to) - from)) return true;
     from = to;
   }
   return false;

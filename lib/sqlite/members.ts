@@ -24,11 +24,21 @@ export function members(database: Database): MembersDriver {
         if (view.member(roomId, endpoint) !== undefined) throw memberExists(roomId, endpoint);
         checkAdd(room, sealedKey);
         const row: MemberRow = {
-          roomId, endpoint, role: "member", state, invitedBy, publicKey, since: now, revision: toRevision(sequence),
+          roomId,
+          endpoint,
+          role: "member",
+          state,
+          invitedBy,
+          publicKey,
+          since: now,
+          revision: toRevision(sequence),
         };
         const changes: Change[] = [touched(room, sequence), { kind: "member", row }];
         if (sealedKey !== undefined) {
-          changes.push({ kind: "key", row: { roomId, endpoint, epoch: sealedKey.epoch, sealed: sealedKey.sealed, createdAt: now } });
+          changes.push({
+            kind: "key",
+            row: { roomId, endpoint, epoch: sealedKey.epoch, sealed: sealedKey.sealed, createdAt: now },
+          });
         }
         return { changes, result: () => memberRecord(row) };
       }),

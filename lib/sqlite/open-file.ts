@@ -48,7 +48,7 @@ export class OpenFile {
 
   /** Fills `bytes` with those at `position`. */
   async readInto(bytes: Uint8Array, position: number): Promise<void> {
-    for (let done = 0; done < bytes.length; ) {
+    for (let done = 0; done < bytes.length;) {
       const taken = await readSome(this.#handle.fd, bytes, done, position + done);
       if (taken === 0) throw new Error("The file became shorter");
       done += taken;

@@ -80,7 +80,8 @@ export async function openSqlite(path: string, options?: SqliteOptions): Promise
 /** Opens with arguments that were checked. */
 export async function openFile(file: string, input: SqliteInput): Promise<Store> {
   const { opTimeoutMs } = input;
-  if (file === ":memory:" && isAborted(input.signal)) throw new StoreError("TIMEOUT", "The opening was aborted by its signal", { cause: abortReason(input.signal) });
+  if (file === ":memory:" && isAborted(input.signal))
+    throw new StoreError("TIMEOUT", "The opening was aborted by its signal", { cause: abortReason(input.signal) });
   if (file === ":memory:") return new MembershipStore(inMemory(), opTimeoutMs);
   const opening = new Call({ timeoutMs: undefined, signal: input.signal }, opTimeoutMs * OPENING, "read");
   return opening.run(async (call) => {
@@ -96,7 +97,8 @@ export async function openFile(file: string, input: SqliteInput): Promise<Store>
 }
 
 export function checkedPath(path: unknown, argument: string): string {
-  if (typeof path !== "string" || path === "" || path.includes("\0")) throw invalid(argument, "the path of a file, or \":memory:\"");
+  if (typeof path !== "string" || path === "" || path.includes("\0"))
+    throw invalid(argument, 'the path of a file, or ":memory:"');
   return path;
 }
 
@@ -149,11 +151,22 @@ function driverOf(database: Database, holding: Holding, close: () => Promise<voi
 
 function inMemory(): Driver {
   const nowhere = { mask: maskOf(""), length: 0, append: () => Promise.resolve() };
-  const database = new Database(new Tables(), 0, nowhere, NO_BUDGET, { batch: () => undefined, broken: () => undefined }, ALONE);
+  const database = new Database(
+    new Tables(),
+    0,
+    nowhere,
+    NO_BUDGET,
+    { batch: () => undefined, broken: () => undefined },
+    ALONE,
+  );
   return driverOf(database, ALONE, () => database.journal.idle());
 }
 
-async function onDisk(path: string, { opTimeoutMs, onOpening, onCheckpoint }: SqliteInput, call: Call): Promise<Driver> {
+async function onDisk(
+  path: string,
+  { opTimeoutMs, onOpening, onCheckpoint }: SqliteInput,
+  call: Call,
+): Promise<Driver> {
   const check = (): void => {
     call.check();
   };
@@ -191,10 +204,17 @@ async function onDisk(path: string, { opTimeoutMs, onOpening, onCheckpoint }: Sq
   });
   if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();
-  return driverOf(database, lease, () => closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, database, checkpoints, lease, lock));
+  return driverOf(database, lease, () =>
+    closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, database, checkpoints, lease, lock),
+  );
 }
 
-async function begin(image: string, { segment, watermark }: Recovered, socket: string | undefined, lost: (error: StoreError) => void): Promise<Lease> {
+async function begin(
+  image: string,
+  { segment, watermark }: Recovered,
+  socket: string | undefined,
+  lost: (error: StoreError) => void,
+): Promise<Lease> {
   try {
     return await Lease.begin({ image, socket }, lost);
   } catch (error) {
@@ -207,19 +227,36 @@ async function begin(image: string, { segment, watermark }: Recovered, socket: s
  * A disk that hangs must not hang the caller: after the time closing goes on alone, and the lock is kept until the disk
  * has answered, because what is under way may still reach the file.
  */
-async function closeWithin(timeoutMs: number, path: string, database: Database, checkpoints: Checkpoints, lease: Lease, lock: Lock): Promise<void> {
+async function closeWithin(
+  timeoutMs: number,
+  path: string,
+  database: Database,
+  checkpoints: Checkpoints,
+  lease: Lease,
+  lock: Lock,
+): Promise<void> {
   const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
   await closing.run(async () => {
     try {
       await closeAll(path, database, checkpoints, lease, lock);
     } catch (error) {
       if (isStoreError(error)) throw error;
-      throw new StoreError("UNAVAILABLE", `${path} cannot be closed as it should (${reasonOf(error)}): what was acknowledged is in its files`, { cause: error });
+      throw new StoreError(
+        "UNAVAILABLE",
+        `${path} cannot be closed as it should (${reasonOf(error)}): what was acknowledged is in its files`,
+        { cause: error },
+      );
     }
   });
 }
 
-async function closeAll(path: string, database: Database, checkpoints: Checkpoints, lease: Lease, lock: Lock): Promise<void> {
+async function closeAll(
+  path: string,
+  database: Database,
+  checkpoints: Checkpoints,
+  lease: Lease,
+  lock: Lock,
+): Promise<void> {
   let gone = false;
   try {
     await database.journal.idle();
@@ -236,10 +273,14 @@ async function closeAll(path: string, database: Database, checkpoints: Checkpoin
     await lock.release();
   }
   if (gone) {
-    throw new StoreError("UNAVAILABLE", `The files of ${path} are gone: ${String(database.acknowledged)} acknowledged writes are lost`, {
-      details: { lost: database.acknowledged },
-      cause: database.failure?.cause,
-    });
+    throw new StoreError(
+      "UNAVAILABLE",
+      `The files of ${path} are gone: ${String(database.acknowledged)} acknowledged writes are lost`,
+      {
+        details: { lost: database.acknowledged },
+        cause: database.failure?.cause,
+      },
+    );
   }
   if (lease.failure !== undefined) throw lease.failure;
 }

@@ -95,7 +95,12 @@ export async function recover(recovery: Recovery): Promise<Recovered> {
       case "version 1":
       case "current": {
         const found = await Promise.all(logs.map(readHeader));
-        return await load(recovery, kind, image, found.sort((a, b) => a.header.generation - b.header.generation));
+        return await load(
+          recovery,
+          kind,
+          image,
+          found.sort((a, b) => a.header.generation - b.header.generation),
+        );
       }
     }
   } finally {
@@ -139,7 +144,14 @@ async function create(path: string, maker: ImageMaker): Promise<Recovered> {
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
   const image = await maker.makeEmpty({ database, generation: 1, sequence: 0, adminEver: false });
   const files = await publish(path, image, database, 1);
-  return { tables: new Tables(), sequence: 0, database, ...files, imageBytes: image.superblock.content.length, unfinished: undefined };
+  return {
+    tables: new Tables(),
+    sequence: 0,
+    database,
+    ...files,
+    imageBytes: image.superblock.content.length,
+    unfinished: undefined,
+  };
 }
 
 /** What a store goes on with: its newest segment, and what keeps the image's superblock. */
@@ -151,7 +163,9 @@ async function publish(path: string, image: SealedImage, database: string, gener
   await syncFolderOf(path);
   // Older than the image, and so of no use: but only now that it has its name for good.
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
-  return withWatermark(path, image, () => Segment.create(path, { database, generation, seal: image.superblock.content }));
+  return withWatermark(path, image, () =>
+    Segment.create(path, { database, generation, seal: image.superblock.content }),
+  );
 }
 
 async function withWatermark(path: string, image: SealedImage, open: () => Promise<Segment>): Promise<Files> {
@@ -164,7 +178,12 @@ async function withWatermark(path: string, image: SealedImage, open: () => Promi
   }
 }
 
-async function load(recovery: Recovery, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[]): Promise<Recovered> {
+async function load(
+  recovery: Recovery,
+  kind: "version 1" | "current",
+  file: OpenFile,
+  logs: readonly FoundLog[],
+): Promise<Recovered> {
   const { path, anew, maker } = recovery;
   const tables = new Tables();
   const { meta, content, found } = await readImage(recovery, kind, file, logs, tables);
@@ -181,14 +200,20 @@ async function load(recovery: Recovery, kind: "version 1" | "current", file: Ope
   const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
   const makeNext = (): Promise<SealedImage> => {
     const made = maker.make({
-      database, image: { path, generation: meta.generation, at: found?.at, content }, logs: live.map((log) => log.file.path), last: replayed.sequence,
+      database,
+      image: { path, generation: meta.generation, at: found?.at, content },
+      logs: live.map((log) => log.file.path),
+      last: replayed.sequence,
       next: { generation, clean: true },
     });
     maker.hurry();
     return made;
   };
   const goOnIn = async (next: SealedImage): Promise<Recovered> => ({
-    ...result, ...(await publish(path, next, database, generation)), imageBytes: next.superblock.content.length, unfinished: undefined,
+    ...result,
+    ...(await publish(path, next, database, generation)),
+    imageBytes: next.superblock.content.length,
+    unfinished: undefined,
   });
   // An image of version 1: one of this version takes its place.
   if (found === undefined) return goOnIn(await makeNext());
@@ -199,7 +224,8 @@ async function load(recovery: Recovery, kind: "version 1" | "current", file: Ope
   const [first, second] = live;
   const checkpointed = second !== undefined && second.file.length > HEADER_BYTES;
   const kept = checkpointed ? second : first;
-  for (const { file: log, header } of logs) if (header !== first?.header && header !== kept?.header) await removeIfThere(log.path);
+  for (const { file: log, header } of logs)
+    if (header !== first?.header && header !== kept?.header) await removeIfThere(log.path);
   let full: unknown;
   const files = await withWatermark(path, found, async () => {
     if (kept !== undefined) return Segment.open(path, kept.header, checkpointed ? replayed.lastEnd : replayed.firstEnd);
@@ -225,7 +251,11 @@ function oldLog({ file: { path }, header: { generation } }: FoundLog, { firstSeq
 }
 
 async function readImage(
-  { sqlJs, path, pace, opening }: Recovery, kind: "version 1" | "current", file: OpenFile, logs: readonly FoundLog[], tables: Tables,
+  { sqlJs, path, pace, opening }: Recovery,
+  kind: "version 1" | "current",
+  file: OpenFile,
+  logs: readonly FoundLog[],
+  tables: Tables,
 ): Promise<FoundImage> {
   let image: Image | undefined;
   try {
@@ -259,10 +289,17 @@ async function readImage(
 }
 
 /** The segments that lead from the image to now: none, its own, or its own and the next. */
-function liveLogs(path: string, meta: Meta, logs: readonly FoundLog[], content: Seal, superblock: Superblock | undefined): FoundLog[] {
+function liveLogs(
+  path: string,
+  meta: Meta,
+  logs: readonly FoundLog[],
+  content: Seal,
+  superblock: Superblock | undefined,
+): FoundLog[] {
   for (const { file: log, header } of logs) {
     if (header.database !== meta.database) throw corrupt(log.path, 20, "it is the log of another database");
-    if (header.generation > meta.generation + 1) throw corrupt(log.path, 36, "it is the log of a later state of the file");
+    if (header.generation > meta.generation + 1)
+      throw corrupt(log.path, 36, "it is the log of a later state of the file");
   }
   const own = logs.find(({ header }) => header.generation === meta.generation);
   const next = logs.find(({ header }) => header.generation === meta.generation + 1);
@@ -271,7 +308,8 @@ function liveLogs(path: string, meta: Meta, logs: readonly FoundLog[], content: 
     if (superblock?.clean === false) throw withoutLog(path, segmentPath(path, meta.generation));
     return [];
   }
-  if (own.header.seal === undefined || !isSame(own.header.seal, content)) throw corrupt(path, undefined, "it is not the file that its log was begun with");
+  if (own.header.seal === undefined || !isSame(own.header.seal, content))
+    throw corrupt(path, undefined, "it is not the file that its log was begun with");
   return next === undefined ? [own] : [own, next];
 }
 
@@ -281,7 +319,12 @@ function withoutLog(path: string, log: string): StoreError {
 }
 
 /** A log whose end is gone is not one that was never longer. */
-function checkReached(path: string, { acknowledged }: Superblock, live: readonly FoundLog[], { sequence, lastEnd }: Replayed): void {
+function checkReached(
+  path: string,
+  { acknowledged }: Superblock,
+  live: readonly FoundLog[],
+  { sequence, lastEnd }: Replayed,
+): void {
   if (sequence >= acknowledged) return;
   const what = `transaction ${String(acknowledged)} was acknowledged, and nothing after ${String(sequence)} is there. Restore a copy that is complete`;
   const last = live.at(-1);
@@ -298,12 +341,20 @@ interface Replayed {
 }
 
 /** Applies the logs. Only the newest that holds anything may have been torn by a crash. */
-async function replay({ pace, opening }: Recovery, tables: Tables, logs: readonly FoundLog[], meta: Meta): Promise<Replayed> {
+async function replay(
+  { pace, opening }: Recovery,
+  tables: Tables,
+  logs: readonly FoundLog[],
+  meta: Meta,
+): Promise<Replayed> {
   let sequence = meta.sequence;
   let firstSequence = sequence;
   let firstEnd = HEADER_BYTES;
   let end = HEADER_BYTES;
-  opening.begin("replay", logs.reduce((sum, { file }) => sum + file.length, 0));
+  opening.begin(
+    "replay",
+    logs.reduce((sum, { file }) => sum + file.length, 0),
+  );
   for (const [i, { file }] of logs.entries()) {
     end = HEADER_BYTES;
     try {

@@ -1,5 +1,13 @@
 import type { RoomKeysDriver } from "../driver.js";
-import { checkPut, checkRekey, checkRekeyMembers, keyExists, keyNotFound, memberNotFound, roomNotFound } from "../rules.js";
+import {
+  checkPut,
+  checkRekey,
+  checkRekeyMembers,
+  keyExists,
+  keyNotFound,
+  memberNotFound,
+  roomNotFound,
+} from "../rules.js";
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
 import type { Database } from "./database.js";

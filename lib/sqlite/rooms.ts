@@ -18,21 +18,37 @@ export function rooms(database: Database): RoomsDriver {
         const revision = toRevision(sequence);
         const epoch = input.sealedKey === undefined ? 0 : 1;
         const row: RoomRow = {
-          ordinal: database.nextRoom(), id, name: input.name, encrypted: input.encrypted, owner: input.owner, epoch,
-          rekeyRequired: false, createdAt: now, revision,
+          ordinal: database.nextRoom(),
+          id,
+          name: input.name,
+          encrypted: input.encrypted,
+          owner: input.owner,
+          epoch,
+          rekeyRequired: false,
+          createdAt: now,
+          revision,
         };
         const changes: Change[] = [
           { kind: "room", row },
           {
             kind: "member",
             row: {
-              roomId: id, endpoint: input.owner, role: "owner", state: "joined", invitedBy: undefined,
-              publicKey: input.ownerPublicKey, since: now, revision,
+              roomId: id,
+              endpoint: input.owner,
+              role: "owner",
+              state: "joined",
+              invitedBy: undefined,
+              publicKey: input.ownerPublicKey,
+              since: now,
+              revision,
             },
           },
         ];
         if (input.sealedKey !== undefined) {
-          changes.push({ kind: "key", row: { roomId: id, endpoint: input.owner, epoch, sealed: input.sealedKey, createdAt: now } });
+          changes.push({
+            kind: "key",
+            row: { roomId: id, endpoint: input.owner, epoch, sealed: input.sealedKey, createdAt: now },
+          });
         }
         return { changes, result: () => roomRecord(row) };
       }),
@@ -75,7 +91,10 @@ export function rooms(database: Database): RoomsDriver {
     list: (page) =>
       answer(() => {
         const { rows, next } = tables.roomsInOrder.page(cursor(page.after), page.limit);
-        return { items: rows.map(({ row }) => roomRecord(row)), ...(next === undefined ? {} : { next: toCursor(next) }) };
+        return {
+          items: rows.map(({ row }) => roomRecord(row)),
+          ...(next === undefined ? {} : { next: toCursor(next) }),
+        };
       }),
 
     listForEndpoint: (endpoint) =>

@@ -3,7 +3,16 @@ import { constants, promises as fs } from "node:fs";
 import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
 import {
-  SYNCED_WRITES, codeOf, isAbsent, isFull, removeIfThere, statIfThere, syncData, syncFolderOf, writeAll, writeSynced,
+  SYNCED_WRITES,
+  codeOf,
+  isAbsent,
+  isFull,
+  removeIfThere,
+  statIfThere,
+  syncData,
+  syncFolderOf,
+  writeAll,
+  writeSynced,
 } from "./files.js";
 import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal, maskOf } from "./log-format.js";
 import type { Header, Seal } from "./log-format.js";
@@ -43,7 +52,13 @@ export class Segment {
   #looked = -Infinity;
   #sequence: number | undefined;
 
-  private constructor(image: string, { generation, database }: SegmentName, handle: FileHandle | undefined, inode: number | undefined, end: number) {
+  private constructor(
+    image: string,
+    { generation, database }: SegmentName,
+    handle: FileHandle | undefined,
+    inode: number | undefined,
+    end: number,
+  ) {
     this.path = segmentPath(image, generation);
     this.#image = image;
     this.generation = generation;

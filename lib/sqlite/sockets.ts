@@ -33,10 +33,14 @@ export class Sockets {
   }
 
   static async of(path: string): Promise<Sockets> {
-    const handle = process.platform === "linux" ? await fs.open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY) : undefined;
+    const handle =
+      process.platform === "linux"
+        ? await fs.open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)
+        : undefined;
     const sockets = new Sockets(path, handle);
     try {
-      if (handle === undefined && Buffer.byteLength(sockets.address(sockets.name("0".repeat(12), 0))) > MAX_ADDRESS) await sockets.#shorten();
+      if (handle === undefined && Buffer.byteLength(sockets.address(sockets.name("0".repeat(12), 0))) > MAX_ADDRESS)
+        await sockets.#shorten();
       return sockets;
     } catch (error) {
       await sockets.close();
@@ -59,10 +63,14 @@ export class Sockets {
         failure = error;
       }
     }
-    throw new StoreError("UNAVAILABLE", `${this.folder} is too long for a socket, and no folder for temporary files takes a link to it`, {
-      argument: "path",
-      cause: failure,
-    });
+    throw new StoreError(
+      "UNAVAILABLE",
+      `${this.folder} is too long for a socket, and no folder for temporary files takes a link to it`,
+      {
+        argument: "path",
+        cause: failure,
+      },
+    );
   }
 
   address(name: string): string {
@@ -82,7 +90,9 @@ export class Sockets {
   async list(): Promise<string[]> {
     const names = await fs.readdir(this.folder);
     const found: string[] = [];
-    for (const name of names.filter((each) => each.startsWith(this.#prefix) && /^[0-9a-f]{12}[0-9]{4}$/.test(each.slice(this.#prefix.length)))) {
+    for (const name of names.filter(
+      (each) => each.startsWith(this.#prefix) && /^[0-9a-f]{12}[0-9]{4}$/.test(each.slice(this.#prefix.length)),
+    )) {
       // Never anything but a socket: it would be somebody's file.
       const stat = await fs.lstat(this.path(name)).catch(() => undefined);
       if (stat?.isSocket() === true) found.push(name);
@@ -172,5 +182,7 @@ export function isTaken(error: unknown): boolean {
 
 /** Whether the folder takes no socket at all. */
 export function isWithoutSockets(error: unknown): boolean {
-  return ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ENODEV"].includes(codeOf(error) ?? "");
+  return ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ENODEV"].includes(
+    codeOf(error) ?? "",
+  );
 }

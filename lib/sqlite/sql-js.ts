@@ -20,5 +20,9 @@ export interface LoadedSqlJs {
 /** Rejects if there is no WebAssembly, or no memory for it, and can be called again then. */
 export async function instantiate(): Promise<LoadedSqlJs> {
   const module = await WebAssembly.compile(brotliDecompressSync(compressed));
-  return { sqlJs: await startSqlJs(module), module, imageWorker: () => brotliDecompressSync(imageWorker).toString("utf8") };
+  return {
+    sqlJs: await startSqlJs(module),
+    module,
+    imageWorker: () => brotliDecompressSync(imageWorker).toString("utf8"),
+  };
 }

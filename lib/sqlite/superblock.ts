@@ -73,7 +73,10 @@ export interface Pieces {
  * of all that it is, in their order.
  */
 export async function contentOf(
-  pieces: Pieces, at: number | undefined, pace: Pace, visit?: (piece: Uint8Array, position: number) => Promise<void> | void,
+  pieces: Pieces,
+  at: number | undefined,
+  pace: Pace,
+  visit?: (piece: Uint8Array, position: number) => Promise<void> | void,
 ): Promise<Seal> {
   const { length } = pieces;
   const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, length));

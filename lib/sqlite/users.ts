@@ -64,7 +64,8 @@ export function users(database: Database): UsersDriver {
         const expiresAt = change.expiresAt === undefined ? user.expiresAt : change.expiresAt?.getTime();
         if (role !== "admin") checkLastAdmin(user, now);
         if (role === user.role && name === user.name && expiresAt === user.expiresAt) return same(user);
-        const takesAway = role !== user.role ? role !== "admin" : (expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
+        const takesAway =
+          role !== user.role ? role !== "admin" : (expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
         return { ...put({ ...user, role, name, expiresAt, revision: toRevision(sequence) }), takesAway };
       }),
 
@@ -73,7 +74,10 @@ export function users(database: Database): UsersDriver {
         const user = existing(key);
         if (user.status === "revoked") return same(user);
         checkLastAdmin(user, now);
-        return { ...put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) }), takesAway: true };
+        return {
+          ...put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) }),
+          takesAway: true,
+        };
       }),
 
     reinstate: (key, call) =>

@@ -82,14 +82,18 @@ export class Watermark {
       await rename();
       this.#at = image.at;
       this.#superblock = image.superblock;
-      await this.#write({ ...image.superblock, acknowledged: Math.max(this.#acknowledged, image.superblock.acknowledged) });
+      await this.#write({
+        ...image.superblock,
+        acknowledged: Math.max(this.#acknowledged, image.superblock.acknowledged),
+      });
     });
   }
 
   /** Says that the image is everything: nothing is in its log. */
   markClean(): Promise<void> {
     return this.#inTurn(async () => {
-      if (!this.#superblock.clean) await this.#write({ ...this.#superblock, clean: true, acknowledged: this.#acknowledged });
+      if (!this.#superblock.clean)
+        await this.#write({ ...this.#superblock, clean: true, acknowledged: this.#acknowledged });
     });
   }
 
@@ -116,10 +120,12 @@ export class Watermark {
         if (this.#isBehind()) await this.#write({ ...this.#superblock, acknowledged: this.#acknowledged });
       });
       // It is not what makes a write durable: one that fails is made up for by the next.
-      void told.catch(() => undefined).then(() => {
-        this.#telling = false;
-        if (this.#timer === undefined && this.#isBehind()) this.#setTimer();
-      });
+      void told
+        .catch(() => undefined)
+        .then(() => {
+          this.#telling = false;
+          if (this.#timer === undefined && this.#isBehind()) this.#setTimer();
+        });
     }, TELL_EVERY_MS);
     this.#timer.unref();
   }

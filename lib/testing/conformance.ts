@@ -19,7 +19,15 @@ export type { ConformanceCase, ConformanceContext } from "./conformance/case.js"
 
 /** Every case. Which one needs a backend of its own, it says itself. */
 export const conformanceCases: readonly ConformanceCase[] = [
-  ...roomCases, ...memberCases, ...roomKeyCases, ...userCases, ...raceCases, ...hostileCases, ...pageCases, ...copyCases, ...argumentCases,
+  ...roomCases,
+  ...memberCases,
+  ...roomKeyCases,
+  ...userCases,
+  ...raceCases,
+  ...hostileCases,
+  ...pageCases,
+  ...copyCases,
+  ...argumentCases,
   ...closingCases,
 ];
 

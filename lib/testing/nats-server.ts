@@ -231,7 +231,9 @@ class Cluster implements NatsCluster {
   #between(isMeant: (from: number, to: number) => boolean): RouteProxy[] {
     const meant = this.#proxies.filter(({ from, to }) => isMeant(from, to)).map(({ proxy }) => proxy);
     if (meant.length === 0) {
-      throw new Error('no such routes to cut or slow: start the cluster with routes: "proxied" and name nodes by index');
+      throw new Error(
+        'no such routes to cut or slow: start the cluster with routes: "proxied" and name nodes by index',
+      );
     }
     return meant;
   }
@@ -255,11 +257,14 @@ class Cluster implements NatsCluster {
     const peers = group.replicas ?? [];
     for (const { name } of running) {
       const peer = peers.find((each) => each.name === name);
-      if (name !== leader && (peer === undefined || !peer.current || peer.offline === true)) return `${name} lags behind`;
+      if (name !== leader && (peer === undefined || !peer.current || peer.offline === true))
+        return `${name} lags behind`;
     }
     for (const node of running) {
       const reached = await routesOf(node);
-      const unreached = running.find(({ name }) => name !== node.name && !reached.has(name) && !this.#isCut(node.name, name));
+      const unreached = running.find(
+        ({ name }) => name !== node.name && !reached.has(name) && !this.#isCut(node.name, name),
+      );
       if (unreached !== undefined) return `${node.name} has no route to ${unreached.name}`;
       const refusal = await node.monitor("/healthz").then(() => "", String);
       if (refusal !== "") return refusal;
@@ -275,7 +280,8 @@ async function metaGroup(node: NatsNode): Promise<MetaGroup["meta_cluster"]> {
 }
 
 async function routesOf(node: NatsNode): Promise<Set<string>> {
-  const answer = (await node.monitor("/routez").catch(() => undefined)) as { routes?: { remote_name: string }[] } | undefined;
+  const answer = (await node.monitor("/routez").catch(() => undefined)) as
+    { routes?: { remote_name: string }[] } | undefined;
   return new Set(answer?.routes?.map((route) => route.remote_name));
 }
 

@@ -105,7 +105,12 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
       const answer = await send();
       if (!subject.includes("users.user.") || refused === 30) return answer;
       refused++;
-      return { ...answer, data: Buffer.from(JSON.stringify({ error: { code: 400, err_code: 10164, description: "wrong last sequence" } })) };
+      return {
+        ...answer,
+        data: Buffer.from(
+          JSON.stringify({ error: { code: 400, err_code: 10164, description: "wrong last sequence" } }),
+        ),
+      };
     };
     asked.length = 0;
     // The first copy was stored, as by a leader that the client does not hear: the last refusal is a plain one.
@@ -184,7 +189,9 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
       meanwhile = undefined;
       await other.rooms.delete("r");
       await eventually("its rows are gone", async () => {
-        const { state } = (await api(inner, `STREAM.INFO.KV_${bucket}`, { subjects_filter: ">" })) as { state: { subjects: object } };
+        const { state } = (await api(inner, `STREAM.INFO.KV_${bucket}`, { subjects_filter: ">" })) as {
+          state: { subjects: object };
+        };
         return Object.keys(state.subjects).every((each) => isBarrier(each));
       });
     };
@@ -194,8 +201,12 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   });
 
   it("a write of which the client may not hear the answer is not surely undone, as one is that it may not send", async () => {
-    const denied = (operation: string): Error => natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation, subject: "_INBOX.x.*" } });
-    for (const [key, operation] of [["heard by the server", "subscription"], ["never sent", "publish"]] as const) {
+    const denied = (operation: string): Error =>
+      natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation, subject: "_INBOX.x.*" } });
+    for (const [key, operation] of [
+      ["heard by the server", "subscription"],
+      ["never sent", "publish"],
+    ] as const) {
       const user = key.replaceAll(" ", "-");
       between = async (subject, send) => {
         if (!subject.includes("users.user.")) return send();
@@ -205,7 +216,10 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
       const error = await store.users.add({ key: user }).catch((failure: unknown) => failure);
       between = undefined;
       expect(codeOf(error), key).to.equal("UNAVAILABLE");
-      const there = await store.users.get(user).then(() => true, () => false);
+      const there = await store.users.get(user).then(
+        () => true,
+        () => false,
+      );
       expect({ there, outcome: isStoreError(error) ? error.outcome : undefined }).to.deep.equal(
         operation === "subscription" ? { there: true, outcome: "unknown" } : { there: false, outcome: "none" },
       );
@@ -215,7 +229,8 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   it("nothing is published any more for a call that has failed, while another bucket has no leader", async () => {
     await store.rooms.create({ id: "r", owner: "o" });
     between = (subject, send) => {
-      if (isBarrier(subject, `answers${prefixes - 1}_rooms_by_member`)) return Promise.reject(natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation: "publish" } }));
+      if (isBarrier(subject, `answers${prefixes - 1}_rooms_by_member`))
+        return Promise.reject(natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation: "publish" } }));
       return isBarrier(subject, `answers${prefixes - 1}_rooms`) ? Promise.reject(natsError("503")) : send();
     };
     expect(await store.rooms.listForEndpoint("o").then(() => "done", codeOf)).to.equal("UNAVAILABLE");

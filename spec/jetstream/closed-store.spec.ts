@@ -50,7 +50,9 @@ describe("jetstream: a store that is closed", function () {
 
   async function say(prefix: string, state: Json): Promise<void> {
     for (const bucket of ["users", "rooms"]) {
-      await connection.request(`$KV.${prefix}${bucket}.store`, JSON.stringify({ k: "store", ...state }), { timeout: opTimeoutMs });
+      await connection.request(`$KV.${prefix}${bucket}.store`, JSON.stringify({ k: "store", ...state }), {
+        timeout: opTimeoutMs,
+      });
     }
   }
 
@@ -65,7 +67,13 @@ describe("jetstream: a store that is closed", function () {
   }
 
   const checksOf = (store: Store): Promise<boolean[]> =>
-    Promise.all([store.isAuthorized("amy"), store.isAdmin("root"), store.hasAdmin(), store.isMember("room", "bob"), store.isMember("room", "own")]);
+    Promise.all([
+      store.isAuthorized("amy"),
+      store.isAdmin("root"),
+      store.hasAdmin(),
+      store.isMember("room", "bob"),
+      store.isMember("room", "own"),
+    ]);
 
   const writes: Readonly<Record<string, (store: Store) => Promise<unknown>>> = {
     "users.add": (store) => store.users.add({ key: "new" }),
@@ -76,7 +84,15 @@ describe("jetstream: a store that is closed", function () {
     "rooms.delete": (store) => store.rooms.delete("room"),
     "members.add": (store) => store.members.add("room", { endpoint: "new" }),
     "members.remove": (store) => store.members.remove("room", "bob"),
-    "roomKeys.rekey": (store) => store.roomKeys.rekey("room", new Map([["own", Uint8Array.of(2)], ["bob", Uint8Array.of(2)]]), { expectedEpoch: 1 }),
+    "roomKeys.rekey": (store) =>
+      store.roomKeys.rekey(
+        "room",
+        new Map([
+          ["own", Uint8Array.of(2)],
+          ["bob", Uint8Array.of(2)],
+        ]),
+        { expectedEpoch: 1 },
+      ),
   };
 
   async function expectClosed(store: Store, details: Json = DETAILS): Promise<void> {
@@ -92,13 +108,17 @@ describe("jetstream: a store that is closed", function () {
     }
   }
 
-  for (const [what, cacheBytes] of [["", undefined], [", without memory for what was read", 0]] as const) {
+  for (const [what, cacheBytes] of [
+    ["", undefined],
+    [", without memory for what was read", 0],
+  ] as const) {
     it(`denies and refuses at once, in stores that are open${what}, and works again when it is opened again`, async () => {
       const prefix = newPrefix();
       await filled(prefix);
       const stores = await Promise.all([open(prefix, cacheBytes), open(prefix, cacheBytes)]);
       // One has read everything, the other nothing.
-      for (const store of stores.slice(0, 1)) expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+      for (const store of stores.slice(0, 1))
+        expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
       await say(prefix, MOVING);
       for (const store of stores) await expectClosed(store);
       await say(prefix, { state: "open" });
@@ -140,11 +160,19 @@ describe("jetstream: a store that is closed", function () {
   });
 
   /** Holds the first message that `isHeld` until it is let go. */
-  function holding(isHeld: (subject: string) => boolean): { tap: Connection; reached: Promise<void>; letGo: () => void } {
+  function holding(isHeld: (subject: string) => boolean): {
+    tap: Connection;
+    reached: Promise<void>;
+    letGo: () => void;
+  } {
     let reach: () => void = () => undefined;
     let letGo: () => void = () => undefined;
-    const reached = new Promise<void>((resolve) => { reach = resolve; });
-    const released = new Promise<void>((resolve) => { letGo = resolve; });
+    const reached = new Promise<void>((resolve) => {
+      reach = resolve;
+    });
+    const released = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
     let isDone = false;
     const request: Request = async (...args) => {
       if (!isDone && isHeld(args[0])) {
@@ -154,16 +182,52 @@ describe("jetstream: a store that is closed", function () {
       }
       return connection.request(...args);
     };
-    return { tap: tapped(connection, { request }), reached, letGo: () => { letGo(); } };
+    return {
+      tap: tapped(connection, { request }),
+      reached,
+      letGo: () => {
+        letGo();
+      },
+    };
   }
 
-  const commits: readonly { name: string; subject: (prefix: string) => string; key: string; bucket: "users" | "rooms" | "room_keys" }[] = [
-    { name: "users.add", subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("new")}`, key: `user.${tokenOf("new")}`, bucket: "users" },
-    { name: "users.revoke", subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("amy")}`, key: `user.${tokenOf("amy")}`, bucket: "users" },
+  const commits: readonly {
+    name: string;
+    subject: (prefix: string) => string;
+    key: string;
+    bucket: "users" | "rooms" | "room_keys";
+  }[] = [
+    {
+      name: "users.add",
+      subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("new")}`,
+      key: `user.${tokenOf("new")}`,
+      bucket: "users",
+    },
+    {
+      name: "users.revoke",
+      subject: (prefix) => `$KV.${prefix}users.user.${tokenOf("amy")}`,
+      key: `user.${tokenOf("amy")}`,
+      bucket: "users",
+    },
     { name: "users.add an admin", subject: (prefix) => `$KV.${prefix}users.admins`, key: "admins", bucket: "users" },
-    { name: "rooms.create", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("new")}`, key: `room.${tokenOf("new")}`, bucket: "rooms" },
-    { name: "members.add", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`, key: `room.${tokenOf("room")}`, bucket: "rooms" },
-    { name: "rooms.delete", subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`, key: `room.${tokenOf("room")}`, bucket: "rooms" },
+    {
+      name: "rooms.create",
+      subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("new")}`,
+      key: `room.${tokenOf("new")}`,
+      bucket: "rooms",
+    },
+    {
+      name: "members.add",
+      subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`,
+      key: `room.${tokenOf("room")}`,
+      bucket: "rooms",
+    },
+    {
+      name: "rooms.delete",
+      subject: (prefix) => `$KV.${prefix}rooms.room.${tokenOf("room")}`,
+      key: `room.${tokenOf("room")}`,
+      bucket: "rooms",
+    },
   ];
 
   for (const { name, subject, bucket, key } of commits) {
@@ -182,7 +246,9 @@ describe("jetstream: a store that is closed", function () {
       expect(`${error.code} ${error.outcome ?? ""}`).to.equal("UNAVAILABLE unknown");
       expect(error.details).to.deep.equal(DETAILS);
       // It is stored, behind what closes the store: whoever copies the log leaves it out.
-      expect((await streamInfo(connection, prefix + bucket)).state.last_seq).to.be.greaterThan(before.state.last_seq + 1);
+      expect((await streamInfo(connection, prefix + bucket)).state.last_seq).to.be.greaterThan(
+        before.state.last_seq + 1,
+      );
       expect(await recordAt(connection, prefix + bucket, key)).to.not.equal(undefined);
       await store.close();
     });
@@ -201,7 +267,10 @@ describe("jetstream: a store that is closed", function () {
     await store.close();
   });
 
-  for (const [what, cacheBytes] of [["that has read everything", undefined], ["that keeps nothing", 0]] as const) {
+  for (const [what, cacheBytes] of [
+    ["that has read everything", undefined],
+    ["that keeps nothing", 0],
+  ] as const) {
     it(`checks of a store ${what}, which was stopped before its barriers, deny when it wakes`, async () => {
       const prefix = newPrefix();
       await filled(prefix);
@@ -231,11 +300,17 @@ describe("jetstream: a store that is closed", function () {
     await filled(prefix);
     const store = await open(prefix);
     const { config } = await streamInfo(connection, `${prefix}users`);
-    const metadata = { ...(config["metadata"] as Json), "unibus-membership.fence": `${String(MOVING.since)} ${MOVING.to}` };
+    const metadata = {
+      ...(config["metadata"] as Json),
+      "unibus-membership.fence": `${String(MOVING.since)} ${MOVING.to}`,
+    };
     await configure(connection, `${prefix}users`, { metadata, max_msg_size: 650 });
     let refusal: StoreError | undefined;
     await eventually("it is found", async () => {
-      refusal = await store.users.get("amy").then(() => undefined, (error: unknown) => (isStoreError(error) ? error : undefined));
+      refusal = await store.users.get("amy").then(
+        () => undefined,
+        (error: unknown) => (isStoreError(error) ? error : undefined),
+      );
       return refusal !== undefined;
     });
     expect(refusal).to.deep.include({ code: "UNAVAILABLE", details: DETAILS });

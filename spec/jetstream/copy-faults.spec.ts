@@ -54,7 +54,9 @@ interface Signal {
 
 function signal(): Signal {
   let now: () => void = () => undefined;
-  const happened = new Promise<void>((resolve) => { now = resolve; });
+  const happened = new Promise<void>((resolve) => {
+    now = resolve;
+  });
   return { happened, now };
 }
 
@@ -83,7 +85,14 @@ function held() {
 function tapped(connection: Connection): Taps {
   const counts = { barriers: 0, fences: 0, reads: 0, catchUps: 0 };
   const taps: Taps = {
-    afterCatchUp: undefined, beforeCatchUp: undefined, beforeRead: undefined, refuse: 0, barrier: undefined, fence: undefined, slot: "", counts,
+    afterCatchUp: undefined,
+    beforeCatchUp: undefined,
+    beforeRead: undefined,
+    refuse: 0,
+    barrier: undefined,
+    fence: undefined,
+    slot: "",
+    counts,
     connection: {
       ...(connection.info === undefined ? {} : { info: connection.info }),
       request: async (subject, payload, options) => {
@@ -190,11 +199,22 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       const before = { ...taps.counts };
       await run();
       const { barriers, fences, reads, catchUps } = taps.counts;
-      return { barriers: barriers - before.barriers, fences: fences - before.fences, reads: reads - before.reads, catchUps: catchUps - before.catchUps };
+      return {
+        barriers: barriers - before.barriers,
+        fences: fences - before.fences,
+        reads: reads - before.reads,
+        catchUps: catchUps - before.catchUps,
+      };
     };
     const guest = (): Promise<boolean> => here.isAuthorized("guest");
     return {
-      prefix, taps, here, there, warm, costsOf, guest,
+      prefix,
+      taps,
+      here,
+      there,
+      warm,
+      costsOf,
+      guest,
       bucket: (name: string) => `${prefix}${name}`,
       /** Two messages of which the second supersedes the first, and says nothing of it: nobody knows what stood there. */
       gap: async (bucket = "users"): Promise<void> => {
@@ -206,7 +226,8 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     };
   }
 
-  const publish = (subject: string, data: string): Promise<Message> => other.request(subject, data, { timeout: 10_000 });
+  const publish = (subject: string, data: string): Promise<Message> =>
+    other.request(subject, data, { timeout: 10_000 });
 
   /** A bucket's stream is made anew, empty. */
   async function remake(bucket: string): Promise<void> {
@@ -381,7 +402,8 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       await there.rooms.create({ id, name: id.repeat(200), owner: "own" });
       for (const endpoint of ["bob", "carol"]) await there.members.add(id, { endpoint, state: "joined" });
     }
-    const isOf = (id: string, subject: string): boolean => subject.endsWith(`rooms.room.${Buffer.from(id).toString("base64url")}`);
+    const isOf = (id: string, subject: string): boolean =>
+      subject.endsWith(`rooms.room.${Buffer.from(id).toString("base64url")}`);
     const zed = (): Promise<boolean> => here.isMember("z", "bob");
     await warm(zed);
     // So that there is something to read.
@@ -438,7 +460,11 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       await gap();
       expect(await here.isAuthorized("another")).to.equal(true);
       const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
-      const found = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const found = await other.request(
+        `$JS.API.DIRECT.GET.KV_${bucket("users")}`,
+        JSON.stringify({ last_by_subj: subject }),
+        { timeout: 5000 },
+      );
       const record = JSON.parse(Buffer.from(found.data).toString()) as { user: object };
       const revoked = JSON.stringify({ ...record, user: { ...record.user, revokedAt: 1 } });
       expect(revoked).to.not.equal(JSON.stringify(record));
@@ -456,7 +482,11 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       const { here, warm, guest, bucket } = all;
       await warm(guest);
       const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
-      const before = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const before = await other.request(
+        `$JS.API.DIRECT.GET.KV_${bucket("users")}`,
+        JSON.stringify({ last_by_subj: subject }),
+        { timeout: 5000 },
+      );
       const seq = Number(before.headers?.get("Nats-Sequence"));
       await here.users.revoke("guest");
       expect(await guest()).to.equal(false);
@@ -677,17 +707,20 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     it("a record that is kept does, where another store has written that barrier anew", async () => {
       await using all = await stores();
       const { taps, there, warm, guest, costsOf } = all;
-      await eventually("it costs a read of each that is known by, a fence, and one of whether the store may be used", async () => {
-        await warm(guest);
-        await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
-        await pause(IDLE_MS);
-        const before = groupOf(taps.slot);
-        const { reads, fences } = await costsOf(guest);
-        if (reads <= 1 || fences !== 2) return false;
-        await warm(guest);
-        expect(groupOf(taps.slot), "it does not stay beside the other").not.to.equal(before);
-        return true;
-      });
+      await eventually(
+        "it costs a read of each that is known by, a fence, and one of whether the store may be used",
+        async () => {
+          await warm(guest);
+          await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
+          await pause(IDLE_MS);
+          const before = groupOf(taps.slot);
+          const { reads, fences } = await costsOf(guest);
+          if (reads <= 1 || fences !== 2) return false;
+          await warm(guest);
+          expect(groupOf(taps.slot), "it does not stay beside the other").not.to.equal(before);
+          return true;
+        },
+      );
       await there.users.revoke("guest");
       expect(await guest()).to.equal(false);
     });
@@ -697,7 +730,11 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       const { taps, here, warm, guest, bucket } = all;
       await warm(guest);
       const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
-      const found = await other.request(`$JS.API.DIRECT.GET.KV_${bucket("users")}`, JSON.stringify({ last_by_subj: subject }), { timeout: 5000 });
+      const found = await other.request(
+        `$JS.API.DIRECT.GET.KV_${bucket("users")}`,
+        JSON.stringify({ last_by_subj: subject }),
+        { timeout: 5000 },
+      );
       const record = JSON.parse(Buffer.from(found.data).toString()) as { user: object };
       const seq = Number(found.headers?.get("Nats-Sequence"));
       const { state } = await streamInfo(other, bucket("users"));

@@ -58,7 +58,12 @@ describe("what a store keeps of the users", function () {
   };
 
   /** Stores on different nodes, the first one with a connection that counts. */
-  async function open(): Promise<{ here: Store; there: Store; counts: { writes: number; reads: number }; prefix: string }> {
+  async function open(): Promise<{
+    here: Store;
+    there: Store;
+    counts: { writes: number; reads: number };
+    prefix: string;
+  }> {
     const prefix = `copy${prefixes++}_`;
     const counted = counting(connection(0));
     const here = await openJetStream(counted.connection, 3, { prefix, opTimeoutMs });
@@ -201,7 +206,9 @@ describe("what a store keeps of the users", function () {
       // One that knows the users of old, and one that reads them while they change.
       const young = await openJetStream(connection(2), 3, { prefix, opTimeoutMs });
       const ended = new AbortController();
-      const lanes = [here, young].flatMap((store) => Array.from({ length: 24 }, (_, i) => lane(store, i * 7, ended.signal)));
+      const lanes = [here, young].flatMap((store) =>
+        Array.from({ length: 24 }, (_, i) => lane(store, i * 7, ended.signal)),
+      );
       try {
         for (const key of keys) {
           await there.users.revoke(key);
@@ -282,11 +289,18 @@ describe("what a store keeps of the users", function () {
       const stream = `KV_${prefix}users`;
       const { config } = await api(`STREAM.INFO.${stream}`, {});
       await api(`STREAM.DELETE.${stream}`, {});
-      await eventually("the bucket is there anew", async () => (await api(`STREAM.CREATE.${stream}`, config))["error"] === undefined);
+      await eventually(
+        "the bucket is there anew",
+        async () => (await api(`STREAM.CREATE.${stream}`, config))["error"] === undefined,
+      );
       if (idle) await pause(IDLE_MS);
       else expect(await here.isAuthorized("guest", { timeoutMs: 500 })).to.equal(false);
       // However far the new log gets meanwhile.
-      await Promise.all(Array.from({ length: 200 }, () => raw.request(`$KV.${prefix}users.barrier`, `{"k":"barrier"}`, { timeout: 10_000 })));
+      await Promise.all(
+        Array.from({ length: 200 }, () =>
+          raw.request(`$KV.${prefix}users.barrier`, `{"k":"barrier"}`, { timeout: 10_000 }),
+        ),
+      );
       const options = { timeoutMs: 2000 };
       expect(await here.isAuthorized("guest", options)).to.equal(false);
       expect(await here.isAuthorized("root", options)).to.equal(false);

@@ -7,7 +7,17 @@ import { dropBuckets, natsClients, type Connection, type NatsClient } from "../s
 import { FaultyConnection } from "./support/faulty-connection.js";
 import { quieted } from "./support/taps.js";
 import {
-  Names, firstAdmin, outcome, roomOperations, roomsIn, setupRooms, setupUsers, userOperations, usersIn, type Action, type Operation,
+  Names,
+  firstAdmin,
+  outcome,
+  roomOperations,
+  roomsIn,
+  setupRooms,
+  setupUsers,
+  userOperations,
+  usersIn,
+  type Action,
+  type Operation,
 } from "./support/operations.js";
 
 /** Generous: what counts here is what is stored, on a machine that does much else meanwhile. */
@@ -28,7 +38,12 @@ interface Family {
 
 /** Of the operations on rooms, those that get in the way of every other one. */
 const RIVALS: ReadonlySet<string> = new Set([
-  "rooms.create with a key", "rooms.update owner", "rooms.delete", "members.add with a key", "members.remove", "roomKeys.rekey",
+  "rooms.create with a key",
+  "rooms.update owner",
+  "rooms.delete",
+  "members.add with a key",
+  "members.remove",
+  "roomKeys.rekey",
 ]);
 
 /** A room is deleted and its id used again, and a member removed and added again: what is held meanwhile belongs to the one before. */
@@ -69,10 +84,16 @@ async function eitherOrder(family: Family, operation: Operation, rival: Operatio
   const both = [operation, rival];
   const { ends, state } = await reference(family, both, [operation.run, rival.run]);
   const turned = await reference(family, both, [rival.run, operation.run]);
-  const orders: Found[] = [{ ends, state }, { ends: turned.ends.toReversed(), state: turned.state }];
+  const orders: Found[] = [
+    { ends, state },
+    { ends: turned.ends.toReversed(), state: turned.state },
+  ];
   return (found, done, where) => {
     const legal = done ? orders.slice(0, 1) : orders;
-    expect(legal.map((order) => JSON.stringify(order)), where).to.include(JSON.stringify(found));
+    expect(
+      legal.map((order) => JSON.stringify(order)),
+      where,
+    ).to.include(JSON.stringify(found));
   };
 }
 
@@ -95,7 +116,12 @@ async function reference(family: Family, prepare: readonly Operation[], actions:
   return { ends, state: await family.stateOf(store, names) };
 }
 
-async function prepared(family: Family, operations: readonly Operation[], store: Store, of: (name: string) => string): Promise<void> {
+async function prepared(
+  family: Family,
+  operations: readonly Operation[],
+  store: Store,
+  of: (name: string) => string,
+): Promise<void> {
   await family.setup(store, of);
   for (const operation of new Set(operations)) await operation.setup?.(store, of);
 }
@@ -127,11 +153,16 @@ describe("jetstream: crash points", function () {
     }
   }
 
-  const open = (connection: ConstructorParameters<typeof FaultyConnection>[0] | FaultyConnection, prefix: string): Promise<Store> =>
-    openJetStream(connection, 1, { prefix, opTimeoutMs });
+  const open = (
+    connection: ConstructorParameters<typeof FaultyConnection>[0] | FaultyConnection,
+    prefix: string,
+  ): Promise<Store> => openJetStream(connection, 1, { prefix, opTimeoutMs });
 
   /** Runs `point` for the first write, the second and so on, until the operation has no more. Answers how many there were. */
-  async function eachWrite(family: Family, point: (at: number, prefix: string, connection: Connection, names: Names) => Promise<boolean>): Promise<number> {
+  async function eachWrite(
+    family: Family,
+    point: (at: number, prefix: string, connection: Connection, names: Names) => Promise<boolean>,
+  ): Promise<number> {
     const walk = async (prefix: string, connection: Connection, at: number): Promise<boolean> => {
       const names = new Names(String(at));
       return point(at, prefix, connection, names);
@@ -190,7 +221,9 @@ describe("jetstream: crash points", function () {
             // A retry, by an instance that was not there before.
             await using retry = await open(connection, prefix);
             const again = names.plain(await outcome(operation.run(retry, of)));
-            expect(again, `a retry after the connection died ${where}`).to.equal(state === start.state ? firstEnd : secondEnd);
+            expect(again, `a retry after the connection died ${where}`).to.equal(
+              state === start.state ? firstEnd : secondEnd,
+            );
             expect(await family.stateOf(other, names), `after a retry ${where}`).to.equal(once.state);
             count(`connections died ${how} a write`);
             return true;
@@ -229,18 +262,34 @@ describe("jetstream: crash points", function () {
     for (const operation of family.operations) {
       it(`${title}: ${operation.name}: held at its k-th write, for every k, while another instance does something else`, async () => {
         if (family.shared) {
-          await inBuckets((prefix, connection) => inStores(prefix, connection, async (store, other, slow) => {
-            for (const [index, rival] of rivals(family, operation).entries()) {
-              const check = await eitherOrder(family, operation, rival);
-              for (let at = 1; await held(family, prefix, store, other, slow, { operation, rival, at, names: new Names(`${index}.${at}`), check }); at++);
-            }
-          }));
+          await inBuckets((prefix, connection) =>
+            inStores(prefix, connection, async (store, other, slow) => {
+              for (const [index, rival] of rivals(family, operation).entries()) {
+                const check = await eitherOrder(family, operation, rival);
+                for (
+                  let at = 1;
+                  await held(family, prefix, store, other, slow, {
+                    operation,
+                    rival,
+                    at,
+                    names: new Names(`${index}.${at}`),
+                    check,
+                  });
+                  at++
+                );
+              }
+            }),
+          );
         } else {
           for (const rival of rivals(family, operation)) {
             const check = await eitherOrder(family, operation, rival);
             const names = new Names("0");
-            const point = (at: number): Promise<boolean> => inBuckets((prefix, connection) =>
-              inStores(prefix, connection, (store, other, slow) => held(family, prefix, store, other, slow, { operation, rival, at, names, check })));
+            const point = (at: number): Promise<boolean> =>
+              inBuckets((prefix, connection) =>
+                inStores(prefix, connection, (store, other, slow) =>
+                  held(family, prefix, store, other, slow, { operation, rival, at, names, check }),
+                ),
+              );
             for (let at = 1; await point(at); at++);
           }
         }
@@ -249,7 +298,9 @@ describe("jetstream: crash points", function () {
   }
 
   async function inStores<T>(
-    prefix: string, connection: Connection, use: (store: Store, other: Store, slow: FaultyConnection) => Promise<T>,
+    prefix: string,
+    connection: Connection,
+    use: (store: Store, other: Store, slow: FaultyConnection) => Promise<T>,
   ): Promise<T> {
     const slow = new FaultyConnection(connection);
     await using store = await open(slow, prefix);
@@ -260,8 +311,18 @@ describe("jetstream: crash points", function () {
 
   /** Whether the operation has that many writes. */
   async function held(
-    family: Family, prefix: string, store: Store, other: Store, slow: FaultyConnection,
-    { operation, rival, at, names, check }: { operation: Operation; rival: Operation; at: number; names: Names; check: Check },
+    family: Family,
+    prefix: string,
+    store: Store,
+    other: Store,
+    slow: FaultyConnection,
+    {
+      operation,
+      rival,
+      at,
+      names,
+      check,
+    }: { operation: Operation; rival: Operation; at: number; names: Names; check: Check },
   ): Promise<boolean> {
     const of = (name: string): string => names.of(name);
     slow.arm(undefined);
@@ -283,7 +344,11 @@ describe("jetstream: crash points", function () {
     const first = await running;
     await slow.quiet();
     const found = { ends: [first, second], state: await family.stateOf(other, names) };
-    check(found, done, `${operation.name} was held at write ${at} (${names.plain(slow.subjects.at(at - 1) ?? "")}) for ${rival.name}`);
+    check(
+      found,
+      done,
+      `${operation.name} was held at write ${at} (${names.plain(slow.subjects.at(at - 1) ?? "")}) for ${rival.name}`,
+    );
     count("writes held for another instance's operation");
     return true;
   }

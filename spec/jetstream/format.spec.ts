@@ -18,7 +18,7 @@ const newPrefix = (): string => `f${++cases}_`;
 
 async function listed(store: Store, limit = 2): Promise<string[]> {
   const ids: string[] = [];
-  for (let after: string | undefined; ; ) {
+  for (let after: string | undefined; ;) {
     const { items, next } = await store.rooms.list({ limit, ...(after === undefined ? {} : { after }) });
     ids.push(...items.map(({ id }) => id));
     if (next === undefined) return ids.sort();
@@ -54,10 +54,13 @@ describe("jetstream: format", function () {
     return client.connect(server.url);
   };
 
-  const open = (prefix: string, on: Connection = first()): Promise<Store> => openJetStream(on, 1, { prefix, opTimeoutMs });
+  const open = (prefix: string, on: Connection = first()): Promise<Store> =>
+    openJetStream(on, 1, { prefix, opTimeoutMs });
 
   async function marks(prefix: string): Promise<unknown[]> {
-    const all = await Promise.all(BUCKETS.map(async (bucket) => (await streamInfo(first(), prefix + bucket)).config["metadata"] as Json));
+    const all = await Promise.all(
+      BUCKETS.map(async (bucket) => (await streamInfo(first(), prefix + bucket)).config["metadata"] as Json),
+    );
     return [...new Set(all.map((metadata) => metadata[MARK]))];
   }
 
@@ -68,17 +71,24 @@ describe("jetstream: format", function () {
     expect(await marks(prefix)).to.deep.equal(["2"]);
     expect(await listed(store)).to.deep.equal([...ROOMS_OF_OLD]);
     expect((await entries(prefix)).length).to.equal(ROOMS_OF_OLD.length);
-    expect((await store.users.list()).items.map(({ key, role, status }) => `${key} ${role} ${status}`).sort()).to.deep.equal([
-      "amy member active", "boss admin active", "max member revoked", "root admin active",
-    ]);
+    expect(
+      (await store.users.list()).items.map(({ key, role, status }) => `${key} ${role} ${status}`).sort(),
+    ).to.deep.equal(["amy member active", "boss admin active", "max member revoked", "root admin active"]);
     expect(await store.isAdmin("root")).to.equal(true);
     expect(await store.isAuthorized("max")).to.equal(false);
     expect((await store.members.list("sealed")).map(({ endpoint, state }) => `${endpoint} ${state}`)).to.deep.equal([
-      "bob joined", "carol joined", "inv invited", "own joined",
+      "bob joined",
+      "carol joined",
+      "inv invited",
+      "own joined",
     ]);
     expect(await store.isMember("sealed", "carol")).to.equal(true);
     expect(await store.isMember("sealed", "eve")).to.equal(false);
-    expect((await store.roomKeys.list("sealed", "bob")).map(({ epoch, sealed }) => `${String(epoch)} ${Buffer.from(sealed).toString()}`)).to.deep.equal(["1 bob 1", "2 bob 2"]);
+    expect(
+      (await store.roomKeys.list("sealed", "bob")).map(
+        ({ epoch, sealed }) => `${String(epoch)} ${Buffer.from(sealed).toString()}`,
+      ),
+    ).to.deep.equal(["1 bob 1", "2 bob 2"]);
     expect((await store.rooms.listForEndpoint("bob")).map(({ id }) => id)).to.deep.equal(["again", "sealed"]);
     await store.rooms.create({ id: "new", owner: "own" });
     await store.rooms.delete("plain");
@@ -139,7 +149,8 @@ describe("jetstream: format", function () {
     const prefix = newPrefix();
     await restore(first(), prefix, "late");
     const more = Array.from({ length: 2500 }, (_, n) => `more-${String(n)}`);
-    for (let n = 0; n < more.length; n += 250) await Promise.all(more.slice(n, n + 250).map((id) => putOldRoom(first(), prefix, id)));
+    for (let n = 0; n < more.length; n += 250)
+      await Promise.all(more.slice(n, n + 250).map((id) => putOldRoom(first(), prefix, id)));
     let made = 0;
     const own = await connectAnew();
     const dying = tapped(own, {
@@ -148,7 +159,9 @@ describe("jetstream: format", function () {
         return own.request(...args);
       },
     });
-    expect(await openJetStream(dying, 1, { prefix, opTimeoutMs }).catch((error: unknown) => codeOf(error))).to.equal("UNAVAILABLE");
+    expect(await openJetStream(dying, 1, { prefix, opTimeoutMs }).catch((error: unknown) => codeOf(error))).to.equal(
+      "UNAVAILABLE",
+    );
     expect(await recordAt(first(), `${prefix}rooms`, "index")).to.have.property("complete", false);
     let again = 0;
     const counting = tapped(second(), {
@@ -158,7 +171,11 @@ describe("jetstream: format", function () {
       },
     });
     const phases = new Set<string>();
-    const store = await openJetStream(counting, 1, { prefix, opTimeoutMs, onOpening: ({ phase }) => phases.add(phase) });
+    const store = await openJetStream(counting, 1, {
+      prefix,
+      opTimeoutMs,
+      onOpening: ({ phase }) => phases.add(phase),
+    });
     expect(again).to.be.lessThan(1000);
     expect([...phases]).to.include("index");
     expect(await listed(store, 1000)).to.deep.equal([...ROOMS_OF_OLD, ...more].sort());
@@ -172,7 +189,10 @@ describe("jetstream: format", function () {
         await restore(first(), prefix, "late");
         const store = await open(prefix);
         // As its writes were: the entry of the member, and the record.
-        await first().request(`$KV.${prefix}rooms_by_member.${tokenOf("own")}.${tokenOf("late")}.of-late.m`, JSON.stringify({ k: `${tokenOf("own")}.${tokenOf("late")}.of-late.m` }));
+        await first().request(
+          `$KV.${prefix}rooms_by_member.${tokenOf("own")}.${tokenOf("late")}.of-late.m`,
+          JSON.stringify({ k: `${tokenOf("own")}.${tokenOf("late")}.of-late.m` }),
+        );
         await putOldRoom(first(), prefix, "late");
         if (how === "get") await store.rooms.get("late");
         if (how === "isMember") await store.isMember("late", "own");
@@ -204,7 +224,10 @@ describe("jetstream: format", function () {
       const prefix = newPrefix();
       const store = await open(prefix);
       await store.rooms.create({ id: "room", owner: "own" });
-      await first().request(`$KV.${prefix}rooms.room.${tokenOf("room")}`, JSON.stringify({ k: `room.${tokenOf("room")}`, gone: true, n: 2, first: "x", log: ["y"] }));
+      await first().request(
+        `$KV.${prefix}rooms.room.${tokenOf("room")}`,
+        JSON.stringify({ k: `room.${tokenOf("room")}`, gone: true, n: 2, first: "x", log: ["y"] }),
+      );
       expect(await entries(prefix)).to.have.length(1);
       expect(await listed(store)).to.deep.equal([]);
       await store.close();
@@ -244,8 +267,20 @@ describe("jetstream: format", function () {
         [() => users.update("amy", { expiresAt: new Date(Date.now() - 1000) }), 1],
         [() => users.update("amy", { expiresAt: null }), 1],
         // What an admin may is taken away by way of the guard; that change stands in the record with the next one.
-        [async () => { await users.update("amy", { role: "admin" }); await users.update("amy", { name: "A" }); }, 0],
-        [async () => { await users.update("amy", { role: "member" }); await users.update("amy", { name: "B" }); }, 1],
+        [
+          async () => {
+            await users.update("amy", { role: "admin" });
+            await users.update("amy", { name: "A" });
+          },
+          0,
+        ],
+        [
+          async () => {
+            await users.update("amy", { role: "member" });
+            await users.update("amy", { name: "B" });
+          },
+          1,
+        ],
       ];
       let grant = 0;
       for (const [i, [run, by]] of steps.entries()) {
@@ -274,7 +309,10 @@ describe("jetstream: format", function () {
       const { grant, revokedAt, v, ...others } = record["user"] as Json;
       expect(grant).to.equal(seen[1]);
       expect(revokedAt).to.be.a("number");
-      await first().request(`$KV.${prefix}users.${key}`, JSON.stringify({ ...record, user: { ...others, v: Number(v) + 1 } }));
+      await first().request(
+        `$KV.${prefix}users.${key}`,
+        JSON.stringify({ ...record, user: { ...others, v: Number(v) + 1 } }),
+      );
       await store.users.update("amy", { name: "2" });
       await note();
       await store.users.revoke("amy");

@@ -11,20 +11,47 @@ const register: Model<{ write?: string }, string> = {
 };
 
 type Entry = Operation<{ write?: string }, string>;
-const write = (value: string, invoked: number, returned?: number): Entry => ({ input: { write: value }, invoked, returned, output: undefined });
-const read = (value: string, invoked: number, returned: number): Entry => ({ input: {}, invoked, returned, output: value });
+const write = (value: string, invoked: number, returned?: number): Entry => ({
+  input: { write: value },
+  invoked,
+  returned,
+  output: undefined,
+});
+const read = (value: string, invoked: number, returned: number): Entry => ({
+  input: {},
+  invoked,
+  returned,
+  output: value,
+});
 
 describe("the linearizability checker", () => {
   const cases: readonly { title: string; history: readonly Entry[]; wrong?: number }[] = [
     { title: "one after the other", history: [write("1", 0, 1), read("1", 2, 3), write("2", 4, 5), read("2", 6, 7)] },
     { title: "a stale read", history: [write("1", 0, 1), read("0", 2, 3)], wrong: 1 },
-    { title: "either value while a write is under way", history: [write("1", 0, 10), read("0", 1, 2), read("1", 3, 4)] },
-    { title: "back to the old value while a write is under way", history: [write("1", 0, 10), read("1", 1, 2), read("0", 3, 4)], wrong: 2 },
-    { title: "two readers who see two writes in different orders", wrong: 4,
-      history: [write("1", 0, 20), write("2", 0, 20), read("1", 1, 2), read("2", 3, 4), read("1", 5, 6)] },
-    { title: "a write of unknown outcome that takes effect late", history: [write("1", 0), read("0", 5, 6), read("1", 7, 8)] },
+    {
+      title: "either value while a write is under way",
+      history: [write("1", 0, 10), read("0", 1, 2), read("1", 3, 4)],
+    },
+    {
+      title: "back to the old value while a write is under way",
+      history: [write("1", 0, 10), read("1", 1, 2), read("0", 3, 4)],
+      wrong: 2,
+    },
+    {
+      title: "two readers who see two writes in different orders",
+      wrong: 4,
+      history: [write("1", 0, 20), write("2", 0, 20), read("1", 1, 2), read("2", 3, 4), read("1", 5, 6)],
+    },
+    {
+      title: "a write of unknown outcome that takes effect late",
+      history: [write("1", 0), read("0", 5, 6), read("1", 7, 8)],
+    },
     { title: "a write of unknown outcome that never does", history: [write("1", 0), read("0", 5, 6), read("0", 7, 8)] },
-    { title: "a write of unknown outcome that comes and goes", history: [write("1", 0), read("1", 5, 6), read("0", 7, 8)], wrong: 2 },
+    {
+      title: "a write of unknown outcome that comes and goes",
+      history: [write("1", 0), read("1", 5, 6), read("0", 7, 8)],
+      wrong: 2,
+    },
     { title: "a value that nobody wrote", history: [write("1", 0, 1), read("3", 2, 3)], wrong: 1 },
   ];
   for (const { title, history, wrong } of cases) {
@@ -60,6 +87,12 @@ function inSomeOrder(left: readonly Entry[], state: string): boolean {
   return left.some((entry, index) => {
     if (entry.invoked > deadline) return false;
     const next = register.step(state, entry.input, entry.output);
-    return next !== undefined && inSomeOrder(left.filter((_, other) => other !== index), next);
+    return (
+      next !== undefined &&
+      inSomeOrder(
+        left.filter((_, other) => other !== index),
+        next,
+      )
+    );
   });
 }

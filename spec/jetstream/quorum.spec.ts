@@ -82,7 +82,9 @@ describe("jetstream: quorum", function () {
         const leader = await leaderOf(stream, index);
         if (leader === name) return true;
         if (leader !== undefined) {
-          await api(index, `STREAM.LEADER.STEPDOWN.${stream}`, { placement: { preferred: name } }).catch(() => undefined);
+          await api(index, `STREAM.LEADER.STEPDOWN.${stream}`, { placement: { preferred: name } }).catch(
+            () => undefined,
+          );
         }
         return false;
       });
@@ -92,7 +94,11 @@ describe("jetstream: quorum", function () {
   /** Resolves when every bucket has a leader again, as seen by a node that was not cut off. */
   async function elected(via: number, old: string): Promise<void> {
     for (const stream of STREAMS) {
-      await eventually(`${stream} has another leader`, async () => ![undefined, "", old].includes(await leaderOf(stream, via)), 60_000);
+      await eventually(
+        `${stream} has another leader`,
+        async () => ![undefined, "", old].includes(await leaderOf(stream, via)),
+        60_000,
+      );
     }
   }
 
@@ -105,7 +111,8 @@ describe("jetstream: quorum", function () {
     } finally {
       await Promise.all(probes.map((each) => each.stop()));
       for (const { all } of probes) {
-        for (const { check, began, ended } of all) expect(ended - began, `${check} in time`).to.be.below(PROBE_TIMEOUT_MS + SLACK_MS);
+        for (const { check, began, ended } of all)
+          expect(ended - began, `${check} in time`).to.be.below(PROBE_TIMEOUT_MS + SLACK_MS);
       }
     }
   }
@@ -114,10 +121,18 @@ describe("jetstream: quorum", function () {
   function deniedSince(cut: number, probes: Probes): void {
     const after = probes.since(cut);
     const allowed = after.filter((probe) => probe.allowed);
-    expect(allowed.map(({ check, began }) => `${check}, ${Math.round(began - cut)} ms after the cut`), "allows without quorum").to.deep.equal([]);
-    console.log(`      ${after.length} probes without a quorum in ${Math.round((performance.now() - cut) / 1000)} s, none allowed`);
+    expect(
+      allowed.map(({ check, began }) => `${check}, ${Math.round(began - cut)} ms after the cut`),
+      "allows without quorum",
+    ).to.deep.equal([]);
+    console.log(
+      `      ${after.length} probes without a quorum in ${Math.round((performance.now() - cut) / 1000)} s, none allowed`,
+    );
     for (const check of CHECKS) {
-      expect(after.filter((probe) => probe.check === check), `probes of ${check}`).to.have.length.greaterThan(2);
+      expect(
+        after.filter((probe) => probe.check === check),
+        `probes of ${check}`,
+      ).to.have.length.greaterThan(2);
     }
   }
 
@@ -142,7 +157,11 @@ describe("jetstream: quorum", function () {
     });
   }
 
-  for (const [leader, mode] of [[1, "blackhole"], [2, "stall"], [0, "reset"]] as const satisfies (readonly [number, CutMode])[]) {
+  for (const [leader, mode] of [
+    [1, "blackhole"],
+    [2, "stall"],
+    [0, "reset"],
+  ] as const satisfies (readonly [number, CutMode])[]) {
     it(`the old leader is cut off in the minority (${mode}): no allow there, all on the other side, and what is revoked stays so`, async () => {
       await lead(leader);
       const [a, b] = others(leader);
@@ -178,11 +197,17 @@ describe("jetstream: quorum", function () {
           await pause(100);
         }
         await healing;
-        expect((await Promise.all(checks)).filter((allowed) => allowed), "allows after the revocation").to.deep.equal([]);
+        expect(
+          (await Promise.all(checks)).filter((allowed) => allowed),
+          "allows after the revocation",
+        ).to.deep.equal([]);
       });
       await cluster.ready();
       for (const { store } of sides) {
-        expect(await store.authorize(revoked, { timeoutMs: 10_000 })).to.deep.include({ allowed: false, reason: "revoked" });
+        expect(await store.authorize(revoked, { timeoutMs: 10_000 })).to.deep.include({
+          allowed: false,
+          reason: "revoked",
+        });
       }
     });
   }
@@ -200,7 +225,10 @@ describe("jetstream: quorum", function () {
     });
   });
 
-  for (const [title, paused] of [["all servers", [0, 1, 2]], ["both followers", [1, 2]]] as const) {
+  for (const [title, paused] of [
+    ["all servers", [0, 1, 2]],
+    ["both followers", [1, 2]],
+  ] as const) {
     it(`${title} are paused: every check denies in time, and allows when they go on`, async () => {
       await lead(0);
       await probing([0], async (probes) => {

@@ -2,7 +2,13 @@
 // update that was held up takes the place of whatever came between.
 
 import { expect } from "chai";
-import { openJetStream, type JetStreamOptions, type Replicas, type RolloutProgress, type Store } from "unibus-membership";
+import {
+  openJetStream,
+  type JetStreamOptions,
+  type Replicas,
+  type RolloutProgress,
+  type Store,
+} from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
@@ -94,10 +100,15 @@ describe("jetstream: raisers", function () {
     return made;
   }
 
-  const open = (prefix: string, replicas: Replicas | undefined, options: JetStreamOptions = {}, on = connection): Promise<Store> =>
-    openJetStream(on, replicas, { prefix, opTimeoutMs, ...options });
+  const open = (
+    prefix: string,
+    replicas: Replicas | undefined,
+    options: JetStreamOptions = {},
+    on = connection,
+  ): Promise<Store> => openJetStream(on, replicas, { prefix, opTimeoutMs, ...options });
 
-  const replicasOf = async (bucket: string): Promise<number> => Number((await streamInfo(connection, bucket)).config["num_replicas"]);
+  const replicasOf = async (bucket: string): Promise<number> =>
+    Number((await streamInfo(connection, bucket)).config["num_replicas"]);
 
   async function raised(prefix: string, replicas: Replicas): Promise<Store> {
     const told: RolloutProgress[] = [];
@@ -107,7 +118,11 @@ describe("jetstream: raisers", function () {
   }
 
   const allDone = (told: readonly RolloutProgress[], prefix: string): Promise<void> =>
-    eventually("all is done", () => BUCKETS.every((bucket) => told.some(({ bucket: of, done }) => done && of === prefix + bucket)), WITHIN_MS);
+    eventually(
+      "all is done",
+      () => BUCKETS.every((bucket) => told.some(({ bucket: of, done }) => done && of === prefix + bucket)),
+      WITHIN_MS,
+    );
 
   /** A store that asks for more replicas has read that there is one, and stops before it changes that. */
   async function stoppedRaiser(
@@ -151,7 +166,11 @@ describe("jetstream: raisers", function () {
     await (await raised(prefix, 3)).close();
     process.wake();
     const woken = await opening;
-    await eventually("it is told of the first as done", () => told.some(({ bucket, done }) => done && bucket === prefix + ROOMS), WITHIN_MS);
+    await eventually(
+      "it is told of the first as done",
+      () => told.some(({ bucket, done }) => done && bucket === prefix + ROOMS),
+      WITHIN_MS,
+    );
     expect(await replicasOf(prefix + ROOMS)).to.equal(3);
     await allDone(told, prefix);
     for (const bucket of BUCKETS) expect(await replicasOf(prefix + bucket), bucket).to.equal(3);
@@ -189,7 +208,11 @@ describe("jetstream: raisers", function () {
     process.wake();
     const store = await opening;
     await allDone(told, prefix);
-    expect((await streamInfo(connection, prefix + ROOMS)).config).to.include({ description: "set by hand", compression: "s2", num_replicas: 3 });
+    expect((await streamInfo(connection, prefix + ROOMS)).config).to.include({
+      description: "set by hand",
+      compression: "s2",
+      num_replicas: 3,
+    });
     await store.close();
   });
 

@@ -1,5 +1,12 @@
 import { expect } from "chai";
-import { isStoreError, openJetStream, type JetStreamOptions, type Replicas, type RolloutProgress, type Store } from "unibus-membership";
+import {
+  isStoreError,
+  openJetStream,
+  type JetStreamOptions,
+  type Replicas,
+  type RolloutProgress,
+  type Store,
+} from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
@@ -33,11 +40,17 @@ describe("jetstream: rollout", function () {
     return connection;
   }
 
-  const open = (prefix: string, replicas: Replicas | undefined, options: JetStreamOptions = {}, index = 0): Promise<Store> =>
-    openJetStream(via(index), replicas, { prefix, opTimeoutMs, ...options });
+  const open = (
+    prefix: string,
+    replicas: Replicas | undefined,
+    options: JetStreamOptions = {},
+    index = 0,
+  ): Promise<Store> => openJetStream(via(index), replicas, { prefix, opTimeoutMs, ...options });
 
   const replicasOf = (prefix: string): Promise<number[]> =>
-    Promise.all(BUCKETS.map(async (bucket) => Number((await streamInfo(via(0), prefix + bucket)).config["num_replicas"])));
+    Promise.all(
+      BUCKETS.map(async (bucket) => Number((await streamInfo(via(0), prefix + bucket)).config["num_replicas"])),
+    );
 
   /** Every bucket has three servers that say, all of them, that they have everything. */
   async function caughtUp(prefix: string): Promise<void> {
@@ -57,7 +70,10 @@ describe("jetstream: rollout", function () {
     expect(order).to.deep.equal([...order].sort((a, b) => a - b));
     for (const bucket of BUCKETS) {
       const steps = told.filter((step) => step.bucket === prefix + bucket);
-      expect(steps.map(({ done }) => done), bucket).to.deep.equal(steps.map((_, n) => n === steps.length - 1));
+      expect(
+        steps.map(({ done }) => done),
+        bucket,
+      ).to.deep.equal(steps.map((_, n) => n === steps.length - 1));
       expect(steps.at(-1), bucket).to.deep.equal({ bucket: prefix + bucket, replicas: 3, current: 3, done: true });
       for (const { replicas, current } of steps) {
         expect(replicas).to.equal(3);
@@ -81,7 +97,9 @@ describe("jetstream: rollout", function () {
     const held = await streamInfo(via(0), `${prefix}users`);
 
     const told: [RolloutProgress[], RolloutProgress[]] = [[], []];
-    const raisers = await Promise.all(told.map((steps, index) => open(prefix, 3, { onRollout: (step) => steps.push(step) }, index)));
+    const raisers = await Promise.all(
+      told.map((steps, index) => open(prefix, 3, { onRollout: (step) => steps.push(step) }, index)),
+    );
     // They are open, and nothing can be done before the server is back.
     for (const steps of told) expect(steps.filter(({ done }) => done)).to.deep.equal([]);
     const [raiser] = raisers;
@@ -93,21 +111,35 @@ describe("jetstream: rollout", function () {
     // Longer than a store takes to look at its settings: the rollout meets a bucket that is refused.
     const before = await configure(via(0), `${prefix}rooms`, { max_msg_size: 2 ** 20 });
     await eventually("the setting is found", async () => {
-      const end = await raiser.rooms.get("nowhere").then(() => "", (error: unknown) => (isStoreError(error) ? error.code : String(error)));
+      const end = await raiser.rooms.get("nowhere").then(
+        () => "",
+        (error: unknown) => (isStoreError(error) ? error.code : String(error)),
+      );
       return end === "INCOMPATIBLE";
     });
     await cluster.node(down).restart();
     await cluster.ready(WITHIN_MS);
-    await eventually("the first bucket has its replicas, and is refused", () => told[0].some(({ current }) => current === 3), WITHIN_MS);
+    await eventually(
+      "the first bucket has its replicas, and is refused",
+      () => told[0].some(({ current }) => current === 3),
+      WITHIN_MS,
+    );
     await configure(via(0), `${prefix}rooms`, { max_msg_size: before["max_msg_size"] });
 
     await eventually("both are told that all is done", () => told.every((steps) => isDone(steps, prefix)), WITHIN_MS);
     await load.goesOn();
     await more.goesOn();
     const added = [...(await load.stop()), ...(await more.stop())];
-    expect([...load.refusals, ...more.refusals].filter((code) => !["TIMEOUT", "UNAVAILABLE", "INCOMPATIBLE"].includes(code))).to.deep.equal([]);
+    expect(
+      [...load.refusals, ...more.refusals].filter((code) => !["TIMEOUT", "UNAVAILABLE", "INCOMPATIBLE"].includes(code)),
+    ).to.deep.equal([]);
     for (const steps of told) inOrder(steps, prefix);
-    await eventually("what was written last is everywhere", () => caughtUp(prefix).then(() => true, () => false)).catch(() => caughtUp(prefix));
+    await eventually("what was written last is everywhere", () =>
+      caughtUp(prefix).then(
+        () => true,
+        () => false,
+      ),
+    ).catch(() => caughtUp(prefix));
 
     const holder = cluster.nodes.find(({ name }) => name === held.cluster.leader);
     expect(holder).to.not.equal(undefined);
@@ -149,7 +181,9 @@ describe("jetstream: rollout", function () {
     expect(between[0]).to.equal(3);
     expect(between.at(-1)).to.equal(1);
 
-    const fewer = await open(prefix, undefined, { onRollout: () => told.push({ bucket: "none is asked for", replicas: 0, current: 0, done: false }) });
+    const fewer = await open(prefix, undefined, {
+      onRollout: () => told.push({ bucket: "none is asked for", replicas: 0, current: 0, done: false }),
+    });
     const rest: RolloutProgress[] = [];
     const third = await open(prefix, 3, { onRollout: (step) => rest.push(step) }, 1);
     await eventually("it is done", () => isDone(rest, prefix), WITHIN_MS);
@@ -157,7 +191,9 @@ describe("jetstream: rollout", function () {
     expect(told).to.have.length(count);
     await caughtUp(prefix);
 
-    const one = await open(prefix, 1, { onRollout: () => told.push({ bucket: "fewer are asked for", replicas: 1, current: 0, done: false }) });
+    const one = await open(prefix, 1, {
+      onRollout: () => told.push({ bucket: "fewer are asked for", replicas: 1, current: 0, done: false }),
+    });
     for (const store of [one, fewer]) {
       expect(await store.isAdmin("root")).to.equal(true);
       await store.users.add({ key: store === one ? "one" : "fewer" });
@@ -199,8 +235,14 @@ describe("jetstream: rollout", function () {
   });
 
   it("more replicas than servers are refused at once, for new buckets and for old ones, which stay as they are", async () => {
-    const code = (prefix: string): Promise<unknown> => open(prefix, 5).then(() => "opened", (error: unknown) =>
-      (isStoreError(error) ? [error.code, error.details?.["setting"], error.message.includes("start more servers")] : error));
+    const code = (prefix: string): Promise<unknown> =>
+      open(prefix, 5).then(
+        () => "opened",
+        (error: unknown) =>
+          isStoreError(error)
+            ? [error.code, error.details?.["setting"], error.message.includes("start more servers")]
+            : error,
+      );
     expect(await code("none_")).to.deep.equal(["INCOMPATIBLE", "num_replicas", true]);
     const prefix = "old_";
     const store = await open(prefix, 2);
@@ -209,7 +251,9 @@ describe("jetstream: rollout", function () {
     await store.users.addFirstAdmin({ key: "root" });
     expect(await store.hasAdmin()).to.equal(true);
     await store.close();
-    const { total } = (await api(via(0), "STREAM.NAMES", { subject: "$KV.none_rooms.>" })) as unknown as { total: number };
+    const { total } = (await api(via(0), "STREAM.NAMES", { subject: "$KV.none_rooms.>" })) as unknown as {
+      total: number;
+    };
     expect(total).to.equal(0);
   });
 });

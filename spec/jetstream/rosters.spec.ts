@@ -37,15 +37,21 @@ describe("jetstream: rosters", function () {
     return client.connect(server.url);
   }
 
-  const open = (prefix: string, on: Connection = connection): Promise<Store> => openJetStream(on, 1, { prefix, opTimeoutMs });
+  const open = (prefix: string, on: Connection = connection): Promise<Store> =>
+    openJetStream(on, 1, { prefix, opTimeoutMs });
   const record = async (prefix: string): Promise<Json> => (await recordAt(connection, `${prefix}rooms`, ROOM)) ?? {};
   const name = (n: number): string => `m${String(n).padStart(4, "0")}`;
-  const rowsOf = (prefix: string, roster: unknown): Promise<string[]> => keysIn(connection, `${prefix}members`, `${tokenOf("room")}.*.${String(roster)}`);
+  const rowsOf = (prefix: string, roster: unknown): Promise<string[]> =>
+    keysIn(connection, `${prefix}members`, `${tokenOf("room")}.*.${String(roster)}`);
 
   async function filled(prefix: string): Promise<void> {
     const store = await open(prefix);
     await store.rooms.create({ id: "room", owner: "own" });
-    await Promise.all(Array.from({ length: MEMBERS }, (_, n) => store.members.add("room", { endpoint: name(n), ...(n % 2 === 0 ? { state: "joined" as const } : {}) })));
+    await Promise.all(
+      Array.from({ length: MEMBERS }, (_, n) =>
+        store.members.add("room", { endpoint: name(n), ...(n % 2 === 0 ? { state: "joined" as const } : {}) }),
+      ),
+    );
     await store.close();
     await pretend(prefix);
   }
@@ -70,24 +76,42 @@ describe("jetstream: rosters", function () {
   }
 
   /** A store whose copying waits at its n-th row. */
-  async function held(prefix: string, at: number): Promise<{ store: Store; reached: Promise<void>; letGo: () => void; own: Connection }> {
+  async function held(
+    prefix: string,
+    at: number,
+  ): Promise<{ store: Store; reached: Promise<void>; letGo: () => void; own: Connection }> {
     let reach: () => void = () => undefined;
     let letGo: () => void = () => undefined;
-    const reached = new Promise<void>((resolve) => { reach = resolve; });
-    const released = new Promise<void>((resolve) => { letGo = resolve; });
+    const reached = new Promise<void>((resolve) => {
+      reach = resolve;
+    });
+    const released = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
     let count = 0;
     const own = await connect();
     const tap = tapped(own, {
       request: async (...args) => {
         // A roster that is not the first has a token more.
-        if (args[0].startsWith(`$KV.${prefix}members.${tokenOf("room")}.`) && args[0].split(".").length === 6 && ++count >= at) {
+        if (
+          args[0].startsWith(`$KV.${prefix}members.${tokenOf("room")}.`) &&
+          args[0].split(".").length === 6 &&
+          ++count >= at
+        ) {
           reach();
           await released;
         }
         return own.request(...args);
       },
     });
-    return { store: await open(prefix, tap), reached, letGo: () => { letGo(); }, own };
+    return {
+      store: await open(prefix, tap),
+      reached,
+      letGo: () => {
+        letGo();
+      },
+      own,
+    };
   }
 
   it("changes of the room go on while rows are copied, and none of them is lost", async () => {
@@ -112,16 +136,21 @@ describe("jetstream: rosters", function () {
     const expected = ["new joined", "own joined"];
     for (let n = 0; n < MEMBERS; n++) {
       const endpoint = name(n);
-      if (!gone.has(endpoint)) expected.push(`${endpoint} ${n % 2 === 0 || n === 21 || n === 23 ? "joined" : "invited"}`);
+      if (!gone.has(endpoint))
+        expected.push(`${endpoint} ${n % 2 === 0 || n === 21 || n === 23 ? "joined" : "invited"}`);
     }
     for (const each of [store, other, await open(prefix)]) {
       expect(await listed(each)).to.deep.equal(expected.sort());
-      for (const endpoint of [name(20), name(22), ...left]) expect(await each.isMember("room", endpoint), endpoint).to.equal(false);
+      for (const endpoint of [name(20), name(22), ...left])
+        expect(await each.isMember("room", endpoint), endpoint).to.equal(false);
       expect(await each.isMember("room", name(21))).to.equal(true);
       expect((await each.rooms.get("room")).owner).to.equal(name(24));
       if (each !== store && each !== other) await each.close();
     }
-    await eventually("what stood under the old id is removed", async () => (await rowsOf(prefix, before["roster"])).length === 0);
+    await eventually(
+      "what stood under the old id is removed",
+      async () => (await rowsOf(prefix, before["roster"])).length === 0,
+    );
     const { roster, rows, copying } = await record(prefix);
     expect(copying).to.equal(undefined);
     expect((await rowsOf(prefix, roster)).length).to.equal(rows);
@@ -169,7 +198,10 @@ describe("jetstream: rosters", function () {
     await pretend(prefix, 2 * MEMBERS + 1024);
     await removals(other, 40);
     await eventually("the rows are copied", async () => (await record(prefix))["copying"] === undefined);
-    await eventually("none is left over", async () => (await rowsOf(prefix, copying)).length + (await rowsOf(prefix, roster)).length === 0);
+    await eventually(
+      "none is left over",
+      async () => (await rowsOf(prefix, copying)).length + (await rowsOf(prefix, roster)).length === 0,
+    );
     expect(await listed(other)).to.have.length(MEMBERS + 1 - 48);
     await other.close();
   });
@@ -183,7 +215,10 @@ describe("jetstream: rosters", function () {
     const { copying, roster } = await record(prefix);
     await store.rooms.delete("room");
     letGo();
-    await eventually("none is left over", async () => (await rowsOf(prefix, copying)).length + (await rowsOf(prefix, roster)).length === 0);
+    await eventually(
+      "none is left over",
+      async () => (await rowsOf(prefix, copying)).length + (await rowsOf(prefix, roster)).length === 0,
+    );
     await store.close();
     await own.close();
   });

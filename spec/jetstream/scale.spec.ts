@@ -23,7 +23,8 @@ describe("jetstream: many records", function () {
 
   it("lists all of many rooms, and all of one endpoint, and every method works on them", () => run.rooms());
 
-  it("lists all members of a big room, every method works on them, and deleting it leaves nothing", () => run.members());
+  it("lists all members of a big room, every method works on them, and deleting it leaves nothing", () =>
+    run.members());
 
   it("lists all keys of many epochs, and deleting the room leaves nothing", () => run.epochs());
 });

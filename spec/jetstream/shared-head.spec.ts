@@ -63,7 +63,10 @@ describe("jetstream: changes that are committed together", function () {
         // The first one is on its way alone, so that those behind it go together.
         const first = store.members.add("r", { endpoint: "first" });
         await slow.reached;
-        const given = store.members.add("r", { endpoint: "early" }, { timeoutMs: 1500 }).then(() => "ok", (error: unknown) => error);
+        const given = store.members.add("r", { endpoint: "early" }, { timeoutMs: 1500 }).then(
+          () => "ok",
+          (error: unknown) => error,
+        );
         const late = other(store).then(() => "done", codeOf);
         slow.release();
         slow.arm(fault);

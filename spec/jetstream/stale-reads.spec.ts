@@ -24,7 +24,11 @@ function lagging(inner: Connection) {
   let keepsFirst = false;
   let stale = 0;
   let slowMs = 0;
-  const answer = async (subject: string, payload: unknown, ask: () => Promise<readonly Message[]>): Promise<readonly Message[]> => {
+  const answer = async (
+    subject: string,
+    payload: unknown,
+    ask: () => Promise<readonly Message[]>,
+  ): Promise<readonly Message[]> => {
     const request = `${subject} ${String(payload)}`;
     const before = answers.get(request);
     if (before !== undefined && lags !== undefined && subject.endsWith(lags)) {
@@ -106,7 +110,8 @@ describe("jetstream: what another replica is behind with", function () {
     behind.catchUp();
   });
 
-  const rekey = (room: string): Promise<unknown> => a.roomKeys.rekey(room, new Map([["own", bytes("own 2")]]), { expectedEpoch: 1 });
+  const rekey = (room: string): Promise<unknown> =>
+    a.roomKeys.rekey(room, new Map([["own", bytes("own 2")]]), { expectedEpoch: 1 });
   const cases: readonly { what: string; change: (room: string) => Promise<unknown>; epoch: number; end: string }[] = [
     { what: "the member was removed", change: (room) => a.members.remove(room, "bob"), epoch: 1, end: "NOT_FOUND" },
     { what: "the room was deleted", change: (room) => a.rooms.delete(room), epoch: 1, end: "NOT_FOUND" },
@@ -139,7 +144,15 @@ describe("jetstream: what another replica is behind with", function () {
     },
     {
       what: "there was a rekey, with a key for the member",
-      change: (room) => a.roomKeys.rekey(room, new Map([["own", bytes("own 2")], ["bob", bytes("bob 2")]]), { expectedEpoch: 1 }),
+      change: (room) =>
+        a.roomKeys.rekey(
+          room,
+          new Map([
+            ["own", bytes("own 2")],
+            ["bob", bytes("bob 2")],
+          ]),
+          { expectedEpoch: 1 },
+        ),
       epoch: 2,
       end: "ALREADY_EXISTS",
     },
@@ -186,9 +199,10 @@ describe("jetstream: what another replica is behind with", function () {
       behind.catchUp();
       expect(ended).to.equal(end);
       const after = await a.roomKeys.list(room, "bob").catch(() => []);
-      expect(after.map((key) => Buffer.from(key.sealed).toString())).to.deep.equal(
-        [...before.map((key) => Buffer.from(key.sealed).toString()), ...(end === "done" ? ["bob, put"] : [])],
-      );
+      expect(after.map((key) => Buffer.from(key.sealed).toString())).to.deep.equal([
+        ...before.map((key) => Buffer.from(key.sealed).toString()),
+        ...(end === "done" ? ["bob, put"] : []),
+      ]);
     });
   }
 
@@ -232,7 +246,10 @@ describe("jetstream: what another replica is behind with", function () {
       const { items } = await there.users.list({ limit });
       expect(behind.stale).to.be.greaterThan(0);
       behind.catchUp();
-      expect(items.map(({ key, status }) => `${key} ${status}`).sort()).to.deep.equal(["first revoked", "second active"]);
+      expect(items.map(({ key, status }) => `${key} ${status}`).sort()).to.deep.equal([
+        "first revoked",
+        "second active",
+      ]);
     });
 
     it(`a page of at most ${limit} has each room once, as it is now, and none that is deleted`, async () => {
@@ -319,7 +336,11 @@ describe("jetstream: what another replica is behind with", function () {
       // More than it remembers. A list meets them all.
       const others = Array.from({ length: 66_000 }, (_, i) => `other.${i}`);
       for (let i = 0; i < others.length; i += 2000) {
-        await Promise.all(others.slice(i, i + 2000).map((key) => clean.request(`$KV.${prefix}users.${key}`, JSON.stringify({ k: key }), { timeout: 20_000 })));
+        await Promise.all(
+          others
+            .slice(i, i + 2000)
+            .map((key) => clean.request(`$KV.${prefix}users.${key}`, JSON.stringify({ k: key }), { timeout: 20_000 })),
+        );
       }
       await there.users.list({ limit: 1000 });
       behind.lag();
@@ -333,9 +354,13 @@ describe("jetstream: what another replica is behind with", function () {
     await a.members.add("meanwhile", { endpoint: "bob" });
     await a.members.add("meanwhile", { endpoint: "carol" });
     let goOn: () => void = () => undefined;
-    const gone = new Promise<void>((resolve) => { goOn = resolve; });
+    const gone = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
     let read: () => void = () => undefined;
-    const isRead = new Promise<void>((resolve) => { read = resolve; });
+    const isRead = new Promise<void>((resolve) => {
+      read = resolve;
+    });
     let room: Promise<unknown> = Promise.resolve();
     const request: Request = async (subject, payload, options) => {
       const of = readOf(subject, payload) ?? "";
@@ -396,7 +421,8 @@ describe("jetstream: what another replica is behind with", function () {
   });
 
   describe("a change that follows upon a row that is not the last one any more is not committed", () => {
-    const rowsOf = async (room: string): Promise<string[]> => (await a.members.list(room)).map(({ endpoint, state }) => `${endpoint} ${state}`);
+    const rowsOf = async (room: string): Promise<string[]> =>
+      (await a.members.list(room)).map(({ endpoint, state }) => `${endpoint} ${state}`);
 
     it("a removal of who was removed: NOT_FOUND", async () => {
       await a.rooms.create({ id: "rows", owner: "own" });

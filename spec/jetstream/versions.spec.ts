@@ -18,7 +18,10 @@ const encode = (body: Json): Uint8Array => new TextEncoder().encode(JSON.stringi
 /** The same connection to servers that say that they are of other versions, by name. */
 function saying(inner: Connection, versions: ReadonlyMap<string, string>, connectedTo?: () => string): Connection {
   const other = (message: Message, change: (body: Json) => Json): Message =>
-    new Proxy(message, { get: (target, name) => (name === "data" ? encode(change(decode(target.data))) : (Reflect.get(target, name) as unknown)) });
+    new Proxy(message, {
+      get: (target, name) =>
+        name === "data" ? encode(change(decode(target.data))) : (Reflect.get(target, name) as unknown),
+    });
   const connection = tapped(inner, {
     request: async (...args) => {
       const answer = await inner.request(...args);
@@ -34,10 +37,14 @@ function saying(inner: Connection, versions: ReadonlyMap<string, string>, connec
       if (!args[0].startsWith("$SYS.")) return inner.requestMany(...args);
       const said: Message[] = [];
       for await (const message of await inner.requestMany(...args)) {
-        said.push(message.data.length === 0 ? message : other(message, (body) => {
-          const server = body["server"] as { name: string };
-          return { ...body, server: { ...server, ver: versions.get(server.name) ?? natural } };
-        }));
+        said.push(
+          message.data.length === 0
+            ? message
+            : other(message, (body) => {
+                const server = body["server"] as { name: string };
+                return { ...body, server: { ...server, ver: versions.get(server.name) ?? natural } };
+              }),
+        );
         if (said.length === 3) break;
       }
       return given(said);
@@ -48,7 +55,11 @@ function saying(inner: Connection, versions: ReadonlyMap<string, string>, connec
       const found: unknown = Reflect.get(target, name);
       if (name !== "info") return found;
       const info = found as { server_name: string; version: string };
-      return { ...info, server_name: connectedTo?.() ?? info.server_name, version: versions.get(info.server_name) ?? natural };
+      return {
+        ...info,
+        server_name: connectedTo?.() ?? info.server_name,
+        version: versions.get(info.server_name) ?? natural,
+      };
     },
   });
 }
@@ -74,7 +85,12 @@ describe("jetstream: versions", function () {
   let connected: string;
 
   before(async () => {
-    const authorization = { users: [{ user: "all", password: "x" }, { user: "no-sys", password: "x", permissions: { publish: { deny: ["$SYS.>"] } } }] };
+    const authorization = {
+      users: [
+        { user: "all", password: "x" },
+        { user: "no-sys", password: "x", permissions: { publish: { deny: ["$SYS.>"] } } },
+      ],
+    };
     cluster = await startNatsCluster({ config: { authorization, no_auth_user: "all" } });
     const [client] = natsClients;
     if (client === undefined) throw new Error("no client");
@@ -88,12 +104,18 @@ describe("jetstream: versions", function () {
     await cluster.dispose();
   });
 
-  const open = (prefix: string, replicas: Replicas | undefined, versions: ReadonlyMap<string, string>, on = connection): Promise<Store> =>
-    openJetStream(saying(on, versions), replicas, { prefix, opTimeoutMs });
+  const open = (
+    prefix: string,
+    replicas: Replicas | undefined,
+    versions: ReadonlyMap<string, string>,
+    on = connection,
+  ): Promise<Store> => openJetStream(saying(on, versions), replicas, { prefix, opTimeoutMs });
 
   const another = (): string => names.find((name) => name !== connected) ?? "";
-  const leaderOf = async (bucket: string): Promise<string> => (await streamInfo(connection, bucket)).cluster.leader ?? "";
-  const count = async (prefix: string): Promise<unknown> => (await api(connection, "STREAM.NAMES", { subject: `$KV.${prefix}rooms.>` }))["total"];
+  const leaderOf = async (bucket: string): Promise<string> =>
+    (await streamInfo(connection, bucket)).cluster.leader ?? "";
+  const count = async (prefix: string): Promise<unknown> =>
+    (await api(connection, "STREAM.NAMES", { subject: `$KV.${prefix}rooms.>` }))["total"];
 
   it("each is in the operators' guide, as the code has it", () => {
     const guide = readFileSync("docs/operations.md", "utf8").replaceAll(/\s+/g, " ");
@@ -120,10 +142,12 @@ describe("jetstream: versions", function () {
       const error = await errorOf(open(prefix, undefined, new Map([[holder, "2.12.8"]])));
       expect(error.details, holder).to.deep.equal({ version: "2.12.8", server: holder });
     }
-    const held = await Promise.all(BUCKETS.map(async (bucket) => {
-      const { leader: first, replicas } = (await streamInfo(connection, prefix + bucket)).cluster;
-      return [first, ...(replicas ?? []).map(({ name }) => name)];
-    }));
+    const held = await Promise.all(
+      BUCKETS.map(async (bucket) => {
+        const { leader: first, replicas } = (await streamInfo(connection, prefix + bucket)).cluster;
+        return [first, ...(replicas ?? []).map(({ name }) => name)];
+      }),
+    );
     const free = names.filter((name) => name !== connected && !held.flat().includes(name));
     for (const name of free) await (await open(prefix, undefined, new Map([[name, "2.12.8"]]))).close();
   });
@@ -132,10 +156,17 @@ describe("jetstream: versions", function () {
     const prefix = "open_";
     const versions = new Map<string, string>();
     let at = connected;
-    const store = await openJetStream(saying(connection, versions, () => at), 3, { prefix, opTimeoutMs });
+    const store = await openJetStream(
+      saying(connection, versions, () => at),
+      3,
+      { prefix, opTimeoutMs },
+    );
     await store.users.addFirstAdmin({ key: "root" });
     const refused = async (): Promise<boolean> => {
-      const end = await store.users.get("root").then(() => undefined, (error: unknown) => error);
+      const end = await store.users.get("root").then(
+        () => undefined,
+        (error: unknown) => error,
+      );
       return isStoreError(end) && end.code === "INCOMPATIBLE";
     };
     const passes = (): Promise<boolean> => store.isAdmin("root");
@@ -165,7 +196,8 @@ describe("jetstream: versions", function () {
       expect(error.details).to.deep.equal({ version: "2.11.17", server });
       expect(error.message).to.contain("cannot raise replicas");
     }
-    for (const bucket of BUCKETS) expect((await streamInfo(connection, prefix + bucket)).config).to.have.property("num_replicas", 1);
+    for (const bucket of BUCKETS)
+      expect((await streamInfo(connection, prefix + bucket)).config).to.have.property("num_replicas", 1);
     await (await open(prefix, 1, new Map([[another(), "2.11.17"]]))).close();
     await (await open(made, 3, new Map([[another(), "2.11.17"]]))).close();
     expect((await streamInfo(connection, `${made}users`)).config).to.have.property("num_replicas", 3);

@@ -63,7 +63,10 @@ function withoutTimes(values: Iterable<readonly [string, string]>): HeaderValues
 
 /** Of the API's answers what the library reads, of a stream's settings all. */
 function plainJson(value: Json): Json {
-  const { config, state, cluster, error, success, purged, stream, seq, duplicate } = value as Record<string, Json | undefined>;
+  const { config, state, cluster, error, success, purged, stream, seq, duplicate } = value as Record<
+    string,
+    Json | undefined
+  >;
   const known = { error, success, purged, stream, seq, duplicate };
   return {
     ...Object.fromEntries(Object.entries(known).filter(([, each]) => each !== undefined)),
@@ -79,7 +82,11 @@ function plainCluster({ name, leader, replicas }: Json): Json {
     name: typeof name,
     leader: typeof leader,
     replicas: Array.isArray(replicas)
-      ? (replicas as readonly Json[]).map((replica) => ({ name: typeof replica["name"], current: typeof replica["current"], lag: typeof (replica["lag"] ?? 0) }))
+      ? (replicas as readonly Json[]).map((replica) => ({
+          name: typeof replica["name"],
+          current: typeof replica["current"],
+          lag: typeof (replica["lag"] ?? 0),
+        }))
       : typeof replicas,
   };
 }
@@ -88,18 +95,33 @@ function withoutVersions(metadata: Json): Json {
   return Object.fromEntries(Object.entries(metadata).filter(([name]) => !name.startsWith("_nats.")));
 }
 
-function plain(data: Uint8Array, code: number, description: string, headers: Iterable<readonly [string, string]>): Plain {
+function plain(
+  data: Uint8Array,
+  code: number,
+  description: string,
+  headers: Iterable<readonly [string, string]>,
+): Plain {
   const text = Buffer.from(data).toString();
   const values = withoutTimes(headers);
   // Only what was published has headers.
   const isJson = Object.keys(values).length === 0 && text.startsWith("{");
-  return { status: code === 0 ? "" : `${code} ${description}`.trim(), headers: values, data: isJson ? plainJson(JSON.parse(text) as Json) : text };
+  return {
+    status: code === 0 ? "" : `${code} ${description}`.trim(),
+    headers: values,
+    data: isJson ? plainJson(JSON.parse(text) as Json) : text,
+  };
 }
 
 const plainReal = ({ data, headers }: Msg): Plain =>
-  plain(data, headers?.code ?? 0, headers?.description ?? "", [...(headers ?? [])].map(([name, values]) => [name, values.join(", ")] as const));
+  plain(
+    data,
+    headers?.code ?? 0,
+    headers?.description ?? "",
+    [...(headers ?? [])].map(([name, values]) => [name, values.join(", ")] as const),
+  );
 
-const plainSimulated = ({ data, headers }: SimulatedMessage): Plain => plain(data, headers?.code ?? 0, headers?.description ?? "", headers?.entries() ?? []);
+const plainSimulated = ({ data, headers }: SimulatedMessage): Plain =>
+  plain(data, headers?.code ?? 0, headers?.description ?? "", headers?.entries() ?? []);
 
 function withoutState(message: Plain): Plain {
   const { data } = message;
@@ -110,7 +132,8 @@ function errorOf(message: Plain | undefined): Json | undefined {
   return typeof message?.data === "object" ? (message.data["error"] as Json | undefined) : undefined;
 }
 
-const isInFlight = (answer: readonly Plain[]): boolean => errorOf(answer[0])?.["err_code"] === WRONG_LAST_SEQUENCE_IN_FLIGHT;
+const isInFlight = (answer: readonly Plain[]): boolean =>
+  errorOf(answer[0])?.["err_code"] === WRONG_LAST_SEQUENCE_IN_FLIGHT;
 
 /** A client of each node, which sees every message as it comes. */
 export class RealServers {
@@ -128,7 +151,8 @@ export class RealServers {
       connection.subscribe(`${this.#inbox}.${node}.*`, {
         callback: (_, message) => {
           const waiting = this.#waiting.get(message.subject);
-          if (waiting === undefined) this.#stray.push({ to: this.#asked.get(message.subject) ?? "", answer: plainReal(message) });
+          if (waiting === undefined)
+            this.#stray.push({ to: this.#asked.get(message.subject) ?? "", answer: plainReal(message) });
           else waiting(message);
         },
       });
@@ -195,7 +219,9 @@ export class RealServers {
     return (await this.#info(stream)).state?.messages;
   }
 
-  async #info(stream: string): Promise<{ cluster?: { leader?: string; leader_since?: string }; state?: { messages: number } }> {
+  async #info(
+    stream: string,
+  ): Promise<{ cluster?: { leader?: string; leader_since?: string }; state?: { messages: number } }> {
     const message = await this.#connections[0]?.request(`$JS.API.STREAM.INFO.${stream}`, "", { timeout: PATIENCE_MS });
     return message?.json() ?? {};
   }
@@ -245,9 +271,24 @@ export class Comparison {
   /** The settings that the library gives its buckets. */
   settings(changes: Json = {}): Json {
     return {
-      name: this.stream, subjects: [`$KV.${this.bucket}.>`], retention: "limits", storage: "file", max_msgs_per_subject: 1, max_msgs: -1, max_bytes: -1, max_age: 0,
-      max_msg_size: -1, max_consumers: -1, discard: "new", allow_direct: true, deny_delete: true, deny_purge: false, allow_rollup_hdrs: false,
-      num_replicas: this.replicas, metadata: { "unibus-membership": "1" }, ...changes,
+      name: this.stream,
+      subjects: [`$KV.${this.bucket}.>`],
+      retention: "limits",
+      storage: "file",
+      max_msgs_per_subject: 1,
+      max_msgs: -1,
+      max_bytes: -1,
+      max_age: 0,
+      max_msg_size: -1,
+      max_consumers: -1,
+      discard: "new",
+      allow_direct: true,
+      deny_delete: true,
+      deny_purge: false,
+      allow_rollup_hdrs: false,
+      num_replicas: this.replicas,
+      metadata: { "unibus-membership": "1" },
+      ...changes,
     };
   }
 
@@ -278,7 +319,9 @@ export class Comparison {
   /** Whether somebody was elected since the bucket was made, a leader of it or of all: here the model knows of no election. */
   async wasElected(): Promise<boolean> {
     if (this.replicas === 1) return false;
-    return this.#wasUnavailable || (this.#leaderSince !== undefined && (await this.#leadsSince()) !== this.#leaderSince);
+    return (
+      this.#wasUnavailable || (this.#leaderSince !== undefined && (await this.#leadsSince()) !== this.#leaderSince)
+    );
   }
 
   #leadsSince(): Promise<string> {
@@ -291,13 +334,20 @@ export class Comparison {
   }
 
   /** The same, with reads that are sent at once, through each node, some by a key alone: they find any part of it. */
-  async writeBesideReads(writes: readonly Write[], reads: readonly Json[], lasts: readonly string[] = []): Promise<void> {
+  async writeBesideReads(
+    writes: readonly Write[],
+    reads: readonly Json[],
+    lasts: readonly string[] = [],
+  ): Promise<void> {
     const node = this.#reads++ % this.#real.nodes;
     const requests = writes.map((write) => this.#writeRequest(write));
     const [answers, found] = await Promise.all([
       Promise.all(requests.map((request) => this.#real.ask(node, request))),
       Promise.all(
-        [...reads.map((body) => ({ request: this.#readRequest(body), body })), ...lasts.map((key) => this.#lastRequest(key))].flatMap(({ request, body }) =>
+        [
+          ...reads.map((body) => ({ request: this.#readRequest(body), body })),
+          ...lasts.map((key) => this.#lastRequest(key)),
+        ].flatMap(({ request, body }) =>
           Array.from({ length: this.#real.nodes }, (_, at) => this.#askRead(at, request, body)),
         ),
       ),
@@ -334,7 +384,11 @@ export class Comparison {
 
   #lastRequest(key: string, more?: Json): { request: Request; body: Json } {
     return {
-      request: { subject: `$JS.API.DIRECT.GET.${this.stream}.${this.subject(key)}`, payload: more === undefined ? "" : JSON.stringify(more), headers: {} },
+      request: {
+        subject: `$JS.API.DIRECT.GET.${this.stream}.${this.subject(key)}`,
+        payload: more === undefined ? "" : JSON.stringify(more),
+        headers: {},
+      },
       body: { last_by_subj: this.subject(key) },
     };
   }
@@ -349,17 +403,29 @@ export class Comparison {
 
   /** A request to JetStream's API about the bucket, or whatever `stream` names. */
   async api(what: string, body?: Json, stream = this.stream): Promise<void> {
-    const request = { subject: `$JS.API.${what}.${stream}`, payload: body === undefined ? "" : JSON.stringify(body), headers: {} };
+    const request = {
+      subject: `$JS.API.${what}.${stream}`,
+      payload: body === undefined ? "" : JSON.stringify(body),
+      headers: {},
+    };
     const answer = await this.#real.ask(this.#reads++ % this.#real.nodes, request);
     const simulated = this.#tell(request);
     this.#settle();
     const isOfAnyReplica = what === "STREAM.CREATE" && this.replicas === 3;
-    this.#same(request, isOfAnyReplica ? answer.map(withoutState) : answer, isOfAnyReplica ? simulated.map(withoutState) : simulated);
+    this.#same(
+      request,
+      isOfAnyReplica ? answer.map(withoutState) : answer,
+      isOfAnyReplica ? simulated.map(withoutState) : simulated,
+    );
   }
 
   /** An operator removes the bucket. */
   async remove(): Promise<void> {
-    const [answer] = await this.#real.ask(0, { subject: `$JS.API.STREAM.DELETE.${this.stream}`, payload: "", headers: {} });
+    const [answer] = await this.#real.ask(0, {
+      subject: `$JS.API.STREAM.DELETE.${this.stream}`,
+      payload: "",
+      headers: {},
+    });
     expect(answer?.data).to.deep.equal({ success: true });
     this.#leaderSince = undefined;
     this.#servers.remove(this.stream, () => 0);
@@ -368,7 +434,11 @@ export class Comparison {
   /** Publishes, and purges what has the same key, at once. It is the only key of the bucket. */
   async writeAndPurge(write: Write): Promise<void> {
     const publish = this.#writeRequest(write);
-    const purge = { subject: `$JS.API.STREAM.PURGE.${this.stream}`, payload: JSON.stringify({ filter: this.subject(write.key) }), headers: {} };
+    const purge = {
+      subject: `$JS.API.STREAM.PURGE.${this.stream}`,
+      payload: JSON.stringify({ filter: this.subject(write.key) }),
+      headers: {},
+    };
     const node = this.#reads++ % this.#real.nodes;
     const answers = await Promise.all([this.#real.ask(node, publish), this.#real.ask(node, purge)]);
     const told: Plain[][] = [];
@@ -424,7 +494,11 @@ export class Comparison {
     return { subject: `$JS.API.DIRECT.GET.${this.stream}`, payload: JSON.stringify(body), headers: {} };
   }
 
-  async #askRead(node: number, request: Request, body: Json): Promise<{ request: Request; body: Json; answer: readonly Plain[] }> {
+  async #askRead(
+    node: number,
+    request: Request,
+    body: Json,
+  ): Promise<{ request: Request; body: Json; answer: readonly Plain[] }> {
     return { request, body, answer: await this.#real.ask(node, request, "multi_last" in body || "batch" in body) };
   }
 
@@ -433,7 +507,12 @@ export class Comparison {
     const deadline = performance.now() + PATIENCE_MS;
     for (;;) {
       const { answer } = await this.#askRead(this.#reads++ % this.#real.nodes, request, body);
-      if (isDeepStrictEqual(answer, now) || this.replicas === 1 || performance.now() > deadline || !this.#wasSo(body, answer)) {
+      if (
+        isDeepStrictEqual(answer, now) ||
+        this.replicas === 1 ||
+        performance.now() > deadline ||
+        !this.#wasSo(body, answer)
+      ) {
         this.#same(request, answer, now);
         return;
       }
@@ -455,9 +534,15 @@ export class Comparison {
     const answer: Plain[] = [];
     const own = new SimulatedHeaders();
     for (const [name, value] of Object.entries(headers)) own.set(name, value);
-    this.#servers.receive(subject, Buffer.from(payload), Object.keys(headers).length > 0 ? own : undefined, { home: 0 }, (messages) => {
-      answer.push(...messages.map(plainSimulated));
-    });
+    this.#servers.receive(
+      subject,
+      Buffer.from(payload),
+      Object.keys(headers).length > 0 ? own : undefined,
+      { home: 0 },
+      (messages) => {
+        answer.push(...messages.map(plainSimulated));
+      },
+    );
     return answer;
   }
 
@@ -475,7 +560,10 @@ export class Comparison {
   #same({ subject, payload, headers }: Request, real: readonly Plain[], simulated: readonly Plain[]): void {
     if (!isDeepStrictEqual(real, simulated)) {
       this.#wasUnavailable = real.some((message) => message.status === "503" || errorOf(message)?.["code"] === 503);
-      expect(simulated, `the simulated servers' answer to ${subject} ${payload} ${JSON.stringify(headers)}`).to.deep.equal(real);
+      expect(
+        simulated,
+        `the simulated servers' answer to ${subject} ${payload} ${JSON.stringify(headers)}`,
+      ).to.deep.equal(real);
     }
     this.compared++;
   }

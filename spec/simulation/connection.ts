@@ -72,7 +72,11 @@ export class SimulatedConnection implements NatsConnection {
     });
   }
 
-  requestMany(subject: string, payload?: Uint8Array | string, options?: ManyOptions): Promise<AsyncIterable<SimulatedMessage>> {
+  requestMany(
+    subject: string,
+    payload?: Uint8Array | string,
+    options?: ManyOptions,
+  ): Promise<AsyncIterable<SimulatedMessage>> {
     const answers = new Answers();
     const timer = this.#process.after(options?.maxWait ?? 5000, () => {
       answers.end();
@@ -91,10 +95,17 @@ export class SimulatedConnection implements NatsConnection {
     return chance.happens(mix.slow) ? chance.between(0, mix.slowMs) : chance.between(0, mix.delayMs);
   }
 
-  #send(subject: string, payload: Uint8Array | string | undefined, headers: SimulatedHeaders | undefined, deliver: Answer): void {
+  #send(
+    subject: string,
+    payload: Uint8Array | string | undefined,
+    headers: SimulatedHeaders | undefined,
+    deliver: Answer,
+  ): void {
     const { engine, chance, mix, trace } = this.#world;
     const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes(".PURGE.");
-    trace?.say(`${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`);
+    trace?.say(
+      `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`,
+    );
     if (chance.happens(mix.disconnects)) {
       this.#connectedAt = Math.max(this.#connectedAt, engine.now + chance.between(0, mix.disconnectMs));
       this.#connection++;

@@ -14,4 +14,5 @@ export function parseOnce(text: string): unknown {
   return parsed;
 }
 
-const frozen = (_: string, value: unknown): unknown => (typeof value === "object" && value !== null ? Object.freeze(value) : value);
+const frozen = (_: string, value: unknown): unknown =>
+  typeof value === "object" && value !== null ? Object.freeze(value) : value;

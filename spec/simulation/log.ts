@@ -39,7 +39,10 @@ export class StoredMessage {
   /** With what a server gives it back. */
   lines(stream: string): HeaderLines {
     return (this.#lines ??= [
-      ...this.headers, ["Nats-Stream", stream], ["Nats-Subject", this.subject], ["Nats-Sequence", String(this.seq)],
+      ...this.headers,
+      ["Nats-Stream", stream],
+      ["Nats-Subject", this.subject],
+      ["Nats-Sequence", String(this.seq)],
       ["Nats-Time-Stamp", new Date(this.#time).toISOString()],
     ]);
   }
@@ -179,13 +182,17 @@ export class Log {
 
   /** Subjects that had a message and have none. */
   purged(): string[] {
-    return [...this.#bySubject].flatMap(([subject, versions]) => (versions.at(-1)?.until === Infinity ? [] : [subject]));
+    return [...this.#bySubject].flatMap(([subject, versions]) =>
+      versions.at(-1)?.until === Infinity ? [] : [subject],
+    );
   }
 
   /** Whether anything was ever committed that contains a text. */
   everHad(text: string): boolean {
     const bytes = Buffer.from(text);
-    return this.#messages.some(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes(bytes));
+    return this.#messages.some(({ data }) =>
+      Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes(bytes),
+    );
   }
 
   count(view: View): number {
@@ -202,7 +209,8 @@ export class Log {
     const found: StoredMessage[] = [];
     for (let i = this.#messages.length - 1; i >= 0 && found.length < most; i--) {
       const message = this.#messages[i];
-      if (message !== undefined && message.until !== Infinity && message.until > least && !isBarrier(message.subject)) found.push(message);
+      if (message !== undefined && message.until !== Infinity && message.until > least && !isBarrier(message.subject))
+        found.push(message);
     }
     return found;
   }
@@ -225,7 +233,9 @@ export function matcher(filter: string): (subject: string) => boolean {
   const known = matchers.get(filter);
   if (known !== undefined) return known;
   const wanted = filter.split(".");
-  const matches = isLiteral(filter) ? (subject: string): boolean => subject === filter : (subject: string): boolean => hasTokens(subject, wanted);
+  const matches = isLiteral(filter)
+    ? (subject: string): boolean => subject === filter
+    : (subject: string): boolean => hasTokens(subject, wanted);
   if (matchers.size > 2000) matchers.clear();
   matchers.set(filter, matches);
   return matches;

@@ -37,7 +37,8 @@ if (values.replay === undefined) Error.stackTraceLimit = 0;
 
 function print(schedule: Schedule, outcome: Outcome): void {
   for (const line of outcome.trace) console.log(line);
-  for (const { kind, why, id } of outcome.violations) console.log(`VIOLATION ${kind}${id === "" ? "" : ` (${id})`}: ${why}`);
+  for (const { kind, why, id } of outcome.violations)
+    console.log(`VIOLATION ${kind}${id === "" ? "" : ` (${id})`}: ${why}`);
   console.log(`schedule ${JSON.stringify(write(schedule))}`);
 }
 
@@ -93,8 +94,11 @@ async function explore(): Promise<number> {
   }
   const took = (performance.now() - began) / 1000;
   const { user, system } = process.cpuUsage(cpu);
-  for (const [kind, seeds] of found) console.log(`${String(seeds.length).padStart(6)}  ${kind}: ${seeds.slice(0, 5).join(", ")}`);
-  console.log(`${count} schedules, ${calls} calls in ${took.toFixed(1)} s: ${(count / took).toFixed(0)} schedules a second, ${((1e6 * count) / (user + system)).toFixed(0)} a second of one core's time`);
+  for (const [kind, seeds] of found)
+    console.log(`${String(seeds.length).padStart(6)}  ${kind}: ${seeds.slice(0, 5).join(", ")}`);
+  console.log(
+    `${count} schedules, ${calls} calls in ${took.toFixed(1)} s: ${(count / took).toFixed(0)} schedules a second, ${((1e6 * count) / (user + system)).toFixed(0)} a second of one core's time`,
+  );
   console.log(found.size === 0 ? "no violation" : `${found.size} kinds of violations`);
   return found.size === 0 ? 0 : 1;
 }
@@ -132,7 +136,9 @@ async function repeat(runs: number): Promise<number> {
     const seconds = await soonest(first + run * 2 ** 20);
     if (seconds !== undefined) found.push(seconds);
   }
-  console.log(`found in ${found.length} of ${runs} runs, after ${found.map((seconds) => seconds.toFixed(1)).join(", ")} s of one core's time`);
+  console.log(
+    `found in ${found.length} of ${runs} runs, after ${found.map((seconds) => seconds.toFixed(1)).join(", ")} s of one core's time`,
+  );
   return found.length === 0 ? 0 : 1;
 }
 

@@ -44,8 +44,19 @@ export interface SimulatedMessage {
 const NOTHING = new Uint8Array();
 
 /** What closes an answer, or refuses. */
-export function status(code: number, description: string, values: Readonly<Record<string, number | string>> = {}): SimulatedMessage {
-  return { data: NOTHING, headers: new SimulatedHeaders(code, description, Object.entries(values).map(([name, value]) => [name, String(value)])) };
+export function status(
+  code: number,
+  description: string,
+  values: Readonly<Record<string, number | string>> = {},
+): SimulatedMessage {
+  return {
+    data: NOTHING,
+    headers: new SimulatedHeaders(
+      code,
+      description,
+      Object.entries(values).map(([name, value]) => [name, String(value)]),
+    ),
+  };
 }
 
 export function json(value: unknown): SimulatedMessage {

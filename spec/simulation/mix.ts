@@ -62,12 +62,38 @@ export interface Mix {
 
 /** Faults that the first mixes had. */
 const EARLIER = [
-  "slow", "heldReads", "heldWrites", "superseded", "staleReads", "snapshots", "elections", "oldLeaders", "stalls", "lostRequests", "lostAnswers", "lateAnswers", "cutAnswers",
-  "doubledAnswers", "disconnects", "stopsAtWrite", "stops", "deaths", "shortCalls", "aborts", "reopens",
+  "slow",
+  "heldReads",
+  "heldWrites",
+  "superseded",
+  "staleReads",
+  "snapshots",
+  "elections",
+  "oldLeaders",
+  "stalls",
+  "lostRequests",
+  "lostAnswers",
+  "lateAnswers",
+  "cutAnswers",
+  "doubledAnswers",
+  "disconnects",
+  "stopsAtWrite",
+  "stops",
+  "deaths",
+  "shortCalls",
+  "aborts",
+  "reopens",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** Faults that came later. They are drawn on their own, so that every seed keeps its course where they do not happen. */
-export const LATER = ["pipelined", "lingers", "resizes", "settings", "removals", "restores"] as const satisfies readonly (keyof Mix)[];
+export const LATER = [
+  "pipelined",
+  "lingers",
+  "resizes",
+  "settings",
+  "removals",
+  "restores",
+] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
 export const FAULTS = [...EARLIER, ...LATER] as const;
@@ -109,7 +135,14 @@ const MOST: Readonly<Record<Fault, number>> = {
 };
 
 /** In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest. */
-const SHARE: Readonly<Record<(typeof LATER)[number], number>> = { pipelined: 0.5, lingers: 0.3, resizes: 0.15, settings: 0.1, removals: 0.04, restores: 0.08 };
+const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
+  pipelined: 0.5,
+  lingers: 0.3,
+  resizes: 0.15,
+  settings: 0.1,
+  removals: 0.04,
+  restores: 0.08,
+};
 
 /** Faults that belong together. */
 const THEMES: readonly (readonly Fault[])[] = [
@@ -137,7 +170,9 @@ export function mixOf(chance: Chance, later: Chance): Mix {
   const often = (fault: Fault): number => MOST[fault] * (share.get(fault) ?? 0);
   return {
     replicas: chance.happens(0.9) ? 3 : 1,
-    versions: chance.happens(0.2) ? [chance.of(VERSIONS), chance.of(VERSIONS), chance.of(VERSIONS)] : [chance.of(VERSIONS)],
+    versions: chance.happens(0.2)
+      ? [chance.of(VERSIONS), chance.of(VERSIONS), chance.of(VERSIONS)]
+      : [chance.of(VERSIONS)],
     stores: chance.of([2, 2, 3, 4]),
     delayMs: chance.between(0.1, 2),
     slow: often("slow"),
@@ -179,7 +214,8 @@ export function mixOf(chance: Chance, later: Chance): Mix {
 }
 
 /** The version of a server: where there is one, it is that of all. */
-export const versionOf = ({ versions }: Mix, server: number): string => versions[server % versions.length] ?? versions[0];
+export const versionOf = ({ versions }: Mix, server: number): string =>
+  versions[server % versions.length] ?? versions[0];
 
 /** A server before 2.12 misses in a read of several keys what is written at that very moment, and knows of fewer writes under way. */
 export const isOld = (version: string): boolean => version.startsWith("2.11.");

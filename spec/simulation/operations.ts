@@ -79,7 +79,8 @@ export function tasteOf(chance: Chance): Taste {
 /** What is there when the rest begins: active users, of whom the stores may know, rooms with an owner and a member. */
 export function preparation(chance: Chance, taste: Taste, stores: number): Step[] {
   const steps: Step[] = [];
-  const step = (store: number, room: number, op: SimulatedOperation): number => steps.push({ store, lane: 0, gapMs: 0, room, op, dice: 0.5 });
+  const step = (store: number, room: number, op: SimulatedOperation): number =>
+    steps.push({ store, lane: 0, gapMs: 0, room, op, dice: 0.5 });
   if (!taste.prepared) return steps;
   const users = taste.users > 0 ? Array.from({ length: taste.userCount }, (_, u) => u) : [];
   for (const u of users) step(0, 0, { f: "add", u, role: chance.of(["admin", "admin", "admin", "member"]) });
@@ -87,7 +88,8 @@ export function preparation(chance: Chance, taste: Taste, stores: number): Step[
     step(0, room, { f: "create", e: 0 });
     for (let e = 1; e < Math.min(3, taste.endpointCount); e++) step(0, room, { f: "add", e, joined: true, epoch: 1 });
   }
-  for (let store = 0; taste.remembered && store < stores; store++) for (const u of users) step(store, 0, { f: "authorize", u });
+  for (let store = 0; taste.remembered && store < stores; store++)
+    for (const u of users) step(store, 0, { f: "authorize", u });
   return steps;
 }
 
@@ -95,10 +97,16 @@ export function stepsOf(chance: Chance, count: number, stores: number, taste: Ta
   const { checkers } = taste;
   return Array.from({ length: count }, () => {
     const isCheck = chance.happens(taste.checks);
-    const op = chance.happens(taste.users) ? userOperation(chance, taste, isCheck) : roomOperation(chance, taste, isCheck);
+    const op = chance.happens(taste.users)
+      ? userOperation(chance, taste, isCheck)
+      : roomOperation(chance, taste, isCheck);
     const isSplit = checkers > 0 && checkers < stores;
     return {
-      store: !isSplit ? chance.below(stores) : isCheck ? chance.below(checkers) : checkers + chance.below(stores - checkers),
+      store: !isSplit
+        ? chance.below(stores)
+        : isCheck
+          ? chance.below(checkers)
+          : checkers + chance.below(stores - checkers),
       lane: chance.below(taste.lanes),
       gapMs: chance.happens(0.05) ? chance.between(0, 3000) : chance.between(0, taste.gapMs),
       room: chance.below(taste.roomCount),
@@ -123,7 +131,12 @@ function changed(before: Standing, op: AllowlistOperation): Standing {
     case "revoke":
     case "reinstate":
       return { ...before, active: op.f === "reinstate" };
-    case "name": case "authorize": case "isAdmin": case "listed": case "getUser": case "hasAdmin":
+    case "name":
+    case "authorize":
+    case "isAdmin":
+    case "listed":
+    case "getUser":
+    case "hasAdmin":
       return before;
   }
 }
@@ -175,8 +188,19 @@ export function sensibly(step: Step, touched: Touched): Step {
 }
 
 /** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
-export function interference(chance: Chance, stream: string, taste: Taste, touched: Touched, lost: string | undefined): Step {
-  const [kind, number] = lost === undefined ? [] : Buffer.from(lost.split(".").at(-1) ?? "", "base64url").toString().split("-");
+export function interference(
+  chance: Chance,
+  stream: string,
+  taste: Taste,
+  touched: Touched,
+  lost: string | undefined,
+): Step {
+  const [kind, number] =
+    lost === undefined
+      ? []
+      : Buffer.from(lost.split(".").at(-1) ?? "", "base64url")
+          .toString()
+          .split("-");
   const step = (room: number, op: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 });
   // It leaves nothing of the write that somebody asks about.
   if (kind === "user") return step(0, { f: "name", u: Number(number) });
@@ -190,7 +214,11 @@ export function interference(chance: Chance, stream: string, taste: Taste, touch
 export function followUp(chance: Chance, taste: Taste, room: number, op: SimulatedOperation): Step {
   const step = (asked: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op: asked, dice: 0.5 });
   if ("u" in op) {
-    const f = chance.of(op.f === "role" ? ["isAdmin", "isAdmin", "authorize", "listed"] : ["authorize", "authorize", "authorize", "isAdmin", "listed", "hasAdmin"]);
+    const f = chance.of(
+      op.f === "role"
+        ? ["isAdmin", "isAdmin", "authorize", "listed"]
+        : ["authorize", "authorize", "authorize", "isAdmin", "listed", "hasAdmin"],
+    );
     return step(f === "hasAdmin" ? { f } : { f, u: op.u });
   }
   const e = "e" in op ? op.e : chance.below(taste.endpointCount);
@@ -201,14 +229,22 @@ export function followUp(chance: Chance, taste: Taste, room: number, op: Simulat
         ? ["inRooms", "inRooms", "isMember", "indexed", "keys", "list", "member"]
         : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"],
   );
-  return step(f === "list" || f === "inRooms" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e });
+  return step(
+    f === "list" || f === "inRooms" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e },
+  );
 }
 
 function userInterference(chance: Chance, taste: Taste, touched: Touched): AllowlistOperation {
   const { taken } = touched;
-  const u = taken !== undefined && chance.happens(0.8) ? taken : chance.happens(0.8) ? touched.u : chance.below(taste.userCount);
+  const u =
+    taken !== undefined && chance.happens(0.8)
+      ? taken
+      : chance.happens(0.8)
+        ? touched.u
+        : chance.below(taste.userCount);
   // Of another admin: it replaces the guard, and puts what the guard said of this one into its record.
-  if (taste.userCount > 1 && chance.happens(u === taken ? 0.8 : 0.3)) return touched.sensible((u + 1 + chance.below(taste.userCount - 1)) % taste.userCount, chance.next());
+  if (taste.userCount > 1 && chance.happens(u === taken ? 0.8 : 0.3))
+    return touched.sensible((u + 1 + chance.below(taste.userCount - 1)) % taste.userCount, chance.next());
   const kind = chance.next();
   if (kind < 0.6) return { f: "name", u };
   return kind < 0.85 ? touched.sensible(u, chance.next()) : userOperation(chance, taste, false);
@@ -217,24 +253,83 @@ function userInterference(chance: Chance, taste: Taste, touched: Touched): Allow
 function userOperation(chance: Chance, taste: Taste, isCheck: boolean): AllowlistOperation {
   const u = chance.below(taste.userCount);
   if (isCheck) {
-    const f = chance.of(["authorize", "authorize", "authorize", "authorize", "authorize", "authorize", "isAdmin", "isAdmin", "hasAdmin", "listed", "getUser"]);
+    const f = chance.of([
+      "authorize",
+      "authorize",
+      "authorize",
+      "authorize",
+      "authorize",
+      "authorize",
+      "isAdmin",
+      "isAdmin",
+      "hasAdmin",
+      "listed",
+      "getUser",
+    ]);
     return f === "hasAdmin" ? { f } : { f, u };
   }
   const role = chance.of(["admin", "member"] as const);
-  const f = chance.of(["add", "add", "add", "role", "role", "revoke", "revoke", "revoke", "reinstate", "reinstate", "name", "name", "name", "name", "first"]);
+  const f = chance.of([
+    "add",
+    "add",
+    "add",
+    "role",
+    "role",
+    "revoke",
+    "revoke",
+    "revoke",
+    "reinstate",
+    "reinstate",
+    "name",
+    "name",
+    "name",
+    "name",
+    "first",
+  ]);
   return f === "add" || f === "role" ? { f, u, role } : { f, u };
 }
 
 function roomOperation(chance: Chance, taste: Taste, isCheck: boolean): RoomOperation {
   const e = chance.below(taste.endpointCount);
   if (isCheck) {
-    const f = chance.of(["isMember", "isMember", "isMember", "isMember", "list", "indexed", "keys", "keys", "get", "member", "inRooms"]);
+    const f = chance.of([
+      "isMember",
+      "isMember",
+      "isMember",
+      "isMember",
+      "list",
+      "indexed",
+      "keys",
+      "keys",
+      "get",
+      "member",
+      "inRooms",
+    ]);
     if (f === "keys") return { f, e, newest: chance.happens(0.4) };
     return f === "list" || f === "get" || f === "inRooms" ? { f } : { f, e };
   }
   const f = chance.of([
-    "create", "create", "delete", "add", "add", "add", "add", "add", "join", "join", "remove", "remove", "remove", "remove", "owner", "put",
-    "rekey", "rekey", "rekey", "rename", "rename",
+    "create",
+    "create",
+    "delete",
+    "add",
+    "add",
+    "add",
+    "add",
+    "add",
+    "join",
+    "join",
+    "remove",
+    "remove",
+    "remove",
+    "remove",
+    "owner",
+    "put",
+    "rekey",
+    "rekey",
+    "rekey",
+    "rename",
+    "rename",
   ]);
   switch (f) {
     case "delete":
@@ -319,12 +414,15 @@ export function planUser(op: AllowlistOperation): Planned {
 
 export function planRoom(room: string, given: RoomOperation, guesses: Guesses): Planned {
   const epoch = guesses.epoch(room);
-  const op: RoomOperation = given.f === "put" || (given.f === "add" && given.epoch !== undefined) ? { ...given, epoch } : given;
+  const op: RoomOperation =
+    given.f === "put" || (given.f === "add" && given.epoch !== undefined) ? { ...given, epoch } : given;
   const run = (make: Planned["run"]): Planned => ({ at: room, op, run: make });
   const endpoint = "e" in op ? endpointName(op.e) : "";
   switch (op.f) {
     case "create":
-      return run((store, bounds, id) => ok(store.rooms.create({ id: room, owner: endpoint, encrypted: true, sealedKey: sealed(id) }, bounds)));
+      return run((store, bounds, id) =>
+        ok(store.rooms.create({ id: room, owner: endpoint, encrypted: true, sealedKey: sealed(id) }, bounds)),
+      );
     case "delete":
       return run((store, bounds) => ok(store.rooms.delete(room, bounds)));
     case "rename":
@@ -342,15 +440,29 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
     case "list":
       return run(async (store, bounds) => {
         const members = await store.members.list(room, bounds);
-        const as = Array.from({ length: ENDPOINTS }, (_, e) => members.find((member) => member.endpoint === endpointName(e))?.state[0] ?? ".");
-        return `${members.filter(({ role }) => role === "owner").map((member) => member.endpoint.slice(1)).join()} ${as.join("")}`;
+        const as = Array.from(
+          { length: ENDPOINTS },
+          (_, e) => members.find((member) => member.endpoint === endpointName(e))?.state[0] ?? ".",
+        );
+        return `${members
+          .filter(({ role }) => role === "owner")
+          .map((member) => member.endpoint.slice(1))
+          .join()} ${as.join("")}`;
       });
     case "add":
-      return run((store, bounds, id) => ok(store.members.add(room, {
-        endpoint,
-        state: op.joined ? "joined" : "invited",
-        ...(op.epoch === undefined ? {} : { sealedKey: { epoch: op.epoch, sealed: sealed(id) } }),
-      }, bounds)));
+      return run((store, bounds, id) =>
+        ok(
+          store.members.add(
+            room,
+            {
+              endpoint,
+              state: op.joined ? "joined" : "invited",
+              ...(op.epoch === undefined ? {} : { sealedKey: { epoch: op.epoch, sealed: sealed(id) } }),
+            },
+            bounds,
+          ),
+        ),
+      );
     case "join":
       return run((store, bounds) => ok(store.members.join(room, endpoint, bounds)));
     case "remove":
@@ -367,7 +479,7 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
     case "inRooms":
       return run(async (store, bounds) => {
         // Page by page: changes come between.
-        for (let after: string | undefined; ; ) {
+        for (let after: string | undefined; ;) {
           const page = await store.rooms.list({ limit: 1, ...(after === undefined ? {} : { after }) }, bounds);
           if (page.items.some(({ id }) => id === room)) return "in";
           if (page.next === undefined) return "out";
@@ -378,7 +490,10 @@ export function planRoom(room: string, given: RoomOperation, guesses: Guesses): 
       return run(async (store, bounds) => {
         // As fresh as this call, because the list before it was.
         await store.members.list(room, bounds);
-        const keys = op.newest === true ? [await store.roomKeys.get(room, endpoint, undefined, bounds)] : await store.roomKeys.list(room, endpoint, bounds);
+        const keys =
+          op.newest === true
+            ? [await store.roomKeys.get(room, endpoint, undefined, bounds)]
+            : await store.roomKeys.list(room, endpoint, bounds);
         return JSON.stringify(keys.map((key) => [key.epoch, Buffer.from(key.sealed).toString()]));
       });
     case "put":
@@ -398,7 +513,11 @@ export async function planRekey(store: Store, room: string, bounds: Bounds, gues
     at: room,
     op: { f: "rekey", epoch, members },
     run: async (own, limits, id) => {
-      const { epoch: after } = await own.roomKeys.rekey(room, new Map(named.map((endpoint) => [endpoint, sealed(id)])), { expectedEpoch: epoch, ...limits });
+      const { epoch: after } = await own.roomKeys.rekey(
+        room,
+        new Map(named.map((endpoint) => [endpoint, sealed(id)])),
+        { expectedEpoch: epoch, ...limits },
+      );
       guesses.learn(room, after);
       return "ok";
     },

@@ -3,7 +3,15 @@ import type { Chance } from "./chance.js";
 import { isOld } from "./mix.js";
 import type { SimulatedServers, World } from "./server.js";
 
-const STREAMS = ["KV_users", "KV_users", "KV_rooms", "KV_members", "KV_members", "KV_rooms_by_member", "KV_room_keys"] as const;
+const STREAMS = [
+  "KV_users",
+  "KV_users",
+  "KV_rooms",
+  "KV_members",
+  "KV_members",
+  "KV_rooms_by_member",
+  "KV_room_keys",
+] as const;
 /** What a store takes to have missed nothing is less than a second: docs/protocol.md, "Which log it is". */
 const LEAST_OUTAGE_MS = 1100;
 const MOST_OUTAGE_MS = 4000;
@@ -32,14 +40,16 @@ export class Operator {
     if (chance.happens(mix.settings)) this.#set();
     if (!mayHarm) return undefined;
     if (chance.happens(mix.removals)) return this.#remove("removed", () => 0);
-    if (chance.happens(mix.restores)) return this.#remove("restored", (end) => Math.max(0, end - 1 - chance.below(MOST_LOST)));
+    if (chance.happens(mix.restores))
+      return this.#remove("restored", (end) => Math.max(0, end - 1 - chance.below(MOST_LOST)));
     return undefined;
   }
 
   /** Everything that stores cannot do without is as it was. */
   end(): void {
     for (const stream of new Set(STREAMS)) {
-      if (this.#servers.stream(stream)?.config["allow_direct"] === false) this.#servers.change(stream, { allow_direct: true });
+      if (this.#servers.stream(stream)?.config["allow_direct"] === false)
+        this.#servers.change(stream, { allow_direct: true });
     }
   }
 
@@ -55,7 +65,10 @@ export class Operator {
     });
   }
 
-  #remove(kind: "removed" | "restored", place: (end: number) => number): { readonly kind: "removed" | "restored"; readonly stream: string } | undefined {
+  #remove(
+    kind: "removed" | "restored",
+    place: (end: number) => number,
+  ): { readonly kind: "removed" | "restored"; readonly stream: string } | undefined {
     const stream = this.#chance.of(STREAMS);
     const putBack = this.#servers.remove(stream, place);
     if (putBack === undefined) return undefined;

@@ -1,5 +1,13 @@
 /** What must hold of a history, whatever happened: docs of the promises are in the contract, by number. */
-import { READS, missingKey, roomModel, wrongKey, type HistoryEntry, type RoomOperation, type SoakOperation } from "../soak/jetstream-history.js";
+import {
+  READS,
+  missingKey,
+  roomModel,
+  wrongKey,
+  type HistoryEntry,
+  type RoomOperation,
+  type SoakOperation,
+} from "../soak/jetstream-history.js";
 import { TooManyCourses, unexplained, type Model, type Operation } from "../soak/linearizability.js";
 import { USERS } from "../soak/jetstream-history.js";
 import { ALLOWLIST, type AllowlistOperation, type SimulatedOperation } from "./operations.js";
@@ -76,7 +84,10 @@ export const allowlistModel: Model<AllowlistOperation, string> = {
       case "getUser":
         return is === NEVER ? state : undefined;
       case "listed":
-        return output === (is === NEVER ? "absent" : `${isAdmin ? "admin" : "member"} ${isActive ? "active" : "revoked"}`) ? state : undefined;
+        return output ===
+          (is === NEVER ? "absent" : `${isAdmin ? "admin" : "member"} ${isActive ? "active" : "revoked"}`)
+          ? state
+          : undefined;
     }
   },
 };
@@ -104,8 +115,22 @@ function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): bo
     case "inRooms":
       // Entries of the index are never superseded, so that no replica drops one.
       return !FAILURES.has(out);
-    case "add": case "first": case "role": case "revoke": case "reinstate": case "name": case "create": case "delete": case "rename":
-    case "join": case "remove": case "owner": case "put": case "rekey": case "list": case "keys":
+    case "add":
+    case "first":
+    case "role":
+    case "revoke":
+    case "reinstate":
+    case "name":
+    case "create":
+    case "delete":
+    case "rename":
+    case "join":
+    case "remove":
+    case "owner":
+    case "put":
+    case "rekey":
+    case "list":
+    case "keys":
       return !FAILURES.has(out);
   }
 }
@@ -130,7 +155,8 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
   const found: Violation[] = disaster === undefined ? [] : allowedSince(all, disaster);
   const entries = disaster === undefined ? all : before(all, disaster);
   for (const entry of entries) {
-    if (entry.out?.startsWith("not a StoreError") === true) found.push({ kind: "an error that is none of ours", why: entry.out, id: entry.id });
+    if (entry.out?.startsWith("not a StoreError") === true)
+      found.push({ kind: "an error that is none of ours", why: entry.out, id: entry.id });
   }
   const byRecord = new Map<string, Entry[]>();
   const known = new Map<string, HistoryEntry & { out: string | undefined }>();
@@ -166,9 +192,11 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
     if (at === ALLOWLIST) continue;
     const history = record.map(historic);
     const key = wrongKey(at, history, (id) => known.get(id));
-    if (key !== undefined) found.push({ kind: "a key that should not be seen", why: key.why, id: record[key.index]?.id ?? "" });
+    if (key !== undefined)
+      found.push({ kind: "a key that should not be seen", why: key.why, id: record[key.index]?.id ?? "" });
     const missing = missingKey(record.map((entry) => ({ ...historic(entry), store: entry.store })));
-    if (missing !== undefined) found.push({ kind: "a key that is missing", why: missing.why, id: record[missing.index]?.id ?? "" });
+    if (missing !== undefined)
+      found.push({ kind: "a key that is missing", why: missing.why, id: record[missing.index]?.id ?? "" });
   }
   found.push(...backwards(entries));
   return found;
@@ -176,10 +204,13 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
 
 /** What had ended before. What had begun may have come to something. */
 function before(entries: readonly Entry[], { at }: Disaster): Entry[] {
-  return entries.filter(({ invoked }) => invoked < at).map((entry) => ((entry.returned ?? Infinity) < at ? entry : { ...entry, returned: undefined, out: undefined }));
+  return entries
+    .filter(({ invoked }) => invoked < at)
+    .map((entry) => ((entry.returned ?? Infinity) < at ? entry : { ...entry, returned: undefined, out: undefined }));
 }
 
-const isAllow = ({ op, out }: Entry): boolean => (op.f === "authorize" && out === "active") || ((op.f === "isAdmin" || op.f === "isMember") && out === "true");
+const isAllow = ({ op, out }: Entry): boolean =>
+  (op.f === "authorize" && out === "active") || ((op.f === "isAdmin" || op.f === "isMember") && out === "true");
 
 /** Whether a change gives what the check allowed, or takes it. */
 function effectOn(check: Entry, change: Entry): "gives" | "takes" | undefined {
@@ -187,15 +218,36 @@ function effectOn(check: Entry, change: Entry): "gives" | "takes" | undefined {
   if (change.at !== check.at || ("u" in check.op && "u" in op && op.u !== check.op.u)) return undefined;
   if (!("u" in check.op) && "e" in check.op && "e" in op && op.f !== "create" && op.e !== check.op.e) return undefined;
   switch (op.f) {
-    case "add": case "first": case "reinstate": case "create": case "join":
+    case "add":
+    case "first":
+    case "reinstate":
+    case "create":
+    case "join":
       return "gives";
-    case "revoke": case "remove": case "delete":
+    case "revoke":
+    case "remove":
+    case "delete":
       return "takes";
     case "role":
       if (check.op.f !== "isAdmin") return undefined;
       return op.role === "admin" ? "gives" : "takes";
-    case "authorize": case "isAdmin": case "listed": case "hasAdmin": case "getUser": case "name": case "isMember": case "indexed": case "keys": case "list": case "get":
-    case "member": case "rename": case "owner": case "put": case "rekey": case "inRooms":
+    case "authorize":
+    case "isAdmin":
+    case "listed":
+    case "hasAdmin":
+    case "getUser":
+    case "name":
+    case "isMember":
+    case "indexed":
+    case "keys":
+    case "list":
+    case "get":
+    case "member":
+    case "rename":
+    case "owner":
+    case "put":
+    case "rekey":
+    case "inRooms":
       return undefined;
   }
 }
@@ -203,8 +255,17 @@ function effectOn(check: Entry, change: Entry): "gives" | "takes" | undefined {
 /** Whether a store knew of a change when the check began: it made it, or had answered by it. */
 function knew(check: Entry, change: Entry, entries: readonly Entry[]): boolean {
   if (change.store === check.store) return true;
-  return entries.some(({ store, at, op, out, invoked, returned = Infinity }) =>
-    store === check.store && at === check.at && op.f === "authorize" && "u" in check.op && op.u === check.op.u && out === "revoked" && invoked > change.invoked && returned < check.invoked);
+  return entries.some(
+    ({ store, at, op, out, invoked, returned = Infinity }) =>
+      store === check.store &&
+      at === check.at &&
+      op.f === "authorize" &&
+      "u" in check.op &&
+      op.u === check.op.u &&
+      out === "revoked" &&
+      invoked > change.invoked &&
+      returned < check.invoked,
+  );
 }
 
 /**
@@ -217,26 +278,55 @@ function allowedSince(entries: readonly Entry[], { kind, stream, at, open }: Dis
     if (check.invoked < at || !isAllow(check)) continue;
     const changes = entries.map((change) => ({ change, effect: effectOn(check, change) }));
     const isGivenSince = (since: number): boolean =>
-      changes.some(({ change: { invoked, returned = Infinity, out }, effect }) =>
-        effect === "gives" && returned > since && invoked < (check.returned ?? Infinity) && (out === undefined || out === "ok" || out === "unknown" || FAILURES.has(out)));
+      changes.some(
+        ({ change: { invoked, returned = Infinity, out }, effect }) =>
+          effect === "gives" &&
+          returned > since &&
+          invoked < (check.returned ?? Infinity) &&
+          (out === undefined || out === "ok" || out === "unknown" || FAILURES.has(out)),
+      );
     const why = `${JSON.stringify(check.op)} on ${check.at} answered ${check.out ?? ""}`;
-    const taken = changes.find(({ change, effect }) => effect === "takes" && change.out === "ok" && (change.returned ?? Infinity) < check.invoked && knew(check, change, entries) && !isGivenSince(change.invoked));
+    const taken = changes.find(
+      ({ change, effect }) =>
+        effect === "takes" &&
+        change.out === "ok" &&
+        (change.returned ?? Infinity) < check.invoked &&
+        knew(check, change, entries) &&
+        !isGivenSince(change.invoked),
+    );
     if (taken !== undefined && open.has(check.store)) {
-      found.push({ kind: `a wrong yes of ${check.op.f} after ${stream} was ${kind}`, why: `${why} after ${taken.change.id}`, id: check.id });
+      found.push({
+        kind: `a wrong yes of ${check.op.f} after ${stream} was ${kind}`,
+        why: `${why} after ${taken.change.id}`,
+        id: check.id,
+      });
     }
     const isOfStream = stream === (check.at === ALLOWLIST ? "KV_users" : "KV_rooms");
-    if (kind === "removed" && isOfStream && !isGivenSince(at)) found.push({ kind: `a yes of ${check.op.f} although ${stream} was made anew`, why, id: check.id });
+    if (kind === "removed" && isOfStream && !isGivenSince(at))
+      found.push({ kind: `a yes of ${check.op.f} although ${stream} was made anew`, why, id: check.id });
   }
   return found;
 }
 
 function unexplainedIn<Op>(model: Model<Op, string>, record: readonly Entry[]): Entry | undefined {
-  const history = record.map(({ op, invoked, returned, out }): Operation<Op, string> => ({ input: op as Op, invoked, returned, output: out }));
+  const history = record.map(({ op, invoked, returned, out }): Operation<Op, string> => ({
+    input: op as Op,
+    invoked,
+    returned,
+    output: out,
+  }));
   const index = unexplained(model, history, MAX_COURSES);
   return index === undefined ? undefined : record[index];
 }
 
-const historic = ({ id, at, op, invoked, returned, out }: Entry): HistoryEntry => ({ id, at, input: op as RoomOperation & SoakOperation, invoked, returned, output: out });
+const historic = ({ id, at, op, invoked, returned, out }: Entry): HistoryEntry => ({
+  id,
+  at,
+  input: op as RoomOperation & SoakOperation,
+  invoked,
+  returned,
+  output: out,
+});
 
 function described(entry: Entry, record: readonly Entry[]): Violation {
   const { op, out, id } = entry;
@@ -253,7 +343,13 @@ function whileWhat(entry: Entry, record: readonly Entry[]): string {
   if (!("u" in op) || op.f === "add") return "";
   const changes = record.filter((each) => !ALLOW_READS.has(each.op.f) && each.invoked < returned);
   const isOwn = (each: Entry): boolean => "u" in each.op && each.op.u === op.u;
-  const taken = changes.findLast((each) => isOwn(each) && each.out === "ok" && (each.returned ?? Infinity) < invoked && (each.op.f === "revoke" || each.op.f === "role"));
+  const taken = changes.findLast(
+    (each) =>
+      isOwn(each) &&
+      each.out === "ok" &&
+      (each.returned ?? Infinity) < invoked &&
+      (each.op.f === "revoke" || each.op.f === "role"),
+  );
   if (taken === undefined) return "";
   const later = changes.filter((each) => (each.returned ?? Infinity) > (taken.returned ?? Infinity) && each !== taken);
   if (later.some(isOwn)) return ", after the user's own later change";
@@ -266,10 +362,12 @@ function backwards(entries: readonly Entry[]): Violation[] {
   const ended = entries.filter(({ op, out }) => op.f === "getUser" && out?.startsWith("found ") === true);
   for (const [i, later] of ended.entries()) {
     for (const earlier of ended.slice(0, i)) {
-      if (earlier.store !== later.store || !("u" in earlier.op) || !("u" in later.op) || earlier.op.u !== later.op.u) continue;
+      if (earlier.store !== later.store || !("u" in earlier.op) || !("u" in later.op) || earlier.op.u !== later.op.u)
+        continue;
       if (earlier.returned === undefined || earlier.returned > later.invoked) continue;
       const [before, after] = [earlier, later].map(({ out = "" }) => Number(out.slice("found ".length)));
-      if ((after ?? 0) < (before ?? 0)) found.push({ kind: "a read that goes back", why: `revision ${after} after ${before}`, id: later.id });
+      if ((after ?? 0) < (before ?? 0))
+        found.push({ kind: "a read that goes back", why: `revision ${after} after ${before}`, id: later.id });
     }
   }
   return found;

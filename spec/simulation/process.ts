@@ -112,8 +112,21 @@ export class SimulatedProcess {
 }
 
 const PARAMETERS = [
-  "exports", "require", "module", "__filename", "__dirname", "loadModule",
-  "setTimeout", "clearTimeout", "setImmediate", "clearImmediate", "performance", "Date", "Math", "process", "JSON",
+  "exports",
+  "require",
+  "module",
+  "__filename",
+  "__dirname",
+  "loadModule",
+  "setTimeout",
+  "clearTimeout",
+  "setImmediate",
+  "clearImmediate",
+  "performance",
+  "Date",
+  "Math",
+  "process",
+  "JSON",
 ] as const;
 
 /**
@@ -154,7 +167,10 @@ export class LibraryLoader {
           case "timers":
             return { setTimeout: globals.setTimeout, clearTimeout: globals.clearTimeout };
           case "crypto":
-            return { ...(builtin("node:crypto") as object), randomBytes: (length: number) => owner().chance.bytes(length) };
+            return {
+              ...(builtin("node:crypto") as object),
+              randomBytes: (length: number) => owner().chance.bytes(length),
+            };
           case "nats":
             return { headers: () => new SimulatedHeaders() };
           default:
@@ -163,9 +179,21 @@ export class LibraryLoader {
       };
       const loadModule = (name: string): Promise<unknown> => Promise.resolve(require(name));
       this.#compile(path)(
-        module.exports, require, module, path, dirname(path), loadModule,
-        globals.setTimeout, globals.clearTimeout, globals.setImmediate, globals.clearImmediate,
-        globals.performance, globals.Date, globals.Math, globals.process, globals.JSON,
+        module.exports,
+        require,
+        module,
+        path,
+        dirname(path),
+        loadModule,
+        globals.setTimeout,
+        globals.clearTimeout,
+        globals.setImmediate,
+        globals.clearImmediate,
+        globals.performance,
+        globals.Date,
+        globals.Math,
+        globals.process,
+        globals.JSON,
       );
       return module.exports;
     };
@@ -216,7 +244,10 @@ function globalsOf(owner: () => SimulatedProcess) {
     clearImmediate: clear,
     performance: { now: () => owner().engine.now },
     Date: Object.assign(SimulatedDate, { now: wallClock, parse: Date.parse, UTC: Date.UTC }),
-    Math: Object.defineProperties({}, { ...Object.getOwnPropertyDescriptors(Math), random: { value: () => owner().chance.next() } }),
+    Math: Object.defineProperties(
+      {},
+      { ...Object.getOwnPropertyDescriptors(Math), random: { value: () => owner().chance.next() } },
+    ),
     process: Object.create(process, {
       nextTick: {
         value: (run: (...args: unknown[]) => void, ...args: unknown[]) => {
@@ -225,7 +256,10 @@ function globalsOf(owner: () => SimulatedProcess) {
       },
     }) as NodeJS.Process,
     // What is short is an acknowledgement, of which each is another.
-    JSON: { stringify: JSON.stringify, parse: (text: string) => (text.length < SHORT_JSON ? (JSON.parse(text) as unknown) : parseOnce(text)) },
+    JSON: {
+      stringify: JSON.stringify,
+      parse: (text: string) => (text.length < SHORT_JSON ? (JSON.parse(text) as unknown) : parseOnce(text)),
+    },
   };
 }
 

@@ -23,7 +23,10 @@ async function alone(): Promise<Servers> {
   return { urls: [server.url], dispose: () => server.dispose() };
 }
 
-for (const { replicas, start } of [{ replicas: 1, start: alone }, { replicas: 3, start: () => startNatsCluster() }] as const) {
+for (const { replicas, start } of [
+  { replicas: 1, start: alone },
+  { replicas: 3, start: () => startNatsCluster() },
+] as const) {
   describe(`simulation: the simulated servers answer as real ones do, R${replicas}`, function () {
     this.timeout(120_000);
     let servers: Servers | undefined;

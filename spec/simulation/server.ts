@@ -65,7 +65,8 @@ interface Publish {
 }
 
 /** The subject whose last sequence a message is conditional on. */
-const conditionOf = ({ subject, expected, expectedOf = subject }: Publish): string | undefined => (expected === undefined ? undefined : expectedOf);
+const conditionOf = ({ subject, expected, expectedOf = subject }: Publish): string | undefined =>
+  expected === undefined ? undefined : expectedOf;
 
 const WRONG_LAST_SEQUENCE = 10071;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
@@ -82,9 +83,27 @@ const noResponders = (subject: string): SimulatedMessage => status(503, "", { "N
 
 /** What a server fills in where a stream's settings do not say it. */
 const DEFAULTS: Json = {
-  retention: "limits", max_consumers: -1, max_msgs: -1, max_bytes: -1, max_age: 0, max_msgs_per_subject: -1, max_msg_size: -1, discard: "old",
-  storage: "file", num_replicas: 1, duplicate_window: 120_000_000_000, compression: "none", allow_direct: false, mirror_direct: false, sealed: false,
-  deny_delete: false, deny_purge: false, allow_rollup_hdrs: false, consumer_limits: {}, allow_msg_ttl: false, metadata: {},
+  retention: "limits",
+  max_consumers: -1,
+  max_msgs: -1,
+  max_bytes: -1,
+  max_age: 0,
+  max_msgs_per_subject: -1,
+  max_msg_size: -1,
+  discard: "old",
+  storage: "file",
+  num_replicas: 1,
+  duplicate_window: 120_000_000_000,
+  compression: "none",
+  allow_direct: false,
+  mirror_direct: false,
+  sealed: false,
+  deny_delete: false,
+  deny_purge: false,
+  allow_rollup_hdrs: false,
+  consumer_limits: {},
+  allow_msg_ttl: false,
+  metadata: {},
 };
 
 /** Whether two streams' settings are the same, in whatever order. */
@@ -97,8 +116,10 @@ function isSame(a: unknown, b: unknown): boolean {
 /** Why a stream cannot have other settings, as a server says it. */
 function unchangeable(before: Json, after: Json): string | undefined {
   if (after["storage"] !== before["storage"]) return "stream configuration update can not change storage type";
-  if (before["deny_delete"] === true && after["deny_delete"] !== true) return "stream configuration update can not cancel deny message deletes";
-  if (before["deny_purge"] === true && after["deny_purge"] !== true) return "stream configuration update can not cancel deny purge";
+  if (before["deny_delete"] === true && after["deny_delete"] !== true)
+    return "stream configuration update can not cancel deny message deletes";
+  if (before["deny_purge"] === true && after["deny_purge"] !== true)
+    return "stream configuration update can not cancel deny purge";
   return undefined;
 }
 
@@ -196,7 +217,8 @@ class Stream {
         this.#world.trace?.say(`${this.name}: an old leader refuses ${publish.subject}`);
         answer([refused]);
       } else {
-        for (const subject of this.#inFlight([{ subject: publish.subject, expectedOf: conditionOf(publish) }])) old.inFlight.add(subject);
+        for (const subject of this.#inFlight([{ subject: publish.subject, expectedOf: conditionOf(publish) }]))
+          old.inFlight.add(subject);
       }
     }
     if (engine.now < this.#electedAt) {
@@ -207,7 +229,9 @@ class Stream {
     if (taken && chance.happens(0.3)) return;
     const refused = this.#refusalOf(publish, { place: this.log.end }, (subject) => this.#isInFlight(subject));
     if (refused !== undefined) {
-      this.#world.trace?.say(`${this.name}: refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`);
+      this.#world.trace?.say(
+        `${this.name}: refuses ${publish.subject} on the condition ${String(publish.expected)}${publish.expectedOf === undefined ? "" : ` of ${publish.expectedOf}`}`,
+      );
       answer([refused]);
       return;
     }
@@ -220,7 +244,12 @@ class Stream {
         const late = this.#lateMismatchOf(publish);
         if (late !== undefined) return [late];
         const { subject, data, headers } = publish;
-        const { seq } = this.log.append(subject, typeof data === "string" ? Buffer.from(data) : data, headers, wallClockAt(engine.now));
+        const { seq } = this.log.append(
+          subject,
+          typeof data === "string" ? Buffer.from(data) : data,
+          headers,
+          wallClockAt(engine.now),
+        );
         this.#world.trace?.say(`${this.name}: ${seq} is ${subject}`);
         return [json({ stream: this.name, seq })];
       },
@@ -238,12 +267,17 @@ class Stream {
 
   /** What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself. */
   #inFlight(proposals: readonly Pick<Proposal, "subject" | "expectedOf">[]): string[] {
-    return proposals.flatMap(({ subject, expectedOf }) => [...(this.#tracksAll ? [subject] : []), ...(expectedOf === undefined ? [] : [expectedOf])]);
+    return proposals.flatMap(({ subject, expectedOf }) => [
+      ...(this.#tracksAll ? [subject] : []),
+      ...(expectedOf === undefined ? [] : [expectedOf]),
+    ]);
   }
 
   #isInFlight(wanted: string): boolean {
     if (this.#lingering.size > 0 && (this.#lingering.get(wanted) ?? 0) > this.#world.engine.now) return true;
-    return this.#tail.some(({ subject, expectedOf }) => expectedOf === wanted || (subject === wanted && this.#tracksAll));
+    return this.#tail.some(
+      ({ subject, expectedOf }) => expectedOf === wanted || (subject === wanted && this.#tracksAll),
+    );
   }
 
   #refusalOf(publish: Publish, view: View, isInFlight: (subject: string) => boolean): SimulatedMessage | undefined {
@@ -258,7 +292,9 @@ class Stream {
     const subject = conditionOf(publish);
     if (subject === undefined) return undefined;
     const last = this.log.lastMatching(subject, view)?.seq ?? 0;
-    return last === publish.expected ? undefined : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
+    return last === publish.expected
+      ? undefined
+      : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
   }
 
   /** Before 2.12 a server looks again: what is unconditional may have come in between. What was purged meanwhile is let pass. */
@@ -302,7 +338,8 @@ class Stream {
       return;
     }
     const { engine, chance, mix } = this.#world;
-    const at = mix.pipelined > 0 ? Math.max(this.#tail.at(-1)?.at ?? 0, engine.now + chance.between(0, 2 * mix.delayMs)) : 0;
+    const at =
+      mix.pipelined > 0 ? Math.max(this.#tail.at(-1)?.at ?? 0, engine.now + chance.between(0, 2 * mix.delayMs)) : 0;
     this.#tail.push({ ...proposal, at });
     this.#commitSoon();
   }
@@ -313,7 +350,8 @@ class Stream {
     next.answer(next.apply());
     const { engine, chance, mix } = this.#world;
     if (chance.happens(mix.lingers)) {
-      for (const subject of this.#inFlight([next])) this.#lingering.set(subject, engine.now + chance.between(0, 10 * mix.delayMs));
+      for (const subject of this.#inFlight([next]))
+        this.#lingering.set(subject, engine.now + chance.between(0, 10 * mix.delayMs));
     }
     return true;
   }
@@ -325,7 +363,9 @@ class Stream {
     const { engine, chance, mix } = this.#world;
     const isPipelined = mix.pipelined > 0;
     const at = isPipelined ? (this.#tail[0]?.at ?? 0) : 0;
-    const wait = Math.max(at - engine.now, this.#electedAt - engine.now, this.#quorumAt - engine.now, 0) + (isPipelined ? 0 : chance.between(0, mix.delayMs));
+    const wait =
+      Math.max(at - engine.now, this.#electedAt - engine.now, this.#quorumAt - engine.now, 0) +
+      (isPipelined ? 0 : chance.between(0, mix.delayMs));
     engine.after(wait, () => {
       this.#committing = false;
       const isReady = engine.now >= this.#electedAt && engine.now >= this.#quorumAt;
@@ -408,9 +448,12 @@ class Stream {
   /** What a replica answers that has come so far. */
   answerAt(body: Json, view: View, old = this.#isOld(this.#leader)): readonly SimulatedMessage[] {
     const { multi_last: multi = [], next_by_subj: next, last_by_subj: last, seq = 0, batch = 0 } = body;
-    if (!Array.isArray(multi) || typeof seq !== "number" || typeof batch !== "number") throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
-    if (multi.length === 0 && next === undefined && last === undefined && seq === 0) return [status(408, "Empty Request")];
-    const isTwo = multi.length > 0 ? next !== undefined || last !== undefined : next !== undefined && last !== undefined;
+    if (!Array.isArray(multi) || typeof seq !== "number" || typeof batch !== "number")
+      throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
+    if (multi.length === 0 && next === undefined && last === undefined && seq === 0)
+      return [status(408, "Empty Request")];
+    const isTwo =
+      multi.length > 0 ? next !== undefined || last !== undefined : next !== undefined && last !== undefined;
     if (isTwo || (last !== undefined && (seq > 0 || batch > 0))) return [status(408, "Bad Request")];
     const upTo = this.log.sequenceAt(view.place);
     const { trace } = this.#world;
@@ -422,7 +465,9 @@ class Stream {
       // Before 2.12 the end counted one too few.
       const over = old ? 1 : 0;
       return this.#batch(found, body, found.length, 0, (pending, before) => ({
-        "Nats-Num-Pending": Math.max(0, pending - over), "Nats-Last-Sequence": before, "Nats-UpTo-Sequence": upTo,
+        "Nats-Num-Pending": Math.max(0, pending - over),
+        "Nats-Last-Sequence": before,
+        "Nats-UpTo-Sequence": upTo,
       }));
     }
     if (typeof next === "string") {
@@ -433,7 +478,8 @@ class Stream {
       if (batch === 0) return [this.#message(first)];
       // Before 2.12 each message counted itself among those that follow.
       return this.#batch(found, body, batch, old ? 1 : 0, (pending, before) => ({
-        "Nats-Num-Pending": pending, "Nats-Last-Sequence": before,
+        "Nats-Num-Pending": pending,
+        "Nats-Last-Sequence": before,
       }));
     }
     if (typeof last === "string") {
@@ -470,7 +516,12 @@ class Stream {
     let pending = found.length;
     for (const message of found.slice(0, batch)) {
       pending--;
-      messages.push(this.#message(message, [["Nats-Num-Pending", String(pending + itself)], ["Nats-Last-Sequence", String(last)]]));
+      messages.push(
+        this.#message(message, [
+          ["Nats-Num-Pending", String(pending + itself)],
+          ["Nats-Last-Sequence", String(last)],
+        ]),
+      );
       last = message.seq;
       bytes += message.size;
       if (bytes >= maxBytes) break;
@@ -483,19 +534,31 @@ class Stream {
   info(why: "asked" | "changed", view: View = { place: this.log.end }): SimulatedMessage {
     const isAlone = this.#world.mix.replicas === 1;
     const leader = `n${this.#leader}`;
-    const replicas = this.#replicas.flatMap((_, i) => (i === this.#leader ? [] : [{ name: `n${i}`, current: true, lag: 0 }]));
-    const cluster = isAlone ? (why === "asked" ? { leader } : undefined) : { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) };
+    const replicas = this.#replicas.flatMap((_, i) =>
+      i === this.#leader ? [] : [{ name: `n${i}`, current: true, lag: 0 }],
+    );
+    const cluster = isAlone
+      ? why === "asked"
+        ? { leader }
+        : undefined
+      : { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) };
     // Each store that opens asks it of each stream, and nearly all of it is always the same.
     this.#configText ??= JSON.stringify(this.#config);
     const state = `{"messages":${this.log.count(view)},"last_seq":${this.log.sequenceAt(view.place)}}`;
-    return { data: Buffer.from(`{"config":${this.#configText},"state":${state}${cluster === undefined ? "" : `,"cluster":${JSON.stringify(cluster)}`}}`) };
+    return {
+      data: Buffer.from(
+        `{"config":${this.#configText},"state":${state}${cluster === undefined ? "" : `,"cluster":${JSON.stringify(cluster)}`}}`,
+      ),
+    };
   }
 
   /** Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so. */
   make(config: Json, asker: Asker): SimulatedMessage {
     const isThis = config === this.#asked || isSame({ ...DEFAULTS, ...config }, this.#config);
     if (isThis) this.#asked = config;
-    return isThis ? this.info("changed", this.#view(asker).view) : refusal(400, 10058, "stream name already in use with a different configuration");
+    return isThis
+      ? this.info("changed", this.#view(asker).view)
+      : refusal(400, 10058, "stream name already in use with a different configuration");
   }
 
   get config(): Json {
@@ -566,7 +629,9 @@ export class SimulatedServers {
     const at = place(log.end);
     return () => {
       if (this.#streams.has(name)) return;
-      this.#world.trace?.say(`${name}: somebody puts it back as it was up to ${log.sequenceAt(at)} of ${log.sequenceAt(log.end)}`);
+      this.#world.trace?.say(
+        `${name}: somebody puts it back as it was up to ${log.sequenceAt(at)} of ${log.sequenceAt(log.end)}`,
+      );
       this.#add(new Stream(name, config, this.#world, log.backup(at)));
     };
   }
@@ -575,7 +640,13 @@ export class SimulatedServers {
     return this.#streams.get(name);
   }
 
-  receive(subject: string, payload: Payload, headers: SimulatedHeaders | undefined, asker: Asker, answer: Answer): void {
+  receive(
+    subject: string,
+    payload: Payload,
+    headers: SimulatedHeaders | undefined,
+    asker: Asker,
+    answer: Answer,
+  ): void {
     if (subject.startsWith("$KV.")) {
       const end = subject.indexOf(".", "$KV.".length);
       const stream = end < 0 ? undefined : this.#byBucket.get(subject.slice("$KV.".length, end));
@@ -585,13 +656,16 @@ export class SimulatedServers {
         answer([noResponders(subject)]);
         return;
       }
-      stream.write({
-        subject,
-        data: payload,
-        headers: headers?.entries() ?? [],
-        expected: expected === "" ? undefined : Number(expected),
-        expectedOf: expectedOf === "" ? undefined : expectedOf,
-      }, answer);
+      stream.write(
+        {
+          subject,
+          data: payload,
+          headers: headers?.entries() ?? [],
+          expected: expected === "" ? undefined : Number(expected),
+          expectedOf: expectedOf === "" ? undefined : expectedOf,
+        },
+        answer,
+      );
       return;
     }
     const body = parse(payload);
@@ -620,7 +694,8 @@ export class SimulatedServers {
           return;
         }
         // Of a key that is part of the subject nothing else can be asked but how much.
-        if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes")) answer([status(408, "Bad Request")]);
+        if (name !== "" && Object.keys(body).some((field) => field !== "max_bytes"))
+          answer([status(408, "Bad Request")]);
         else stream.direct(name === "" ? body : { last_by_subj: name }, asker, answer);
         return;
       case "STREAM INFO":
@@ -638,7 +713,8 @@ export class SimulatedServers {
   }
 
   #create(name: string, config: Json, asker: Asker): SimulatedMessage {
-    if (this.#world.mix.replicas === 1 && Number(config["num_replicas"] ?? 1) > 1) return refusal(500, 10074, "replicas > 1 not supported in non-clustered mode");
+    if (this.#world.mix.replicas === 1 && Number(config["num_replicas"] ?? 1) > 1)
+      return refusal(500, 10074, "replicas > 1 not supported in non-clustered mode");
     const known = this.#streams.get(name);
     if (known !== undefined) return known.make(config, asker);
     const created = new Stream(name, config, this.#world);
@@ -659,8 +735,10 @@ const requests = new Map<string, readonly [api: string, verb: string, stream: st
 function requested(subject: string): readonly [api: string, verb: string, stream: string, key: string] {
   const known = requests.get(subject);
   if (known !== undefined) return known;
-  const [, api, verb, what, key = ""] = /^\$JS\.API\.(DIRECT|STREAM)\.([A-Z]+)\.([^.]+)(?:\.(.*))?$/.exec(subject) ?? [];
-  if (api === undefined || verb === undefined || what === undefined) throw new Error(`the simulated servers do not know ${subject}`);
+  const [, api, verb, what, key = ""] =
+    /^\$JS\.API\.(DIRECT|STREAM)\.([A-Z]+)\.([^.]+)(?:\.(.*))?$/.exec(subject) ?? [];
+  if (api === undefined || verb === undefined || what === undefined)
+    throw new Error(`the simulated servers do not know ${subject}`);
   if (requests.size > 2000) requests.clear();
   const found = [api, verb, what, key] as const;
   requests.set(subject, found);
@@ -671,6 +749,9 @@ const NOTHING: Json = {};
 
 function parse(payload: Payload): Json {
   if (payload.length === 0) return NOTHING;
-  const text = typeof payload === "string" ? payload : Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8");
+  const text =
+    typeof payload === "string"
+      ? payload
+      : Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8");
   return parseOnce(text) as Json;
 }

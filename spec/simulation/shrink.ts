@@ -7,7 +7,12 @@ import { simulate, type Schedule } from "./simulation.js";
 const TURNS = 12;
 
 /** The shortest schedule found within `limitMs` that still ends in a violation of that kind. */
-export async function shrink(schedule: Schedule, kind: string, loader: LibraryLoader, limitMs: number): Promise<Schedule> {
+export async function shrink(
+  schedule: Schedule,
+  kind: string,
+  loader: LibraryLoader,
+  limitMs: number,
+): Promise<Schedule> {
   const end = performance.now() + limitMs;
   const fails = async (candidate: Schedule): Promise<Schedule | undefined> => {
     for (let turn = 0; turn < TURNS && performance.now() < end; turn++) {
@@ -24,7 +29,9 @@ export async function shrink(schedule: Schedule, kind: string, loader: LibraryLo
   // Whole halves first, then quarters, down to single calls.
   for (let size = Math.ceil(schedule.operations / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
     for (let from = 0; from < schedule.operations; from += size) {
-      const more = Array.from({ length: size }, (_, i) => from + i).filter((i) => i < schedule.operations && !best.omit.has(i));
+      const more = Array.from({ length: size }, (_, i) => from + i).filter(
+        (i) => i < schedule.operations && !best.omit.has(i),
+      );
       if (more.length > 0) best = (await fails({ ...best, omit: new Set([...best.omit, ...more]) })) ?? best;
     }
   }

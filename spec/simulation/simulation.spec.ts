@@ -31,7 +31,10 @@ describe("the simulated cluster", function () {
     );
     for (let seed = 1001; seed <= 1000 + SEEDS; seed++) {
       const { violations } = await simulate(scheduleOf(seed), often);
-      expect(violations.map(({ kind, why }) => `${kind}: ${why}`), `seed ${String(seed)}`).to.deep.equal([]);
+      expect(
+        violations.map(({ kind, why }) => `${kind}: ${why}`),
+        `seed ${String(seed)}`,
+      ).to.deep.equal([]);
     }
   });
 
@@ -41,7 +44,9 @@ describe("the simulated cluster", function () {
 
   it("the same seed gives the same course of things, to the byte", async () => {
     const digest = async (seed: number, own: LibraryLoader): Promise<string> =>
-      createHash("sha256").update((await simulate(scheduleOf(seed), own, true)).trace.join("\n")).digest("hex");
+      createHash("sha256")
+        .update((await simulate(scheduleOf(seed), own, true)).trace.join("\n"))
+        .digest("hex");
     for (const seed of [3, 17, 40]) {
       // An instance that others had before it, and a new one.
       expect(await digest(seed, loader)).to.equal(await digest(seed, new LibraryLoader(dist)));
@@ -56,7 +61,11 @@ describe("the simulated cluster", function () {
       to: "this.seen",
     },
     { what: "a new era forgets nothing", from: /this\.#era\+\+;/, to: ";" },
-    { what: "what may have been stored says none", from: /kind\d* === "commit"\) call\d*\.outcome = "unknown"/, to: "false) void 0" },
+    {
+      what: "what may have been stored says none",
+      from: /kind\d* === "commit"\) call\d*\.outcome = "unknown"/,
+      to: "false) void 0",
+    },
   ];
   for (const { what, from, to } of broken) {
     it(`finds it within ${SEEDS} schedules if ${what}`, async () => {

@@ -6,8 +6,24 @@ import { SimulatedConnection } from "./connection.js";
 import { Engine } from "./engine.js";
 import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
 import {
-  Guesses, Touched, followUp, interference, isChange, isCheck, planRekey, planRoom, planUser, preparation, roomId, sensibly, stepsOf, tasteOf,
-  type Planned, type SimulatedOperation, type Step, type Taste,
+  Guesses,
+  Touched,
+  followUp,
+  interference,
+  isChange,
+  isCheck,
+  planRekey,
+  planRoom,
+  planUser,
+  preparation,
+  roomId,
+  sensibly,
+  stepsOf,
+  tasteOf,
+  type Planned,
+  type SimulatedOperation,
+  type Step,
+  type Taste,
 } from "./operations.js";
 import { ROOMS } from "../soak/jetstream-history.js";
 import { Operator } from "./operator.js";
@@ -51,7 +67,13 @@ const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
 export const mixOfSeed = (seed: number): Mix => mixOf(new Chance(seed, 1), new Chance(seed, 7));
 
-export const scheduleOf = (seed: number, operations = 30): Schedule => ({ seed, operations, omit: new Set(), calm: new Set(), turn: 0 });
+export const scheduleOf = (seed: number, operations = 30): Schedule => ({
+  seed,
+  operations,
+  omit: new Set(),
+  calm: new Set(),
+  turn: 0,
+});
 
 /** Runs at one go, from a callback of its own: within a microtask no other would run. */
 export function simulate(schedule: Schedule, loader: LibraryLoader, wantsTrace = false): Promise<Outcome> {
@@ -143,9 +165,13 @@ class Simulation {
     for (let i = 0; i < this.#mix.stores; i++) this.#clients.push(this.#start(`s${i}`));
     this.#wait(() => this.#clients.every(({ opening }) => !opening), "opening");
     const prepared = preparation(new Chance(seed, 5), taste, this.#mix.stores);
-    this.#lane(0, prepared.filter(({ op }) => isChange(op)));
+    this.#lane(
+      0,
+      prepared.filter(({ op }) => isChange(op)),
+    );
     this.#wait(() => this.#underWay === 0, "the preparation");
-    for (const [lane, own] of lanesOf(prepared.filter(({ op }) => !isChange(op)))) this.#lane(Number(lane.split(".")[0]), own);
+    for (const [lane, own] of lanesOf(prepared.filter(({ op }) => !isChange(op))))
+      this.#lane(Number(lane.split(".")[0]), own);
     this.#wait(() => this.#underWay === 0, "the first questions");
     this.#world.mix = this.#mix;
     for (const [lane, own] of lanesOf(steps)) this.#lane(Number(lane.split(".")[0]), own, true);
@@ -157,10 +183,20 @@ class Simulation {
       // A name is written with the change itself, and with nothing that is only staged.
       const stream = op.f === "name" ? "KV_users" : op.f === "rename" ? "KV_rooms" : "";
       if (out === "none" && this.#servers.stream(stream)?.log.everHad(`"name":"${id}"`) === true) {
-        this.#found.push({ kind: "a write that says none and was stored", why: `${JSON.stringify(op)} said that it was surely not done`, id });
+        this.#found.push({
+          kind: "a write that says none and was stored",
+          why: `${JSON.stringify(op)} said that it was surely not done`,
+          id,
+        });
       }
     }
-    const found = [...this.#found, ...violations(entries, { listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld), disaster: this.#disaster })];
+    const found = [
+      ...this.#found,
+      ...violations(entries, {
+        listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld),
+        disaster: this.#disaster,
+      }),
+    ];
     return { violations: found, entries, trace: this.#trace?.lines ?? [], events: this.#engine.events };
   }
 
@@ -180,15 +216,29 @@ class Simulation {
     // A part that is missing, or older than the rest, may well be refused.
     if (last.store === undefined || this.#disaster !== undefined) return;
     const ops = this.#lastCalls(planned);
-    const steps = ops.map(({ room, op }): Step => ({ store: this.#clients.length - 1, lane: 0, gapMs: 0, room, op, dice: 1 }));
+    const steps = ops.map(({ room, op }): Step => ({
+      store: this.#clients.length - 1,
+      lane: 0,
+      gapMs: 0,
+      room,
+      op,
+      dice: 1,
+    }));
     const before = this.#calls;
     this.#lane(this.#clients.length - 1, steps);
     this.#wait(() => this.#underWay === 0, "the calls at the end");
     for (const { id, out, op } of this.#entries.values()) {
       if (Number(id.slice(1)) <= before) continue;
       const isUnknownUser = op.f === "authorize" && out === "unknown";
-      if (!isUnknownUser && (out === undefined || ["TIMEOUT", "UNAVAILABLE", "unknown", "none", "timeout", "unavailable"].includes(out))) {
-        this.#found.push({ kind: "wedged", why: `${JSON.stringify(op)} ended as ${out ?? "nothing"} although nothing went wrong any more`, id });
+      if (
+        !isUnknownUser &&
+        (out === undefined || ["TIMEOUT", "UNAVAILABLE", "unknown", "none", "timeout", "unavailable"].includes(out))
+      ) {
+        this.#found.push({
+          kind: "wedged",
+          why: `${JSON.stringify(op)} ended as ${out ?? "nothing"} although nothing went wrong any more`,
+          id,
+        });
       }
     }
   }
@@ -200,7 +250,11 @@ class Simulation {
     if (rooms === undefined || members === undefined) return [];
     const alive = new Set(
       rooms.lastOfEach(["$KV.rooms.room.*"], { place: rooms.end }).flatMap(({ data }) => {
-        const { gone, incarnation, roster = incarnation } = JSON.parse(Buffer.from(data).toString("utf8")) as {
+        const {
+          gone,
+          incarnation,
+          roster = incarnation,
+        } = JSON.parse(Buffer.from(data).toString("utf8")) as {
           gone: boolean;
           incarnation: string;
           roster?: string;
@@ -208,9 +262,10 @@ class Simulation {
         return gone ? [] : [roster];
       }),
     );
-    return members.purged().filter((subject) => alive.has(subject.split(".").at(-1) ?? "")).map((subject) => (
-      { kind: "a live row that was purged", why: subject, id: "" }
-    ));
+    return members
+      .purged()
+      .filter((subject) => alive.has(subject.split(".").at(-1) ?? ""))
+      .map((subject) => ({ kind: "a live row that was purged", why: subject, id: "" }));
   }
 
   /** What is asked and changed at the end: whatever the calls before touched. */
@@ -218,12 +273,14 @@ class Simulation {
     const ops: { room: number; op: SimulatedOperation }[] = [];
     const isOfUser = ({ op }: Step): boolean => "u" in op || op.f === "hasAdmin";
     const users = new Set(planned.flatMap(({ op }) => ("u" in op ? op.u : [])));
-    for (const u of users) for (const f of ["authorize", "listed", "name"] as const) ops.push({ room: 0, op: { f, u } });
+    for (const u of users)
+      for (const f of ["authorize", "listed", "name"] as const) ops.push({ room: 0, op: { f, u } });
     const rooms = planned.filter((step) => !isOfUser(step));
     for (const room of new Set(rooms.map((step) => step.room))) {
       ops.push({ room, op: { f: "list" } }, { room, op: { f: "inRooms" } });
       const endpoints = new Set(rooms.flatMap(({ op }) => ("e" in op ? op.e : [])));
-      for (const e of endpoints) for (const f of ["isMember", "indexed", "keys"] as const) ops.push({ room, op: { f, e } });
+      for (const e of endpoints)
+        for (const f of ["isMember", "indexed", "keys"] as const) ops.push({ room, op: { f, e } });
       ops.push({ room, op: { f: "rename" } }, { room, op: { f: "rekey", epoch: 0, members: "" } });
     }
     return ops;
@@ -240,11 +297,26 @@ class Simulation {
 
   #start(name: string): Client {
     const { chance } = this.#world;
-    const process = new SimulatedProcess(name, this.#engine, new Chance(this.#schedule.seed, 4, this.#processes.length, chance.below(2 ** 30)), this.#loader.host);
+    const process = new SimulatedProcess(
+      name,
+      this.#engine,
+      new Chance(this.#schedule.seed, 4, this.#processes.length, chance.below(2 ** 30)),
+      this.#loader.host,
+    );
     this.#processes.push(process);
     const { library } = this.#loader;
     const connection = new SimulatedConnection(process, this.#servers, this.#processes.length - 1, this.#world);
-    const client: Client = { name, process, library, connection, store: undefined, opening: true, waiting: [], calls: new Set(), asked: new Set() };
+    const client: Client = {
+      name,
+      process,
+      library,
+      connection,
+      store: undefined,
+      opening: true,
+      waiting: [],
+      calls: new Set(),
+      asked: new Set(),
+    };
     process.whenChanged = () => {
       this.#changed(client);
     };
@@ -260,7 +332,8 @@ class Simulation {
           client.opening = false;
           this.#changed(client);
           this.#trace?.say(`${name} cannot open: ${String(error)}`);
-          if (this.#world.mix !== this.#mix) this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
+          if (this.#world.mix !== this.#mix)
+            this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
         },
       );
     });
@@ -301,10 +374,19 @@ class Simulation {
     const { chance } = this.#world;
     // Whoever interferes reads too: that is left alone.
     if (lost === undefined && this.#interfering.has(reader)) return;
-    if (lost === undefined && !this.#following.has(reader) && (this.#interfered >= MAX_INTERFERENCES || chance.happens(0.5))) return;
+    if (
+      lost === undefined &&
+      !this.#following.has(reader) &&
+      (this.#interfered >= MAX_INTERFERENCES || chance.happens(0.5))
+    )
+      return;
     // An acknowledgement is missed for a second: the others have done all that was planned by then.
     this.#spare = lost === undefined ? 0 : SPARE;
-    const client = this.#atOnce(reader, () => interference(chance, stream, this.#taste, this.#touched, lost), ({ name }) => this.#interfering.delete(name));
+    const client = this.#atOnce(
+      reader,
+      () => interference(chance, stream, this.#taste, this.#touched, lost),
+      ({ name }) => this.#interfering.delete(name),
+    );
     this.#spare = 0;
     if (client === undefined) return;
     this.#interfering.add(client.name);
@@ -316,7 +398,11 @@ class Simulation {
     const { chance } = this.#world;
     const isTaken = "u" in op && this.#touched.taken === op.u;
     if (!chance.happens(isTaken ? 0.8 : this.#taste.followUps)) return;
-    const client = this.#atOnce(changer.name, () => followUp(chance, this.#taste, room, op), ({ name }) => this.#following.delete(name));
+    const client = this.#atOnce(
+      changer.name,
+      () => followUp(chance, this.#taste, room, op),
+      ({ name }) => this.#following.delete(name),
+    );
     if (client !== undefined) this.#following.add(client.name);
   }
 
@@ -325,7 +411,9 @@ class Simulation {
     if (this.#left + this.#spare <= 0 || this.#world.mix !== this.#mix) return undefined;
     const { chance } = this.#world;
     const step = plan();
-    const others = this.#clients.filter(({ name, process, store }) => name !== not && process.state === "running" && store !== undefined);
+    const others = this.#clients.filter(
+      ({ name, process, store }) => name !== not && process.state === "running" && store !== undefined,
+    );
     const knowing = others.filter(({ asked }) => asked.has(recordOf(step)));
     const from = knowing.length > 0 && chance.happens(0.8) ? knowing : others;
     const client = from[chance.below(from.length)];
@@ -403,7 +491,9 @@ class Simulation {
     const controller = new AbortController();
     const aborts = dice > 1 - mix.aborts;
     if (aborts) client.process.after(chance.between(0, 20), () => controller.abort());
-    this.#trace?.say(`${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`);
+    this.#trace?.say(
+      `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`,
+    );
     this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: undefined, out: undefined });
     const end = (out: string): void => {
       this.#trace?.say(`${client.name} ${id}: ${out}`);
@@ -413,13 +503,21 @@ class Simulation {
         this.#touched.ended(op);
         this.#followUp(client, room, op);
       }
-      if (late > SLACK_MS) this.#found.push({ kind: "a call past its time", why: `${JSON.stringify(op)} took ${late.toFixed(1)} ms more`, id });
+      if (late > SLACK_MS)
+        this.#found.push({
+          kind: "a call past its time",
+          why: `${JSON.stringify(op)} took ${late.toFixed(1)} ms more`,
+          id,
+        });
       then();
     };
-    run(store, { ...(isShort ? { timeoutMs } : {}), ...(aborts ? { signal: controller.signal } : {}) }, id).then(end, (error: unknown) => {
-      const { library } = client;
-      end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
-    });
+    run(store, { ...(isShort ? { timeoutMs } : {}), ...(aborts ? { signal: controller.signal } : {}) }, id).then(
+      end,
+      (error: unknown) => {
+        const { library } = client;
+        end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
+      },
+    );
   }
 }
 

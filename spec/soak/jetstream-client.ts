@@ -6,7 +6,17 @@ import { createInterface } from "node:readline";
 import { connect } from "nats";
 import { isStoreError, openJetStream, type NatsConnection, type Store } from "unibus-membership";
 import { isBarrier } from "../jetstream/support/messages.js";
-import { ENDPOINTS, ROOMS, USERS, clock, type Line, type Orders, type RoomOperation, type SoakOperation, type UserOperation } from "./jetstream-history.js";
+import {
+  ENDPOINTS,
+  ROOMS,
+  USERS,
+  clock,
+  type Line,
+  type Orders,
+  type RoomOperation,
+  type SoakOperation,
+  type UserOperation,
+} from "./jetstream-history.js";
 import { random } from "./random.js";
 
 type Connection = NatsConnection & { close(): Promise<void> };
@@ -58,8 +68,16 @@ class Client {
     const { servers, prefix, timeoutMs } = this.#orders;
     for (;;) {
       try {
-        this.#connection ??= await connect({ servers: [...servers], maxReconnectAttempts: -1, reconnectTimeWait: 100, waitOnFirstConnect: true });
-        this.#store = await openJetStream(this.#mortal(this.#connection), undefined, { prefix, opTimeoutMs: timeoutMs });
+        this.#connection ??= await connect({
+          servers: [...servers],
+          maxReconnectAttempts: -1,
+          reconnectTimeWait: 100,
+          waitOnFirstConnect: true,
+        });
+        this.#store = await openJetStream(this.#mortal(this.#connection), undefined, {
+          prefix,
+          opTimeoutMs: timeoutMs,
+        });
         tell({ note: "open", t: clock() });
         return;
       } catch (error) {
@@ -167,10 +185,14 @@ class Client {
   async #listed(store: Store, generation: number): Promise<void> {
     const keys = Array.from({ length: USERS }, (_, n) => `g${generation}-u${n}`);
     const found = store.users.list({ limit: 1000 }, this.#bounds);
-    await Promise.all(keys.map((key) => this.#call(key, { f: "listed" }, async () => {
-      const user = (await found).items.find((each) => each.key === key);
-      return user === undefined ? "absent" : `${user.role} ${user.status}`;
-    })));
+    await Promise.all(
+      keys.map((key) =>
+        this.#call(key, { f: "listed" }, async () => {
+          const user = (await found).items.find((each) => each.key === key);
+          return user === undefined ? "absent" : `${user.role} ${user.status}`;
+        }),
+      ),
+    );
   }
 
   async #room(store: Store, room: string, generation: number): Promise<void> {
@@ -178,29 +200,45 @@ class Client {
     const name = (index: number): string => `e${index}`;
     const epoch = this.#known.get(room) ?? 1;
     const sealed = (id: string): Uint8Array => Buffer.from(id);
-    const write = (op: RoomOperation, run: (id: string) => Promise<unknown>): Promise<void> => this.#call(room, op, async (id) => {
-      await run(id);
-      return "ok";
-    });
+    const write = (op: RoomOperation, run: (id: string) => Promise<unknown>): Promise<void> =>
+      this.#call(room, op, async (id) => {
+        await run(id);
+        return "ok";
+      });
     const dice = this.#below(100);
     if (dice < 22) {
       await this.#call(room, { f: "isMember", e }, async () => String(await store.isMember(room, name(e))));
     } else if (dice < 30) {
       await this.#call(room, { f: "list" }, async () => {
         const members = await store.members.list(room, this.#bounds);
-        const as = Array.from({ length: ENDPOINTS }, (_, index) => members.find(({ endpoint }) => endpoint === name(index))?.state[0] ?? ".");
-        return `${members.filter(({ role }) => role === "owner").map(({ endpoint }) => endpoint.slice(1)).join()} ${as.join("")}`;
+        const as = Array.from(
+          { length: ENDPOINTS },
+          (_, index) => members.find(({ endpoint }) => endpoint === name(index))?.state[0] ?? ".",
+        );
+        return `${members
+          .filter(({ role }) => role === "owner")
+          .map(({ endpoint }) => endpoint.slice(1))
+          .join()} ${as.join("")}`;
       });
     } else if (dice < 33) {
       const found = store.members.listForEndpoint(name(e), this.#bounds);
-      await Promise.all(Array.from({ length: ROOMS }, (_, n) => this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () => {
-        const member = (await found).find(({ roomId }) => roomId === `g${generation}-r${n}`);
-        return member === undefined ? "out" : `${member.role} ${member.state[0] ?? ""}`;
-      })));
+      await Promise.all(
+        Array.from({ length: ROOMS }, (_, n) =>
+          this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () => {
+            const member = (await found).find(({ roomId }) => roomId === `g${generation}-r${n}`);
+            return member === undefined ? "out" : `${member.role} ${member.state[0] ?? ""}`;
+          }),
+        ),
+      );
     } else if (dice < 36) {
       const found = store.rooms.listForEndpoint(name(e), this.#bounds);
-      await Promise.all(Array.from({ length: ROOMS }, (_, n) => this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () =>
-        (await found).some(({ id }) => id === `g${generation}-r${n}`) ? "in" : "out")));
+      await Promise.all(
+        Array.from({ length: ROOMS }, (_, n) =>
+          this.#call(`g${generation}-r${n}`, { f: "indexed", e }, async () =>
+            (await found).some(({ id }) => id === `g${generation}-r${n}`) ? "in" : "out",
+          ),
+        ),
+      );
     } else if (dice < 42) {
       await this.#call(room, { f: "keys", e }, async () => {
         // As fresh as this call, because the list before it was.
@@ -209,14 +247,21 @@ class Client {
         return JSON.stringify(keys.map((key) => [key.epoch, Buffer.from(key.sealed).toString()]));
       });
     } else if (dice < 52) {
-      await write({ f: "create", e }, (id) => store.rooms.create({ id: room, owner: name(e), encrypted: true, sealedKey: sealed(id) }));
+      await write({ f: "create", e }, (id) =>
+        store.rooms.create({ id: room, owner: name(e), encrypted: true, sealedKey: sealed(id) }),
+      );
     } else if (dice < 54) {
       await write({ f: "delete" }, () => store.rooms.delete(room));
     } else if (dice < 66) {
       const joined = this.#next() < 0.5;
       const keyed = this.#next() < 0.5;
       await write({ f: "add", e, joined, ...(keyed ? { epoch } : {}) }, (id) =>
-        store.members.add(room, { endpoint: name(e), state: joined ? "joined" : "invited", ...(keyed ? { sealedKey: { epoch, sealed: sealed(id) } } : {}) }));
+        store.members.add(room, {
+          endpoint: name(e),
+          state: joined ? "joined" : "invited",
+          ...(keyed ? { sealedKey: { epoch, sealed: sealed(id) } } : {}),
+        }),
+      );
     } else if (dice < 72) {
       await write({ f: "join", e }, () => store.members.join(room, name(e)));
     } else if (dice < 82) {
@@ -237,7 +282,11 @@ class Client {
       const named = members.map(({ endpoint }) => endpoint);
       const pattern = Array.from({ length: ENDPOINTS }, (_, n) => (named.includes(`e${n}`) ? "x" : ".")).join("");
       await this.#call(room, { f: "rekey", epoch, members: pattern }, async (id) => {
-        const { epoch: after } = await store.roomKeys.rekey(room, new Map(named.map((endpoint) => [endpoint, sealed(id)])), { expectedEpoch: epoch, ...this.#bounds });
+        const { epoch: after } = await store.roomKeys.rekey(
+          room,
+          new Map(named.map((endpoint) => [endpoint, sealed(id)])),
+          { expectedEpoch: epoch, ...this.#bounds },
+        );
         this.#known.set(room, after);
         return "ok";
       });
@@ -250,9 +299,11 @@ class Client {
 async function main(orders: Orders): Promise<void> {
   const client = new Client(orders);
   await client.open();
-  createInterface({ input: process.stdin }).on("line", (line) => {
-    if (line === "cut") void client.cut();
-  }).on("close", () => process.exit(0));
+  createInterface({ input: process.stdin })
+    .on("line", (line) => {
+      if (line === "cut") void client.cut();
+    })
+    .on("close", () => process.exit(0));
   await Promise.all(Array.from({ length: orders.lanes }, () => client.lane()));
 }
 

@@ -43,7 +43,18 @@ export const ROOMS = 2;
 export const ENDPOINTS = 4;
 
 /** Operations that only read. One that came to nothing tells nothing. */
-export const READS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "listed", "list", "isMember", "indexed", "keys", "get", "member", "inRooms"]);
+export const READS: ReadonlySet<string> = new Set([
+  "authorize",
+  "isAdmin",
+  "listed",
+  "list",
+  "isMember",
+  "indexed",
+  "keys",
+  "get",
+  "member",
+  "inRooms",
+]);
 
 export const clock = (): number => Number(process.hrtime.bigint() / 1000n);
 
@@ -97,14 +108,16 @@ function readRoom(state: string): RoomState | undefined {
   return { owner: Number(owner), epoch: Number(epoch), rekeyRequired: rekeyRequired === "true", members };
 }
 
-const writeRoom = ({ owner, epoch, rekeyRequired, members }: RoomState): string => `${owner} ${epoch} ${rekeyRequired} ${members}`;
+const writeRoom = ({ owner, epoch, rekeyRequired, members }: RoomState): string =>
+  `${owner} ${epoch} ${rekeyRequired} ${members}`;
 
 function withMember(room: RoomState, e: number, as: "." | "i" | "j"): RoomState {
   return { ...room, members: room.members.slice(0, e) + as + room.members.slice(e + 1) };
 }
 
 /** What only reads, and what was refused, changes nothing. */
-const isPure = ({ f }: SoakOperation, output: string | undefined): boolean => READS.has(f) || (output !== undefined && output !== "ok");
+const isPure = ({ f }: SoakOperation, output: string | undefined): boolean =>
+  READS.has(f) || (output !== undefined && output !== "ok");
 
 export const roomModel: Model<RoomOperation, string> = {
   initial: ABSENT,
@@ -114,9 +127,18 @@ export const roomModel: Model<RoomOperation, string> = {
     if (operation.f === "create") {
       if (output === "ALREADY_EXISTS") return room === undefined ? undefined : state;
       if (!accepted(output) || room !== undefined) return undefined;
-      return writeRoom(withMember({ owner: operation.e, epoch: 1, rekeyRequired: false, members: ".".repeat(ENDPOINTS) }, operation.e, "j"));
+      return writeRoom(
+        withMember(
+          { owner: operation.e, epoch: 1, rekeyRequired: false, members: ".".repeat(ENDPOINTS) },
+          operation.e,
+          "j",
+        ),
+      );
     }
-    if (room === undefined) return output === "NOT_FOUND" || ((operation.f === "indexed" || operation.f === "inRooms") && output === "out") ? state : undefined;
+    if (room === undefined)
+      return output === "NOT_FOUND" || ((operation.f === "indexed" || operation.f === "inRooms") && output === "out")
+        ? state
+        : undefined;
     const as = "e" in operation ? (room.members[operation.e] ?? ".") : ".";
     const answers = (right: string, next?: RoomState): string | undefined => {
       if (right === "ok" && accepted(output)) return next === undefined ? state : writeRoom(next);
@@ -196,9 +218,13 @@ export function wrongKey(
       if (problem !== undefined) return { index, why: `${where}: ${problem}` };
       const { returned } = source ?? {};
       if (source?.out !== "ok" || returned === undefined) continue;
-      const over = ended.find(({ input, invoked, returned: end }) =>
-        (input.f === "delete" || (input.f === "remove" && "e" in input && input.e === e)) &&
-        invoked > returned && end !== undefined && end < read.invoked);
+      const over = ended.find(
+        ({ input, invoked, returned: end }) =>
+          (input.f === "delete" || (input.f === "remove" && "e" in input && input.e === e)) &&
+          invoked > returned &&
+          end !== undefined &&
+          end < read.invoked,
+      );
       if (over !== undefined) return { index, why: `${where}, outlived the membership (${over.id})` };
     }
   }
@@ -217,16 +243,28 @@ export function missingKey(
     const { input, output, returned } = read;
     if (input.f !== "keys" || returned === undefined || output === undefined) continue;
     const { e, newest } = input;
-    const seen = output.startsWith("[") ? (JSON.parse(output) as [number, string][]) : output === "NOT_FOUND" && newest === true ? [] : undefined;
+    const seen = output.startsWith("[")
+      ? (JSON.parse(output) as [number, string][])
+      : output === "NOT_FOUND" && newest === true
+        ? []
+        : undefined;
     if (seen === undefined) continue;
     const highest = Math.max(0, ...seen.map(([epoch]) => epoch));
     for (const source of entries) {
-      const epoch = source.output === "ok" && (source.returned ?? Infinity) < read.invoked ? epochOf(source, e) : undefined;
+      const epoch =
+        source.output === "ok" && (source.returned ?? Infinity) < read.invoked ? epochOf(source, e) : undefined;
       if (epoch === undefined || (source.input.f === "put" && source.store !== read.store)) continue;
-      if (newest === true ? highest >= epoch : seen.some(([known, id]) => known === epoch && id === source.id)) continue;
-      const mayBeOver = entries.some(({ input: other, output: out, invoked, returned: end = Infinity }) =>
-        (out === undefined || out === "ok") && (other.f === "delete" || (other.f === "remove" && other.e === e)) && end > source.invoked && invoked < returned);
-      if (!mayBeOver) return { index, why: `the key of epoch ${epoch} of e${e}, written by ${source.id}, is not in ${output}` };
+      if (newest === true ? highest >= epoch : seen.some(([known, id]) => known === epoch && id === source.id))
+        continue;
+      const mayBeOver = entries.some(
+        ({ input: other, output: out, invoked, returned: end = Infinity }) =>
+          (out === undefined || out === "ok") &&
+          (other.f === "delete" || (other.f === "remove" && other.e === e)) &&
+          end > source.invoked &&
+          invoked < returned,
+      );
+      if (!mayBeOver)
+        return { index, why: `the key of epoch ${epoch} of e${e}, written by ${source.id}, is not in ${output}` };
     }
   }
   return undefined;
@@ -243,14 +281,35 @@ function epochOf({ input }: HistoryEntry, e: number): number | undefined {
       return input.e === e ? input.epoch : undefined;
     case "rekey":
       return input.members[e] === "x" ? input.epoch + 1 : undefined;
-    case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
-    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member": case "inRooms":
+    case "role":
+    case "revoke":
+    case "reinstate":
+    case "authorize":
+    case "isAdmin":
+    case "listed":
+    case "delete":
+    case "list":
+    case "join":
+    case "remove":
+    case "owner":
+    case "isMember":
+    case "indexed":
+    case "keys":
+    case "get":
+    case "rename":
+    case "member":
+    case "inRooms":
       return undefined;
   }
 }
 
 /** Why a key that was read cannot be of this operation. */
-function keyProblem(source: HistoryEntry & { readonly out: string | undefined }, at: string, e: number, epoch: number): string | undefined {
+function keyProblem(
+  source: HistoryEntry & { readonly out: string | undefined },
+  at: string,
+  e: number,
+  epoch: number,
+): string | undefined {
   const { input, out } = source;
   if (source.at !== at) return `it is of ${source.at}`;
   if (out !== "ok" && out !== "unknown" && out !== undefined) return `its writer was told ${out}`;
@@ -258,13 +317,33 @@ function keyProblem(source: HistoryEntry & { readonly out: string | undefined },
     case "create":
       return input.e === e && epoch === 1 ? undefined : "it is another's, or of another epoch";
     case "add":
-      return "e" in input && input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
+      return "e" in input && input.e === e && input.epoch === epoch
+        ? undefined
+        : "it is another's, or of another epoch";
     case "put":
       return input.e === e && input.epoch === epoch ? undefined : "it is another's, or of another epoch";
     case "rekey":
-      return input.members[e] === "x" && input.epoch + 1 === epoch ? undefined : "the rekey did not name it, or was of another epoch";
-    case "role": case "revoke": case "reinstate": case "authorize": case "isAdmin": case "listed": case "delete": case "list":
-    case "join": case "remove": case "owner": case "isMember": case "indexed": case "keys": case "get": case "rename": case "member": case "inRooms":
+      return input.members[e] === "x" && input.epoch + 1 === epoch
+        ? undefined
+        : "the rekey did not name it, or was of another epoch";
+    case "role":
+    case "revoke":
+    case "reinstate":
+    case "authorize":
+    case "isAdmin":
+    case "listed":
+    case "delete":
+    case "list":
+    case "join":
+    case "remove":
+    case "owner":
+    case "isMember":
+    case "indexed":
+    case "keys":
+    case "get":
+    case "rename":
+    case "member":
+    case "inRooms":
       return "nobody wrote it";
   }
 }

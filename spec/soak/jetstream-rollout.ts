@@ -20,7 +20,9 @@ const RETRYABLE: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE"]);
 /** Rejects with the first {@link Surprise}. */
 export async function run({ records = 50_000, log }: { records?: number; log: (line: string) => void }): Promise<void> {
   const cluster = await startNatsCluster();
-  const connections = await Promise.all([0, 1].map(() => connect({ servers: [...cluster.urls], maxReconnectAttempts: -1, reconnectTimeWait: 100 })));
+  const connections = await Promise.all(
+    [0, 1].map(() => connect({ servers: [...cluster.urls], maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
+  );
   try {
     const [one, other] = connections;
     if (one === undefined || other === undefined) throw new Error("no connections");
@@ -39,7 +41,9 @@ export async function run({ records = 50_000, log }: { records?: number; log: (l
       await Promise.all(members.slice(1).map((endpoint) => first.members.add(id, { endpoint, state: "joined" }, LONG)));
     });
     const { leader } = (await streamInfo(one, `${PREFIX}users`)).cluster;
-    log(`${seconds()}: ${users.length} users, and ${rooms.length} rooms with ${MEMBERS_OF_A_ROOM} members each, once; users at ${leader ?? "nobody"}`);
+    log(
+      `${seconds()}: ${users.length} users, and ${rooms.length} rooms with ${MEMBERS_OF_A_ROOM} members each, once; users at ${leader ?? "nobody"}`,
+    );
 
     const told: RolloutProgress[] = [];
     const second = await openJetStream(other, 3, {
@@ -51,20 +55,36 @@ export async function run({ records = 50_000, log }: { records?: number; log: (l
     });
     log(`${seconds()}: opened with three replicas`);
     const loads = [await Load.start(first, "a"), await Load.start(second, "b")];
-    await eventually("the rollout is done", () => told.some(({ bucket, done }) => done && bucket === `${PREFIX}users`), LONG.timeoutMs);
+    await eventually(
+      "the rollout is done",
+      () => told.some(({ bucket, done }) => done && bucket === `${PREFIX}users`),
+      LONG.timeoutMs,
+    );
     for (const load of loads) await load.goesOn();
     const added = (await Promise.all(loads.map((load) => load.stop()))).flat();
     const refusals = loads.flatMap((load) => load.refusals);
-    log(`${seconds()}: ${added.length} users and memberships added meanwhile, ${refusals.length} calls refused (${[...new Set(refusals)].join(", ")})`);
-    const [checks, allows] = [loads.reduce((sum, load) => sum + load.checks, 0), loads.reduce((sum, load) => sum + load.allows, 0)];
+    log(
+      `${seconds()}: ${added.length} users and memberships added meanwhile, ${refusals.length} calls refused (${[...new Set(refusals)].join(", ")})`,
+    );
+    const [checks, allows] = [
+      loads.reduce((sum, load) => sum + load.checks, 0),
+      loads.reduce((sum, load) => sum + load.allows, 0),
+    ];
     log(`${seconds()}: ${checks} checks meanwhile, ${allows} allowed`);
-    must(refusals.every((code) => RETRYABLE.has(code)), `calls were refused for other reasons: ${refusals.join(", ")}`);
+    must(
+      refusals.every((code) => RETRYABLE.has(code)),
+      `calls were refused for other reasons: ${refusals.join(", ")}`,
+    );
 
     for (const bucket of BUCKETS) {
       await eventually(`${bucket} has three replicas that have everything`, async () => {
         const { config, cluster: group } = await streamInfo(one, PREFIX + bucket);
         const others = group.replicas ?? [];
-        return config["num_replicas"] === 3 && others.length === 2 && others.every(({ current, lag = 0 }) => current && lag === 0);
+        return (
+          config["num_replicas"] === 3 &&
+          others.length === 2 &&
+          others.every(({ current, lag = 0 }) => current && lag === 0)
+        );
       });
     }
     const holder = cluster.nodes.find(({ name }) => name === leader);
@@ -72,9 +92,16 @@ export async function run({ records = 50_000, log }: { records?: number; log: (l
     await holder.kill();
     const killed = performance.now();
     await eventually("checks allow again", () => second.isAdmin("root", { timeoutMs: 1000 }), 60_000);
-    log(`${seconds()}: ${holder.name} was killed; checks allow ${((performance.now() - killed) / 1000).toFixed(1)} s later`);
+    log(
+      `${seconds()}: ${holder.name} was killed; checks allow ${((performance.now() - killed) / 1000).toFixed(1)} s later`,
+    );
 
-    const listed = new Set(await keysOf((page) => second.users.list(page, LONG), ({ key }) => key));
+    const listed = new Set(
+      await keysOf(
+        (page) => second.users.list(page, LONG),
+        ({ key }) => key,
+      ),
+    );
     const lost = [...users, ...added].filter((key) => !listed.has(key));
     must(lost.length === 0, `${lost.length} users were lost: ${lost.slice(0, 5).join(", ")}`);
     const step = Math.max(1, Math.floor(users.length / SAMPLE));
@@ -89,7 +116,9 @@ export async function run({ records = 50_000, log }: { records?: number; log: (l
       const gone = added.filter((key) => key.startsWith(`${name}-`) && !found.has(key));
       must(gone.length === 0, `${gone.length} members were lost: ${gone.slice(0, 5).join(", ")}`);
     }
-    log(`${seconds()}: ${listed.size} users listed, ${sample.length} authorized, ${rooms.length} rooms whole: nothing was lost`);
+    log(
+      `${seconds()}: ${listed.size} users listed, ${sample.length} authorized, ${rooms.length} rooms whole: nothing was lost`,
+    );
     await first.close();
     await second.close();
   } finally {

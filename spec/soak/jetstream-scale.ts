@@ -46,7 +46,13 @@ export class ScaleRun {
   readonly #other: Store;
   readonly #log: (line: string) => void;
 
-  private constructor(scale: Scale, connection: NatsConnection, store: Store, other: Store, log: (line: string) => void) {
+  private constructor(
+    scale: Scale,
+    connection: NatsConnection,
+    store: Store,
+    other: Store,
+    log: (line: string) => void,
+  ) {
     this.#scale = scale;
     this.#connection = connection;
     this.#store = store;
@@ -75,10 +81,18 @@ export class ScaleRun {
       await inParallel(all.slice(1), (key, n) => this.#store.users.add({ key, name: `number ${n + 1}` }));
     });
     await this.#timed(`${users} users listed`, async () => {
-      same("users.list", await keysOf((page) => this.#other.users.list(page, LONG), (user) => user.key), all);
+      same(
+        "users.list",
+        await keysOf(
+          (page) => this.#other.users.list(page, LONG),
+          (user) => user.key,
+        ),
+        all,
+      );
     });
     await this.#timed(`${users} users authorized`, () =>
-      inParallel(all, async (key) => must(await this.#other.isAuthorized(key, LONG), `${key} is not authorized`)));
+      inParallel(all, async (key) => must(await this.#other.isAuthorized(key, LONG), `${key} is not authorized`)),
+    );
     await this.#timed("every method on users among them", async () => {
       const [some, another] = [userKey(users >> 1), userKey(users - 1)];
       await this.#store.users.update(some, { role: "admin", name: "renamed" });
@@ -92,7 +106,14 @@ export class ScaleRun {
       must(await this.#other.hasAdmin(LONG), "there is no admin");
       await refused("users.add of a user who is there", "ALREADY_EXISTS", this.#store.users.add({ key: some }));
       await refused("users.get of nobody", "NOT_FOUND", this.#store.users.get(userKey(users)));
-      same("users.list after changes", await keysOf((page) => this.#other.users.list(page, LONG), (user) => user.key), all);
+      same(
+        "users.list after changes",
+        await keysOf(
+          (page) => this.#other.users.list(page, LONG),
+          (user) => user.key,
+        ),
+        all,
+      );
     });
   }
 
@@ -100,14 +121,28 @@ export class ScaleRun {
     const { rooms, roomsOfOne } = this.#scale;
     const all = Array.from({ length: rooms }, (_, n) => roomId(n));
     const ofOne = all.slice(0, roomsOfOne);
-    await this.#timed(`${rooms} rooms made`, () => inParallel(all, (id, n) => this.#store.rooms.create({ id, owner: endpoint(n) })));
+    await this.#timed(`${rooms} rooms made`, () =>
+      inParallel(all, (id, n) => this.#store.rooms.create({ id, owner: endpoint(n) })),
+    );
     await this.#timed(`an endpoint added to ${roomsOfOne} rooms`, () =>
-      inParallel(ofOne, (id) => this.#store.members.add(id, { endpoint: BUSY, state: "joined" })));
+      inParallel(ofOne, (id) => this.#store.members.add(id, { endpoint: BUSY, state: "joined" })),
+    );
     await this.#timed(`${rooms} rooms listed`, async () => {
-      same("rooms.list", await keysOf((page) => this.#other.rooms.list(page, LONG), (room) => room.id), all);
+      same(
+        "rooms.list",
+        await keysOf(
+          (page) => this.#other.rooms.list(page, LONG),
+          (room) => room.id,
+        ),
+        all,
+      );
     });
     await this.#timed(`${roomsOfOne} rooms of one endpoint listed`, async () => {
-      same("listForEndpoint", (await this.#other.rooms.listForEndpoint(BUSY, LONG)).map(({ id }) => id), ofOne);
+      same(
+        "listForEndpoint",
+        (await this.#other.rooms.listForEndpoint(BUSY, LONG)).map(({ id }) => id),
+        ofOne,
+      );
     });
     await this.#timed("every method on rooms among them", async () => {
       const [kept, deleted, left] = [roomId(0), roomId(roomsOfOne >> 1), roomId(roomsOfOne - 1)];
@@ -120,10 +155,25 @@ export class ScaleRun {
       must(!(await this.#other.isMember(deleted, BUSY, LONG)), "a member of a deleted room is one");
       must(!(await this.#other.isMember(left, BUSY, LONG)), "a removed member is one");
       const still = ofOne.filter((id) => id !== deleted && id !== left);
-      same("listForEndpoint after changes", (await this.#other.rooms.listForEndpoint(BUSY, LONG)).map(({ id }) => id), still);
-      const listed = await keysOf((page) => this.#other.rooms.list(page, LONG), ({ id }) => id);
-      same("rooms.list after changes", listed, all.filter((id) => id !== deleted));
-      await refused("rooms.create of one that is there", "ALREADY_EXISTS", this.#store.rooms.create({ id: kept, owner: BUSY }));
+      same(
+        "listForEndpoint after changes",
+        (await this.#other.rooms.listForEndpoint(BUSY, LONG)).map(({ id }) => id),
+        still,
+      );
+      const listed = await keysOf(
+        (page) => this.#other.rooms.list(page, LONG),
+        ({ id }) => id,
+      );
+      same(
+        "rooms.list after changes",
+        listed,
+        all.filter((id) => id !== deleted),
+      );
+      await refused(
+        "rooms.create of one that is there",
+        "ALREADY_EXISTS",
+        this.#store.rooms.create({ id: kept, owner: BUSY }),
+      );
     });
   }
 
@@ -136,10 +186,16 @@ export class ScaleRun {
       new Map(endpoints.map((each) => [each, bytes(`${each} ${epoch}`)]));
     await this.#timed(`a room with ${members} members`, async () => {
       await this.#store.rooms.create({ id: BIG, owner, encrypted: true, sealedKey: bytes(`${owner} 1`) });
-      await inParallel(invited, (each) => this.#store.members.add(BIG, { endpoint: each, sealedKey: { epoch: 1, sealed: bytes(`${each} 1`) } }, LONG));
+      await inParallel(invited, (each) =>
+        this.#store.members.add(BIG, { endpoint: each, sealedKey: { epoch: 1, sealed: bytes(`${each} 1`) } }, LONG),
+      );
     });
     await this.#timed(`${members} members listed`, async () => {
-      same("members.list", (await this.#other.members.list(BIG, LONG)).map((member) => member.endpoint), all);
+      same(
+        "members.list",
+        (await this.#other.members.list(BIG, LONG)).map((member) => member.endpoint),
+        all,
+      );
     });
     await this.#timed("every method on members among them", async () => {
       await this.#store.members.join(BIG, some);
@@ -151,8 +207,16 @@ export class ScaleRun {
       await refused("members.get of one who was removed", "NOT_FOUND", this.#other.members.get(BIG, removed));
       must((await this.#other.rooms.get(BIG)).rekeyRequired, "no rekey is required");
       const present = all.filter((each) => each !== removed);
-      same("members.list after changes", (await this.#other.members.list(BIG, LONG)).map((member) => member.endpoint), present);
-      await refused("rekey with a key too many", "CONFLICT", this.#store.roomKeys.rekey(BIG, keysOfEpoch(2, all), { expectedEpoch: 1, ...LONG }));
+      same(
+        "members.list after changes",
+        (await this.#other.members.list(BIG, LONG)).map((member) => member.endpoint),
+        present,
+      );
+      await refused(
+        "rekey with a key too many",
+        "CONFLICT",
+        this.#store.roomKeys.rekey(BIG, keysOfEpoch(2, all), { expectedEpoch: 1, ...LONG }),
+      );
     });
     await this.#timed(`a rekey for ${members - 1} members`, async () => {
       const present = all.filter((each) => each !== removed);
@@ -172,10 +236,21 @@ export class ScaleRun {
       await refused("members.list of a deleted room", "NOT_FOUND", this.#other.members.list(BIG, LONG));
       for (const each of [owner, some, last]) {
         must(!(await this.#other.isMember(BIG, each, LONG)), `${each} is a member of a deleted room`);
-        must((await this.#other.rooms.listForEndpoint(each, LONG)).every(({ id }) => id !== BIG), `${each} has a deleted room`);
+        must(
+          (await this.#other.rooms.listForEndpoint(each, LONG)).every(({ id }) => id !== BIG),
+          `${each} has a deleted room`,
+        );
       }
-      for (const [bucket, filter] of [["members", `${token(BIG)}.>`], ["rooms_by_member", `*.${token(BIG)}.>`], ["room_keys", `*.${token(BIG)}.>`]] as const) {
-        await eventually(`${bucket} has nothing of the room`, async () => (await this.#count(bucket, filter)) === 0, LONG.timeoutMs);
+      for (const [bucket, filter] of [
+        ["members", `${token(BIG)}.>`],
+        ["rooms_by_member", `*.${token(BIG)}.>`],
+        ["room_keys", `*.${token(BIG)}.>`],
+      ] as const) {
+        await eventually(
+          `${bucket} has nothing of the room`,
+          async () => (await this.#count(bucket, filter)) === 0,
+          LONG.timeoutMs,
+        );
       }
     });
   }
@@ -185,18 +260,29 @@ export class ScaleRun {
     await this.#timed(`a room with ${epochs} epochs`, async () => {
       await this.#store.rooms.create({ id: OLD, owner: BUSY, encrypted: true, sealedKey: bytes("1") });
       for (let epoch = 1; epoch < epochs; epoch++) {
-        await this.#store.roomKeys.rekey(OLD, new Map([[BUSY, bytes(String(epoch + 1))]]), { expectedEpoch: epoch, ...LONG });
+        await this.#store.roomKeys.rekey(OLD, new Map([[BUSY, bytes(String(epoch + 1))]]), {
+          expectedEpoch: epoch,
+          ...LONG,
+        });
       }
     });
     await this.#timed(`${epochs} keys of one member listed`, async () => {
       const keys = await this.#other.roomKeys.list(OLD, BUSY, LONG);
       const found = keys.map(({ epoch, sealed }) => `${epoch} ${Buffer.from(sealed).toString()}`);
-      same("roomKeys.list", found, Array.from({ length: epochs }, (_, n) => `${n + 1} ${n + 1}`));
+      same(
+        "roomKeys.list",
+        found,
+        Array.from({ length: epochs }, (_, n) => `${n + 1} ${n + 1}`),
+      );
       const key = await this.#other.roomKeys.get(OLD, BUSY, epochs >> 1);
       must(Buffer.from(key.sealed).toString() === String(epochs >> 1), "a key of another epoch");
       await this.#store.rooms.delete(OLD);
       await refused("roomKeys.list of a deleted room", "NOT_FOUND", this.#other.roomKeys.list(OLD, BUSY, LONG));
-      await eventually("room_keys has nothing of the room", async () => (await this.#count("room_keys", `*.${token(OLD)}.>`)) === 0, LONG.timeoutMs);
+      await eventually(
+        "room_keys has nothing of the room",
+        async () => (await this.#count("room_keys", `*.${token(OLD)}.>`)) === 0,
+        LONG.timeoutMs,
+      );
     });
   }
 
@@ -238,14 +324,22 @@ export async function run(options: { scale?: Scale; replicas?: Replicas; log: (l
   }
 }
 
-export async function inParallel<T>(items: readonly T[], run: (item: T, index: number) => Promise<unknown>): Promise<void> {
+export async function inParallel<T>(
+  items: readonly T[],
+  run: (item: T, index: number) => Promise<unknown>,
+): Promise<void> {
   const entries = items.entries();
-  await Promise.all(Array.from({ length: WIDTH }, async () => {
-    for (const [index, item] of entries) await run(item, index);
-  }));
+  await Promise.all(
+    Array.from({ length: WIDTH }, async () => {
+      for (const [index, item] of entries) await run(item, index);
+    }),
+  );
 }
 
-export async function keysOf<T>(list: (page: PageRequest) => Promise<Page<T>>, keyOf: (item: T) => string): Promise<string[]> {
+export async function keysOf<T>(
+  list: (page: PageRequest) => Promise<Page<T>>,
+  keyOf: (item: T) => string,
+): Promise<string[]> {
   const keys: string[] = [];
   let after: string | undefined;
   do {
@@ -270,6 +364,9 @@ function same(what: string, found: readonly string[], expected: readonly string[
 }
 
 async function refused(what: string, code: string, call: Promise<unknown>): Promise<void> {
-  const end = await call.then(() => "done", (error: unknown) => (isStoreError(error) ? error.code : String(error)));
+  const end = await call.then(
+    () => "done",
+    (error: unknown) => (isStoreError(error) ? error.code : String(error)),
+  );
   must(end === code, `${what}: ${end} instead of ${code}`);
 }

@@ -9,7 +9,15 @@ import type { Decision, Store } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { isCatchUp } from "../jetstream/support/messages.js";
 import { streamInfo } from "../jetstream/support/streams.js";
-import { given, isEnd, messagesOf, tapped, type Message, type Request, type RequestMany } from "../jetstream/support/taps.js";
+import {
+  given,
+  isEnd,
+  messagesOf,
+  tapped,
+  type Message,
+  type Request,
+  type RequestMany,
+} from "../jetstream/support/taps.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 
@@ -62,20 +70,25 @@ class ChosenReads {
     this.#others = others;
     const request: Request = async (subject, payload, options) => {
       if (!isRead(subject)) return others.request(subject, payload, options);
-      const [message] = await this.#read(payload, async (connection, timeoutMs) =>
-        [await connection.request(subject, payload, timeoutMs === undefined ? options : { timeout: timeoutMs })]);
+      const [message] = await this.#read(payload, async (connection, timeoutMs) => [
+        await connection.request(subject, payload, timeoutMs === undefined ? options : { timeout: timeoutMs }),
+      ]);
       if (message === undefined) throw new Error("an answer is a message");
       return message;
     };
     const requestMany: RequestMany = async (subject, payload, options) => {
       if (!isRead(subject)) return others.requestMany(subject, payload, options);
-      return given(await this.#read(payload, async (connection, timeoutMs) => {
-        if (timeoutMs === undefined) return messagesOf(await connection.requestMany(subject, payload, options));
-        const messages = await messagesOf(await connection.requestMany(subject, payload, { ...options, maxWait: timeoutMs }));
-        const last = messages.at(-1);
-        if (last === undefined || !isEnd(last)) throw new Error("not heard");
-        return messages;
-      }));
+      return given(
+        await this.#read(payload, async (connection, timeoutMs) => {
+          if (timeoutMs === undefined) return messagesOf(await connection.requestMany(subject, payload, options));
+          const messages = await messagesOf(
+            await connection.requestMany(subject, payload, { ...options, maxWait: timeoutMs }),
+          );
+          const last = messages.at(-1);
+          if (last === undefined || !isEnd(last)) throw new Error("not heard");
+          return messages;
+        }),
+      );
     };
     this.connection = tapped(others, { request, requestMany });
   }
@@ -245,7 +258,13 @@ class Soak {
   readonly #stores: readonly Store[];
   readonly #log: (line: string) => void;
 
-  constructor(cluster: NatsCluster, library: Library, connections: readonly Connection[], stores: readonly Store[], log: (line: string) => void) {
+  constructor(
+    cluster: NatsCluster,
+    library: Library,
+    connections: readonly Connection[],
+    stores: readonly Store[],
+    log: (line: string) => void,
+  ) {
     this.#cluster = cluster;
     this.#library = library;
     this.#connections = connections;
@@ -264,12 +283,14 @@ class Soak {
     for (const key of cast.active) await writer.users.add({ key });
 
     const [warmReads, coldReads] = [new ChosenReads(near), new ChosenReads(near)];
-    const open = ({ connection }: ChosenReads): Promise<Store> => this.#library.openJetStream(connection, 3, { opTimeoutMs: OP_TIMEOUT_MS });
+    const open = ({ connection }: ChosenReads): Promise<Store> =>
+      this.#library.openJetStream(connection, 3, { opTimeoutMs: OP_TIMEOUT_MS });
     const [warm, cold] = [await open(warmReads), await open(coldReads)];
     try {
       // Often enough that they are all in its copy.
       for (let i = 0; i < 3; i++) {
-        for (const key of [cast.victim, ...cast.active]) must(await warm.isAuthorized(key), `${key} is active, and not allowed`);
+        for (const key of [cast.victim, ...cast.active])
+          must(await warm.isAuthorized(key), `${key} is active, and not allowed`);
       }
       return await this.#bring(schedule, cast, { near, far, follower, writer, warm, cold, warmReads, coldReads });
     } finally {
@@ -352,14 +373,19 @@ class Soak {
     const answers = warmReads.answers + coldReads.answers;
 
     // What was held got a log that is long enough, and has no revocation. And it was so to the end.
-    const isTrap = warmReads.heldAnswer.some((message) => seqOf(message) >= mark)
-      && !warmReads.heldAnswer.some(({ headers }) => headers?.get("Nats-Subject") === subjectOf(cast.victim));
+    const isTrap =
+      warmReads.heldAnswer.some((message) => seqOf(message) >= mark) &&
+      !warmReads.heldAnswer.some(({ headers }) => headers?.get("Nats-Subject") === subjectOf(cast.victim));
     const isOpen = (await isMissing(far, subjectOf(cast.victim))) && (await this.#lastOf(follower)) === upTo;
     if (!isTrap || !isOpen) {
-      this.#log(`${cast.victim}: node ${follower} ${isTrap ? "did not stay in the hole" : "did not answer out of the hole"}`);
+      this.#log(
+        `${cast.victim}: node ${follower} ${isTrap ? "did not stay in the hole" : "did not answer out of the hole"}`,
+      );
       return 0;
     }
-    this.#log(`${cast.victim}: node ${follower} in the hole at ${upTo} for ${ms} ms, ${rounds} rounds of checks, ${answers} of its answers`);
+    this.#log(
+      `${cast.victim}: node ${follower} in the hole at ${upTo} for ${ms} ms, ${rounds} rounds of checks, ${answers} of its answers`,
+    );
     return answers;
   }
 
@@ -401,7 +427,10 @@ class Soak {
     await this.#cluster.ready(READY_MS);
     let found = -1;
     await eventually("the users have a leader, and all replicas", async () => {
-      const cluster = await streamInfo(nth(this.#connections, 0), "users").then((info) => info.cluster, () => undefined);
+      const cluster = await streamInfo(nth(this.#connections, 0), "users").then(
+        (info) => info.cluster,
+        () => undefined,
+      );
       found = this.#cluster.nodes.findIndex(({ name }) => name === cluster?.leader);
       return found >= 0 && cluster?.replicas?.every(({ current }) => current) === true;
     });
@@ -410,7 +439,9 @@ class Soak {
 
   /** The last sequence that a node has, as it says itself. */
   async #lastOf(node: number): Promise<number> {
-    const { account_details: accounts } = (await this.#cluster.node(node).monitor("/jsz?accounts=true&streams=true")) as {
+    const { account_details: accounts } = (await this.#cluster
+      .node(node)
+      .monitor("/jsz?accounts=true&streams=true")) as {
       account_details?: { stream_detail?: { name: string; state: { last_seq: number } }[] }[];
     };
     const streams = accounts?.flatMap(({ stream_detail: details }) => details ?? []) ?? [];
@@ -421,9 +452,17 @@ class Soak {
 const seqOf = ({ headers }: Message): number => Number(headers?.get("Nats-Sequence") ?? 0);
 
 /** What whoever is picked has of a subject. */
-async function lastOn(connection: Connection, subject: string, timeoutMs: number): Promise<"found" | "none" | "not heard"> {
+async function lastOn(
+  connection: Connection,
+  subject: string,
+  timeoutMs: number,
+): Promise<"found" | "none" | "not heard"> {
   try {
-    const { data, headers } = await connection.request("$JS.API.DIRECT.GET.KV_users", JSON.stringify({ last_by_subj: subject }), { timeout: timeoutMs });
+    const { data, headers } = await connection.request(
+      "$JS.API.DIRECT.GET.KV_users",
+      JSON.stringify({ last_by_subj: subject }),
+      { timeout: timeoutMs },
+    );
     if (data.length > 0) return "found";
     return headers?.code === 404 ? "none" : "not heard";
   } catch {
@@ -454,7 +493,12 @@ function nth<T>(items: readonly T[], index: number): T {
  * Rejects with the first {@link WrongAnswer}, or if too few runs came to the hole. With `library`, the module of another build, it
  * shows whether that one is wrong in it.
  */
-export async function run(options: { runs: number; schedules?: readonly Schedule[]; library?: string; log: (line: string) => void }): Promise<void> {
+export async function run(options: {
+  runs: number;
+  schedules?: readonly Schedule[];
+  library?: string;
+  log: (line: string) => void;
+}): Promise<void> {
   const { runs, schedules = SCHEDULES, log } = options;
   const library = (await import(options.library ?? "unibus-membership")) as Library;
   const [client] = natsClients;

@@ -12,7 +12,15 @@ import { build, type Options } from "tsup";
 import { openJetStream } from "unibus-membership";
 import { startNatsCluster, type CutMode, type NatsCluster } from "unibus-membership/testing";
 import {
-  READS, clock, roomModel, userModel, wrongKey, type HistoryEntry as Entry, type Line, type Orders, type SoakOperation,
+  READS,
+  clock,
+  roomModel,
+  userModel,
+  wrongKey,
+  type HistoryEntry as Entry,
+  type Line,
+  type Orders,
+  type SoakOperation,
 } from "./jetstream-history.js";
 import { random } from "./random.js";
 import { TooManyCourses, unexplained, type Model } from "./linearizability.js";
@@ -94,12 +102,19 @@ async function buildClient(folder: string, withoutProof: boolean): Promise<strin
     noExternal: ["unibus-membership"],
     // What opens a SQLite file is not asked for.
     external: ["nats", /\/sql-js\.js$/],
-    esbuildPlugins: withoutProof ? plugins : [{
-      name: "as-built",
-      setup(building) {
-        building.onResolve({ filter: /^unibus-membership$/ }, () => ({ path: join(root, "dist/index.cjs"), external: true }));
-      },
-    }],
+    esbuildPlugins: withoutProof
+      ? plugins
+      : [
+          {
+            name: "as-built",
+            setup(building) {
+              building.onResolve({ filter: /^unibus-membership$/ }, () => ({
+                path: join(root, "dist/index.cjs"),
+                external: true,
+              }));
+            },
+          },
+        ],
   });
   await writeFile(join(folder, "package.json"), '{ "type": "commonjs" }');
   return join(folder, "client.cjs");
@@ -128,7 +143,8 @@ class History {
     const begun = this.#open.get(line.r);
     if (begun === undefined) return;
     this.#open.delete(line.r);
-    if (line.late !== undefined && line.late > SLACK_MS) this.problems.push(`${begun.op.f} on ${begun.at} took ${Math.round(line.late)} ms more than its time`);
+    if (line.late !== undefined && line.late > SLACK_MS)
+      this.problems.push(`${begun.op.f} on ${begun.at} took ${Math.round(line.late)} ms more than its time`);
     if (line.out.startsWith("not a StoreError")) this.problems.push(`${begun.op.f} on ${begun.at}: ${line.out}`);
     this.#end(line.r, begun, line.t, line.out);
   }
@@ -136,15 +152,25 @@ class History {
   #end(id: string, begun: { at: string; op: SoakOperation; t: number }, t: number, out: string | undefined): void {
     this.operations++;
     const { at, op } = begun;
-    const entry = (returned: number | undefined, output: string | undefined): Entry => ({ id, at, input: op, invoked: begun.t, returned, output });
+    const entry = (returned: number | undefined, output: string | undefined): Entry => ({
+      id,
+      at,
+      input: op,
+      invoked: begun.t,
+      returned,
+      output,
+    });
     const known = entry(t, out);
     if (op.f !== "keys") this.#byId.set(id, { ...known, out });
     let kept: Entry | undefined;
     if (READS.has(op.f)) {
       // Only what is proof of something is kept: a denial for want of an answer is none.
-      const evidence = op.f === "authorize" ? ["active", "unknown", "revoked"].includes(out ?? "")
-        : op.f === "isAdmin" || op.f === "isMember" ? out === "true"
-        : out !== undefined && !["TIMEOUT", "UNAVAILABLE", "CLOSED"].includes(out);
+      const evidence =
+        op.f === "authorize"
+          ? ["active", "unknown", "revoked"].includes(out ?? "")
+          : op.f === "isAdmin" || op.f === "isMember"
+            ? out === "true"
+            : out !== undefined && !["TIMEOUT", "UNAVAILABLE", "CLOSED"].includes(out);
       if (evidence) kept = known;
       if (out === "active" || out === "true") this.allows++;
     } else if (out === undefined || out === "unknown") {
@@ -183,7 +209,8 @@ class History {
           ? unexplained(userModel as Model<SoakOperation, string>, entries)
           : unexplained(roomModel as Model<SoakOperation, string>, entries);
         checked++;
-        if (wrong !== undefined) throw new WrongAnswer(`no order of the operations on ${at} explains this answer:\n${around(entries, wrong)}`);
+        if (wrong !== undefined)
+          throw new WrongAnswer(`no order of the operations on ${at} explains this answer:\n${around(entries, wrong)}`);
       } catch (error) {
         if (!(error instanceof TooManyCourses)) throw error;
         skipped++;
@@ -200,12 +227,23 @@ class History {
 
 function around(entries: readonly Entry[], wrong: number): string {
   const { invoked: t0 = 0 } = entries[wrong] ?? {};
-  const near = entries.map((entry, index) => ({ entry, index })).filter(({ entry, index }) =>
-    index === wrong || (!READS.has(entry.input.f) && entry.invoked < t0 + 1e6) || Math.abs(entry.invoked - t0) < 3e5);
+  const near = entries
+    .map((entry, index) => ({ entry, index }))
+    .filter(
+      ({ entry, index }) =>
+        index === wrong ||
+        (!READS.has(entry.input.f) && entry.invoked < t0 + 1e6) ||
+        Math.abs(entry.invoked - t0) < 3e5,
+    );
   const ms = (t: number): string => ((t - t0) / 1000).toFixed(1);
   const at = near.findIndex(({ index }) => index === wrong);
-  return near.slice(Math.max(0, at - 150), at + 15).map(({ entry: { id, input, invoked, returned, output }, index }) =>
-    `${index === wrong ? ">>" : "  "} ${ms(invoked).padStart(9)} ${returned === undefined ? "?".padStart(9) : ms(returned).padStart(9)}  ${id.padEnd(9)} ${JSON.stringify(input)} ${output ?? "unknown"}`).join("\n");
+  return near
+    .slice(Math.max(0, at - 150), at + 15)
+    .map(
+      ({ entry: { id, input, invoked, returned, output }, index }) =>
+        `${index === wrong ? ">>" : "  "} ${ms(invoked).padStart(9)} ${returned === undefined ? "?".padStart(9) : ms(returned).padStart(9)}  ${id.padEnd(9)} ${JSON.stringify(input)} ${output ?? "unknown"}`,
+    )
+    .join("\n");
 }
 
 /** The processes, each bound to one node, but the last one, which goes wherever it can. */
@@ -220,7 +258,13 @@ class Clients {
   #stopped = false;
   suicides = 0;
 
-  constructor(script: string, history: History, orders: Omit<Orders, "name" | "servers" | "seed">, seed: number, urls: readonly string[]) {
+  constructor(
+    script: string,
+    history: History,
+    orders: Omit<Orders, "name" | "servers" | "seed">,
+    seed: number,
+    urls: readonly string[],
+  ) {
     this.#script = script;
     this.#history = history;
     this.#orders = orders;
@@ -234,7 +278,9 @@ class Clients {
     const url = this.#urls[slot];
     const servers = slot === 3 || url === undefined ? this.#urls : [url];
     const orders: Orders = { ...this.#orders, name, servers, seed: this.#seed * 1000 + this.#count };
-    const child = spawn(process.execPath, [this.#script, JSON.stringify(orders)], { stdio: ["pipe", "pipe", "inherit"] });
+    const child = spawn(process.execPath, [this.#script, JSON.stringify(orders)], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
     child.stdin.on("error", () => undefined);
     createInterface({ input: child.stdout }).on("line", (line) => this.#history.hear(JSON.parse(line) as Line));
     const ended = new Promise<void>((resolve) => {
@@ -271,8 +317,13 @@ const pause = async (ms: number): Promise<void> => {
 async function isolateLeader(cluster: NatsCluster, mode: CutMode, lastsMs: number): Promise<string> {
   const { nodes } = cluster;
   for (let via = 0; via < nodes.length; via++) {
-    const info = (await cluster.node(via).monitor("/jsz?streams=true").catch(() => undefined)) as Jsz | undefined;
-    const stream = info?.account_details?.flatMap((account) => account.stream_detail ?? []).find(({ name }) => name.endsWith("_users"));
+    const info = (await cluster
+      .node(via)
+      .monitor("/jsz?streams=true")
+      .catch(() => undefined)) as Jsz | undefined;
+    const stream = info?.account_details
+      ?.flatMap((account) => account.stream_detail ?? [])
+      .find(({ name }) => name.endsWith("_users"));
     const leader = nodes.findIndex(({ name }) => name === stream?.cluster?.leader);
     if (leader < 0) continue;
     cluster.isolate(leader, mode);
@@ -284,7 +335,9 @@ async function isolateLeader(cluster: NatsCluster, mode: CutMode, lastsMs: numbe
 }
 
 interface Jsz {
-  readonly account_details?: readonly { readonly stream_detail?: readonly { readonly name: string; readonly cluster?: { readonly leader?: string } }[] }[];
+  readonly account_details?: readonly {
+    readonly stream_detail?: readonly { readonly name: string; readonly cluster?: { readonly leader?: string } }[];
+  }[];
 }
 
 const MODES: readonly CutMode[] = ["blackhole", "stall", "reset"];
@@ -348,7 +401,13 @@ async function fault(cluster: NatsCluster, clients: Clients, next: () => number)
   }
 }
 
-async function soakOn(size: number, script: string, until: number, options: SoakOptions, seed: number): Promise<SoakResult> {
+async function soakOn(
+  size: number,
+  script: string,
+  until: number,
+  options: SoakOptions,
+  seed: number,
+): Promise<SoakResult> {
   const { log } = options;
   const next = random(seed, size);
   const cluster = await startNatsCluster({ size, routes: "proxied" });
@@ -371,7 +430,13 @@ async function soakOn(size: number, script: string, until: number, options: Soak
     // There is always an admin, so that none of the others is the last.
     await store.users.addFirstAdmin({ key: "root" });
     const began = clock();
-    clients = new Clients(script, history, { prefix, lanes: LANES, began, generationMs: GENERATION_MS, timeoutMs: opTimeoutMs }, seed, cluster.urls);
+    clients = new Clients(
+      script,
+      history,
+      { prefix, lanes: LANES, began, generationMs: GENERATION_MS, timeoutMs: opTimeoutMs },
+      seed,
+      cluster.urls,
+    );
     const generation = (): number => Math.floor((clock() - began) / 1000 / GENERATION_MS);
     await pause(1500);
     do {
@@ -398,7 +463,9 @@ async function soakOn(size: number, script: string, until: number, options: Soak
     log?.(
       `${size} nodes: ${history.operations} operations, ${history.unknown} of unknown outcome, ${history.allows} allows, ` +
         `${partitions} records explained, ${skipped} not decided; ${clients.suicides} client processes killed; ` +
-        Object.entries(faults).map(([name, count]) => `${count} ${name}`).join(", "),
+        Object.entries(faults)
+          .map(([name, count]) => `${count} ${name}`)
+          .join(", "),
     );
     return { operations: history.operations, unknown: history.unknown, partitions, faults, allows: history.allows };
   } catch (error) {

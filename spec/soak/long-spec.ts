@@ -7,7 +7,9 @@ export function longSpec(path: string, env: Readonly<Record<string, string>>): (
   const root = fileURLToPath(new URL("../..", import.meta.url));
   return async () => {
     const child = spawn(process.execPath, ["--import", "tsx", "tools/spec-file.ts", path], {
-      cwd: root, stdio: "inherit", env: { ...process.env, ...env },
+      cwd: root,
+      stdio: "inherit",
+      env: { ...process.env, ...env },
     });
     const code = await new Promise<number | null>((resolve, reject) => {
       child.once("error", reject);

@@ -24,7 +24,10 @@ type Run = (options: Options) => Promise<unknown>;
 const timed = new Map<string, Run>([
   ["sqlite", async (options) => (await import("./sqlite.js")).run(options)],
   ["sqlite-power", async (options) => (await import("./sqlite-power.js")).run(options)],
-  ["sqlite-mutants", async (options) => (await import("./sqlite-mutants.js")).run({ ...options, least: options.mutants })],
+  [
+    "sqlite-mutants",
+    async (options) => (await import("./sqlite-mutants.js")).run({ ...options, least: options.mutants }),
+  ],
   ["jetstream", async (options) => (await import("./jetstream.js")).run(options)],
 ]);
 const sized = new Map<string, Run>([
@@ -66,12 +69,24 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (name === "mutants") mutants = Number(rest.shift());
     else if (name === "runs") runs = Number(rest.shift());
     else if (soaks.has(name)) names.push(name);
-    else throw new Error(`${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`);
+    else
+      throw new Error(
+        `${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`,
+      );
   }
   if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0) || !(mutants > 0) || !(runs > 0)) {
     throw new Error("--seconds, --seed, --records, --mutants and --runs are numbers");
   }
-  return { names: names.length > 0 ? names : [...timed.keys()], seconds, seed, withoutProof, replicas, records, mutants, runs };
+  return {
+    names: names.length > 0 ? names : [...timed.keys()],
+    seconds,
+    seed,
+    withoutProof,
+    replicas,
+    records,
+    mutants,
+    runs,
+  };
 }
 
 const { names, ...options } = optionsOf(process.argv.slice(2));

@@ -12,7 +12,16 @@ import { release } from "../sqlite/support/folder.js";
 import { openSqliteOf, smallBuild } from "../sqlite/support/small-build.js";
 import { tryTold } from "../sqlite/support/superblock.js";
 import { random } from "./random.js";
-import { applyTo, canonical, emptyModel, ensureRoot, hasRoot, modelsIn, nextOperation, perform } from "./sqlite-operations.js";
+import {
+  applyTo,
+  canonical,
+  emptyModel,
+  ensureRoot,
+  hasRoot,
+  modelsIn,
+  nextOperation,
+  perform,
+} from "./sqlite-operations.js";
 
 export interface MutantsOptions {
   readonly seconds: number;
@@ -72,7 +81,10 @@ async function live(folder: string, open: typeof openSqlite, seed: number): Prom
       disk.end();
     }
     for (let moment = 0; moment <= disk.moment; moment++) {
-      moments.push({ files: disk.filesAt(moment, nothingLost), acknowledged: before + acknowledged.filter((at) => at < moment).length });
+      moments.push({
+        files: disk.filesAt(moment, nothingLost),
+        acknowledged: before + acknowledged.filter((at) => at < moment).length,
+      });
     }
   }
   await rm(own, { recursive: true });
@@ -96,7 +108,8 @@ function mutate(files: Files, { moments }: Life, next: () => number): string | u
   const sectors = Math.max(1, Math.ceil(used / SECTOR));
   const sector = below(sectors) * SECTOR;
   const other = pick(moments)?.files ?? files;
-  const way = pick(["flip", "cut", "zero", "swap", "old sector", "old file", "old file", "gone", "noise", "longer"]) ?? "";
+  const way =
+    pick(["flip", "cut", "zero", "swap", "old sector", "old file", "old file", "gone", "noise", "longer"]) ?? "";
   files.set(name, bytes);
   switch (way) {
     case "flip": {
@@ -145,7 +158,8 @@ function mutate(files: Files, { moments }: Life, next: () => number): string | u
 
 async function filesIn(folder: string): Promise<string> {
   const found: string[] = [];
-  for (const name of (await readdir(folder)).sort()) found.push(name, (await readFile(join(folder, name))).toString("latin1"));
+  for (const name of (await readdir(folder)).sort())
+    found.push(name, (await readFile(join(folder, name))).toString("latin1"));
   return found.join("\0");
 }
 
@@ -179,7 +193,8 @@ async function tried(folder: string, files: Files, life: Life, acknowledged: num
   const told = tryTold(image);
   // The admin whom nobody touches is the first transaction.
   const sequence = root ? at + 1 : 0;
-  if (told === undefined || sequence < told.acknowledged) throw new Error(`opened as of ${sequence}, before ${String(told?.acknowledged)}, which the image was told of`);
+  if (told === undefined || sequence < told.acknowledged)
+    throw new Error(`opened as of ${sequence}, before ${String(told?.acknowledged)}, which the image was told of`);
   return "named";
 }
 
@@ -192,15 +207,23 @@ export async function run({ seconds, seed, least = 1, log }: MutantsOptions): Pr
     while (result.mutants < least || performance.now() < until) {
       const next = random(seed, 30, result.mutants);
       const moment = Math.floor(next() * life.moments.length);
-      const { files: before, acknowledged } = life.moments[moment] ?? { files: new Map<string, Buffer>(), acknowledged: 0 };
+      const { files: before, acknowledged } = life.moments[moment] ?? {
+        files: new Map<string, Buffer>(),
+        acknowledged: 0,
+      };
       const files = new Map(before);
-      const ways = Array.from({ length: next() < 0.8 ? 1 : 2 }, () => (files.size === 0 ? undefined : mutate(files, life, next)));
+      const ways = Array.from({ length: next() < 0.8 ? 1 : 2 }, () =>
+        files.size === 0 ? undefined : mutate(files, life, next),
+      );
       const own = join(folder, "mutant");
       try {
         if (files.has("membership.db")) result[await tried(own, files, life, acknowledged)]++;
         else result[await withoutImage(own, files)]++;
       } catch (error) {
-        throw new Error(`seed ${seed}, mutant ${result.mutants} (moment ${moment}, ${ways.join(", ")}): ${String(error)}`, { cause: error });
+        throw new Error(
+          `seed ${seed}, mutant ${result.mutants} (moment ${moment}, ${ways.join(", ")}): ${String(error)}`,
+          { cause: error },
+        );
       }
       await rm(own, { recursive: true });
       if (++result.mutants % 500 === 0) log?.(line(result));

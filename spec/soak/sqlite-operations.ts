@@ -32,7 +32,14 @@ export type Operation =
   | { kind: "room.create"; room: string; owner: string; sealed: number; size: number }
   | { kind: "room.update"; room: string; name: string; owner: string }
   | { kind: "room.delete"; room: string }
-  | { kind: "member.add"; room: string; endpoint: string; state: "invited" | "joined"; sealed: number | undefined; size: number }
+  | {
+      kind: "member.add";
+      room: string;
+      endpoint: string;
+      state: "invited" | "joined";
+      sealed: number | undefined;
+      size: number;
+    }
   | { kind: "member.join"; room: string; endpoint: string }
   | { kind: "member.remove"; room: string; endpoint: string }
   | { kind: "key.put"; room: string; endpoint: string; epoch: number; sealed: number; size: number }
@@ -72,8 +79,19 @@ export function nextOperation(model: Model, caller: number, n: number, next: () 
   const size = next() < 0.08 ? 65_536 : 1 + Math.floor(next() * 300);
   const keys = Object.keys(model.users);
   const ids = Object.keys(model.rooms);
-  const newUser: Operation = { kind: "user.add", key: `c${caller}-u${n}`, name: `n${n}`, role: next() < 0.3 ? "admin" : "member" };
-  const newRoom: Operation = { kind: "room.create", room: `c${caller}-r${Math.floor(next() * MAX_ROOMS)}`, owner: `e${n}`, sealed, size };
+  const newUser: Operation = {
+    kind: "user.add",
+    key: `c${caller}-u${n}`,
+    name: `n${n}`,
+    role: next() < 0.3 ? "admin" : "member",
+  };
+  const newRoom: Operation = {
+    kind: "room.create",
+    room: `c${caller}-r${Math.floor(next() * MAX_ROOMS)}`,
+    owner: `e${n}`,
+    sealed,
+    size,
+  };
 
   if (keys.length === 0 || (keys.length < MAX_USERS && next() < 0.1)) return newUser;
   if (next() < 0.3) {
@@ -104,7 +122,12 @@ export function nextOperation(model: Model, caller: number, n: number, next: () 
   if (members.length >= MAX_MEMBERS) return { kind: "room.update", room: id, name: `n${n}`, owner: room.owner };
   const withKey = next() < 0.6;
   return {
-    kind: "member.add", room: id, endpoint: `e${n}`, state: next() < 0.5 ? "invited" : "joined", sealed: withKey ? sealed : undefined, size,
+    kind: "member.add",
+    room: id,
+    endpoint: `e${n}`,
+    state: next() < 0.5 ? "invited" : "joined",
+    sealed: withKey ? sealed : undefined,
+    size,
   };
 }
 
@@ -127,7 +150,8 @@ function userOf(model: Model, key: string): Model["users"][string] {
 }
 
 export function applyTo(model: Model, operation: Operation): void {
-  const held = (endpoint: string, { sealed, size }: { sealed: number; size: number }): string => fingerprint(bytesOf(sealed, endpoint, size));
+  const held = (endpoint: string, { sealed, size }: { sealed: number; size: number }): string =>
+    fingerprint(bytesOf(sealed, endpoint, size));
   switch (operation.kind) {
     case "user.add":
       model.users[operation.key] = { role: operation.role, status: "active", name: operation.name };
@@ -143,7 +167,10 @@ export function applyTo(model: Model, operation: Operation): void {
       break;
     case "room.create":
       model.rooms[operation.room] = {
-        name: "", owner: operation.owner, epoch: 1, rekeyRequired: false,
+        name: "",
+        owner: operation.owner,
+        epoch: 1,
+        rekeyRequired: false,
         members: { [operation.owner]: { state: "joined", keys: { 1: held(operation.owner, operation) } } },
       };
       break;
@@ -156,7 +183,10 @@ export function applyTo(model: Model, operation: Operation): void {
     case "member.add": {
       const room = roomOf(model, operation.room);
       const { endpoint, state, sealed, size } = operation;
-      room.members[endpoint] = { state, keys: sealed === undefined ? {} : { [room.epoch]: held(endpoint, { sealed, size }) } };
+      room.members[endpoint] = {
+        state,
+        keys: sealed === undefined ? {} : { [room.epoch]: held(endpoint, { sealed, size }) },
+      };
       break;
     }
     case "member.join":
@@ -164,7 +194,9 @@ export function applyTo(model: Model, operation: Operation): void {
       break;
     case "member.remove": {
       const room = roomOf(model, operation.room);
-      room.members = Object.fromEntries(Object.entries(room.members).filter(([endpoint]) => endpoint !== operation.endpoint));
+      room.members = Object.fromEntries(
+        Object.entries(room.members).filter(([endpoint]) => endpoint !== operation.endpoint),
+      );
       room.rekeyRequired = true;
       break;
     }
@@ -175,7 +207,8 @@ export function applyTo(model: Model, operation: Operation): void {
       const room = roomOf(model, operation.room);
       room.epoch++;
       room.rekeyRequired = false;
-      for (const [endpoint, member] of Object.entries(room.members)) member.keys[room.epoch] = held(endpoint, operation);
+      for (const [endpoint, member] of Object.entries(room.members))
+        member.keys[room.epoch] = held(endpoint, operation);
       break;
     }
   }
@@ -197,7 +230,10 @@ export async function perform(store: Store, model: Model, operation: Operation):
       break;
     case "room.create":
       await store.rooms.create({
-        id: operation.room, owner: operation.owner, encrypted: true, sealedKey: bytesOf(operation.sealed, operation.owner, operation.size),
+        id: operation.room,
+        owner: operation.owner,
+        encrypted: true,
+        sealedKey: bytesOf(operation.sealed, operation.owner, operation.size),
       });
       break;
     case "room.update":
@@ -208,7 +244,10 @@ export async function perform(store: Store, model: Model, operation: Operation):
       break;
     case "member.add": {
       const { room, endpoint, state, sealed, size } = operation;
-      const key = sealed === undefined ? {} : { sealedKey: { epoch: roomOf(model, room).epoch, sealed: bytesOf(sealed, endpoint, size) } };
+      const key =
+        sealed === undefined
+          ? {}
+          : { sealedKey: { epoch: roomOf(model, room).epoch, sealed: bytesOf(sealed, endpoint, size) } };
       await store.members.add(room, { endpoint, state, ...key });
       break;
     }
@@ -219,11 +258,18 @@ export async function perform(store: Store, model: Model, operation: Operation):
       await store.members.remove(operation.room, operation.endpoint);
       break;
     case "key.put":
-      await store.roomKeys.put(operation.room, operation.endpoint, operation.epoch, bytesOf(operation.sealed, operation.endpoint, operation.size));
+      await store.roomKeys.put(
+        operation.room,
+        operation.endpoint,
+        operation.epoch,
+        bytesOf(operation.sealed, operation.endpoint, operation.size),
+      );
       break;
     case "rekey": {
       const room = roomOf(model, operation.room);
-      const keys = Object.keys(room.members).map((endpoint) => [endpoint, bytesOf(operation.sealed, endpoint, operation.size)] as const);
+      const keys = Object.keys(room.members).map(
+        (endpoint) => [endpoint, bytesOf(operation.sealed, endpoint, operation.size)] as const,
+      );
       await store.roomKeys.rekey(operation.room, new Map(keys), { expectedEpoch: room.epoch });
       break;
     }
@@ -251,9 +297,13 @@ export async function modelsIn(store: Store): Promise<Map<number, Model>> {
     for (const room of page.items) {
       const members: ModelRoom["members"] = {};
       for (const { endpoint, state, role } of await store.members.list(room.id)) {
-        if ((role === "owner") !== (endpoint === room.owner)) throw new Error(`room ${room.id} and its members disagree on the owner`);
+        if ((role === "owner") !== (endpoint === room.owner))
+          throw new Error(`room ${room.id} and its members disagree on the owner`);
         const keys = await store.roomKeys.list(room.id, endpoint);
-        members[endpoint] = { state, keys: Object.fromEntries(keys.map(({ epoch, sealed }) => [epoch, fingerprint(sealed)])) };
+        members[endpoint] = {
+          state,
+          keys: Object.fromEntries(keys.map(({ epoch, sealed }) => [epoch, fingerprint(sealed)])),
+        };
         roomsOf.set(endpoint, [...(roomsOf.get(endpoint) ?? []), room.id]);
       }
       const { name, owner, epoch, rekeyRequired } = room;
@@ -263,7 +313,8 @@ export async function modelsIn(store: Store): Promise<Map<number, Model>> {
   } while (after !== undefined);
   for (const [endpoint, ids] of roomsOf) {
     const indexed = (await store.rooms.listForEndpoint(endpoint)).map(({ id }) => id);
-    if (indexed.join() !== ids.sort().join()) throw new Error(`the index says that ${endpoint} is in ${indexed.join()}, not in ${ids.join()}`);
+    if (indexed.join() !== ids.sort().join())
+      throw new Error(`the index says that ${endpoint} is in ${indexed.join()}, not in ${ids.join()}`);
   }
   return models;
 }
@@ -272,7 +323,11 @@ export async function modelsIn(store: Store): Promise<Map<number, Model>> {
 export function canonical(model: Model): string {
   const sorted = (value: unknown): unknown => {
     if (typeof value !== "object" || value === null) return value;
-    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, field]) => [name, sorted(field)]));
+    return Object.fromEntries(
+      Object.entries(value)
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([name, field]) => [name, sorted(field)]),
+    );
   };
   return JSON.stringify(sorted(model));
 }

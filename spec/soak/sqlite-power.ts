@@ -7,11 +7,29 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openSqlite, type Store } from "unibus-membership";
-import { RecordedDisk, allLost, byChance, nothingLost, onlyData, onlyName, onlyNames, type Fate } from "../sqlite/support/recorded-disk.js";
+import {
+  RecordedDisk,
+  allLost,
+  byChance,
+  nothingLost,
+  onlyData,
+  onlyName,
+  onlyNames,
+  type Fate,
+} from "../sqlite/support/recorded-disk.js";
 import { release } from "../sqlite/support/folder.js";
 import { openSqliteOf, smallBuild } from "../sqlite/support/small-build.js";
 import { random } from "./random.js";
-import { applyTo, canonical, emptyModel, ensureRoot, modelsIn, nextOperation, perform, type Model } from "./sqlite-operations.js";
+import {
+  applyTo,
+  canonical,
+  emptyModel,
+  ensureRoot,
+  modelsIn,
+  nextOperation,
+  perform,
+  type Model,
+} from "./sqlite-operations.js";
 
 export interface PowerOptions {
   readonly seconds: number;
@@ -49,7 +67,13 @@ type Acknowledged = readonly number[];
 const copyOf = (model: Model): Model => structuredClone(model);
 
 /** The states that a caller may find after a loss at this moment: of what was acknowledged, or of one operation more. */
-function* statesAt(moment: number, caller: number, { n, model }: Caller, acknowledged: Acknowledged, seed: number): Generator<Caller> {
+function* statesAt(
+  moment: number,
+  caller: number,
+  { n, model }: Caller,
+  acknowledged: Acknowledged,
+  seed: number,
+): Generator<Caller> {
   const state: Caller = { n, model: copyOf(model) };
   const step = (): void => {
     applyTo(state.model, nextOperation(state.model, caller, state.n, random(seed, caller, state.n)));
@@ -70,7 +94,13 @@ interface Round {
 }
 
 /** Opens, writes through all callers at once, and closes. */
-async function record(folder: string, open: typeof openSqlite, callers: readonly Caller[], operations: number, seed: number): Promise<Round> {
+async function record(
+  folder: string,
+  open: typeof openSqlite,
+  callers: readonly Caller[],
+  operations: number,
+  seed: number,
+): Promise<Round> {
   const disk = await RecordedDisk.of(folder);
   try {
     const store = await open(join(folder, "membership.db"), { opTimeoutMs });
@@ -99,19 +129,29 @@ async function record(folder: string, open: typeof openSqlite, callers: readonly
 
 function digestOf(files: ReadonlyMap<string, Buffer>): string {
   const hash = createHash("sha256");
-  for (const [name, bytes] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) hash.update(`${name}\0${String(bytes.length)}\0`).update(bytes);
+  for (const [name, bytes] of [...files].sort(([a], [b]) => (a < b ? -1 : 1)))
+    hash.update(`${name}\0${String(bytes.length)}\0`).update(bytes);
   return hash.digest("hex");
 }
 
 /** What was found of each caller. */
-async function found(store: Store, moment: number, callers: readonly Caller[], { acknowledged }: Round, seed: number, what: string): Promise<Caller[]> {
+async function found(
+  store: Store,
+  moment: number,
+  callers: readonly Caller[],
+  { acknowledged }: Round,
+  seed: number,
+  what: string,
+): Promise<Caller[]> {
   const models = await modelsIn(store);
   return callers.map((before, caller) => {
     const is = canonical(models.get(caller) ?? emptyModel());
     const may = [...statesAt(moment, caller, before, acknowledged[caller] ?? [], seed)];
     const state = may.find(({ model }) => canonical(model) === is);
     if (state === undefined) {
-      throw new Error(`${what}, caller ${caller}: lost or half there\n  found ${is}\n  may   ${may.map(({ model }) => canonical(model)).join("\n     or ")}`);
+      throw new Error(
+        `${what}, caller ${caller}: lost or half there\n  found ${is}\n  may   ${may.map(({ model }) => canonical(model)).join("\n     or ")}`,
+      );
     }
     return state;
   });
@@ -143,8 +183,14 @@ export async function run({ seconds, seed, rounds: least = 1, share = 1, log }: 
         if (moment !== last && next() > share && names === 0) continue;
         const fates: readonly (readonly [string, Fate])[] = [
           ...Array.from({ length: names }, (_, i) => [`only name ${i}`, onlyName(i)] as const),
-          ["all lost", allLost], ["nothing lost", nothingLost], ["only names", onlyNames], ["only data", onlyData],
-          ...Array.from({ length: share < 1 ? 1 : 4 }, (_, i) => [`chance ${i}`, byChance(random(seed, result.rounds, moment, i))] as const),
+          ["all lost", allLost],
+          ["nothing lost", nothingLost],
+          ["only names", onlyNames],
+          ["only data", onlyData],
+          ...Array.from(
+            { length: share < 1 ? 1 : 4 },
+            (_, i) => [`chance ${i}`, byChance(random(seed, result.rounds, moment, i))] as const,
+          ),
         ];
         for (const [name, fate] of fates) {
           const files = disk.filesAt(moment, fate);
@@ -162,7 +208,9 @@ export async function run({ seconds, seed, rounds: least = 1, share = 1, log }: 
           });
           const states = await found(store, moment, callers, round, seed, what);
           await store.close();
-          const heard = round.acknowledged.map((each, caller) => (callers[caller]?.n ?? 0) + each.filter((at) => at < moment).length);
+          const heard = round.acknowledged.map(
+            (each, caller) => (callers[caller]?.n ?? 0) + each.filter((at) => at < moment).length,
+          );
           if (states.some(({ n }, caller) => n > (heard[caller] ?? 0))) result.unheard++;
           // One of them is where it goes on, with what it has become by being opened once.
           if (moment === last && goOn === undefined && next() < 0.4) goOn = { path: own, callers: states };
@@ -173,9 +221,14 @@ export async function run({ seconds, seed, rounds: least = 1, share = 1, log }: 
         await rm(current, { recursive: true });
         ({ path: current, callers } = goOn);
       } else {
-        callers = callers.map((before, caller) => [...statesAt(Infinity, caller, before, round.acknowledged[caller] ?? [], seed)][0] ?? before);
+        callers = callers.map(
+          (before, caller) =>
+            [...statesAt(Infinity, caller, before, round.acknowledged[caller] ?? [], seed)][0] ?? before,
+        );
       }
-      log?.(`${result.rounds} rounds, ${result.checkpoints} checkpoints, ${result.moments} moments, ${result.losses} losses of power: everything acknowledged is there`);
+      log?.(
+        `${result.rounds} rounds, ${result.checkpoints} checkpoints, ${result.moments} moments, ${result.losses} losses of power: everything acknowledged is there`,
+      );
     }
     done = true;
     return result;

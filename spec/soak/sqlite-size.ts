@@ -27,18 +27,29 @@ function isSame(a: Uint8Array, b: Uint8Array): boolean {
 const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
 async function bytesOf(folder: string): Promise<string> {
-  const sizes = await Promise.all((await readdir(folder)).map(async (name) => `${name} ${String(Math.round((await stat(join(folder, name))).size / 2 ** 20))} MiB`));
+  const sizes = await Promise.all(
+    (await readdir(folder)).map(
+      async (name) => `${name} ${String(Math.round((await stat(join(folder, name))).size / 2 ** 20))} MiB`,
+    ),
+  );
   return sizes.join(", ");
 }
 
 async function keys(folder: string, records: number, log: (line: string) => void): Promise<void> {
   const path = join(folder, "keys.db");
-  const store = await openSqlite(path, { opTimeoutMs, onCheckpoint: ({ ok, error }) => { if (!ok) log(String(error)); } });
+  const store = await openSqlite(path, {
+    opTimeoutMs,
+    onCheckpoint: ({ ok, error }) => {
+      if (!ok) log(String(error));
+    },
+  });
   let since = performance.now();
   let n = 0;
   for (; n < records; n++) {
-    const error = await store.rooms.create({ id: `r${n}`, owner: `o${n}`, encrypted: true, sealedKey: keyOf(n) })
-      .then(() => undefined, (reason: unknown) => reason as StoreError);
+    const error = await store.rooms.create({ id: `r${n}`, owner: `o${n}`, encrypted: true, sealedKey: keyOf(n) }).then(
+      () => undefined,
+      (reason: unknown) => reason as StoreError,
+    );
     if (error === undefined) continue;
     if (!isUnavailable(error) || error.outcome !== "none") throw error;
     log(`${n} keys, then refused: ${error.message}`);
@@ -52,7 +63,8 @@ async function keys(folder: string, records: number, log: (line: string) => void
   const again = await openSqlite(path, { opTimeoutMs });
   log(`opened in ${seconds(since)}, ${Math.round(process.memoryUsage().rss / 2 ** 20)} MiB of memory`);
   for (let i = 0; i < n; i++) {
-    if (!isSame((await again.roomKeys.get(`r${i}`, `o${i}`)).sealed, keyOf(i))) throw new Error(`the key of room ${i} is another`);
+    if (!isSame((await again.roomKeys.get(`r${i}`, `o${i}`)).sealed, keyOf(i)))
+      throw new Error(`the key of room ${i} is another`);
   }
   await again.close();
   log("every key that was acknowledged is there");
@@ -65,10 +77,14 @@ async function rekeying(path: string, rekeys: number): Promise<void> {
   const store = await openSqlite(path, { opTimeoutMs });
   await store.rooms.create({ id: "room", owner: "m0", encrypted: true });
   for (let i = 1; i < MEMBERS; i++) await store.members.add("room", { endpoint: `m${i}` });
-  fs.rename = (from, to) => (String(from).endsWith("-checkpoint") ? Promise.reject(new Error("no room")) : rename(from, to));
+  fs.rename = (from, to) =>
+    String(from).endsWith("-checkpoint") ? Promise.reject(new Error("no room")) : rename(from, to);
   for (let epoch = 0; epoch < rekeys; epoch++) {
     const sealed = new Map(Array.from({ length: MEMBERS }, (_, i) => [`m${i}`, keyOf(epoch * MEMBERS + i)]));
-    const error = await store.roomKeys.rekey("room", sealed, { expectedEpoch: epoch }).then(() => undefined, (reason: unknown) => reason);
+    const error = await store.roomKeys.rekey("room", sealed, { expectedEpoch: epoch }).then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
     if (error !== undefined) {
       console.log(error instanceof Error ? error.message : "refused");
       break;
@@ -80,7 +96,9 @@ async function rekeying(path: string, rekeys: number): Promise<void> {
 
 async function logs(folder: string, rekeys: number, log: (line: string) => void): Promise<void> {
   const path = join(folder, "logs.db");
-  const child = spawn(process.execPath, ["--import", "tsx", fileURLToPath(import.meta.url), path, String(rekeys)], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--import", "tsx", fileURLToPath(import.meta.url), path, String(rekeys)], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   let epoch = 0;
   for await (const line of createInterface({ input: child.stdout })) {
     if (line.startsWith("epoch ")) epoch = Number(line.slice(6));
@@ -94,7 +112,8 @@ async function logs(folder: string, rekeys: number, log: (line: string) => void)
   if (found.epoch !== epoch && found.epoch !== epoch + 1) throw new Error(`the room is at epoch ${found.epoch}`);
   for (let held = 1; held <= epoch; held++) {
     for (let i = 0; i < MEMBERS; i += 97) {
-      if (!isSame((await store.roomKeys.get("room", `m${i}`, held)).sealed, keyOf((held - 1) * MEMBERS + i))) throw new Error(`member ${i} has another key of epoch ${held}`);
+      if (!isSame((await store.roomKeys.get("room", `m${i}`, held)).sealed, keyOf((held - 1) * MEMBERS + i)))
+        throw new Error(`member ${i} has another key of epoch ${held}`);
     }
   }
   await store.close();
@@ -104,7 +123,10 @@ async function logs(folder: string, rekeys: number, log: (line: string) => void)
 export async function run({ records, log }: { records: number; log: (line: string) => void }): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "unibus-size-"));
   try {
-    for (const [name, part] of [["logs", () => logs(folder, Math.ceil(records / MEMBERS), log)], ["keys", () => keys(folder, records, log)]] as const) {
+    for (const [name, part] of [
+      ["logs", () => logs(folder, Math.ceil(records / MEMBERS), log)],
+      ["keys", () => keys(folder, records, log)],
+    ] as const) {
       log(`${name}:`);
       await part();
       for (const file of await readdir(folder)) await rm(join(folder, file));

@@ -18,7 +18,7 @@ export interface Orders {
 
 // Synchronous, so that nothing that was said is lost with the process.
 const say = (text: string): void => {
-  for (let rest = Buffer.from(`${text}\n`); rest.length > 0; ) rest = rest.subarray(writeSync(1, rest));
+  for (let rest = Buffer.from(`${text}\n`); rest.length > 0;) rest = rest.subarray(writeSync(1, rest));
 };
 
 async function write({ path, seed, callers }: Orders): Promise<void> {

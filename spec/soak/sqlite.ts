@@ -162,7 +162,10 @@ interface Caller {
   model: Model;
 }
 
-type Kills = Pick<SoakResult, "kills" | "acknowledged" | "unheard" | "whileOpening" | "incomplete" | "checkpointing" | "kinds">;
+type Kills = Pick<
+  SoakResult,
+  "kills" | "acknowledged" | "unheard" | "whileOpening" | "incomplete" | "checkpointing" | "kinds"
+>;
 
 async function kills(path: string, script: string, options: SoakOptions, until: number): Promise<Kills> {
   const { seed, log } = options;
@@ -183,11 +186,16 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
       const writer = waiting.shift() ?? new Writer(script);
       waiting.push(new Writer(script));
       const opening = next() < 0.2;
-      await writer.run({ path, seed, callers }, opening ? 0 : 1 + Math.floor(next() * next() * 1000), next() * (opening ? 60 : 10));
+      await writer.run(
+        { path, seed, callers },
+        opening ? 0 : 1 + Math.floor(next() * next() * 1000),
+        next() * (opening ? 60 : 10),
+      );
       count++;
       if (!writer.opened) whileOpening++;
 
-      if ((existsSync(`${path}-redo0`) && existsSync(`${path}-redo1`)) || existsSync(`${path}-checkpoint`)) checkpointing++;
+      if ((existsSync(`${path}-redo0`) && existsSync(`${path}-redo1`)) || existsSync(`${path}-checkpoint`))
+        checkpointing++;
 
       // The file alone is a database at every instant, whatever the log says.
       let alone: Map<number, Model> | undefined;
@@ -211,7 +219,9 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
         // The record of a last operation may be in the log without its acknowledgement: then the file need not have it.
         const withoutLog = alone === undefined ? is : canonical(alone.get(caller) ?? emptyModel());
         if (withoutLog !== is && withoutLog !== canonical(state.model)) {
-          throw new Error(`kill ${count}, caller ${caller}: without its logs the file is an older state\n  found     ${withoutLog}\n  with logs ${is}`);
+          throw new Error(
+            `kill ${count}, caller ${caller}: without its logs the file is an older state\n  found     ${withoutLog}\n  with logs ${is}`,
+          );
         }
         if (is === canonical(state.model)) continue;
         const operation = nextOperation(state.model, caller, state.n, random(seed, caller, state.n));
@@ -239,8 +249,15 @@ async function kills(path: string, script: string, options: SoakOptions, until: 
 async function alone(folder: string, next: () => number, until: number): Promise<number> {
   const path = join(folder, "membership.db");
   const store = await openSqlite(path, { opTimeoutMs });
-  for (let n = 0; n < 60; n++) await store.users.add({ key: `u${n}`, name: "x".repeat(n), role: n % 7 === 0 ? "admin" : "member" });
-  await store.rooms.create({ id: "room", owner: "o", encrypted: true, ownerPublicKey: new Uint8Array(500), sealedKey: new Uint8Array(5000).fill(9) });
+  for (let n = 0; n < 60; n++)
+    await store.users.add({ key: `u${n}`, name: "x".repeat(n), role: n % 7 === 0 ? "admin" : "member" });
+  await store.rooms.create({
+    id: "room",
+    owner: "o",
+    encrypted: true,
+    ownerPublicKey: new Uint8Array(500),
+    sealedKey: new Uint8Array(5000).fill(9),
+  });
   await store.close();
   for (const name of await readdir(folder)) if (name !== basename(path)) await rm(join(folder, name));
   await release(path);
@@ -251,9 +268,14 @@ async function alone(folder: string, next: () => number, until: number): Promise
     const bytes = Buffer.from(whole);
     bytes[place] = (bytes[place] ?? 0) ^ (1 + Math.floor(next() * 255));
     await writeFile(path, bytes);
-    const error = await openSqlite(path, { opTimeoutMs }).then((opened) => opened.close(), (reason: unknown) => reason);
-    if (!isCorrupt(error) && !isIncompatible(error)) throw new Error(`byte ${place} of a file alone was changed, and opening said ${String(error)}`);
-    if (!(await readFile(path)).equals(bytes) || (await readdir(folder)).length !== 2) throw new Error(`a file alone with byte ${place} changed was touched`);
+    const error = await openSqlite(path, { opTimeoutMs }).then(
+      (opened) => opened.close(),
+      (reason: unknown) => reason,
+    );
+    if (!isCorrupt(error) && !isIncompatible(error))
+      throw new Error(`byte ${place} of a file alone was changed, and opening said ${String(error)}`);
+    if (!(await readFile(path)).equals(bytes) || (await readdir(folder)).length !== 2)
+      throw new Error(`a file alone with byte ${place} changed was touched`);
   }
   return count;
 }
@@ -293,7 +315,10 @@ async function cuts(folder: string, next: () => number, until: number): Promise<
   const least = told(base).acknowledged;
   const lengths = Array.from({ length: (ends.at(-1) ?? 0) + 2 }, (_, length) => length);
   // A short run takes some of them; the long one takes all.
-  const order = lengths.map((length) => [next(), length] as const).sort(([a], [b]) => a - b).map(([, length]) => length);
+  const order = lengths
+    .map((length) => [next(), length] as const)
+    .sort(([a], [b]) => a - b)
+    .map(([, length]) => length);
   let count = 0;
   let refusals = 0;
   for (const [i, length] of order.entries()) {
@@ -306,8 +331,12 @@ async function cuts(folder: string, next: () => number, until: number): Promise<
     const expected = ends.filter((end) => end <= length).length - 1;
     count++;
     if (expected < acknowledged) {
-      const error = await openSqlite(image, { opTimeoutMs }).then((store) => store.close(), (reason: unknown) => reason);
-      if (!isCorrupt(error)) throw new Error(`log cut at ${length}, transaction ${acknowledged} was told: ${String(error)}`);
+      const error = await openSqlite(image, { opTimeoutMs }).then(
+        (store) => store.close(),
+        (reason: unknown) => reason,
+      );
+      if (!isCorrupt(error))
+        throw new Error(`log cut at ${length}, transaction ${acknowledged} was told: ${String(error)}`);
       refusals++;
       continue;
     }
@@ -338,12 +367,18 @@ async function flips(folder: string, next: () => number, until: number): Promise
     bytes[place] = (bytes[place] ?? 0) ^ bit;
     await writeFile(target, bytes);
     const before = await filesOf(folder);
-    const error = await openSqlite(image, { opTimeoutMs }).then((store) => store.close(), (reason: unknown) => reason);
+    const error = await openSqlite(image, { opTimeoutMs }).then(
+      (store) => store.close(),
+      (reason: unknown) => reason,
+    );
     if (!isCorrupt(error) && !isIncompatible(error)) {
-      throw new Error(`bit ${bit} of byte ${place} of ${basename(target)} was flipped, and opening said ${String(error)}`);
+      throw new Error(
+        `bit ${bit} of byte ${place} of ${basename(target)} was flipped, and opening said ${String(error)}`,
+      );
     }
     const after = await filesOf(folder);
-    if ([...after.keys()].join() !== [...before.keys()].join()) throw new Error(`opening left ${[...after.keys()].join()}`);
+    if ([...after.keys()].join() !== [...before.keys()].join())
+      throw new Error(`opening left ${[...after.keys()].join()}`);
     for (const [name, content] of before) {
       if (after.get(name)?.equals(content) !== true) throw new Error(`${name} was touched`);
     }

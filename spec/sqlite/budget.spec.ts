@@ -29,7 +29,8 @@ describe("sqlite: a store that is full", function () {
     restore = () => undefined;
   });
 
-  const add = (store: Store, n: number): Promise<unknown> => store.rooms.create({ id: `r${String(n)}`, owner: "o", encrypted: true, sealedKey: keyOf(n) });
+  const add = (store: Store, n: number): Promise<unknown> =>
+    store.rooms.create({ id: `r${String(n)}`, owner: "o", encrypted: true, sealedKey: keyOf(n) });
 
   /** How many were acknowledged, and what refused the first that was not, because of the image: a checkpoint empties the log. */
   async function untilFull(write: (n: number) => Promise<unknown>): Promise<{ done: number; error: StoreError }> {
@@ -37,7 +38,10 @@ describe("sqlite: a store that is full", function () {
     let refusal: StoreError | undefined;
     await eventually("the image is full, and not the log alone", async () => {
       for (;;) {
-        refusal = await write(done).then(() => undefined, (reason: unknown) => reason as StoreError);
+        refusal = await write(done).then(
+          () => undefined,
+          (reason: unknown) => reason as StoreError,
+        );
         if (refusal !== undefined) return refusal.details?.["logBytes"] === undefined;
         done++;
       }
@@ -75,7 +79,10 @@ describe("sqlite: a store that is full", function () {
   }
 
   async function populated(onCheckpoint?: (result: CheckpointResult) => void): Promise<Store> {
-    const store = await limited.library.openSqlite(folder.file(), { opTimeoutMs, ...(onCheckpoint === undefined ? {} : { onCheckpoint }) });
+    const store = await limited.library.openSqlite(folder.file(), {
+      opTimeoutMs,
+      ...(onCheckpoint === undefined ? {} : { onCheckpoint }),
+    });
     await store.users.addFirstAdmin({ key: "admin" });
     await store.users.add({ key: "second", role: "admin" });
     await store.users.add({ key: "guest" });
@@ -87,7 +94,9 @@ describe("sqlite: a store that is full", function () {
   /** What was acknowledged is there, in the library as it is shipped. */
   async function expectKept(path: string, rooms: readonly number[]): Promise<void> {
     const store = await openSqlite(path, { opTimeoutMs });
-    expect((await store.rooms.listForEndpoint("o")).map(({ id }) => id)).to.deep.equal([...rooms.map((n) => `r${String(n)}`), "small"].sort());
+    expect((await store.rooms.listForEndpoint("o")).map(({ id }) => id)).to.deep.equal(
+      [...rooms.map((n) => `r${String(n)}`), "small"].sort(),
+    );
     for (const n of rooms) expect((await store.roomKeys.get(`r${String(n)}`, "o")).sealed).to.deep.equal(keyOf(n));
     expect((await store.users.get("guest")).status).to.equal("revoked");
     await store.close();
@@ -102,7 +111,9 @@ describe("sqlite: a store that is full", function () {
     // What is no larger than what it takes the place of.
     await store.rooms.update("small", { name: "" });
     await store.users.update("admin", { name: "" });
-    expect(isUnavailable(await failure(store.roomKeys.put("r0", "o", 2, keyOf(9)).catch(() => add(store, 99))))).to.equal(true);
+    expect(
+      isUnavailable(await failure(store.roomKeys.put("r0", "o", 2, keyOf(9)).catch(() => add(store, 99)))),
+    ).to.equal(true);
     // Room is made by deleting, and at once.
     await store.rooms.delete("r1");
     await store.rooms.delete("r2");
@@ -110,7 +121,10 @@ describe("sqlite: a store that is full", function () {
     expect(isUnavailable(await failure(Promise.all([add(store, 2), add(store, 98)])))).to.equal(true);
     await store.close();
     expect((await stat(folder.file())).size).to.be.within(IMAGE * 0.8, IMAGE);
-    await expectKept(folder.file(), Array.from({ length: rooms }, (_, i) => i));
+    await expectKept(
+      folder.file(),
+      Array.from({ length: rooms }, (_, i) => i),
+    );
     // Closed and opened again it is as full.
     const again = await limited.library.openSqlite(folder.file(), { opTimeoutMs });
     expect(isUnavailable(await failure(add(again, 97)))).to.equal(true);
@@ -139,7 +153,11 @@ describe("sqlite: a store that is full", function () {
     await store.rooms.create({ id: "keys", owner: "o", encrypted: true, sealedKey: keyOf(0) });
     for (let round = 0; round < 3; round++) {
       const { done: members } = await untilFull((n) =>
-        store.members.add("keys", { endpoint: `m${String(n)}`, publicKey: new Uint8Array(1024), sealedKey: { epoch: 1, sealed: keyOf(n) } }),
+        store.members.add("keys", {
+          endpoint: `m${String(n)}`,
+          publicKey: new Uint8Array(1024),
+          sealedKey: { epoch: 1, sealed: keyOf(n) },
+        }),
       );
       expect(members, `round ${String(round)}`).to.be.within(33, 45);
       for (let n = 0; n < members; n++) await store.members.remove("keys", `m${String(n)}`);
@@ -153,13 +171,19 @@ describe("sqlite: a store that is full", function () {
     await add(store, 0);
     const { rename } = fs;
     restore = () => void (fs.rename = rename);
-    fs.rename = (from, to) => (String(from).endsWith("-checkpoint") ? Promise.reject(new Error("injected")) : rename(from, to));
+    fs.rename = (from, to) =>
+      String(from).endsWith("-checkpoint") ? Promise.reject(new Error("injected")) : rename(from, to);
     // Of the same size each time, so that only the log grows.
     let updates = 0;
     let error: StoreError | undefined;
     const name = (n: number): string => String(n).padStart(250, "x");
     while (error === undefined) {
-      error = await Promise.all(Array.from({ length: 64 }, () => store.users.update("admin", { name: name(updates++) }))).then(() => undefined, (reason: unknown) => reason as StoreError);
+      error = await Promise.all(
+        Array.from({ length: 64 }, () => store.users.update("admin", { name: name(updates++) })),
+      ).then(
+        () => undefined,
+        (reason: unknown) => reason as StoreError,
+      );
     }
     expectFull(error, ["logBytes", "maxLogBytes"], LOG);
     expect(results.length).to.be.greaterThan(0);
@@ -169,7 +193,13 @@ describe("sqlite: a store that is full", function () {
     await mkdir(killed);
     for (const end of ["", "-redo0", "-redo1"]) await cp(folder.file() + end, join(killed, `membership.db${end}`));
     restore();
-    for (const until = performance.now() + 30_000; !(await add(store, 1).then(() => true, () => false)); ) {
+    for (
+      const until = performance.now() + 30_000;
+      !(await add(store, 1).then(
+        () => true,
+        () => false,
+      ));
+    ) {
       if (performance.now() > until) throw new Error("it never goes on");
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

@@ -26,7 +26,7 @@ const OUTGROWS = 560;
 
 /** Resolves when `seen` is true, asked again and again. */
 async function until(what: string, seen: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = performance.now() + 60_000; !(await seen()); ) {
+  for (const end = performance.now() + 60_000; !(await seen());) {
     if (performance.now() > end) throw new Error(`not within a minute: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
@@ -76,13 +76,17 @@ describe("sqlite: checkpoints", function () {
     expect(result?.durationMs).to.be.greaterThan(0);
     expect(Object.isFrozen(result)).to.equal(true);
     expect(threads.length).to.equal(1);
-    expect(threads.map(({ threadId }) => threadId), "has ended").to.deep.equal([-1]);
+    expect(
+      threads.map(({ threadId }) => threadId),
+      "has ended",
+    ).to.deep.equal([-1]);
     expect(told(await readFile(folder.file())).clean, "others may follow").to.equal(false);
     await first.close();
     expect(await integrityOf(folder.file())).to.equal("ok");
     const again = await open();
     expect((await again.rooms.listForEndpoint("o")).length).to.equal(OUTGROWS);
-    for (const id of ["r0", `r${String(OUTGROWS - 1)}`]) expect((await again.roomKeys.get(id, "o")).sealed).to.deep.equal(sealedKey);
+    for (const id of ["r0", `r${String(OUTGROWS - 1)}`])
+      expect((await again.roomKeys.get(id, "o")).sealed).to.deep.equal(sealedKey);
   });
 
   it("need no thread where there is little to do", async () => {
@@ -95,7 +99,10 @@ describe("sqlite: checkpoints", function () {
 
   for (const [how, Thread] of [
     ["be had", 'class { constructor() { throw new Error("not permitted"); } }'],
-    ["be started", 'class extends threads.Worker { constructor(_source, options) { super("throw new Error(\'no modules here\')", options); } }'],
+    [
+      "be started",
+      "class extends threads.Worker { constructor(_source, options) { super(\"throw new Error('no modules here')\", options); } }",
+    ],
   ] as const) {
     it(`are made without a thread where none can ${how}`, async () => {
       const child = new Child(
@@ -191,7 +198,8 @@ describe("sqlite: checkpoints", function () {
     await first.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey });
     await until("a checkpoint", () => results.length > 0);
     await first.users.add({ key: "after" });
-    for (const end of ["", "-redo0", "-redo1"]) await cp(folder.file(`first.db${end}`), folder.file(`membership.db${end}`));
+    for (const end of ["", "-redo0", "-redo1"])
+      await cp(folder.file(`first.db${end}`), folder.file(`membership.db${end}`));
     again();
     await first.close();
     results = [];

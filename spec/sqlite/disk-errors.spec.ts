@@ -3,7 +3,17 @@ import files, { promises as fs } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { mock } from "node:test";
-import { hasAdmin, isAdmin, isAuthorized, isMember, isTimeout, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
+import {
+  hasAdmin,
+  isAdmin,
+  isAuthorized,
+  isMember,
+  isTimeout,
+  isUnavailable,
+  openSqlite,
+  type Store,
+  type StoreError,
+} from "unibus-membership";
 import { Child } from "./support/child.js";
 import { failure, openIn, useFolder } from "./support/folder.js";
 
@@ -84,7 +94,8 @@ describe("sqlite: disk errors", () => {
     restoreAll();
     await store.close().catch(() => undefined);
     // Whatever happened, nothing is left to the garbage collector. Closing goes on alone where it took longer than a caller waits.
-    for (const until = performance.now() + 30_000; (await openIn(folder.path)).length > 0 && performance.now() < until; ) await new Promise(setImmediate);
+    for (const until = performance.now() + 30_000; (await openIn(folder.path)).length > 0 && performance.now() < until;)
+      await new Promise(setImmediate);
     expect(await openIn(folder.path), "left open").to.deep.equal([]);
   });
 
@@ -133,7 +144,10 @@ describe("sqlite: disk errors", () => {
     const first = failure(store.users.add({ key: "met" }));
     // The first one is on its way to the disk when the others arrive.
     await new Promise(setImmediate);
-    const behind = [failure(store.users.add({ key: "behind" })), failure(store.rooms.create({ id: "behind", owner: "bob" }))];
+    const behind = [
+      failure(store.users.add({ key: "behind" })),
+      failure(store.rooms.create({ id: "behind", owner: "bob" })),
+    ];
     fail(ioError("EIO"));
     expect(((await first) as StoreError).outcome).to.equal("unknown");
     for (const error of (await Promise.all(behind)) as StoreError[]) {
@@ -174,7 +188,8 @@ describe("sqlite: disk errors", () => {
   });
 
   it("works where a timer is a number, as in a browser's window", async () => {
-    const child = new Child(`
+    const child = new Child(
+      `
       const { setTimeout: set, clearTimeout: clear } = globalThis;
       const timers = new Map();
       globalThis.setTimeout = (...args) => {
@@ -188,7 +203,9 @@ describe("sqlite: disk errors", () => {
       say(String(await store.isAuthorized("user")));
       await store.close();
       say("closed");
-    `, [join(folder.path, "another")]);
+    `,
+      [join(folder.path, "another")],
+    );
     await child.says("closed");
     expect(child.said).to.deep.equal(["true", "closed"]);
     expect(await child.ended).to.deep.equal({ code: 0, signal: null });
@@ -196,9 +213,8 @@ describe("sqlite: disk errors", () => {
 
   it("a short write goes on where it stopped", async () => {
     writing(
-      (original) =>
-        (fd, bytes, offset, length, position) =>
-          original(fd, bytes, offset, Math.ceil(length / 3), position),
+      (original) => (fd, bytes, offset, length, position) =>
+        original(fd, bytes, offset, Math.ceil(length / 3), position),
     );
     await store.users.add({ key: "short", name: "written in many pieces" });
     restoreAll();
@@ -210,9 +226,8 @@ describe("sqlite: disk errors", () => {
   it("a short write that fails in the middle leaves a torn record, which the next opening cuts off", async () => {
     let calls = 0;
     writing(
-      (original) =>
-        (fd, bytes, offset, length, position) =>
-          calls++ > 0 ? Promise.reject(ioError("ENOSPC")) : original(fd, bytes, offset, Math.ceil(length / 2), position),
+      (original) => (fd, bytes, offset, length, position) =>
+        calls++ > 0 ? Promise.reject(ioError("ENOSPC")) : original(fd, bytes, offset, Math.ceil(length / 2), position),
     );
     expect(((await failure(store.users.add({ key: "met" }))) as StoreError).outcome).to.equal("unknown");
     restoreAll();
@@ -258,16 +273,31 @@ describe("sqlite: disk errors", () => {
     for (const endpoint of ["bob", "carol"]) await store.members.add("room", { endpoint, state: "joined" });
     hanging();
     const taken = Promise.all([
-      store.members.remove("room", "bob"), store.users.update("second", { role: "member" }), store.users.update("before", { expiresAt: new Date(1000) }),
+      store.members.remove("room", "bob"),
+      store.users.update("second", { role: "member" }),
+      store.users.update("before", { expiresAt: new Date(1000) }),
     ]);
     const checks = async (): Promise<unknown> => ({
-      bob: await isMember(store, "room", "bob"), carol: await isMember(store, "room", "carol"), before: (await store.authorize("before")).reason,
-      second: [await isAuthorized(store, "second"), await isAdmin(store, "second")], guest: await isAuthorized(store, "guest"),
+      bob: await isMember(store, "room", "bob"),
+      carol: await isMember(store, "room", "carol"),
+      before: (await store.authorize("before")).reason,
+      second: [await isAuthorized(store, "second"), await isAdmin(store, "second")],
+      guest: await isAuthorized(store, "guest"),
       admin: [await isAdmin(store, "admin"), await hasAdmin(store)],
     });
-    const expected = { bob: false, carol: true, before: "expired", second: [true, false], guest: true, admin: [true, true] };
+    const expected = {
+      bob: false,
+      carol: true,
+      before: "expired",
+      second: [true, false],
+      guest: true,
+      admin: [true, true],
+    };
     expect(await checks()).to.deep.equal(expected);
-    expect((await store.members.list("room")).map(({ endpoint }) => endpoint), "what others read is what the disk has").to.include("bob");
+    expect(
+      (await store.members.list("room")).map(({ endpoint }) => endpoint),
+      "what others read is what the disk has",
+    ).to.include("bob");
     restoreAll();
     await taken;
     expect(await checks()).to.deep.equal(expected);
@@ -281,7 +311,7 @@ describe("sqlite: disk errors", () => {
     const early = failure(store.users.add({ key: "behind" }, { timeoutMs: 60_000 }));
     const closing = store.close();
     // Whoever looks next finds both: the call's time over, and that of closing.
-    for (const until = performance.now() + 600; performance.now() < until; );
+    for (const until = performance.now() + 600; performance.now() < until;);
     expect(((await over) as StoreError).code).to.equal("TIMEOUT");
     expect(((await early) as StoreError).code).to.equal("CLOSED");
     restoreAll();
@@ -305,7 +335,7 @@ describe("sqlite: disk errors", () => {
     restoreAll();
     release();
     let next: Store | undefined;
-    for (const until = performance.now() + 30_000; next === undefined; ) {
+    for (const until = performance.now() + 30_000; next === undefined;) {
       next = await openSqlite(folder.file()).catch((error: unknown) => {
         if (performance.now() > until) throw error;
         return undefined;
@@ -318,8 +348,11 @@ describe("sqlite: disk errors", () => {
   it("a folder that vanished: the write that met it rejects, and close says what is lost", async () => {
     await fs.rm(folder.path, { recursive: true });
     let error: StoreError | undefined;
-    for (const until = performance.now() + 30_000; error === undefined && performance.now() < until; ) {
-      error = await store.users.add({ key: `k${String(performance.now())}` }).then(() => undefined, (reason: unknown) => reason as StoreError);
+    for (const until = performance.now() + 30_000; error === undefined && performance.now() < until;) {
+      error = await store.users.add({ key: `k${String(performance.now())}` }).then(
+        () => undefined,
+        (reason: unknown) => reason as StoreError,
+      );
     }
     expect(isUnavailable(error)).to.equal(true);
     // Somebody else may have put another store in their place.
@@ -343,7 +376,13 @@ describe("sqlite: disk errors", () => {
       decision = await store.authorize("before");
     }
     expect(decision.reason, `a check ${String(began - gone)} ms later`).to.equal("unavailable");
-    for (const check of [isAuthorized(store, "before"), isAdmin(store, "admin"), isMember(store, "room", "alice"), hasAdmin(store)]) expect(await check).to.equal(false);
+    for (const check of [
+      isAuthorized(store, "before"),
+      isAdmin(store, "admin"),
+      isMember(store, "room", "alice"),
+      hasAdmin(store),
+    ])
+      expect(await check).to.equal(false);
     expect(isUnavailable(await failure(store.close()))).to.equal(true);
   });
 
@@ -381,7 +420,8 @@ describe("sqlite: disk errors", () => {
   it("a checkpoint that finds no room leaves the image and the log, which are everything", async () => {
     const { rename } = fs;
     restore.push(() => (fs.rename = rename));
-    fs.rename = (from, to) => (String(from).endsWith("-checkpoint") ? Promise.reject(ioError("ENOSPC")) : rename(from, to));
+    fs.rename = (from, to) =>
+      String(from).endsWith("-checkpoint") ? Promise.reject(ioError("ENOSPC")) : rename(from, to);
     await store.close();
     restoreAll();
     store = await openSqlite(folder.file());
@@ -402,9 +442,14 @@ describe("sqlite: disk errors", () => {
     // Outgrows what a log may be, so that a checkpoint begins.
     const sealedKey = new Uint8Array(65_536).fill(7);
     const fill = (from: number, count: number): Promise<unknown> =>
-      Promise.all(Array.from({ length: count }, (_, i) => store.rooms.create({ id: `big${String(from + i)}`, owner: "o", encrypted: true, sealedKey })));
+      Promise.all(
+        Array.from({ length: count }, (_, i) =>
+          store.rooms.create({ id: `big${String(from + i)}`, owner: "o", encrypted: true, sealedKey }),
+        ),
+      );
     for (let from = 0; from < 560; from += 40) await fill(from, 40);
-    for (const until = performance.now() + 30_000; failed === 0 && performance.now() < until; ) await new Promise(setImmediate);
+    for (const until = performance.now() + 30_000; failed === 0 && performance.now() < until;)
+      await new Promise(setImmediate);
     expect(failed).to.be.at.least(1);
     shared.sync = sync;
     for (let from = 560; from < 760; from += 40) await fill(from, 40);
@@ -443,7 +488,8 @@ describe("sqlite: disk errors", () => {
     expect(child.said).to.include("later UNAVAILABLE none");
     expect(child.said).to.include("check true false");
     store = await openSqlite(folder.file());
-    for (let i = 0; i < Number(count); i++) expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.equal(true);
+    for (let i = 0; i < Number(count); i++)
+      expect(await isAuthorized(store, `q${String(i)}`), `q${String(i)}`).to.equal(true);
     await store.users.add({ key: "later" });
   });
 

@@ -115,18 +115,31 @@ describe("sqlite: durability", () => {
     } finally {
       told.end();
     }
-    const renamed = told.steps.flatMap((step, at) => (step.startsWith("rename ") ? [{ at, names: step.split(" ").slice(1) }] : []));
+    const renamed = told.steps.flatMap((step, at) =>
+      step.startsWith("rename ") ? [{ at, names: step.split(" ").slice(1) }] : [],
+    );
     // The image and the log of an opening, and of the checkpoint of a close.
     expect(renamed.map(({ names }) => names[1])).to.deep.equal([
-      "membership.db", "membership.db-redo1", "membership.db-redo0", "membership.db",
+      "membership.db",
+      "membership.db-redo1",
+      "membership.db-redo0",
+      "membership.db",
     ]);
-    for (const { at, names: [from = "", to = ""] } of renamed) {
+    for (const {
+      at,
+      names: [from = "", to = ""],
+    } of renamed) {
       const story = `${from} as ${to} in: ${told.steps.join(", ")}`;
-      expect(told.steps.lastIndexOf(`sync ${from}`, at), story).to.be.greaterThan(told.steps.lastIndexOf(`rename ${from} ${to}`, at - 1));
+      expect(told.steps.lastIndexOf(`sync ${from}`, at), story).to.be.greaterThan(
+        told.steps.lastIndexOf(`rename ${from} ${to}`, at - 1),
+      );
       const next = told.steps.slice(at + 1);
       const synced = next.indexOf("sync .");
       expect(synced, story).to.be.at.least(0);
-      expect(next.slice(0, synced).filter((step) => !step.startsWith("sync ")), story).to.deep.equal([]);
+      expect(
+        next.slice(0, synced).filter((step) => !step.startsWith("sync ")),
+        story,
+      ).to.deep.equal([]);
     }
     expect(told.steps.at(-1)).to.equal("unlink membership.db-redo1");
   });
@@ -141,8 +154,11 @@ describe("sqlite: durability", () => {
       try {
         Date.now = () => time;
         for (const write of [
-          () => store.users.add({ key: "added" }), () => store.users.revoke("expiring"), () => store.rooms.create({ id: "new", owner: "alice" }),
-          () => store.members.add("room", { endpoint: "bob" }), () => store.users.update("admin", { name: "n" }),
+          () => store.users.add({ key: "added" }),
+          () => store.users.revoke("expiring"),
+          () => store.rooms.create({ id: "new", owner: "alice" }),
+          () => store.members.add("room", { endpoint: "bob" }),
+          () => store.users.update("admin", { name: "n" }),
         ]) {
           const error = (await failure(write())) as StoreError;
           expect(isUnavailable(error), String(error)).to.equal(true);

@@ -1,10 +1,33 @@
 import { expect } from "chai";
 import { existsSync, promises as fs, rmSync } from "node:fs";
-import { chmod, chown, cp, lstat, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import {
+  chmod,
+  chown,
+  cp,
+  lstat,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { hasAdmin, isAdmin, isAuthorized, isLocked, isMember, isUnavailable, openSqlite, type Store, type StoreError } from "unibus-membership";
+import {
+  hasAdmin,
+  isAdmin,
+  isAuthorized,
+  isLocked,
+  isMember,
+  isUnavailable,
+  openSqlite,
+  type Store,
+  type StoreError,
+} from "unibus-membership";
 import { eventually } from "../support/wait.js";
 import { Child } from "./support/child.js";
 import { contents, failure, openIn, useFolder } from "./support/folder.js";
@@ -63,7 +86,11 @@ describe("sqlite: the lease of a holder", () => {
     for (const each of found) await rm(each);
   }
 
-  async function expectTakenOver(holder: Child, path: string, meanwhile: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+  async function expectTakenOver(
+    holder: Child,
+    path: string,
+    meanwhile: () => Promise<void> = () => Promise.resolve(),
+  ): Promise<void> {
     const began = performance.now();
     const store = await openSqlite(path, { opTimeoutMs });
     expect(performance.now() - began, "waits until the last holder has noticed").to.be.at.least(500);
@@ -72,7 +99,10 @@ describe("sqlite: the lease of a holder", () => {
     await meanwhile();
     expect(await holder.ended, holder.errors).to.deep.equal({ code: 0, signal: null });
     expect(holder.said.filter((line) => line.startsWith("WRONG"))).to.deep.equal([]);
-    expect(holder.said).to.include("denies unavailable").and.include("write UNAVAILABLE none").and.include("close UNAVAILABLE");
+    expect(holder.said)
+      .to.include("denies unavailable")
+      .and.include("write UNAVAILABLE none")
+      .and.include("close UNAVAILABLE");
     // Whatever it acknowledged is there, and what it did when it closed harms nothing.
     const acknowledged = holder.said.filter((line) => /^n\d+$/.test(line));
     for (const key of acknowledged) expect((await store.users.get(key)).status, key).to.equal("active");
@@ -92,7 +122,11 @@ describe("sqlite: the lease of a holder", () => {
         await holder.says("holding");
         await deleteSockets();
         await expectTakenOver(holder, folder.file());
-        if (mode === "writes") expect(holder.said.some((line) => /^n\d+$/.test(line)), holder.said.join()).to.equal(true);
+        if (mode === "writes")
+          expect(
+            holder.said.some((line) => /^n\d+$/.test(line)),
+            holder.said.join(),
+          ).to.equal(true);
       } finally {
         await holder.kill();
       }
@@ -123,7 +157,8 @@ describe("sqlite: the lease of a holder", () => {
       await holder.says("holding");
       const moved = folder.file("moved.db");
       for (const name of await readdir(folder.path)) {
-        if (/^membership\.db(-redo[01])?$/.test(name)) await rename(folder.file(name), moved + name.slice("membership.db".length));
+        if (/^membership\.db(-redo[01])?$/.test(name))
+          await rename(folder.file(name), moved + name.slice("membership.db".length));
       }
       await expectTakenOver(holder, moved);
     } finally {
@@ -148,7 +183,8 @@ describe("sqlite: the lease of a holder", () => {
       await holder.kill();
     }
     const store = await openSqlite(moved, { opTimeoutMs });
-    for (const key of holder.said.filter((line) => /^n\d+$/.test(line))) expect(await store.isAuthorized(key), key).to.equal(true);
+    for (const key of holder.said.filter((line) => /^n\d+$/.test(line)))
+      expect(await store.isAuthorized(key), key).to.equal(true);
     await store.close();
   });
 
@@ -175,10 +211,16 @@ describe("sqlite: the lease of a holder", () => {
       expect(await store.isAuthorized("user")).to.equal(true);
       rmSync(socket);
       change();
-      for (const until = wallNow() + 2; wallNow() < until; );
+      for (const until = wallNow() + 2; wallNow() < until;);
       const answers = await Promise.all([
-        store.isAuthorized("user"), store.isAdmin("admin"), store.isMember("room", "alice"), store.hasAdmin(),
-        isAuthorized(store, "user"), isAdmin(store, "admin"), isMember(store, "room", "alice"), hasAdmin(store),
+        store.isAuthorized("user"),
+        store.isAdmin("admin"),
+        store.isMember("room", "alice"),
+        store.hasAdmin(),
+        isAuthorized(store, "user"),
+        isAdmin(store, "admin"),
+        isMember(store, "room", "alice"),
+        hasAdmin(store),
       ]);
       expect(answers).to.deep.equal(answers.map(() => false));
       for (const key of ["user", "nobody"]) expect((await store.authorize(key)).reason).to.equal("unavailable");
@@ -203,10 +245,13 @@ describe("sqlite: the lease of a holder", () => {
       }));
 
     for (const [what, put] of [
-      ["its socket", async () => {
-        const [socket = ""] = await sockets();
-        await rename(folder.file("other"), socket);
-      }],
+      [
+        "its socket",
+        async () => {
+          const [socket = ""] = await sockets();
+          await rename(folder.file("other"), socket);
+        },
+      ],
       ["its image", () => rename(folder.file("other"), folder.file())],
     ] as const) {
       it(`is not taken in by another file in the place of ${what}`, async () => {
@@ -219,7 +264,9 @@ describe("sqlite: the lease of a holder", () => {
     }
 
     /** Loses the socket in the middle of the checkpoint of a close, and answers what the files were then and are afterwards. */
-    async function losesItsSocketAt(step: "look" | "sync" | "rename"): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
+    async function losesItsSocketAt(
+      step: "look" | "sync" | "rename",
+    ): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
       await store.users.add({ key: "n" });
       const [socket = ""] = await sockets();
       let then: Record<string, string> | undefined;
@@ -256,10 +303,17 @@ describe("sqlite: the lease of a holder", () => {
       if (then === undefined) throw new Error("the socket was not lost");
       const isOwn = ([name]: [string, string]): boolean => /^membership\.db(-redo[01])?$/.test(name);
       const now = await contents(folder.path);
-      return { then: Object.fromEntries(Object.entries(then).filter(isOwn)), now: Object.fromEntries(Object.entries(now).filter(isOwn)) };
+      return {
+        then: Object.fromEntries(Object.entries(then).filter(isOwn)),
+        now: Object.fromEntries(Object.entries(now).filter(isOwn)),
+      };
     }
 
-    for (const [step, what] of [["look", "makes no log"], ["sync", "gives no image its name"], ["rename", "deletes no log"]] as const) {
+    for (const [step, what] of [
+      ["look", "makes no log"],
+      ["sync", "gives no image its name"],
+      ["rename", "deletes no log"],
+    ] as const) {
       it(`in the middle of a checkpoint ${what} when its socket is gone`, async () => {
         const { then, now } = await losesItsSocketAt(step);
         expect(Object.keys(now)).to.deep.equal(Object.keys(then));
@@ -298,12 +352,17 @@ describe("sqlite: the lease of a holder", () => {
         new Promise((resolve, reject) => hung.push(() => void lstat(...args).then(resolve, reject)));
       const failing = (): Promise<never> => Promise.reject(Object.assign(new Error("EIO: injected"), { code: "EIO" }));
       try {
-        for (const [look, reason, laterMs] of [[failing, "unavailable", 500], [hanging, "timeout", 3_600_000]] as const) {
+        for (const [look, reason, laterMs] of [
+          [failing, "unavailable", 500],
+          [hanging, "timeout", 3_600_000],
+        ] as const) {
           fs.lstat = look as typeof lstat;
           Date.now = () => wallNow() + laterMs;
           expect(await store.isAuthorized("user", { timeoutMs: 100 }), reason).to.equal(false);
           expect((await store.authorize("user", { timeoutMs: 100 })).reason).to.equal(reason);
-          expect(isUnavailable(await failure(store.users.reinstate("user", { timeoutMs: 100 }))), reason).to.equal(reason === "unavailable");
+          expect(isUnavailable(await failure(store.users.reinstate("user", { timeoutMs: 100 }))), reason).to.equal(
+            reason === "unavailable",
+          );
         }
       } finally {
         fs.lstat = lstat;
@@ -339,7 +398,10 @@ describe("sqlite: the lease of a holder", () => {
       expect(await store.isAuthorized("user")).to.equal(true);
       rmSync(socket);
       Date.now = () => wallNow() + 500;
-      const errors = await Promise.all([failure(store.users.reinstate("user")), failure(store.users.add({ key: "n" }))]);
+      const errors = await Promise.all([
+        failure(store.users.reinstate("user")),
+        failure(store.users.add({ key: "n" })),
+      ]);
       for (const error of errors) expect(isUnavailable(error), String(error)).to.equal(true);
       expect((errors[1] as StoreError).outcome).to.equal("unknown");
       expect(((await failure(store.users.add({ key: "m" }))) as StoreError).outcome).to.equal("none");
@@ -375,7 +437,12 @@ describe("sqlite: the lease of a holder", () => {
           setImmediate(goOn);
         };
         // More than the file has, so that one begins.
-        await store.rooms.create({ id: "large", owner: "o", encrypted: true, sealedKey: new Uint8Array(65_536).fill(7) });
+        await store.rooms.create({
+          id: "large",
+          owner: "o",
+          encrypted: true,
+          sealedKey: new Uint8Array(65_536).fill(7),
+        });
         await eventually("a checkpoint", () => Promise.resolve(seen !== undefined));
         expect(await seen).to.equal(true);
         await store.users.add({ key: "m" });
@@ -411,7 +478,9 @@ describe("sqlite: the lease of a holder", () => {
       expect(await inode(), "closed").to.equal(first);
       await rm(`${folder.file()}-lock`);
       expect(await inode(), "not known").to.not.equal(first);
-      const killed = new Child(`await openSqlite(path); say("open"); setInterval(() => undefined, 1000);`, [folder.file()]);
+      const killed = new Child(`await openSqlite(path); say("open"); setInterval(() => undefined, 1000);`, [
+        folder.file(),
+      ]);
       await killed.says("open");
       const second = (await stat(folder.file())).ino;
       await killed.kill();
@@ -436,7 +505,16 @@ describe("sqlite: the lease of a holder", () => {
     const children = Array.from({ length: 3 }, (_, i) => new Child(code, [folder.file(), `k${String(i)}-`]));
     for (const child of children) expect(await child.ended, child.errors).to.deep.equal({ code: 0, signal: null });
     const store = await openSqlite(folder.file(), { opTimeoutMs });
-    expect((await store.users.list()).items.map(({ key }) => key).sort()).to.deep.equal(["admin", "k0-0", "k0-1", "k1-0", "k1-1", "k2-0", "k2-1", "user"]);
+    expect((await store.users.list()).items.map(({ key }) => key).sort()).to.deep.equal([
+      "admin",
+      "k0-0",
+      "k0-1",
+      "k1-0",
+      "k1-1",
+      "k2-0",
+      "k2-1",
+      "user",
+    ]);
     await store.close();
   });
 
@@ -450,7 +528,10 @@ describe("sqlite: the lease of a holder", () => {
       return new Child(OPEN, [path], ["env", `TMPDIR=${temporary}`]);
     }
 
-    for (const [what, name] of [["a path longer than a socket's address", join("d".repeat(90), "e".repeat(90), `${"f".repeat(90)}.db`)], ["a short path", "m.db"]] as const) {
+    for (const [what, name] of [
+      ["a path longer than a socket's address", join("d".repeat(90), "e".repeat(90), `${"f".repeat(90)}.db`)],
+      ["a short path", "m.db"],
+    ] as const) {
       it(`processes with different folders for temporary files lock each other out: ${what}`, async () => {
         const path = folder.file(name);
         await mkdir(join(path, ".."), { recursive: true });
@@ -508,7 +589,10 @@ describe("sqlite: the lease of a holder", () => {
 
     const ROOT_HOLDS = `await openSqlite(path, { opTimeoutMs: 20_000 }); say("holding"); setInterval(() => undefined, 1000);`;
 
-    for (const [what, mode] of [["its own folder", 0o755], ["a folder where only owners may delete", 0o1777]] as const) {
+    for (const [what, mode] of [
+      ["its own folder", 0o755],
+      ["a folder where only owners may delete", 0o1777],
+    ] as const) {
       it(`that is root keeps the file while it lives, and not when it was killed: in ${what}`, async () => {
         await prepared();
         await give(mode);
@@ -543,7 +627,8 @@ describe("sqlite: the lease of a holder", () => {
 
   it("says so where the folder's file system has no sockets, and leaves nothing", async () => {
     // What Linux has of such file systems everywhere. Others tell by other codes.
-    const without = CAN_BE_ANYBODY && (await stat("/sys/kernel").catch(() => undefined)) !== undefined ? "/sys/kernel" : undefined;
+    const without =
+      CAN_BE_ANYBODY && (await stat("/sys/kernel").catch(() => undefined)) !== undefined ? "/sys/kernel" : undefined;
     if (without === undefined) return;
     const error = (await failure(openSqlite(join(without, "membership.db"), { opTimeoutMs }))) as StoreError;
     expect(isUnavailable(error), String(error)).to.equal(true);

@@ -70,7 +70,12 @@ describe("sqlite: one owner", () => {
     await symlink(join(folder.path, "real"), join(folder.path, "folder-link"));
     await symlink("real/membership.db", join(folder.path, "file-link"));
     const store = await openSqlite(join(folder.path, "file-link"));
-    for (const name of [file, relative(process.cwd(), file), join(folder.path, "folder-link", "membership.db"), join(folder.path, "real", "..", "file-link")]) {
+    for (const name of [
+      file,
+      relative(process.cwd(), file),
+      join(folder.path, "folder-link", "membership.db"),
+      join(folder.path, "real", "..", "file-link"),
+    ]) {
       await expectLocked(name, process.pid);
     }
     await store.users.add({ key: "a1" });
@@ -148,12 +153,17 @@ describe("sqlite: one owner", () => {
       .map((command) => [...command, "--pid", "--fork", "--kill-child"])
       .find(([command = "", ...args]) => spawnSync(command, [...args, "true"]).status === 0);
     // Where no namespace can be made, the test above stands in for it: what differs in one is the pid.
-    if (wrapper === undefined) console.warn("NO PID NAMESPACE CAN BE MADE HERE: the lock was tried in one namespace only");
+    if (wrapper === undefined)
+      console.warn("NO PID NAMESPACE CAN BE MADE HERE: the lock was tried in one namespace only");
     const child = new Child(HOLD, [folder.file()], wrapper ?? []);
     try {
       await child.says("holding");
       await expectLocked(folder.file(), wrapper === undefined ? child.process.pid : 1);
-      const other = new Child(`await openSqlite(path).then(() => say("open"), (error) => say(error.code));`, [folder.file()], wrapper ?? []);
+      const other = new Child(
+        `await openSqlite(path).then(() => say("open"), (error) => say(error.code));`,
+        [folder.file()],
+        wrapper ?? [],
+      );
       await other.says("LOCKED");
       await other.ended;
     } finally {
@@ -161,7 +171,7 @@ describe("sqlite: one owner", () => {
     }
     // The namespace dies with its first process, a moment after the one that we killed.
     let store;
-    for (const until = performance.now() + 30_000; store === undefined; ) {
+    for (const until = performance.now() + 30_000; store === undefined;) {
       store = await openSqlite(folder.file()).catch((error: unknown) => {
         if (!isLocked(error) || performance.now() > until) throw error;
         return undefined;
@@ -193,7 +203,8 @@ describe("sqlite: one owner", () => {
     const { fchmod } = pipes;
     let taken = 0;
     pipes.fchmod = function (mode) {
-      if (taken++ === 0) for (const name of readdirSync(folder.path)) if (name.includes("-lock")) rmSync(join(folder.path, name));
+      if (taken++ === 0)
+        for (const name of readdirSync(folder.path)) if (name.includes("-lock")) rmSync(join(folder.path, name));
       return fchmod.call(this, mode);
     };
     try {
@@ -254,10 +265,17 @@ describe("sqlite: one owner", () => {
     await rm(other);
     await link(folder.file(), other);
     await release(other);
-    for (const [first, second] of [[folder.file(), other], [other, folder.file()]] as const) {
+    for (const [first, second] of [
+      [folder.file(), other],
+      [other, folder.file()],
+    ] as const) {
       const holder = await openSqlite(first);
       await expectLocked(second, process.pid);
-      expect((await readdir(folder.path)).filter((name) => name.includes("-lock-")).every((name) => name.startsWith(basename(first)))).to.equal(true);
+      expect(
+        (await readdir(folder.path))
+          .filter((name) => name.includes("-lock-"))
+          .every((name) => name.startsWith(basename(first))),
+      ).to.equal(true);
       await holder.close();
     }
     // Two at once: never both.
@@ -265,15 +283,17 @@ describe("sqlite: one owner", () => {
     const stores = both.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
     expect(stores.length).to.be.at.most(1);
     for (const each of stores) await each.close();
-    for (const each of both) if (each.status === "rejected") expect(isLocked(each.reason), String(each.reason)).to.equal(true);
+    for (const each of both)
+      if (each.status === "rejected") expect(isLocked(each.reason), String(each.reason)).to.equal(true);
   });
 
   it("is not held by a dead process of another user, whose socket only that one might ask", async () => {
     // Only root can become somebody else; for anybody else this is one more holder that was killed.
-    const nobody = process.getuid?.() === 0 ? 65_534 : process.getuid?.() ?? 0;
+    const nobody = process.getuid?.() === 0 ? 65_534 : (process.getuid?.() ?? 0);
     const store = await openSqlite(folder.file());
     await store.close();
-    for (const name of [".", ...(await readdir(folder.path))]) await chown(join(folder.path, name), nobody, process.getgid?.() ?? 0);
+    for (const name of [".", ...(await readdir(folder.path))])
+      await chown(join(folder.path, name), nobody, process.getgid?.() ?? 0);
     const holder = new Child(HOLD, [folder.file()]);
     await holder.says("holding");
     await holder.kill();

@@ -23,7 +23,9 @@ describe("sqlite: many users", function () {
   const folder = useFolder();
 
   async function add(from: number, to: number, prefix = ""): Promise<void> {
-    await Promise.all(Array.from({ length: to - from }, (_, n) => store.users.add({ key: prefix + keyOf("user", from + n) })));
+    await Promise.all(
+      Array.from({ length: to - from }, (_, n) => store.users.add({ key: prefix + keyOf("user", from + n) })),
+    );
   }
 
   async function missed(to: number, prefix = ""): Promise<number[]> {
@@ -38,7 +40,10 @@ describe("sqlite: many users", function () {
     return found;
   }
 
-  for (const [kind, prefix] of [["short keys", ""], ["long keys that differ at their end", "k".repeat(80)]] as const) {
+  for (const [kind, prefix] of [
+    ["short keys", ""],
+    ["long keys that differ at their end", "k".repeat(80)],
+  ] as const) {
     it(`each of many is allowed, and no stranger is taken for one of them: ${kind}`, async () => {
       await add(0, USERS, prefix);
       expect(await missed(USERS, prefix)).to.deep.equal([]);
@@ -63,7 +68,8 @@ describe("sqlite: many users", function () {
   });
 
   it("a table whose users' hashes are all the same answers as any other", async () => {
-    const child = new Child(`
+    const child = new Child(
+      `
       Math.imul = () => 0;
       const store = await openSqlite(":memory:", { opTimeoutMs: 60_000 });
       const users = Array.from({ length: 13_000 }, (_, n) => "user" + n);
@@ -71,7 +77,9 @@ describe("sqlite: many users", function () {
       await Promise.all([...users, long + "1"].map((key) => store.users.add({ key })));
       const answers = await Promise.all([users[0], users.at(-1), "stranger", long + "1", long + "2"].map((key) => store.isAuthorized(key)));
       say(answers.join(" "));
-    `, []);
+    `,
+      [],
+    );
     try {
       await child.says("true true false true false");
     } finally {
@@ -91,7 +99,19 @@ describe("sqlite: many users", function () {
 
   it("what is no key is nobody, also where the low bits of its characters are a user's", async () => {
     await store.users.add({ key: "abc" });
-    const none = ["", "k".repeat(257), "\u0161\u0162\u0163", "\u6261bc", "a\u6362c", "abc\u0000", "abc\u0100", { length: 3, charCodeAt: (i: number) => 0x61 + i }, ["abc"], 3, null];
+    const none = [
+      "",
+      "k".repeat(257),
+      "\u0161\u0162\u0163",
+      "\u6261bc",
+      "a\u6362c",
+      "abc\u0000",
+      "abc\u0100",
+      { length: 3, charCodeAt: (i: number) => 0x61 + i },
+      ["abc"],
+      3,
+      null,
+    ];
     expect(await allowed(none as string[])).to.deep.equal([]);
     expect(await allowed(["abc", " ABC\n"])).to.deep.equal(["abc", " ABC\n"]);
   });

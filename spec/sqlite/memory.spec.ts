@@ -87,7 +87,9 @@ describe("sqlite: memory", function () {
 
   it("keeps nothing alive: a process ends by itself after close, and also without it", async () => {
     for (const end of ["await store.close();", ""]) {
-      const child = new Child(`const store = await openSqlite(path); await store.users.list(); ${end} say("end");`, [folder.file()]);
+      const child = new Child(`const store = await openSqlite(path); await store.users.list(); ${end} say("end");`, [
+        folder.file(),
+      ]);
       expect((await child.ended).code, child.errors).to.equal(0);
       expect(child.said).to.deep.equal(["end"]);
     }

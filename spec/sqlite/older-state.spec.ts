@@ -27,7 +27,7 @@ describe("sqlite: never an older state", () => {
   }
 
   async function untilTold(path: string, acknowledged: number): Promise<void> {
-    for (const until = performance.now() + 30_000; told(await readFile(path)).acknowledged < acknowledged; ) {
+    for (const until = performance.now() + 30_000; told(await readFile(path)).acknowledged < acknowledged;) {
       if (performance.now() > until) throw new Error(`not told of transaction ${String(acknowledged)}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -88,7 +88,11 @@ describe("sqlite: never an older state", () => {
     await store.close();
     const own = path + log.slice(folder.file().length);
     const right = await readFile(own);
-    for (const [what, bytes] of [["empty", empty], ["older", older], ["cut to nothing", Buffer.alloc(0)]] as const) {
+    for (const [what, bytes] of [
+      ["empty", empty],
+      ["older", older],
+      ["cut to nothing", Buffer.alloc(0)],
+    ] as const) {
       await writeFile(own, bytes);
       const error = await expectCorrupt(path, what);
       expect(error.details?.["file"]).to.equal(own);
@@ -164,7 +168,10 @@ describe("sqlite: never an older state", () => {
       if (length < least) {
         const error = await failure(openSqlite(path, { opTimeoutMs }));
         expect(isCorrupt(error), `cut at ${String(length)}: ${String(error)}`).to.equal(true);
-        expect((error as StoreError).details).to.deep.equal({ file: log, offset: ends.filter((end) => end <= length).at(-1) });
+        expect((error as StoreError).details).to.deep.equal({
+          file: log,
+          offset: ends.filter((end) => end <= length).at(-1),
+        });
         expect((await readFile(log)).length).to.equal(length);
       } else {
         expect(await usersOf(path), `cut at ${String(length)}`).to.deep.equal(first(length === ends[4] ? 4 : 3));
@@ -202,7 +209,13 @@ describe("sqlite: never an older state", () => {
     const store = await openSqlite(folder.file(), { opTimeoutMs });
     await store.users.addFirstAdmin({ key: "admin" });
     for (let i = 0; i < 40; i++) await store.users.add({ key: `u${String(i)}`, name: "n".repeat(i) });
-    await store.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey: new Uint8Array(900).fill(7), ownerPublicKey: new Uint8Array(300) });
+    await store.rooms.create({
+      id: "r",
+      owner: "o",
+      encrypted: true,
+      sealedKey: new Uint8Array(900).fill(7),
+      ownerPublicKey: new Uint8Array(300),
+    });
     await store.close();
     const own = folder.file("alone");
     await mkdir(own);
@@ -218,7 +231,12 @@ describe("sqlite: never an older state", () => {
       if (AT_LENGTH || !isZero || place % 16 === 0) places.push(place);
     }
     // And those by which the superblock's table is found.
-    for (let name = whole.indexOf("superblock"); name !== -1 && name < 4096; name = whole.indexOf("superblock", name + 1)) places.push(name, name + 9);
+    for (
+      let name = whole.indexOf("superblock");
+      name !== -1 && name < 4096;
+      name = whole.indexOf("superblock", name + 1)
+    )
+      places.push(name, name + 9);
     for (const place of places) {
       const bytes = Buffer.from(whole);
       bytes[place] = (bytes[place] ?? 0) ^ (1 + Math.floor(next() * 255));
@@ -236,7 +254,11 @@ describe("sqlite: never an older state", () => {
     await usersOf(folder.file());
     const whole = await readFile(folder.file());
     await rm(await logOf(folder.file()));
-    for (const bytes of [whole.subarray(0, whole.length - 1), whole.subarray(0, whole.length - 4096), Buffer.concat([whole, Buffer.alloc(4096)])]) {
+    for (const bytes of [
+      whole.subarray(0, whole.length - 1),
+      whole.subarray(0, whole.length - 4096),
+      Buffer.concat([whole, Buffer.alloc(4096)]),
+    ]) {
       await writeFile(folder.file(), bytes);
       await expectCorrupt(folder.file(), `${String(bytes.length)} bytes`);
     }
@@ -271,8 +293,11 @@ describe("sqlite: never an older state", () => {
     const { ino } = await stat(folder.file());
     const sealedKey = new Uint8Array(65_536).fill(7);
     // More than a log may be, so that a checkpoint begins. It has nothing to do after that one.
-    for (let i = 0; i < 13; i++) await Promise.all(Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })));
-    for (const until = performance.now() + 60_000; (await stat(folder.file())).ino === ino; ) {
+    for (let i = 0; i < 13; i++)
+      await Promise.all(
+        Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })),
+      );
+    for (const until = performance.now() + 60_000; (await stat(folder.file())).ino === ino;) {
       if (performance.now() > until) throw new Error("no checkpoint");
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -335,7 +360,8 @@ describe("sqlite: never an older state", () => {
     async function unpacked(name: keyof typeof formats): Promise<string> {
       const own = folder.file(name);
       await mkdir(own);
-      for (const [file, text] of Object.entries(formats[name])) await writeFile(join(own, file), gunzipSync(Buffer.from(text, "base64")));
+      for (const [file, text] of Object.entries(formats[name]))
+        await writeFile(join(own, file), gunzipSync(Buffer.from(text, "base64")));
       await release(join(own, "membership.db"));
       return join(own, "membership.db");
     }
@@ -352,8 +378,11 @@ describe("sqlite: never an older state", () => {
       expect((await store.roomKeys.get("room", "\ufeffbob")).sealed).to.deep.equal(new Uint8Array(300));
     }
 
-    for (const [name, keys] of [["clean", ["root", "guest", "gone"]], ["killed", ["root", "guest", "gone"]],
-      ["checkpoint", ["root", "guest", "gone", "late"]]] as const) {
+    for (const [name, keys] of [
+      ["clean", ["root", "guest", "gone"]],
+      ["killed", ["root", "guest", "gone"]],
+      ["checkpoint", ["root", "guest", "gone", "late"]],
+    ] as const) {
       it(`open, and are of this format from then on: ${name}`, async () => {
         const path = await unpacked(name);
         expect((await readFile(path)).readUInt32BE(60)).to.equal(1);
@@ -388,7 +417,8 @@ describe("sqlite: never an older state", () => {
     it("are recovered by the next opening from a kill at any step of the first one", async function () {
       this.timeout(240_000);
       await unpacked("checkpoint");
-      const work = "dieAt(Number(rest[0])); const store = await openSqlite(path, { opTimeoutMs: 20_000 }); await store.close();";
+      const work =
+        "dieAt(Number(rest[0])); const store = await openSqlite(path, { opTimeoutMs: 20_000 }); await store.close();";
       const steps = await killedAtEachStep(folder, folder.file("checkpoint"), work, async (path) => {
         const store = await openSqlite(path, { opTimeoutMs });
         await expectContents(store, ["root", "guest", "gone", "late"]);

@@ -13,9 +13,15 @@ describe("sqlite: a loss of power", function () {
   it("on the disk that the following is tried on takes along whatever was not synced", async () => {
     const disk = await RecordedDisk.of(folder.path);
     const text = (moment: number, fate = allLost): Record<string, string> =>
-      Object.fromEntries([...disk.filesAt(moment, fate)].map(([name, bytes]) => [name, bytes.toString("latin1").replaceAll("\0", ".")]));
+      Object.fromEntries(
+        [...disk.filesAt(moment, fate)].map(([name, bytes]) => [name, bytes.toString("latin1").replaceAll("\0", ".")]),
+      );
     const write = (fd: number, word: string, position: number): Promise<unknown> =>
-      new Promise((resolve, reject) => files.write(fd, Buffer.from(word), 0, word.length, position, (error) => (error === null ? resolve(word) : reject(error))));
+      new Promise((resolve, reject) =>
+        files.write(fd, Buffer.from(word), 0, word.length, position, (error) =>
+          error === null ? resolve(word) : reject(error),
+        ),
+      );
     const syncFolder = async (): Promise<void> => {
       const handle = await fs.open(folder.path, constants.O_RDONLY);
       await handle.sync();
@@ -35,7 +41,9 @@ describe("sqlite: a loss of power", function () {
       await write(handle.fd, "x".repeat(600), 200);
       expect(text(disk.moment)).to.deep.equal({ a: "one" });
       // The second of its sectors alone.
-      expect(text(disk.moment, { pick: (count, of) => (of === "length" || count > 1 ? count - 1 : 0) })["a"]).to.have.length(800);
+      expect(
+        text(disk.moment, { pick: (count, of) => (of === "length" || count > 1 ? count - 1 : 0) })["a"],
+      ).to.have.length(800);
       await handle.close();
 
       const synced = await fs.open(folder.file("a"), constants.O_RDWR | constants.O_DSYNC);

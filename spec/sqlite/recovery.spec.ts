@@ -17,7 +17,7 @@ describe("sqlite: recovery", () => {
   it("keeps the file's owner and mode through checkpoints, and gives them to its logs", async () => {
     await usersOf(folder.file());
     // Only root can give it away; anybody else's stays its own.
-    const uid = process.getuid?.() === 0 ? 65_534 : process.getuid?.() ?? 0;
+    const uid = process.getuid?.() === 0 ? 65_534 : (process.getuid?.() ?? 0);
     await chown(folder.file(), uid, process.getgid?.() ?? 0);
     await chmod(folder.file(), 0o640);
     for (let i = 0; i < 2; i++) {
@@ -69,7 +69,9 @@ describe("sqlite: recovery", () => {
     for (let length = ends[2] ?? 0; length <= (ends.at(-1) ?? 0) + 1; length++) lengths.push(length);
     for (const length of lengths) {
       await left(path, image, log, whole.subarray(0, length));
-      expect(await usersOf(path), `cut at ${String(length)}`).to.deep.equal(first(ends.filter((end) => end <= length).length - 1));
+      expect(await usersOf(path), `cut at ${String(length)}`).to.deep.equal(
+        first(ends.filter((end) => end <= length).length - 1),
+      );
     }
   });
 
@@ -78,7 +80,12 @@ describe("sqlite: recovery", () => {
     const { path, log, ends } = await crashed(folder, "zeros", 3);
     const [image, whole] = [await readFile(path), await readFile(log)];
     for (let length = ends[2] ?? 0; length < (ends[3] ?? 0); length += 7) {
-      await left(path, image, log, Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]));
+      await left(
+        path,
+        image,
+        log,
+        Buffer.concat([whole.subarray(0, length), Buffer.alloc(whole.length - length + 4096)]),
+      );
       expect(await usersOf(path), `zeros from ${String(length)}`).to.deep.equal(first(2));
     }
   });
@@ -92,14 +99,16 @@ describe("sqlite: recovery", () => {
     for (let place = places.length; place < whole.length; place += 9_973) places.push(place);
     for (const place of places) {
       const bytes = Buffer.from(whole);
-      bytes[place] = (bytes[place] ?? 0) ^ (1 << (place * 5) % 8);
+      bytes[place] = (bytes[place] ?? 0) ^ (1 << ((place * 5) % 8));
       await writeFile(log, bytes);
       const error = await failure(openSqlite(path, { opTimeoutMs }));
       // In the format's number the damage looks like another version.
       expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
       if (place >= HEADER) {
         const offset = (error as StoreError).details?.["offset"];
-        expect(offset).to.be.a("number").and.satisfy((at: number) => at <= place);
+        expect(offset)
+          .to.be.a("number")
+          .and.satisfy((at: number) => at <= place);
         expect((error as StoreError).details?.["file"]).to.equal(log);
       }
       expect((await readFile(log)).equals(bytes)).to.equal(true);
@@ -111,7 +120,12 @@ describe("sqlite: recovery", () => {
   const zeros = { encrypted: true, owner: "o", sealedKey: new Uint8Array(900), ownerPublicKey: new Uint8Array(300) };
 
   /** The log without some of the sectors that its last batch, from `start` to `end`, was written to. */
-  function without(whole: Buffer, start: number, end: number, missing: (sector: number) => boolean): { bytes: Buffer; firstMissing: number } {
+  function without(
+    whole: Buffer,
+    start: number,
+    end: number,
+    missing: (sector: number) => boolean,
+  ): { bytes: Buffer; firstMissing: number } {
     const bytes = Buffer.from(whole);
     let firstMissing = Infinity;
     for (let sector = Math.floor(start / SECTOR), i = 0; sector * SECTOR < end; sector++, i++) {
@@ -176,7 +190,7 @@ describe("sqlite: recovery", () => {
     const whole = await readFile(log);
     for (let place = ends[1] ?? 0; place < (ends[3] ?? 0); place += 13) {
       const bytes = Buffer.from(whole);
-      bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
+      bytes[place] = (bytes[place] ?? 0) ^ (1 << (place % 8));
       await writeFile(log, bytes);
       const error = await refused(path, join(folder.path, "last"));
       expect(isCorrupt(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
@@ -197,7 +211,7 @@ describe("sqlite: recovery", () => {
       const whole = await readFile(path);
       for (let place = 0; place < whole.length; place += 499) {
         const bytes = Buffer.from(whole);
-        bytes[place] = (bytes[place] ?? 0) ^ (1 << place % 8);
+        bytes[place] = (bytes[place] ?? 0) ^ (1 << (place % 8));
         await writeFile(path, bytes);
         const error = await refused(path, join(folder.path, "image"));
         expect(isCorrupt(error) || isIncompatible(error), `byte ${String(place)}: ${String(error)}`).to.equal(true);
@@ -285,7 +299,13 @@ describe("sqlite: recovery", () => {
   it("opens the file alone after a clean close: it is everything, and SQLite finds nothing wrong with it", async () => {
     const store = await openSqlite(folder.file());
     await store.users.addFirstAdmin({ key: "admin" });
-    await store.rooms.create({ id: "r", owner: "alice", encrypted: true, sealedKey: new Uint8Array([1, 2, 3]), ownerPublicKey: new Uint8Array([4]) });
+    await store.rooms.create({
+      id: "r",
+      owner: "alice",
+      encrypted: true,
+      sealedKey: new Uint8Array([1, 2, 3]),
+      ownerPublicKey: new Uint8Array([4]),
+    });
     await store.close();
     expect(await integrityOf(folder.file())).to.equal("ok");
     const copy = folder.file("alone.db");
@@ -306,9 +326,14 @@ describe("sqlite: recovery", () => {
   it("is recovered by the next opening from a kill at any step of the first opening", async function () {
     this.timeout(240_000);
     await mkdir(folder.file("new"));
-    const steps = await killedAtEachStep(folder, folder.file("new"), `dieAt(Number(rest[0])); await openSqlite(path, { opTimeoutMs: 20_000 });`, async (path) => {
-      expect(await usersOf(path)).to.deep.equal([]);
-    });
+    const steps = await killedAtEachStep(
+      folder,
+      folder.file("new"),
+      `dieAt(Number(rest[0])); await openSqlite(path, { opTimeoutMs: 20_000 });`,
+      async (path) => {
+        expect(await usersOf(path)).to.deep.equal([]);
+      },
+    );
     expect(steps).to.be.greaterThan(8);
   });
 

@@ -74,7 +74,8 @@ export function conformsOnJetStream(target: JetStreamTarget): void {
     it("opened by config does the same, and its connection is closed with it", async () => {
       const prefix = "by_config_";
       const store = await openStore({
-        decentralized: true, jetstream: { connect: { servers: urls() }, replicas: target.replicas, prefix, opTimeoutMs },
+        decentralized: true,
+        jetstream: { connect: { servers: urls() }, replicas: target.replicas, prefix, opTimeoutMs },
       });
       await store.users.addFirstAdmin({ key: "root" });
       expect(await hasAdmin(store)).to.equal(true);

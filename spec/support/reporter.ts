@@ -30,7 +30,9 @@ export default class Reporter extends Mocha.reporters.Spec {
     runner.on(EVENT_TEST_PASS, (test) => this.#count(test, "passed"));
     runner.on(EVENT_TEST_FAIL, (test, error: unknown) => {
       this.#count(test, "failed");
-      this.#failures.push(`${test.titlePath().join(": ")}\n${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+      this.#failures.push(
+        `${test.titlePath().join(": ")}\n${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      );
     });
     // A skipped test shows nothing, and must not pass for one that did.
     if (process.env["CI"] !== undefined) runner.on(EVENT_TEST_PENDING, (test) => this.#count(test, "failed"));
@@ -42,7 +44,11 @@ export default class Reporter extends Mocha.reporters.Spec {
 
   #count(test: Mocha.Runnable, outcome: keyof Counts): void {
     this.#total[outcome]++;
-    const [, target] = test.titlePath().find((title) => title.startsWith(CONFORMANCE))?.split(CONFORMANCE) ?? [];
+    const [, target] =
+      test
+        .titlePath()
+        .find((title) => title.startsWith(CONFORMANCE))
+        ?.split(CONFORMANCE) ?? [];
     if (target !== undefined) (this.#conformance[target] ??= { passed: 0, failed: 0 })[outcome]++;
   }
 }

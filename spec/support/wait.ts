@@ -3,7 +3,11 @@ export async function pause(ms: number): Promise<void> {
 }
 
 /** Asks again and again until the answer is true. */
-export async function eventually(what: string, isSo: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<void> {
+export async function eventually(
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+  withinMs = 30_000,
+): Promise<void> {
   const deadline = performance.now() + withinMs;
   while (!(await isSo())) {
     if (performance.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);

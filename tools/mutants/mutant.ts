@@ -32,4 +32,8 @@ export interface SimulationKiller {
   readonly with?: string;
 }
 
-export const bySpec = (file: string, test?: string): SpecKiller => ({ kind: "spec", file, ...(test === undefined ? {} : { test }) });
+export const bySpec = (file: string, test?: string): SpecKiller => ({
+  kind: "spec",
+  file,
+  ...(test === undefined ? {} : { test }),
+});

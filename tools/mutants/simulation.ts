@@ -104,7 +104,8 @@ const changes: readonly Change[] = [
     file: "lib/jetstream/bucket.ts",
     find: "const { entry } = await this.certain(key, call);\n          if ((entry",
     replace: "const entry = await this.get(key, call);\n          if ((entry",
-    breaks: "A record that is not found after a refusal is asked for again, until the leader says that it is not there.",
+    breaks:
+      "A record that is not found after a refusal is asked for again, until the leader says that it is not there.",
   },
   {
     name: "simulated: what a replica misses is not there",
@@ -152,7 +153,8 @@ const changes: readonly Change[] = [
     name: "simulated: a committed change of an admin is lost",
     file: "lib/jetstream/users.ts",
     find: "const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);",
-    replace: "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.check());",
+    replace:
+      "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.check());",
     breaks: "The guard gets another head only after the one before stands in its user's record.",
   },
   {
@@ -231,4 +233,7 @@ const ofRestores: Mutant = {
   chance: true,
 };
 
-export const simulationMutants: readonly Mutant[] = [...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })), ofRestores];
+export const simulationMutants: readonly Mutant[] = [
+  ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
+  ofRestores,
+];

@@ -120,7 +120,8 @@ export const sqliteMutants: readonly Mutant[] = [
     file: "lib/sqlite/watermark.ts",
     find: "this.#superblock.clean ? written.then(",
     replace: "false ? written.then(",
-    breaks: "Before the first write after an opening is acknowledged, the image says that it is nothing without its log.",
+    breaks:
+      "Before the first write after an opening is acknowledged, the image says that it is nothing without its log.",
     killedBy: olderState("the file says so from before the first write"),
   },
   {
@@ -391,7 +392,7 @@ export const sqliteMutants: readonly Mutant[] = [
     name: "an opener goes on in the files of a holder that it does not see",
     file: "lib/sqlite/recovery.ts",
     find: "if (anew) {",
-    replace: "if (anew && path === \"\") {",
+    replace: 'if (anew && path === "") {',
     breaks: "A write that hung all the while goes to a file without a name.",
     killedBy: lease("goes on in the same files where"),
   },
@@ -455,7 +456,8 @@ export const sqliteMutants: readonly Mutant[] = [
     name: "a look that took too long fails a write",
     file: "lib/sqlite/lease.ts",
     find: "while (!this.#check(Date.now()));",
-    replace: "while (false as boolean);\n    if (!this.#check(Date.now())) throw unproved(this.#places.image, this.#failure);",
+    replace:
+      "while (false as boolean);\n    if (!this.#check(Date.now())) throw unproved(this.#places.image, this.#failure);",
     breaks: "A slow look may cost a caller its time, and fails nothing.",
     killedBy: lease("acknowledges after a look that counts"),
   },

@@ -2,7 +2,19 @@ import assert from "node:assert/strict";
 import { inspect } from "node:util";
 import { runInNewContext } from "node:vm";
 import { isStoreError } from "../../errors.js";
-import { aloneCases, bytes, cases, failure, refused, sameBytes, seen, sleep, together, unique, settled } from "./case.js";
+import {
+  aloneCases,
+  bytes,
+  cases,
+  failure,
+  refused,
+  sameBytes,
+  seen,
+  sleep,
+  together,
+  unique,
+  settled,
+} from "./case.js";
 import { CHECKS, CHECK_NAMES, METHODS, METHOD_NAMES, readableOnce, withArgument, world } from "./methods.js";
 import type { MethodName, World } from "./methods.js";
 import type { Steps } from "./case.js";
@@ -10,7 +22,8 @@ import type { NewUser, Store, User } from "../../store.js";
 
 /** All that the methods of the table could have changed by mistake. */
 async function all(store: Store, w: World): Promise<unknown> {
-  const missing = async (attempt: () => Promise<unknown>): Promise<string> => (await failure(attempt, "not there")).code;
+  const missing = async (attempt: () => Promise<unknown>): Promise<string> =>
+    (await failure(attempt, "not there")).code;
   return {
     room: await seen(store, w.room),
     admin: await store.users.get(w.admin),
@@ -80,12 +93,20 @@ export const argumentCases = [
       for (const name of ACCEPTED) {
         const method = METHODS[name];
         let args = method.good(await world(store));
-        for (const option of ["options.timeoutMs", "options.signal"]) args = withArgument(method, args, option, undefined);
+        for (const option of ["options.timeoutMs", "options.signal"])
+          args = withArgument(method, args, option, undefined);
         await method.call(store, args);
       }
       const id = unique("room");
       const owner = unique("owner");
-      const loose = { id, owner, name: undefined, encrypted: undefined, ownerPublicKey: undefined, sealedKey: undefined } as unknown as { owner: string };
+      const loose = {
+        id,
+        owner,
+        name: undefined,
+        encrypted: undefined,
+        ownerPublicKey: undefined,
+        sealedKey: undefined,
+      } as unknown as { owner: string };
       assert.equal((await store.rooms.create(loose)).id, id);
       assert.equal((await store.rooms.list(undefined, undefined)).items.length > 0, true);
     },
@@ -102,18 +123,29 @@ export const argumentCases = [
         const method = METHODS[name];
         for (const path of Object.keys(method.bad).filter((each) => each.includes("."))) {
           const [parent, field] = [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
-          for (const thrown of [new Error("the caller's own"), Object.assign(new Error("x"), { name: "StoreError", code: "NOT_FOUND" })]) {
+          for (const thrown of [
+            new Error("the caller's own"),
+            Object.assign(new Error("x"), { name: "StoreError", code: "NOT_FOUND" }),
+          ]) {
             const args = withArgument(method, method.good(w), path, undefined);
-            const holder = parent.split(".").reduce<unknown>((inside, part, i) => (
-              i === 0 ? args[method.parameters.indexOf(part)] : (inside as Record<string, unknown>)[part]
-            ), undefined);
+            const holder = parent
+              .split(".")
+              .reduce<unknown>(
+                (inside, part, i) =>
+                  i === 0 ? args[method.parameters.indexOf(part)] : (inside as Record<string, unknown>)[part],
+                undefined,
+              );
             Object.defineProperty(holder, field, {
               enumerable: true,
               get: () => {
                 throw thrown;
               },
             });
-            const error = await refused("INVALID_ARGUMENT", () => method.call(store, args), `${name} with ${path} that throws`);
+            const error = await refused(
+              "INVALID_ARGUMENT",
+              () => method.call(store, args),
+              `${name} with ${path} that throws`,
+            );
             assert.equal(error.argument, path);
           }
         }
@@ -131,9 +163,16 @@ export const argumentCases = [
     "a date counts as what it is, whatever it says of itself, and so after the next opening": async (context) => {
       const { store } = context;
       const [past, future] = [new Date(Date.now() - 60_000), new Date("2999-01-01T00:00:00Z")];
-      const said = (date: Date, time: number): Date => Object.assign(new Date(date), { getTime: () => time, valueOf: () => time });
-      const over = [Infinity, NaN, 8.64e15, future.getTime()].map((time) => ({ key: unique("over"), expiresAt: said(past, time) }));
-      const valid = [Infinity, NaN, 0, past.getTime()].map((time) => ({ key: unique("valid"), expiresAt: said(future, time) }));
+      const said = (date: Date, time: number): Date =>
+        Object.assign(new Date(date), { getTime: () => time, valueOf: () => time });
+      const over = [Infinity, NaN, 8.64e15, future.getTime()].map((time) => ({
+        key: unique("over"),
+        expiresAt: said(past, time),
+      }));
+      const valid = [Infinity, NaN, 0, past.getTime()].map((time) => ({
+        key: unique("valid"),
+        expiresAt: said(future, time),
+      }));
       for (const user of [...over, ...valid]) await store.users.add(user);
       const updated = unique("updated");
       await store.users.add({ key: updated });
@@ -170,16 +209,31 @@ export const argumentCases = [
       const w = await world(store);
       const before = await all(store, w);
       const bad: readonly (readonly [unknown, unknown])[] = [
-        ["", bytes("x")], ["\0", bytes("x")], [7, bytes("x")], ["\ud800", bytes("x")], ["a".repeat(257), bytes("x")], [undefined, bytes("x")],
-        [w.owner, new Uint8Array(0)], [w.owner, new Uint8Array(65_537)], [w.owner, "text"], [w.owner, null], [w.owner, undefined],
+        ["", bytes("x")],
+        ["\0", bytes("x")],
+        [7, bytes("x")],
+        ["\ud800", bytes("x")],
+        ["a".repeat(257), bytes("x")],
+        [undefined, bytes("x")],
+        [w.owner, new Uint8Array(0)],
+        [w.owner, new Uint8Array(65_537)],
+        [w.owner, "text"],
+        [w.owner, null],
+        [w.owner, undefined],
         [w.owner, new Uint16Array(4)],
       ];
       for (const [endpoint, sealed] of bad) {
-        const map = new Map<unknown, unknown>([[w.owner, bytes("o")], [w.guest, bytes("g")], [w.keyless, bytes("k")]]);
+        const map = new Map<unknown, unknown>([
+          [w.owner, bytes("o")],
+          [w.guest, bytes("g")],
+          [w.keyless, bytes("k")],
+        ]);
         map.set(endpoint, sealed);
         const what = `rekey with ${shown(endpoint)}: ${shown(sealed)}`;
         const error = await refused(
-          "INVALID_ARGUMENT", () => store.roomKeys.rekey(w.room, map as Map<string, Uint8Array>, { expectedEpoch: 1 }), what,
+          "INVALID_ARGUMENT",
+          () => store.roomKeys.rekey(w.room, map as Map<string, Uint8Array>, { expectedEpoch: 1 }),
+          what,
         );
         assert.ok(error.argument?.startsWith("sealed"), `${what}: names ${String(error.argument)}`);
       }
@@ -232,7 +286,11 @@ export const argumentCases = [
         const check = CHECKS[name];
         assert.equal(await check.call(store, check.good(w)), true, `${name} of what is well formed`);
         const method = { parameters: check.parameters } as unknown as Parameters<typeof withArgument>[0];
-        const bad: Record<string, readonly unknown[]> = { ...check.bad, "options.timeout": [5], "options.ifRevision": ["r"] };
+        const bad: Record<string, readonly unknown[]> = {
+          ...check.bad,
+          "options.timeout": [5],
+          "options.ifRevision": ["r"],
+        };
         for (const [path, values] of Object.entries(bad)) {
           for (const value of values) {
             const args = withArgument(method, check.good(w), path, value);
@@ -256,27 +314,34 @@ export const argumentCases = [
         }
       }
       for (const field of ["role", "expiresAt", "status"]) {
-        await refused("INVALID_ARGUMENT", () => method.call(store, [{ key: "root", [field]: undefined, ...{ [field]: "x" } }]), field);
+        await refused(
+          "INVALID_ARGUMENT",
+          () => method.call(store, [{ key: "root", [field]: undefined, ...{ [field]: "x" } }]),
+          field,
+        );
       }
       assert.deepEqual(await store.users.list(), { items: [] });
       assert.equal((await store.users.addFirstAdmin({ key: "root" }, { timeoutMs: 60_000 })).role, "admin");
     },
   }),
 
-  ...cases("misses", Object.fromEntries(
-    METHOD_NAMES.filter((name) => METHODS[name].misses !== undefined).map((name) => [
-      `${name} of what is not there is NOT_FOUND and makes nothing`,
-      async ({ store }: { store: Store }) => {
-        const method = METHODS[name];
-        const w = await world(store);
-        const before = await all(store, w);
-        for (const [i, args] of (method.misses?.(w) ?? []).entries()) {
-          await refused("NOT_FOUND", () => method.call(store, args), `${name}, miss ${String(i)}`);
-        }
-        assert.deepEqual(await all(store, w), before);
-      },
-    ]),
-  )),
+  ...cases(
+    "misses",
+    Object.fromEntries(
+      METHOD_NAMES.filter((name) => METHODS[name].misses !== undefined).map((name) => [
+        `${name} of what is not there is NOT_FOUND and makes nothing`,
+        async ({ store }: { store: Store }) => {
+          const method = METHODS[name];
+          const w = await world(store);
+          const before = await all(store, w);
+          for (const [i, args] of (method.misses?.(w) ?? []).entries()) {
+            await refused("NOT_FOUND", () => method.call(store, args), `${name}, miss ${String(i)}`);
+          }
+          assert.deepEqual(await all(store, w), before);
+        },
+      ]),
+    ),
+  ),
 
   ...cases("misses", {
     "a check of what is not there is false": async ({ store }) => {
@@ -293,7 +358,9 @@ export const argumentCases = [
   }),
 
   ...cases("time", {
-    "a call whose signal is aborted already is TIMEOUT, with the reason as cause, and does nothing": async ({ store }) => {
+    "a call whose signal is aborted already is TIMEOUT, with the reason as cause, and does nothing": async ({
+      store,
+    }) => {
       const w = await world(store);
       const before = await all(store, w);
       const reason = new Error("changed my mind");
@@ -313,7 +380,8 @@ export const argumentCases = [
         const refuse = (): never => {
           throw new Error("a method of the caller's");
         };
-        for (const name of ["addEventListener", "removeEventListener"]) Object.defineProperty(signal, name, { value: refuse });
+        for (const name of ["addEventListener", "removeEventListener"])
+          Object.defineProperty(signal, name, { value: refuse });
         Object.defineProperty(signal, "reason", { get: refuse });
         return Object.defineProperty(signal, "aborted", { value: aborted });
       };
@@ -325,8 +393,16 @@ export const argumentCases = [
       }
       for (const name of CHECK_NAMES) {
         const check = CHECKS[name];
-        assert.equal(await check.call(store, [...check.good(w), { signal: said(AbortSignal.abort(reason), false) }]), false, name);
-        assert.equal(await check.call(store, [...check.good(w), { signal: said(new AbortController().signal, true) }]), true, name);
+        assert.equal(
+          await check.call(store, [...check.good(w), { signal: said(AbortSignal.abort(reason), false) }]),
+          false,
+          name,
+        );
+        assert.equal(
+          await check.call(store, [...check.good(w), { signal: said(new AbortController().signal, true) }]),
+          true,
+          name,
+        );
       }
       const controller = new AbortController();
       assert.equal((await store.users.get(w.member, { signal: said(controller.signal, true) })).key, w.member);
@@ -339,7 +415,11 @@ export const argumentCases = [
       for (const name of METHOD_NAMES) {
         const method = METHODS[name];
         const args = withArgument(method, method.good(w), "options.signal", signal);
-        await refused("INVALID_ARGUMENT", () => method.call(store, withArgument(method, args, "options.timeoutMs", 0)), name);
+        await refused(
+          "INVALID_ARGUMENT",
+          () => method.call(store, withArgument(method, args, "options.timeoutMs", 0)),
+          name,
+        );
       }
     },
 
@@ -366,12 +446,18 @@ export const argumentCases = [
       assert.equal(await store.isAuthorized(w.member), true);
     },
 
-    "a write aborted in the turn in which it began says that it was not made only if it was not": async ({ store, other }) => {
+    "a write aborted in the turn in which it began says that it was not made only if it was not": async ({
+      store,
+      other,
+    }) => {
       const another = await other();
       for (let ticks = 0; ticks < 12; ticks++) {
         const controller = new AbortController();
         const key = unique("user");
-        const told = store.users.add({ key }, { signal: controller.signal }).then(() => "done" as const, (error: unknown) => error);
+        const told = store.users.add({ key }, { signal: controller.signal }).then(
+          () => "done" as const,
+          (error: unknown) => error,
+        );
         for (let tick = 0; tick < ticks; tick++) await Promise.resolve();
         controller.abort();
         const answer = await told;
@@ -387,8 +473,14 @@ export const argumentCases = [
         const controller = new AbortController();
         const id = unique("room");
         const owner = unique("owner");
-        const creating = store.rooms.create({ id, owner, encrypted: true, sealedKey: bytes("k") }, { signal: controller.signal });
-        const told = creating.then(() => "done" as const, (error: unknown) => error);
+        const creating = store.rooms.create(
+          { id, owner, encrypted: true, sealedKey: bytes("k") },
+          { signal: controller.signal },
+        );
+        const told = creating.then(
+          () => "done" as const,
+          (error: unknown) => error,
+        );
         if (round > 0) await sleep((round % 5) / 2);
         else await Promise.resolve();
         controller.abort(new Error("enough"));
@@ -405,11 +497,20 @@ export const argumentCases = [
         // Whole or not at all, and nothing blocks the next attempt. What may have been done can still come to be done.
         const whole = async (): Promise<void> => {
           await settled(async () => {
-            assert.deepEqual((await another.members.list(id)).map((member) => member.endpoint), [owner]);
+            assert.deepEqual(
+              (await another.members.list(id)).map((member) => member.endpoint),
+              [owner],
+            );
           });
           await settled(async () => {
-            assert.deepEqual((await another.rooms.listForEndpoint(owner)).map((room) => room.id), [id]);
-            assert.deepEqual((await another.members.listForEndpoint(owner)).map((member) => [member.roomId, member.role]), [[id, "owner"]]);
+            assert.deepEqual(
+              (await another.rooms.listForEndpoint(owner)).map((room) => room.id),
+              [id],
+            );
+            assert.deepEqual(
+              (await another.members.listForEndpoint(owner)).map((member) => [member.roomId, member.role]),
+              [[id, "owner"]],
+            );
           });
           await settled(async () => {
             assert.equal((await another.roomKeys.get(id, owner)).epoch, 1);
@@ -430,9 +531,11 @@ export const argumentCases = [
       for (const name of METHOD_NAMES.filter((each): each is MethodName => !METHODS[each].writes)) {
         const method = METHODS[name];
         const started = Date.now();
-        await method.call(store, withArgument(method, method.good(w), "options.timeoutMs", 1)).catch((error: unknown) => {
-          assert.equal((error as { code?: unknown }).code, "TIMEOUT", name);
-        });
+        await method
+          .call(store, withArgument(method, method.good(w), "options.timeoutMs", 1))
+          .catch((error: unknown) => {
+            assert.equal((error as { code?: unknown }).code, "TIMEOUT", name);
+          });
         assert.ok(Date.now() - started < 1000, `${name} took ${String(Date.now() - started)} ms`);
       }
       for (const name of CHECK_NAMES) {

@@ -78,13 +78,18 @@ export async function failure(attempt: () => Promise<unknown>, what: string): Pr
   try {
     await promise;
   } catch (error) {
-    if (!isStoreError(error)) return assert.fail(`${what}: rejected with something else than a StoreError: ${inspect(error)}`);
+    if (!isStoreError(error))
+      return assert.fail(`${what}: rejected with something else than a StoreError: ${inspect(error)}`);
     return error;
   }
   return assert.fail(`${what}: resolved, and should have been refused`);
 }
 
-export async function refused(code: StoreErrorCode, attempt: () => Promise<unknown>, what = code as string): Promise<StoreError> {
+export async function refused(
+  code: StoreErrorCode,
+  attempt: () => Promise<unknown>,
+  what = code as string,
+): Promise<StoreError> {
   const error = await failure(attempt, what);
   assert.equal(error.code, code, `${what}: ${error.message}`);
   return error;
@@ -110,7 +115,8 @@ export async function together<T>(attempts: readonly (() => Promise<T>)[]): Prom
       each.push(one.value);
     } else {
       const reason: unknown = one.reason;
-      if (!isStoreError(reason)) return assert.fail(`rejected with something else than a StoreError: ${inspect(reason)}`);
+      if (!isStoreError(reason))
+        return assert.fail(`rejected with something else than a StoreError: ${inspect(reason)}`);
       errors.push(reason);
       each.push(undefined);
     }
@@ -121,7 +127,11 @@ export async function together<T>(attempts: readonly (() => Promise<T>)[]): Prom
 /** One of the calls won and every other was told `code`. */
 export function oneWinner<T>(outcomes: Outcomes<T>, code: StoreErrorCode): T {
   const others = outcomes.errors.filter((error) => error.code !== code);
-  assert.deepEqual(others.map((error) => `${error.code}: ${error.message}`), [], `every loser gets ${code}`);
+  assert.deepEqual(
+    others.map((error) => `${error.code}: ${error.message}`),
+    [],
+    `every loser gets ${code}`,
+  );
   const [winner, ...rest] = outcomes.values;
   assert.equal(rest.length, 0, `${String(outcomes.values.length)} calls won`);
   assert.ok(winner !== undefined, "nobody won");
@@ -129,7 +139,11 @@ export function oneWinner<T>(outcomes: Outcomes<T>, code: StoreErrorCode): T {
 }
 
 /** Several calls at once, every other one on another store where the backend has one. */
-export function alternating<T>(stores: readonly [Store, Store], count: number, attempt: (store: Store, i: number) => Promise<T>) {
+export function alternating<T>(
+  stores: readonly [Store, Store],
+  count: number,
+  attempt: (store: Store, i: number) => Promise<T>,
+) {
   return together(Array.from({ length: count }, (_, i) => () => attempt(i % 2 === 0 ? stores[0] : stores[1], i)));
 }
 
@@ -222,11 +236,19 @@ export class Revisions {
 export async function encryptedRoom(store: Store, ...guests: readonly string[]) {
   const owner = unique("owner");
   const room = await store.rooms.create({
-    id: unique("room"), name: "a room", encrypted: true, owner, ownerPublicKey: bytes("pk owner"), sealedKey: bytes("sealed 1 owner"),
+    id: unique("room"),
+    name: "a room",
+    encrypted: true,
+    owner,
+    ownerPublicKey: bytes("pk owner"),
+    sealedKey: bytes("sealed 1 owner"),
   });
   for (const endpoint of guests) {
     await store.members.add(room.id, {
-      endpoint, invitedBy: owner, publicKey: bytes(`pk ${endpoint}`), sealedKey: { epoch: 1, sealed: bytes(`sealed 1 ${endpoint}`) },
+      endpoint,
+      invitedBy: owner,
+      publicKey: bytes(`pk ${endpoint}`),
+      sealedKey: { epoch: 1, sealed: bytes(`sealed 1 ${endpoint}`) },
     });
   }
   return { id: room.id, owner };

@@ -6,11 +6,17 @@ import type { Store } from "../../store.js";
 
 /** Every method says `CLOSED`, whatever its arguments, and every check denies. */
 async function closed(store: Store, w: World): Promise<void> {
-  await Promise.all(METHOD_NAMES.map(async (name) => {
-    const method = METHODS[name];
-    await refused("CLOSED", () => method.call(store, method.good(w)), name);
-    await refused("CLOSED", () => method.call(store, withArgument(method, method.good(w), "options.timeoutMs", 5000)), name);
-  }));
+  await Promise.all(
+    METHOD_NAMES.map(async (name) => {
+      const method = METHODS[name];
+      await refused("CLOSED", () => method.call(store, method.good(w)), name);
+      await refused(
+        "CLOSED",
+        () => method.call(store, withArgument(method, method.good(w), "options.timeoutMs", 5000)),
+        name,
+      );
+    }),
+  );
   for (const name of CHECK_NAMES) assert.equal(await CHECKS[name].call(store, CHECKS[name].good(w)), false, name);
   const decision = await store.authorize(w.admin);
   assert.equal(decision.allowed, false);
@@ -29,7 +35,8 @@ export const closingCases = [
   ...aloneCases("closing", {
     "every method of a closed store is CLOSED and every check is false": async ({ store }) => {
       const w = await world(store);
-      for (const name of CHECK_NAMES) assert.equal(await CHECKS[name].call(store, CHECKS[name].good(w)), true, `${name} just before`);
+      for (const name of CHECK_NAMES)
+        assert.equal(await CHECKS[name].call(store, CHECKS[name].good(w)), true, `${name} just before`);
       await store.close();
       await closed(store, w);
       await store.close();
@@ -51,14 +58,19 @@ export const closingCases = [
       const { store } = context;
       const w = await world(store);
       const ids = Array.from({ length: 30 }, () => unique("room"));
-      const creating = together(ids.map((id) => () => store.rooms.create({ id, owner: "o", encrypted: true, sealedKey: bytes("k") })));
+      const creating = together(
+        ids.map((id) => () => store.rooms.create({ id, owner: "o", encrypted: true, sealedKey: bytes("k") })),
+      );
       const reading = together(Array.from({ length: 10 }, () => () => store.members.list(w.room)));
       const checks = Promise.all(Array.from({ length: 10 }, () => store.isAuthorized(w.admin)));
       await store.close();
       const [created, read] = await Promise.all([creating, reading]);
       for (const answer of await checks) assert.equal(typeof answer, "boolean");
       for (const error of [...created.errors, ...read.errors]) {
-        assert.ok(["CLOSED", "UNAVAILABLE", "TIMEOUT"].includes(error.code), `a call in flight ended with ${error.code}`);
+        assert.ok(
+          ["CLOSED", "UNAVAILABLE", "TIMEOUT"].includes(error.code),
+          `a call in flight ended with ${error.code}`,
+        );
       }
       const again = await context.reopened();
       if (again === store) return;
@@ -66,7 +78,10 @@ export const closingCases = [
       for (const [i, id] of ids.entries()) {
         if (created.each[i] !== undefined) continue;
         // Not acknowledged: whole or not at all.
-        const there = await again.rooms.get(id).then(() => true, () => false);
+        const there = await again.rooms.get(id).then(
+          () => true,
+          () => false,
+        );
         if (there) assert.equal((await again.roomKeys.get(id, "o")).epoch, 1);
       }
     },
@@ -78,7 +93,9 @@ export const closingCases = [
         await Promise.allSettled([
           ...CHECK_NAMES.map((name) => CHECKS[name].call(store, [...CHECKS[name].good(w), { timeoutMs: 1 }])),
           ...CHECK_NAMES.map((name) => CHECKS[name].call(store, [...CHECKS[name].good(w), { signal }])),
-          store.members.list(w.room, { timeoutMs: 1 }), store.users.get(w.member, { signal }), store.rooms.list({}, { timeoutMs: 1 }),
+          store.members.list(w.room, { timeoutMs: 1 }),
+          store.users.get(w.member, { signal }),
+          store.rooms.list({}, { timeoutMs: 1 }),
           store.rooms.update(w.room, { name: String(round) }, { timeoutMs: 1 }),
         ]);
       }

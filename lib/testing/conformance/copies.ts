@@ -34,7 +34,11 @@ export const copyCases = cases("copies", {
     sameBytes((await store.roomKeys.get(id, owner)).sealed, bytes("sealed"), "owner's sealed key");
 
     const [guestKey, guestSealed] = [bytes("guest public"), bytes("guest sealed")];
-    const adding = store.members.add(id, { endpoint: guest, publicKey: guestKey, sealedKey: { epoch: 1, sealed: guestSealed } });
+    const adding = store.members.add(id, {
+      endpoint: guest,
+      publicKey: guestKey,
+      sealedKey: { epoch: 1, sealed: guestSealed },
+    });
     guestKey.fill(0);
     guestSealed.fill(0);
     await adding;
@@ -42,7 +46,10 @@ export const copyCases = cases("copies", {
     sameBytes((await store.roomKeys.get(id, guest)).sealed, bytes("guest sealed"), "guest's sealed key");
 
     const second = bytes("second");
-    const keys = new Map([[owner, second], [guest, bytes("second for guest")]]);
+    const keys = new Map([
+      [owner, second],
+      [guest, bytes("second for guest")],
+    ]);
     const rekeying = store.roomKeys.rekey(id, keys, { expectedEpoch: 1 });
     second.fill(0);
     keys.clear();
@@ -133,14 +140,32 @@ export const copyCases = cases("copies", {
   "the record that a write returns is a copy too": async ({ store }) => {
     const owner = unique("owner");
     const id = unique("room");
-    spoil(await store.rooms.create({ id, owner, name: "n", encrypted: true, sealedKey: bytes("k"), ownerPublicKey: bytes("p") }));
+    spoil(
+      await store.rooms.create({
+        id,
+        owner,
+        name: "n",
+        encrypted: true,
+        sealedKey: bytes("k"),
+        ownerPublicKey: bytes("p"),
+      }),
+    );
     assert.equal((await store.rooms.get(id)).name, "n");
     const guest = unique("guest");
     spoil(await store.members.add(id, { endpoint: guest, publicKey: bytes("pk") }));
     sameBytes((await store.members.get(id, guest)).publicKey, bytes("pk"), "public key");
     spoil(await store.roomKeys.put(id, guest, 1, bytes("sealed")));
     sameBytes((await store.roomKeys.get(id, guest)).sealed, bytes("sealed"), "sealed");
-    spoil(await store.roomKeys.rekey(id, new Map([[owner, bytes("o2")], [guest, bytes("g2")]]), { expectedEpoch: 1 }));
+    spoil(
+      await store.roomKeys.rekey(
+        id,
+        new Map([
+          [owner, bytes("o2")],
+          [guest, bytes("g2")],
+        ]),
+        { expectedEpoch: 1 },
+      ),
+    );
     assert.equal((await store.rooms.get(id)).epoch, 2);
     const key = unique("key");
     spoil(await store.users.add({ key, name: "n", expiresAt: new Date("2999-01-01T00:00:00Z") }));

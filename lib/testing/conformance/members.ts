@@ -1,18 +1,46 @@
 import assert from "node:assert/strict";
-import { Revisions, bytes, byCodePoint, cases, encryptedRoom, recent, refused, sameBytes, sealedFor, seen, sleep, unique, settled } from "./case.js";
+import {
+  Revisions,
+  bytes,
+  byCodePoint,
+  cases,
+  encryptedRoom,
+  recent,
+  refused,
+  sameBytes,
+  sealedFor,
+  seen,
+  sleep,
+  unique,
+  settled,
+} from "./case.js";
 
 export const memberCases = cases("members", {
   "a member is invited by default and has what was given": async ({ store }) => {
     const { id, owner } = await encryptedRoom(store);
     const endpoint = unique("guest");
     const publicKey = bytes("pk");
-    const member = await store.members.add(id, { endpoint, invitedBy: owner, publicKey, sealedKey: { epoch: 1, sealed: bytes("for you") } });
+    const member = await store.members.add(id, {
+      endpoint,
+      invitedBy: owner,
+      publicKey,
+      sealedKey: { epoch: 1, sealed: bytes("for you") },
+    });
     const { since, revision } = member;
     recent(since, "since");
     sameBytes(member.publicKey, publicKey, "public key");
     assert.deepEqual(
       { ...member, publicKey: undefined },
-      { roomId: id, endpoint, role: "member", state: "invited", invitedBy: owner, publicKey: undefined, since, revision },
+      {
+        roomId: id,
+        endpoint,
+        role: "member",
+        state: "invited",
+        invitedBy: owner,
+        publicKey: undefined,
+        since,
+        revision,
+      },
     );
     assert.deepEqual(await store.members.get(id, endpoint), member);
     const key = await store.roomKeys.get(id, endpoint);
@@ -48,7 +76,11 @@ export const memberCases = cases("members", {
     assert.equal(await another.isMember(id, endpoint), false);
     await sleep(5);
     const joined = await store.members.join(id, endpoint);
-    assert.deepEqual(joined, { ...invited, state: "joined", revision: joined.revision }, "since is when the membership began");
+    assert.deepEqual(
+      joined,
+      { ...invited, state: "joined", revision: joined.revision },
+      "since is when the membership began",
+    );
     assert.notEqual(joined.revision, invited.revision);
     await settled(async () => {
       assert.deepEqual(await another.members.get(id, endpoint), joined);
@@ -72,9 +104,15 @@ export const memberCases = cases("members", {
     const { id, owner } = await encryptedRoom(store, endpoint);
     const before = await seen(store, id);
     await refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint }));
-    await refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint, state: "joined", publicKey: bytes("other") }));
-    await refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes("other") } }));
-    await refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint, sealedKey: { epoch: 9, sealed: bytes("other") } }));
+    await refused("ALREADY_EXISTS", () =>
+      store.members.add(id, { endpoint, state: "joined", publicKey: bytes("other") }),
+    );
+    await refused("ALREADY_EXISTS", () =>
+      store.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes("other") } }),
+    );
+    await refused("ALREADY_EXISTS", () =>
+      store.members.add(id, { endpoint, sealedKey: { epoch: 9, sealed: bytes("other") } }),
+    );
     await refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint: owner, state: "joined" }));
     assert.deepEqual(await seen(store, id), before);
   },
@@ -84,9 +122,15 @@ export const memberCases = cases("members", {
     const plain = await store.rooms.create({ id: unique("room"), owner: unique("owner") });
     const young = await store.rooms.create({ id: unique("room"), owner: unique("owner"), encrypted: true });
     const endpoint = unique("guest");
-    for (const [roomId, epoch] of [[id, 2], [plain.id, 1], [young.id, 1]] as const) {
+    for (const [roomId, epoch] of [
+      [id, 2],
+      [plain.id, 1],
+      [young.id, 1],
+    ] as const) {
       const before = await seen(store, roomId);
-      await refused("CONFLICT", () => store.members.add(roomId, { endpoint, sealedKey: { epoch, sealed: bytes("k") } }));
+      await refused("CONFLICT", () =>
+        store.members.add(roomId, { endpoint, sealedKey: { epoch, sealed: bytes("k") } }),
+      );
       await refused("NOT_FOUND", () => store.members.get(roomId, endpoint));
       assert.deepEqual(await seen(store, roomId), before);
     }
@@ -123,7 +167,10 @@ export const memberCases = cases("members", {
         await refused("NOT_FOUND", () => each.roomKeys.list(id, endpoint));
         await refused("NOT_FOUND", () => each.roomKeys.put(id, endpoint, 1, bytes("k")));
         assert.deepEqual(await each.rooms.listForEndpoint(endpoint), []);
-        assert.deepEqual((await each.members.list(id)).map((member) => member.endpoint), [owner]);
+        assert.deepEqual(
+          (await each.members.list(id)).map((member) => member.endpoint),
+          [owner],
+        );
       });
     }
     await sleep(5);
@@ -140,7 +187,11 @@ export const memberCases = cases("members", {
         await refused("NOT_FOUND", () => each.roomKeys.get(id, endpoint, 2));
       });
     }
-    assert.deepEqual((await store.roomKeys.list(id, owner)).map((key) => key.epoch), [1, 2], "the others keep theirs");
+    assert.deepEqual(
+      (await store.roomKeys.list(id, owner)).map((key) => key.epoch),
+      [1, 2],
+      "the others keep theirs",
+    );
   },
 
   "the owner cannot be removed": async ({ store }) => {
@@ -194,12 +245,16 @@ export const memberCases = cases("members", {
     const { id, owner } = await encryptedRoom(store);
     const ends = ["\uff5e", "\u{1f600}", "\u{10ffff}", "\ue000", "b", "B", "a", "a ", "Z", "é", "e\u0301", "10", "9"];
     const stem = unique("m");
-    for (const [i, end] of ends.entries()) await store.members.add(id, { endpoint: stem + end, state: i % 2 === 0 ? "invited" : "joined" });
+    for (const [i, end] of ends.entries())
+      await store.members.add(id, { endpoint: stem + end, state: i % 2 === 0 ? "invited" : "joined" });
     const expected = [owner, ...ends.map((end) => stem + end)].sort(byCodePoint);
     for (const each of [store, await other()]) {
       await settled(async () => {
         const members = await each.members.list(id);
-        assert.deepEqual(members.map((member) => member.endpoint), expected);
+        assert.deepEqual(
+          members.map((member) => member.endpoint),
+          expected,
+        );
         for (const member of members) assert.deepEqual(member, await each.members.get(id, member.endpoint));
       });
     }
@@ -233,38 +288,70 @@ export const memberCases = cases("members", {
 
   "one endpoint is a member of many rooms, each on its own": async ({ store }) => {
     const endpoint = unique("guest");
-    const rooms = [await encryptedRoom(store, endpoint), await encryptedRoom(store, endpoint), await encryptedRoom(store, endpoint)] as const;
+    const rooms = [
+      await encryptedRoom(store, endpoint),
+      await encryptedRoom(store, endpoint),
+      await encryptedRoom(store, endpoint),
+    ] as const;
     await store.members.join(rooms[0].id, endpoint);
     await store.members.remove(rooms[1].id, endpoint);
     assert.equal((await store.members.get(rooms[0].id, endpoint)).state, "joined");
     assert.equal((await store.members.get(rooms[2].id, endpoint)).state, "invited");
-    assert.deepEqual((await store.rooms.listForEndpoint(endpoint)).map((room) => room.id), [rooms[0].id, rooms[2].id].sort(byCodePoint));
-    sameBytes((await store.roomKeys.get(rooms[2].id, endpoint)).sealed, bytes(`sealed 1 ${endpoint}`), "key of the other room");
+    assert.deepEqual(
+      (await store.rooms.listForEndpoint(endpoint)).map((room) => room.id),
+      [rooms[0].id, rooms[2].id].sort(byCodePoint),
+    );
+    sameBytes(
+      (await store.roomKeys.get(rooms[2].id, endpoint)).sealed,
+      bytes(`sealed 1 ${endpoint}`),
+      "key of the other room",
+    );
   },
 
-  "listForEndpoint gives each membership of an endpoint as it is, of any state and role, sorted by room id": async ({ store, other }) => {
+  "listForEndpoint gives each membership of an endpoint as it is, of any state and role, sorted by room id": async ({
+    store,
+    other,
+  }) => {
     const endpoint = unique("endpoint");
     const stem = unique("room");
     assert.deepEqual(await store.members.listForEndpoint(endpoint), [], "an endpoint that nobody knows");
     const ends = ["\uff5e", "\u{1f600}", "\ue000", "b", "B", "a", "Z", "é", "10", "9", "owned", "left", "deleted"];
     const owner = unique("owner");
-    for (const end of ends) await store.rooms.create({ id: stem + end, owner: end === "owned" ? endpoint : owner, encrypted: true });
+    for (const end of ends)
+      await store.rooms.create({ id: stem + end, owner: end === "owned" ? endpoint : owner, encrypted: true });
     for (const [i, end] of ends.entries()) {
       if (end === "owned") continue;
       const state = i % 2 === 0 ? "invited" : "joined";
-      await store.members.add(stem + end, { endpoint, state, ...(i % 3 === 0 ? { invitedBy: owner, publicKey: bytes(end) } : {}) });
+      await store.members.add(stem + end, {
+        endpoint,
+        state,
+        ...(i % 3 === 0 ? { invitedBy: owner, publicKey: bytes(end) } : {}),
+      });
     }
     await store.members.remove(`${stem}left`, endpoint);
     await store.rooms.delete(`${stem}deleted`);
-    const expected = ends.filter((end) => end !== "left" && end !== "deleted").map((end) => stem + end).sort(byCodePoint);
+    const expected = ends
+      .filter((end) => end !== "left" && end !== "deleted")
+      .map((end) => stem + end)
+      .sort(byCodePoint);
     for (const each of [store, await other()]) {
       await settled(async () => {
         const memberships = await each.members.listForEndpoint(endpoint);
-        assert.deepEqual(memberships.map((member) => member.roomId), expected);
+        assert.deepEqual(
+          memberships.map((member) => member.roomId),
+          expected,
+        );
         for (const member of memberships) assert.deepEqual(member, await each.members.get(member.roomId, endpoint));
-        assert.deepEqual(memberships.filter(({ role }) => role === "owner").map(({ roomId }) => roomId), [`${stem}owned`]);
+        assert.deepEqual(
+          memberships.filter(({ role }) => role === "owner").map(({ roomId }) => roomId),
+          [`${stem}owned`],
+        );
         assert.deepEqual(new Set(memberships.map(({ state }) => state)), new Set(["invited", "joined"]));
-        assert.deepEqual((await each.rooms.listForEndpoint(endpoint)).map((room) => room.id), expected, "the same rooms");
+        assert.deepEqual(
+          (await each.rooms.listForEndpoint(endpoint)).map((room) => room.id),
+          expected,
+          "the same rooms",
+        );
       });
     }
   },
@@ -277,7 +364,11 @@ export const memberCases = cases("members", {
     const shows = async (what: string, expected: readonly string[] | undefined): Promise<void> => {
       for (const each of [another, store]) {
         const found = await each.members.listForEndpoint(endpoint);
-        assert.deepEqual(found.map((member) => [member.roomId, member.endpoint, member.role, member.state]), expected === undefined ? [] : [[id, endpoint, ...expected]], what);
+        assert.deepEqual(
+          found.map((member) => [member.roomId, member.endpoint, member.role, member.state]),
+          expected === undefined ? [] : [[id, endpoint, ...expected]],
+          what,
+        );
       }
     };
     await shows("invited", ["member", "invited"]);
@@ -306,11 +397,19 @@ export const memberCases = cases("members", {
   "a room of sixty members is listed, rekeyed and deleted whole": async ({ store }) => {
     const { id, owner } = await encryptedRoom(store);
     const endpoints = Array.from({ length: 60 }, () => unique("m"));
-    for (const endpoint of endpoints) await store.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes(endpoint) } });
+    for (const endpoint of endpoints)
+      await store.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes(endpoint) } });
     const everybody = [owner, ...endpoints];
-    assert.deepEqual((await store.members.list(id)).map((member) => member.endpoint), [...everybody].sort(byCodePoint));
+    assert.deepEqual(
+      (await store.members.list(id)).map((member) => member.endpoint),
+      [...everybody].sort(byCodePoint),
+    );
     await store.roomKeys.rekey(id, sealedFor(2, everybody), { expectedEpoch: 1 });
-    for (const endpoint of everybody) assert.deepEqual((await store.roomKeys.list(id, endpoint)).map((key) => key.epoch), [1, 2]);
+    for (const endpoint of everybody)
+      assert.deepEqual(
+        (await store.roomKeys.list(id, endpoint)).map((key) => key.epoch),
+        [1, 2],
+      );
     await store.rooms.delete(id);
     for (const endpoint of everybody) assert.deepEqual(await store.rooms.listForEndpoint(endpoint), []);
   },

@@ -29,7 +29,15 @@ export async function world(store: Store): Promise<World> {
   await store.users.add({ key: unique("admin"), role: "admin" });
   await store.users.add({ key: member, name: "n" });
   return {
-    room: id, owner, guest, keyless, admin, member, newRoom: unique("room"), newEndpoint: unique("new"), newKey: unique("key"),
+    room: id,
+    owner,
+    guest,
+    keyless,
+    admin,
+    member,
+    newRoom: unique("room"),
+    newEndpoint: unique("new"),
+    newKey: unique("key"),
   };
 }
 
@@ -40,7 +48,13 @@ function throwing(target: object): object {
   const trap = (): never => {
     throw new Error("a trap of the caller's");
   };
-  return new Proxy(target, { get: trap, has: trap, ownKeys: trap, getOwnPropertyDescriptor: trap, getPrototypeOf: trap });
+  return new Proxy(target, {
+    get: trap,
+    has: trap,
+    ownKeys: trap,
+    getOwnPropertyDescriptor: trap,
+    getPrototypeOf: trap,
+  });
 }
 
 function revoked(target: object): object {
@@ -59,21 +73,105 @@ function lying<T extends object>(value: T, said: Readonly<Record<string, unknown
 const standIns = (target: object): Bad => [new Proxy(target, {}), throwing(target), revoked(target)];
 
 /** Not read as what they look like: each is one of the many ways to be wrong. */
-const NOT_TEXT: Bad = [null, 7, 7n, true, Symbol("id"), {}, [], ["a"], Object("boxed"), () => "a", new Date(), Buffer.from("a")];
-const NOT_CLEAN: Bad = [
-  "\ud800", "\udc00", "a\udc00b", "\ud83d", "\0", "a\0b", "a\n", "\r", "\t", "\u001f", "\u007f", "\u0080", "a\u0085", "\u009f",
+const NOT_TEXT: Bad = [
+  null,
+  7,
+  7n,
+  true,
+  Symbol("id"),
+  {},
+  [],
+  ["a"],
+  Object("boxed"),
+  () => "a",
+  new Date(),
+  Buffer.from("a"),
 ];
-const NO_ID: Bad = [...NOT_TEXT, ...NOT_CLEAN, "", "a".repeat(257), "\u00e9".repeat(129), "\u{1f984}".repeat(65), "a".repeat(100_000)];
+const NOT_CLEAN: Bad = [
+  "\ud800",
+  "\udc00",
+  "a\udc00b",
+  "\ud83d",
+  "\0",
+  "a\0b",
+  "a\n",
+  "\r",
+  "\t",
+  "\u001f",
+  "\u007f",
+  "\u0080",
+  "a\u0085",
+  "\u009f",
+];
+const NO_ID: Bad = [
+  ...NOT_TEXT,
+  ...NOT_CLEAN,
+  "",
+  "a".repeat(257),
+  "\u00e9".repeat(129),
+  "\u{1f984}".repeat(65),
+  "a".repeat(100_000),
+];
 const NO_NAME: Bad = [...NOT_TEXT, ...NOT_CLEAN, "a".repeat(257), "\u00e9".repeat(129)];
 const NO_KEY: Bad = [
-  ...NOT_TEXT, "", " ", "\t\n", "a b", "a\tb", "a\nb", "a\0", "\0", "a\u007f", "\u00e9", "\u212a", "\u043a\u043b\u044e\u0447", "\uff41", "a\u200b", "a\u0301",
-  "\u{1f984}", "\ud800", "k".repeat(257), ` ${"k".repeat(257)} `, "k".repeat(100_000),
+  ...NOT_TEXT,
+  "",
+  " ",
+  "\t\n",
+  "a b",
+  "a\tb",
+  "a\nb",
+  "a\0",
+  "\0",
+  "a\u007f",
+  "\u00e9",
+  "\u212a",
+  "\u043a\u043b\u044e\u0447",
+  "\uff41",
+  "a\u200b",
+  "a\u0301",
+  "\u{1f984}",
+  "\ud800",
+  "k".repeat(257),
+  ` ${"k".repeat(257)} `,
+  "k".repeat(100_000),
 ];
-const NO_EPOCH: Bad = [null, -1, 0, 0.5, 1.5, NaN, Infinity, -Infinity, 2 ** 31, 2 ** 53, "1", 1n, true, {}, [1], new Date(1)];
+const NO_EPOCH: Bad = [
+  null,
+  -1,
+  0,
+  0.5,
+  1.5,
+  NaN,
+  Infinity,
+  -Infinity,
+  2 ** 31,
+  2 ** 53,
+  "1",
+  1n,
+  true,
+  {},
+  [1],
+  new Date(1),
+];
 const NO_BYTES: Bad = [
-  null, "sealed", 7, {}, [1, 2], { length: 1, 0: 1 }, new ArrayBuffer(8), new Uint16Array(1), new Uint8ClampedArray(1), new DataView(new ArrayBuffer(1)),
-  new Uint8Array(0), Buffer.alloc(0), ...standIns(new Uint8Array(8)), Object.create(Uint8Array.prototype), Object.create(new Uint8Array(8)),
-  lying(new Uint8Array(0), { length: 8, byteLength: 8 }), lying(new Uint8Array(100_000), { length: 8, byteLength: 8 }),
+  null,
+  "sealed",
+  7,
+  {},
+  [1, 2],
+  { length: 1, 0: 1 },
+  new ArrayBuffer(8),
+  new Uint16Array(1),
+  new Uint8ClampedArray(1),
+  new DataView(new ArrayBuffer(1)),
+  new Uint8Array(0),
+  Buffer.alloc(0),
+  ...standIns(new Uint8Array(8)),
+  Object.create(Uint8Array.prototype),
+  Object.create(new Uint8Array(8)),
+  lying(new Uint8Array(0), { length: 8, byteLength: 8 }),
+  lying(new Uint8Array(100_000), { length: 8, byteLength: 8 }),
   Object.setPrototypeOf(new Uint16Array(8), Uint8Array.prototype),
 ];
 const NO_SEALED: Bad = [...NO_BYTES, new Uint8Array(64 * 1024 + 1)];
@@ -81,27 +179,69 @@ const NO_PUBLIC_KEY: Bad = [...NO_BYTES, new Uint8Array(1025), lying(new Uint8Ar
 const NO_ROLE: Bad = [null, "", "Admin", "owner", "root", 0, {}, ["admin"], Object("admin")];
 const NO_STATE: Bad = [null, "", "Joined", "owner", "removed", 1, {}, ["joined"]];
 const NO_DATE: Bad = [
-  "2999-01-01", 0, Date.now(), {}, new Date(NaN), true, { getTime: () => 0 }, Object.create(Date.prototype), ...standIns(new Date(8.64e15)),
-  lying(new Date(NaN), { getTime: () => 8.64e15, valueOf: () => 8.64e15 }), lying(new Date(Infinity), { getTime: () => Infinity }),
+  "2999-01-01",
+  0,
+  Date.now(),
+  {},
+  new Date(NaN),
+  true,
+  { getTime: () => 0 },
+  Object.create(Date.prototype),
+  ...standIns(new Date(8.64e15)),
+  lying(new Date(NaN), { getTime: () => 8.64e15, valueOf: () => 8.64e15 }),
+  lying(new Date(Infinity), { getTime: () => Infinity }),
 ];
 const NO_FLAG: Bad = [null, 0, 1, "", "true", "false", {}, []];
-const NO_OBJECT: Bad = [null, 7, "text", true, [], [{}], new Uint8Array(1), () => ({}), throwing({}), revoked({}), revoked([])];
+const NO_OBJECT: Bad = [
+  null,
+  7,
+  "text",
+  true,
+  [],
+  [{}],
+  new Uint8Array(1),
+  () => ({}),
+  throwing({}),
+  revoked({}),
+  revoked([]),
+];
 const NO_TIMEOUT: Bad = [null, 0, -1, 0.5, 1.5, NaN, Infinity, 600_001, 2 ** 31, "5", 5n, {}, [5]];
 const NO_SIGNAL: Bad = [
-  null, 0, true, {}, "abort", { aborted: false }, new AbortController(), Object.create(AbortSignal.prototype),
-  ...standIns(new AbortController().signal), Object.create(throwing(new AbortController().signal)),
+  null,
+  0,
+  true,
+  {},
+  "abort",
+  { aborted: false },
+  new AbortController(),
+  Object.create(AbortSignal.prototype),
+  ...standIns(new AbortController().signal),
+  Object.create(throwing(new AbortController().signal)),
 ];
 const NO_REVISION: Bad = [null, "", 0, 7, {}, [], true];
 const NO_LIMIT: Bad = [null, 0, -1, 1.5, 1001, NaN, Infinity, "10", 10n, {}, [10]];
 const NO_CURSOR: Bad = [null, "", 7, {}, [], true];
 const NO_MAP: Bad = [
-  null, undefined, {}, [], new Set(["a"]), "map", 7, [["a", new Uint8Array(1)]], new WeakMap(), { entries: () => [] }, { [Symbol.toStringTag]: "Map" },
-  ...standIns(new Map()), Object.create(new Map()),
+  null,
+  undefined,
+  {},
+  [],
+  new Set(["a"]),
+  "map",
+  7,
+  [["a", new Uint8Array(1)]],
+  new WeakMap(),
+  { entries: () => [] },
+  { [Symbol.toStringTag]: "Map" },
+  ...standIns(new Map()),
+  Object.create(new Map()),
 ];
 
 const PLAIN = ["options"] as const;
 const CALL_OPTIONS: Readonly<Record<string, Bad>> = {
-  options: NO_OBJECT, "options.timeoutMs": NO_TIMEOUT, "options.signal": NO_SIGNAL,
+  options: NO_OBJECT,
+  "options.timeoutMs": NO_TIMEOUT,
+  "options.signal": NO_SIGNAL,
 };
 const CONDITIONAL: Readonly<Record<string, Bad>> = { ...CALL_OPTIONS, "options.ifRevision": NO_REVISION };
 
@@ -121,7 +261,8 @@ export interface Method {
 }
 
 type NameOf<G extends string, T> = `${G}.${keyof T & string}`;
-export type MethodName = NameOf<"rooms", Rooms> | NameOf<"members", Members> | NameOf<"roomKeys", RoomKeys> | NameOf<"users", Users>;
+export type MethodName =
+  NameOf<"rooms", Rooms> | NameOf<"members", Members> | NameOf<"roomKeys", RoomKeys> | NameOf<"users", Users>;
 
 type Args<F extends (...args: never[]) => unknown> = Parameters<F>;
 
@@ -131,10 +272,18 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     parameters: ["room", "options"],
     writes: true,
     call: (s, a) => s.rooms.create(...(a as Args<Rooms["create"]>)),
-    good: (w) => [{ id: w.newRoom, name: "n", encrypted: true, owner: w.owner, ownerPublicKey: bytes("p"), sealedKey: bytes("s") }],
+    good: (w) => [
+      { id: w.newRoom, name: "n", encrypted: true, owner: w.owner, ownerPublicKey: bytes("p"), sealedKey: bytes("s") },
+    ],
     bad: {
-      room: [undefined, ...NO_OBJECT], "room.id": NO_ID, "room.name": NO_NAME, "room.encrypted": NO_FLAG, "room.owner": [undefined, ...NO_ID],
-      "room.ownerPublicKey": NO_PUBLIC_KEY, "room.sealedKey": NO_SEALED, ...CALL_OPTIONS,
+      room: [undefined, ...NO_OBJECT],
+      "room.id": NO_ID,
+      "room.name": NO_NAME,
+      "room.encrypted": NO_FLAG,
+      "room.owner": [undefined, ...NO_ID],
+      "room.ownerPublicKey": NO_PUBLIC_KEY,
+      "room.sealedKey": NO_SEALED,
+      ...CALL_OPTIONS,
     },
     closed: ["room", "options"],
   },
@@ -152,9 +301,20 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: true,
     call: (s, a) => s.rooms.update(...(a as Args<Rooms["update"]>)),
     good: (w) => [w.room, { name: "changed" }],
-    misses: (w) => [[w.newRoom, { name: "x" }], [w.newRoom, {}], [w.newRoom, { owner: w.owner }], [w.room, { owner: w.newEndpoint }],
-      [w.newRoom, { name: "x" }, { ifRevision: "r" }]],
-    bad: { id: [undefined, ...NO_ID], change: [undefined, ...NO_OBJECT], "change.name": NO_NAME, "change.owner": NO_ID, ...CONDITIONAL },
+    misses: (w) => [
+      [w.newRoom, { name: "x" }],
+      [w.newRoom, {}],
+      [w.newRoom, { owner: w.owner }],
+      [w.room, { owner: w.newEndpoint }],
+      [w.newRoom, { name: "x" }, { ifRevision: "r" }],
+    ],
+    bad: {
+      id: [undefined, ...NO_ID],
+      change: [undefined, ...NO_OBJECT],
+      "change.name": NO_NAME,
+      "change.owner": NO_ID,
+      ...CONDITIONAL,
+    },
     closed: ["change", "options"],
   },
   "rooms.delete": {
@@ -186,14 +346,31 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     parameters: ["roomId", "member", "options"],
     writes: true,
     call: (s, a) => s.members.add(...(a as Args<Members["add"]>)),
-    good: (w) => [w.room, {
-      endpoint: w.newEndpoint, state: "joined", invitedBy: w.owner, publicKey: bytes("p"), sealedKey: { epoch: 1, sealed: bytes("s") },
-    }],
-    misses: (w) => [[w.newRoom, { endpoint: w.guest }], [w.newRoom, { endpoint: w.guest, sealedKey: { epoch: 1, sealed: bytes("s") } }]],
+    good: (w) => [
+      w.room,
+      {
+        endpoint: w.newEndpoint,
+        state: "joined",
+        invitedBy: w.owner,
+        publicKey: bytes("p"),
+        sealedKey: { epoch: 1, sealed: bytes("s") },
+      },
+    ],
+    misses: (w) => [
+      [w.newRoom, { endpoint: w.guest }],
+      [w.newRoom, { endpoint: w.guest, sealedKey: { epoch: 1, sealed: bytes("s") } }],
+    ],
     bad: {
-      roomId: [undefined, ...NO_ID], member: [undefined, ...NO_OBJECT], "member.endpoint": [undefined, ...NO_ID], "member.state": NO_STATE,
-      "member.invitedBy": NO_ID, "member.publicKey": NO_PUBLIC_KEY, "member.sealedKey": NO_OBJECT,
-      "member.sealedKey.epoch": [undefined, ...NO_EPOCH], "member.sealedKey.sealed": [undefined, ...NO_SEALED], ...CALL_OPTIONS,
+      roomId: [undefined, ...NO_ID],
+      member: [undefined, ...NO_OBJECT],
+      "member.endpoint": [undefined, ...NO_ID],
+      "member.state": NO_STATE,
+      "member.invitedBy": NO_ID,
+      "member.publicKey": NO_PUBLIC_KEY,
+      "member.sealedKey": NO_OBJECT,
+      "member.sealedKey.epoch": [undefined, ...NO_EPOCH],
+      "member.sealedKey.sealed": [undefined, ...NO_SEALED],
+      ...CALL_OPTIONS,
     },
     closed: ["member", "member.sealedKey", "options"],
   },
@@ -202,7 +379,10 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: false,
     call: (s, a) => s.members.get(...(a as Args<Members["get"]>)),
     good: (w) => [w.room, w.guest],
-    misses: (w) => [[w.newRoom, w.guest], [w.room, w.newEndpoint]],
+    misses: (w) => [
+      [w.newRoom, w.guest],
+      [w.room, w.newEndpoint],
+    ],
     bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS },
     closed: PLAIN,
   },
@@ -211,7 +391,10 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: true,
     call: (s, a) => s.members.join(...(a as Args<Members["join"]>)),
     good: (w) => [w.room, w.guest],
-    misses: (w) => [[w.newRoom, w.guest], [w.room, w.newEndpoint]],
+    misses: (w) => [
+      [w.newRoom, w.guest],
+      [w.room, w.newEndpoint],
+    ],
     bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS },
     closed: PLAIN,
   },
@@ -220,7 +403,10 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: true,
     call: (s, a) => s.members.remove(...(a as Args<Members["remove"]>)),
     good: (w) => [w.room, w.guest],
-    misses: (w) => [[w.newRoom, w.guest], [w.room, w.newEndpoint]],
+    misses: (w) => [
+      [w.newRoom, w.guest],
+      [w.room, w.newEndpoint],
+    ],
     bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS },
     closed: PLAIN,
   },
@@ -246,9 +432,16 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: true,
     call: (s, a) => s.roomKeys.put(...(a as Args<RoomKeys["put"]>)),
     good: (w) => [w.room, w.keyless, 1, bytes("put")],
-    misses: (w) => [[w.newRoom, w.guest, 1, bytes("s")], [w.room, w.newEndpoint, 1, bytes("s")]],
+    misses: (w) => [
+      [w.newRoom, w.guest, 1, bytes("s")],
+      [w.room, w.newEndpoint, 1, bytes("s")],
+    ],
     bad: {
-      roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], epoch: [undefined, ...NO_EPOCH], sealed: [undefined, ...NO_SEALED], ...CALL_OPTIONS,
+      roomId: [undefined, ...NO_ID],
+      endpoint: [undefined, ...NO_ID],
+      epoch: [undefined, ...NO_EPOCH],
+      sealed: [undefined, ...NO_SEALED],
+      ...CALL_OPTIONS,
     },
     closed: PLAIN,
   },
@@ -257,8 +450,16 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: false,
     call: (s, a) => s.roomKeys.get(...(a as Args<RoomKeys["get"]>)),
     good: (w) => [w.room, w.guest, 1],
-    misses: (w) => [[w.newRoom, w.guest], [w.newRoom, w.guest, 1], [w.room, w.newEndpoint], [w.room, w.newEndpoint, 1], [w.room, w.guest, 2],
-      [w.room, w.keyless], [w.room, w.keyless, 1], [w.room, w.guest, 2 ** 31 - 1]],
+    misses: (w) => [
+      [w.newRoom, w.guest],
+      [w.newRoom, w.guest, 1],
+      [w.room, w.newEndpoint],
+      [w.room, w.newEndpoint, 1],
+      [w.room, w.guest, 2],
+      [w.room, w.keyless],
+      [w.room, w.keyless, 1],
+      [w.room, w.guest, 2 ** 31 - 1],
+    ],
     bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], epoch: NO_EPOCH, ...CALL_OPTIONS },
     closed: PLAIN,
   },
@@ -267,7 +468,10 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: false,
     call: (s, a) => s.roomKeys.list(...(a as Args<RoomKeys["list"]>)),
     good: (w) => [w.room, w.guest],
-    misses: (w) => [[w.newRoom, w.guest], [w.room, w.newEndpoint]],
+    misses: (w) => [
+      [w.newRoom, w.guest],
+      [w.room, w.newEndpoint],
+    ],
     bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS },
     closed: PLAIN,
   },
@@ -278,10 +482,14 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     good: (w) => [w.room, sealedFor(2, [w.owner, w.guest, w.keyless]), { expectedEpoch: 1 }],
     misses: (w) => [[w.newRoom, sealedFor(1, [w.owner]), { expectedEpoch: 0 }]],
     bad: {
-      roomId: [undefined, ...NO_ID], sealed: NO_MAP, options: [undefined, ...NO_OBJECT],
+      roomId: [undefined, ...NO_ID],
+      sealed: NO_MAP,
+      options: [undefined, ...NO_OBJECT],
       // Epoch 0 is expected of a room that has no key yet.
       "options.expectedEpoch": [undefined, ...NO_EPOCH.filter((epoch) => epoch !== 0)],
-      "options.ifRevision": NO_REVISION, "options.timeoutMs": NO_TIMEOUT, "options.signal": NO_SIGNAL,
+      "options.ifRevision": NO_REVISION,
+      "options.timeoutMs": NO_TIMEOUT,
+      "options.signal": NO_SIGNAL,
     },
     closed: PLAIN,
   },
@@ -291,8 +499,12 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     call: (s, a) => s.users.add(...(a as Args<Users["add"]>)),
     good: (w) => [{ key: w.newKey, role: "admin", name: "n", expiresAt: new Date("2999-01-01T00:00:00Z") }],
     bad: {
-      user: [undefined, ...NO_OBJECT], "user.key": [undefined, ...NO_KEY], "user.role": NO_ROLE, "user.name": NO_NAME,
-      "user.expiresAt": [null, ...NO_DATE], ...CALL_OPTIONS,
+      user: [undefined, ...NO_OBJECT],
+      "user.key": [undefined, ...NO_KEY],
+      "user.role": NO_ROLE,
+      "user.name": NO_NAME,
+      "user.expiresAt": [null, ...NO_DATE],
+      ...CALL_OPTIONS,
     },
     closed: ["user", "options"],
   },
@@ -318,9 +530,18 @@ export const METHODS: Readonly<Record<MethodName, Method>> = {
     writes: true,
     call: (s, a) => s.users.update(...(a as Args<Users["update"]>)),
     good: (w) => [w.member, { role: "admin", name: "changed", expiresAt: new Date("2999-01-01T00:00:00Z") }],
-    misses: (w) => [[w.newKey, { name: "x" }], [w.newKey, {}], [w.newKey, { role: "member" }], [w.newKey, { name: "x" }, { ifRevision: "r" }]],
+    misses: (w) => [
+      [w.newKey, { name: "x" }],
+      [w.newKey, {}],
+      [w.newKey, { role: "member" }],
+      [w.newKey, { name: "x" }, { ifRevision: "r" }],
+    ],
     bad: {
-      key: [undefined, ...NO_KEY], change: [undefined, ...NO_OBJECT], "change.role": NO_ROLE, "change.name": NO_NAME, "change.expiresAt": NO_DATE,
+      key: [undefined, ...NO_KEY],
+      change: [undefined, ...NO_OBJECT],
+      "change.role": NO_ROLE,
+      "change.name": NO_NAME,
+      "change.expiresAt": NO_DATE,
       ...CONDITIONAL,
     },
     closed: ["change", "options"],
@@ -421,7 +642,9 @@ export const CHECKS = {
   isMember: {
     parameters: ["roomId", "endpoint", "options"],
     good: (w: World): unknown[] => [w.room, w.owner],
-    bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS } as Readonly<Record<string, Bad>>,
+    bad: { roomId: [undefined, ...NO_ID], endpoint: [undefined, ...NO_ID], ...CALL_OPTIONS } as Readonly<
+      Record<string, Bad>
+    >,
     call: (s: Store, a: readonly unknown[]): Promise<boolean> => s.isMember(...(a as Args<Store["isMember"]>)),
   },
   hasAdmin: {

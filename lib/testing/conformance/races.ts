@@ -1,7 +1,18 @@
 import assert from "node:assert/strict";
 import { inspect } from "node:util";
 import {
-  alternating, byCodePoint, bytes, cases, encryptedRoom, oneWinner, refused, sameBytes, sealedFor, together, unique, settled,
+  alternating,
+  byCodePoint,
+  bytes,
+  cases,
+  encryptedRoom,
+  oneWinner,
+  refused,
+  sameBytes,
+  sealedFor,
+  together,
+  unique,
+  settled,
 } from "./case.js";
 import type { Store } from "../../store.js";
 
@@ -15,15 +26,24 @@ async function consistent(stores: readonly Store[], roomId: string, endpoints: r
       if (room !== undefined) {
         const owner = members.find((member) => member.endpoint === room.owner);
         assert.deepEqual([owner?.role, owner?.state], ["owner", "joined"], "the owner is a joined member");
-        assert.deepEqual(members.filter((member) => member.role === "owner").map((member) => member.endpoint), [room.owner], "one owner");
+        assert.deepEqual(
+          members.filter((member) => member.role === "owner").map((member) => member.endpoint),
+          [room.owner],
+          "one owner",
+        );
       }
       for (const endpoint of new Set([...endpoints, ...names])) {
         const indexed = (await store.rooms.listForEndpoint(endpoint)).some((each) => each.id === roomId);
         assert.equal(indexed, names.has(endpoint), `the index of ${endpoint}`);
         const memberships = (await store.members.listForEndpoint(endpoint)).filter((each) => each.roomId === roomId);
-        assert.deepEqual(memberships, members.filter((member) => member.endpoint === endpoint), `the membership of ${endpoint}`);
+        assert.deepEqual(
+          memberships,
+          members.filter((member) => member.endpoint === endpoint),
+          `the membership of ${endpoint}`,
+        );
         if (names.has(endpoint)) {
-          for (const key of await store.roomKeys.list(roomId, endpoint)) assert.ok(key.epoch <= (room?.epoch ?? 0), "no key of an epoch to come");
+          for (const key of await store.roomKeys.list(roomId, endpoint))
+            assert.ok(key.epoch <= (room?.epoch ?? 0), "no key of an epoch to come");
         } else {
           await refused("NOT_FOUND", () => store.roomKeys.list(roomId, endpoint));
         }
@@ -39,14 +59,23 @@ export const raceCases = cases("at once", {
     const owners = Array.from({ length: 10 }, () => unique("owner"));
     const room = oneWinner(
       await alternating(stores, 10, (each, i) =>
-        each.rooms.create({ id, owner: owners[i] ?? "", name: String(i), encrypted: true, sealedKey: bytes(`key ${String(i)}`) }),
+        each.rooms.create({
+          id,
+          owner: owners[i] ?? "",
+          name: String(i),
+          encrypted: true,
+          sealedKey: bytes(`key ${String(i)}`),
+        }),
       ),
       "ALREADY_EXISTS",
     );
     for (const each of stores) {
       await settled(async () => {
         assert.deepEqual(await each.rooms.get(id), room);
-        assert.deepEqual((await each.members.list(id)).map((member) => member.endpoint), [room.owner]);
+        assert.deepEqual(
+          (await each.members.list(id)).map((member) => member.endpoint),
+          [room.owner],
+        );
         sameBytes((await each.roomKeys.get(id, room.owner)).sealed, bytes(`key ${room.name}`), "the winner's key");
       });
     }
@@ -59,12 +88,20 @@ export const raceCases = cases("at once", {
     const endpoint = unique("guest");
     const member = oneWinner(
       await alternating(stores, 10, (each, i) =>
-        each.members.add(id, { endpoint, invitedBy: String(i), sealedKey: { epoch: 1, sealed: bytes(`key ${String(i)}`) } }),
+        each.members.add(id, {
+          endpoint,
+          invitedBy: String(i),
+          sealedKey: { epoch: 1, sealed: bytes(`key ${String(i)}`) },
+        }),
       ),
       "ALREADY_EXISTS",
     );
     assert.deepEqual(await store.members.get(id, endpoint), member);
-    sameBytes((await store.roomKeys.get(id, endpoint)).sealed, bytes(`key ${String(member.invitedBy)}`), "the winner's key");
+    sameBytes(
+      (await store.roomKeys.get(id, endpoint)).sealed,
+      bytes(`key ${String(member.invitedBy)}`),
+      "the winner's key",
+    );
     await consistent(stores, id, [owner, endpoint]);
   },
 
@@ -72,7 +109,9 @@ export const raceCases = cases("at once", {
     const stores = [store, await other()] as const;
     const key = unique("key");
     const user = oneWinner(
-      await alternating(stores, 10, (each, i) => each.users.add({ key: i % 2 === 0 ? key : key.toUpperCase(), name: String(i) })),
+      await alternating(stores, 10, (each, i) =>
+        each.users.add({ key: i % 2 === 0 ? key : key.toUpperCase(), name: String(i) }),
+      ),
       "ALREADY_EXISTS",
     );
     for (const each of stores) {
@@ -88,7 +127,8 @@ export const raceCases = cases("at once", {
     const endpoint = unique("guest");
     await store.members.add(id, { endpoint });
     const key = oneWinner(
-      await alternating(stores, 10, (each, i) => each.roomKeys.put(id, endpoint, 1, bytes(`key ${String(i)}`))), "ALREADY_EXISTS",
+      await alternating(stores, 10, (each, i) => each.roomKeys.put(id, endpoint, 1, bytes(`key ${String(i)}`))),
+      "ALREADY_EXISTS",
     );
     for (const each of stores) {
       await settled(async () => {
@@ -102,7 +142,8 @@ export const raceCases = cases("at once", {
     const { id } = await encryptedRoom(store);
     const { revision } = await store.rooms.get(id);
     const room = oneWinner(
-      await alternating(stores, 10, (each, i) => each.rooms.update(id, { name: String(i) }, { ifRevision: revision })), "CONFLICT",
+      await alternating(stores, 10, (each, i) => each.rooms.update(id, { name: String(i) }, { ifRevision: revision })),
+      "CONFLICT",
     );
     for (const each of stores) {
       await settled(async () => {
@@ -112,7 +153,10 @@ export const raceCases = cases("at once", {
     const key = unique("key");
     const first = await store.users.add({ key });
     const user = oneWinner(
-      await alternating(stores, 10, (each, i) => each.users.update(key, { name: String(i) }, { ifRevision: first.revision })), "CONFLICT",
+      await alternating(stores, 10, (each, i) =>
+        each.users.update(key, { name: String(i) }, { ifRevision: first.revision }),
+      ),
+      "CONFLICT",
     );
     for (const each of stores) {
       await settled(async () => {
@@ -130,11 +174,17 @@ export const raceCases = cases("at once", {
     assert.deepEqual(rooms.errors, []);
     assert.equal(new Set(rooms.values.map((room) => room.revision)).size, 8);
     const room = await store.rooms.get(id);
-    assert.ok(rooms.values.some((each) => each.revision === room.revision && each.name === room.name), "one of those acknowledged");
+    assert.ok(
+      rooms.values.some((each) => each.revision === room.revision && each.name === room.name),
+      "one of those acknowledged",
+    );
     const users = await alternating(stores, 8, (each, i) => each.users.update(key, { name: `name ${String(i)}` }));
     assert.deepEqual(users.errors, []);
     const user = await store.users.get(key);
-    assert.ok(users.values.some((each) => each.revision === user.revision && each.name === user.name), "one of those acknowledged");
+    assert.ok(
+      users.values.some((each) => each.revision === user.revision && each.name === user.name),
+      "one of those acknowledged",
+    );
   },
 
   "members added to one room at once are all there": async ({ store, other }) => {
@@ -147,10 +197,14 @@ export const raceCases = cases("at once", {
     assert.deepEqual(outcomes.errors, [], "contention is no error of the caller's");
     for (const each of stores) {
       await settled(async () => {
-        assert.deepEqual((await each.members.list(id)).map((member) => member.endpoint), [owner, ...endpoints].sort(byCodePoint));
+        assert.deepEqual(
+          (await each.members.list(id)).map((member) => member.endpoint),
+          [owner, ...endpoints].sort(byCodePoint),
+        );
       });
     }
-    for (const [i, endpoint] of endpoints.entries()) sameBytes((await store.roomKeys.get(id, endpoint)).sealed, bytes(String(i)), endpoint);
+    for (const [i, endpoint] of endpoints.entries())
+      sameBytes((await store.roomKeys.get(id, endpoint)).sealed, bytes(String(i)), endpoint);
     await consistent(stores, id, endpoints);
   },
 
@@ -172,7 +226,10 @@ export const raceCases = cases("at once", {
             const expected = bytes(`sealed ${String(epoch + 1)} ${endpoint} ${winner}`);
             sameBytes((await each.roomKeys.get(id, endpoint)).sealed, expected, "the winner's key");
             const keys = await each.roomKeys.list(id, endpoint);
-            assert.deepEqual(keys.map((key) => key.epoch), Array.from({ length: epoch + 1 }, (_, i) => i + 1));
+            assert.deepEqual(
+              keys.map((key) => key.epoch),
+              Array.from({ length: epoch + 1 }, (_, i) => i + 1),
+            );
             sameBytes(keys[epoch]?.sealed, expected, "the winner's key");
           }
         });
@@ -180,7 +237,10 @@ export const raceCases = cases("at once", {
     }
   },
 
-  "a rekey and a removal at once leave the removed one without a key and the room in debt": async ({ store, other }) => {
+  "a rekey and a removal at once leave the removed one without a key and the room in debt": async ({
+    store,
+    other,
+  }) => {
     const another = await other();
     for (let round = 0; round < 8; round++) {
       const guest = unique("guest");
@@ -220,7 +280,11 @@ export const raceCases = cases("at once", {
       await settled(async () => {
         const room = await another.rooms.get(id);
         assert.equal(room.epoch, rekeyed.status === "fulfilled" ? 2 : 1);
-        if (added.status === "fulfilled") assert.deepEqual((await store.roomKeys.list(id, guest)).map((key) => key.epoch), [1]);
+        if (added.status === "fulfilled")
+          assert.deepEqual(
+            (await store.roomKeys.list(id, guest)).map((key) => key.epoch),
+            [1],
+          );
         else await refused("NOT_FOUND", () => store.members.get(id, guest));
         assert.equal((await store.roomKeys.get(id, owner)).epoch, room.epoch);
       });
@@ -235,7 +299,8 @@ export const raceCases = cases("at once", {
       const guest = unique("guest");
       await store.members.add(id, { endpoint: guest });
       const outcomes = await together<unknown>([
-        () => store.roomKeys.put(id, guest, 1, bytes("late")), () => another.members.remove(id, guest),
+        () => store.roomKeys.put(id, guest, 1, bytes("late")),
+        () => another.members.remove(id, guest),
       ]);
       for (const error of outcomes.errors) assert.equal(error.code, "NOT_FOUND");
       await settled(async () => {
@@ -266,7 +331,10 @@ export const raceCases = cases("at once", {
     for (let round = 0; round < 8; round++) {
       const guest = unique("guest");
       const { id } = await encryptedRoom(store, guest);
-      const outcomes = await together<unknown>([() => store.members.join(id, guest), () => another.members.remove(id, guest)]);
+      const outcomes = await together<unknown>([
+        () => store.members.join(id, guest),
+        () => another.members.remove(id, guest),
+      ]);
       for (const error of outcomes.errors) assert.equal(error.code, "NOT_FOUND");
       assert.equal(await store.isMember(id, guest), false);
       assert.equal(await another.isMember(id, guest), false);
@@ -281,7 +349,8 @@ export const raceCases = cases("at once", {
       const { id, owner } = await encryptedRoom(store, guest);
       await store.members.join(id, guest);
       const [moved, removed] = await Promise.allSettled([
-        store.rooms.update(id, { owner: guest }).then(() => undefined), another.members.remove(id, guest),
+        store.rooms.update(id, { owner: guest }).then(() => undefined),
+        another.members.remove(id, guest),
       ]);
       assert.notEqual(moved.status, removed.status, "exactly one of the two can go on");
       if (moved.status === "rejected") await refused("NOT_FOUND", () => Promise.reject(moved.reason as Error));
@@ -300,7 +369,10 @@ export const raceCases = cases("at once", {
       const { id, owner } = await encryptedRoom(store, a, b);
       await store.members.join(id, a);
       await store.members.join(id, b);
-      const outcomes = await together([() => store.rooms.update(id, { owner: a }), () => another.rooms.update(id, { owner: b })]);
+      const outcomes = await together([
+        () => store.rooms.update(id, { owner: a }),
+        () => another.rooms.update(id, { owner: b }),
+      ]);
       assert.deepEqual(outcomes.errors, []);
       await consistent([store, another], id, [owner, a, b]);
     }
@@ -333,7 +405,10 @@ export const raceCases = cases("at once", {
       await store.rooms.create({ id, owner, encrypted: true, sealedKey: bytes("new") });
       assert.equal(await another.isMember(id, guest), false);
       await settled(async () => {
-        assert.deepEqual((await another.members.list(id)).map((member) => member.endpoint), [owner]);
+        assert.deepEqual(
+          (await another.members.list(id)).map((member) => member.endpoint),
+          [owner],
+        );
       });
       await consistent([store, another], id, [owner, guest]);
       await store.members.add(id, { endpoint: guest });
@@ -349,7 +424,8 @@ export const raceCases = cases("at once", {
       const guest = unique("guest");
       const { id, owner } = await encryptedRoom(store, guest);
       const outcomes = await together<unknown>([
-        () => store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1 }), () => another.rooms.delete(id),
+        () => store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1 }),
+        () => another.rooms.delete(id),
       ]);
       for (const error of outcomes.errors) assert.equal(error.code, "NOT_FOUND");
       await consistent([store, another], id, [owner, guest]);
@@ -382,9 +458,12 @@ export const raceCases = cases("at once", {
     const { id, owner } = await encryptedRoom(store);
     for (let round = 0; round < 3; round++) {
       const outcomes = await alternating<unknown>(stores, 12, (each, i) =>
-        i % 2 === 0 ? each.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes(String(i)) } }) : each.members.remove(id, endpoint),
+        i % 2 === 0
+          ? each.members.add(id, { endpoint, sealedKey: { epoch: 1, sealed: bytes(String(i)) } })
+          : each.members.remove(id, endpoint),
       );
-      for (const error of outcomes.errors) assert.ok(["ALREADY_EXISTS", "NOT_FOUND"].includes(error.code), `${error.code}: ${error.message}`);
+      for (const error of outcomes.errors)
+        assert.ok(["ALREADY_EXISTS", "NOT_FOUND"].includes(error.code), `${error.code}: ${error.message}`);
       await consistent(stores, id, [owner, endpoint]);
     }
   },
@@ -397,14 +476,23 @@ export const raceCases = cases("at once", {
     assert.deepEqual(outcomes.errors, []);
     for (const each of stores) {
       await settled(async () => {
-        assert.deepEqual((await each.rooms.listForEndpoint(endpoint)).map((room) => room.id), [...ids].sort(byCodePoint));
-        assert.deepEqual((await each.members.listForEndpoint(endpoint)).map((member) => member.roomId), [...ids].sort(byCodePoint));
+        assert.deepEqual(
+          (await each.rooms.listForEndpoint(endpoint)).map((room) => room.id),
+          [...ids].sort(byCodePoint),
+        );
+        assert.deepEqual(
+          (await each.members.listForEndpoint(endpoint)).map((member) => member.roomId),
+          [...ids].sort(byCodePoint),
+        );
       });
     }
     await together(ids.slice(0, 5).map((id) => () => store.members.remove(id, endpoint)));
     for (const each of stores) {
       await settled(async () => {
-        assert.deepEqual((await each.rooms.listForEndpoint(endpoint)).map((room) => room.id), ids.slice(5).sort(byCodePoint));
+        assert.deepEqual(
+          (await each.rooms.listForEndpoint(endpoint)).map((room) => room.id),
+          ids.slice(5).sort(byCodePoint),
+        );
       });
     }
   },
@@ -421,7 +509,10 @@ export const raceCases = cases("at once", {
       for (const each of [store, another]) {
         await settled(async () => {
           const user = await each.users.get(key);
-          assert.deepEqual([user.status, user.revokedAt === undefined], allowed ? ["active", true] : ["revoked", false]);
+          assert.deepEqual(
+            [user.status, user.revokedAt === undefined],
+            allowed ? ["active", true] : ["revoked", false],
+          );
         });
       }
     }
@@ -434,7 +525,9 @@ export const raceCases = cases("at once", {
       const key = unique("key");
       await store.users.add({ key });
       const outcomes = await together([
-        () => another.users.update(key, { name: "x" }), () => store.users.revoke(key), () => another.users.update(key, { role: "admin" }),
+        () => another.users.update(key, { name: "x" }),
+        () => store.users.revoke(key),
+        () => another.users.update(key, { role: "admin" }),
       ]);
       assert.deepEqual(outcomes.errors, []);
       assert.equal(await store.isAuthorized(key), false);
@@ -459,7 +552,9 @@ export const raceCases = cases("at once", {
       // Checks that run beside the removal answer either way; those that start after it must not allow.
       const beside = Promise.all(Array.from({ length: 5 }, () => second.isMember(id, guest)));
       await first.members.remove(id, guest);
-      const after = await Promise.all(Array.from({ length: 5 }, (_, i) => (i % 2 === 0 ? first : second).isMember(id, guest)));
+      const after = await Promise.all(
+        Array.from({ length: 5 }, (_, i) => (i % 2 === 0 ? first : second).isMember(id, guest)),
+      );
       assert.deepEqual(after, [false, false, false, false, false]);
       await beside;
       assert.equal(await second.isMember(id, owner), true);

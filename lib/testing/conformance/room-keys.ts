@@ -2,7 +2,18 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { inspect } from "node:util";
-import { byCodePoint, bytes, cases, encryptedRoom, refused, sameBytes, sealedFor, seen, unique, settled } from "./case.js";
+import {
+  byCodePoint,
+  bytes,
+  cases,
+  encryptedRoom,
+  refused,
+  sameBytes,
+  sealedFor,
+  seen,
+  unique,
+  settled,
+} from "./case.js";
 import type { Store } from "../../store.js";
 
 export const roomKeyCases = cases("room keys", {
@@ -10,11 +21,19 @@ export const roomKeyCases = cases("room keys", {
     const [alice, bob] = [unique("alice"), unique("bob")];
     const another = await other();
     const created = await store.rooms.create({
-      id: unique("room"), name: "ops", encrypted: true, owner: alice, ownerPublicKey: bytes("pk alice"), sealedKey: bytes("1 for alice"),
+      id: unique("room"),
+      name: "ops",
+      encrypted: true,
+      owner: alice,
+      ownerPublicKey: bytes("pk alice"),
+      sealedKey: bytes("1 for alice"),
     });
     const { id } = created;
     await store.members.add(id, {
-      endpoint: bob, invitedBy: alice, publicKey: bytes("pk bob"), sealedKey: { epoch: 1, sealed: bytes("1 for bob") },
+      endpoint: bob,
+      invitedBy: alice,
+      publicKey: bytes("pk bob"),
+      sealedKey: { epoch: 1, sealed: bytes("1 for bob") },
     });
     await another.members.join(id, bob);
     await settled(async () => {
@@ -24,15 +43,29 @@ export const roomKeyCases = cases("room keys", {
       sameBytes((await another.roomKeys.get(id, alice, 1)).sealed, bytes("1 for alice"), "the owner's key");
     });
     const rekeyed = await another.roomKeys.rekey(
-      id, new Map([[alice, bytes("2 for alice")], [bob, bytes("2 for bob")]]), { expectedEpoch: 1 },
+      id,
+      new Map([
+        [alice, bytes("2 for alice")],
+        [bob, bytes("2 for bob")],
+      ]),
+      { expectedEpoch: 1 },
     );
     assert.equal(rekeyed.epoch, 2);
     await settled(async () => {
       assert.deepEqual(await store.rooms.get(id), rekeyed);
     });
-    for (const [endpoint, name] of [[alice, "alice"], [bob, "bob"]] as const) {
+    for (const [endpoint, name] of [
+      [alice, "alice"],
+      [bob, "bob"],
+    ] as const) {
       const keys = await store.roomKeys.list(id, endpoint);
-      assert.deepEqual(keys.map((key) => [key.roomId, key.endpoint, key.epoch]), [[id, endpoint, 1], [id, endpoint, 2]]);
+      assert.deepEqual(
+        keys.map((key) => [key.roomId, key.endpoint, key.epoch]),
+        [
+          [id, endpoint, 1],
+          [id, endpoint, 2],
+        ],
+      );
       for (const [i, key] of keys.entries()) {
         sameBytes(key.sealed, bytes(`${String(i + 1)} for ${name}`), `key ${String(i + 1)}`);
         await settled(async () => {
@@ -41,12 +74,18 @@ export const roomKeyCases = cases("room keys", {
       }
       assert.deepEqual(await store.roomKeys.get(id, endpoint), keys[1]);
     }
-    assert.deepEqual((await store.rooms.listForEndpoint(bob)).map((room) => room.name), ["ops"]);
+    assert.deepEqual(
+      (await store.rooms.listForEndpoint(bob)).map((room) => room.name),
+      ["ops"],
+    );
     await store.rooms.update(id, { owner: bob });
     await store.members.remove(id, alice);
     await store.roomKeys.rekey(id, new Map([[bob, bytes("3 for bob")]]), { expectedEpoch: 2 });
     await settled(async () => {
-      assert.deepEqual((await another.roomKeys.list(id, bob)).map((key) => key.epoch), [1, 2, 3]);
+      assert.deepEqual(
+        (await another.roomKeys.list(id, bob)).map((key) => key.epoch),
+        [1, 2, 3],
+      );
     });
     await another.rooms.delete(id);
     await settled(async () => {
@@ -57,13 +96,24 @@ export const roomKeyCases = cases("room keys", {
   "without an epoch it is the highest that the endpoint holds, by number": async ({ store }) => {
     const late = unique("late");
     const { id, owner } = await encryptedRoom(store);
-    for (let epoch = 1; epoch < 12; epoch++) await store.roomKeys.rekey(id, sealedFor(epoch + 1, [owner]), { expectedEpoch: epoch });
+    for (let epoch = 1; epoch < 12; epoch++)
+      await store.roomKeys.rekey(id, sealedFor(epoch + 1, [owner]), { expectedEpoch: epoch });
     assert.equal((await store.roomKeys.get(id, owner)).epoch, 12);
-    assert.deepEqual((await store.roomKeys.list(id, owner)).map((key) => key.epoch), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    assert.deepEqual(
+      (await store.roomKeys.list(id, owner)).map((key) => key.epoch),
+      [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    );
     await store.members.add(id, { endpoint: late });
     for (const epoch of [9, 2, 11, 10]) await store.roomKeys.put(id, late, epoch, bytes(`late ${String(epoch)}`));
-    assert.equal((await store.roomKeys.get(id, late)).epoch, 11, "lower than the room's, which shows that it lacks one");
-    assert.deepEqual((await store.roomKeys.list(id, late)).map((key) => key.epoch), [2, 9, 10, 11]);
+    assert.equal(
+      (await store.roomKeys.get(id, late)).epoch,
+      11,
+      "lower than the room's, which shows that it lacks one",
+    );
+    assert.deepEqual(
+      (await store.roomKeys.list(id, late)).map((key) => key.epoch),
+      [2, 9, 10, 11],
+    );
     sameBytes((await store.roomKeys.get(id, late, 9)).sealed, bytes("late 9"), "epoch 9");
     await refused("NOT_FOUND", () => store.roomKeys.get(id, late, 12));
     await refused("NOT_FOUND", () => store.roomKeys.get(id, late, 1));
@@ -81,7 +131,11 @@ export const roomKeyCases = cases("room keys", {
       assert.deepEqual(await (await other()).roomKeys.get(id, guest), key);
     });
     const after = await seen(store, id);
-    assert.deepEqual([after.room, after.members], [before.room, before.members], "a key is a field of neither room nor member");
+    assert.deepEqual(
+      [after.room, after.members],
+      [before.room, before.members],
+      "a key is a field of neither room nor member",
+    );
   },
 
   "put is refused for a stranger, an epoch to come and a key that is there": async ({ store }) => {
@@ -90,11 +144,19 @@ export const roomKeyCases = cases("room keys", {
     const before = await seen(store, id);
     await refused("NOT_FOUND", () => store.roomKeys.put(unique("room"), guest, 1, bytes("x")), "no room");
     await refused("NOT_FOUND", () => store.roomKeys.put(id, unique("stranger"), 1, bytes("x")), "no member");
-    await refused("NOT_FOUND", () => store.roomKeys.put(id, unique("stranger"), 9, bytes("x")), "no member comes before the epoch");
+    await refused(
+      "NOT_FOUND",
+      () => store.roomKeys.put(id, unique("stranger"), 9, bytes("x")),
+      "no member comes before the epoch",
+    );
     await refused("CONFLICT", () => store.roomKeys.put(id, guest, 2, bytes("x")), "an epoch to come");
     await refused("CONFLICT", () => store.roomKeys.put(id, guest, 2 ** 31 - 1, bytes("x")), "the last epoch of all");
     await refused("ALREADY_EXISTS", () => store.roomKeys.put(id, guest, 1, bytes("x")), "there already");
-    await refused("ALREADY_EXISTS", () => store.roomKeys.put(id, guest, 1, bytes(`sealed 1 ${guest}`)), "there already, even the same");
+    await refused(
+      "ALREADY_EXISTS",
+      () => store.roomKeys.put(id, guest, 1, bytes(`sealed 1 ${guest}`)),
+      "there already, even the same",
+    );
     await refused("ALREADY_EXISTS", () => store.roomKeys.put(id, owner, 1, bytes("x")), "the owner's");
     assert.deepEqual(await seen(store, id), before);
   },
@@ -127,7 +189,10 @@ export const roomKeyCases = cases("room keys", {
         assert.deepEqual(await each.rooms.get(id), room);
         assert.deepEqual(await each.members.list(id), members, "members stay as they were");
         for (const endpoint of all) {
-          assert.deepEqual((await each.roomKeys.list(id, endpoint)).map((key) => key.epoch), endpoint === keyless ? [2] : [1, 2]);
+          assert.deepEqual(
+            (await each.roomKeys.list(id, endpoint)).map((key) => key.epoch),
+            endpoint === keyless ? [2] : [1, 2],
+          );
           sameBytes((await each.roomKeys.get(id, endpoint)).sealed, bytes(`sealed 2 ${endpoint} `), endpoint);
         }
       });
@@ -139,7 +204,8 @@ export const roomKeyCases = cases("room keys", {
     const { id, owner } = await encryptedRoom(store, a, b);
     const before = await seen(store, id);
     const attempt = async (endpoints: readonly string[]): Promise<unknown> =>
-      (await refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, endpoints), { expectedEpoch: 1 }))).details;
+      (await refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, endpoints), { expectedEpoch: 1 })))
+        .details;
     const sorted = (...endpoints: string[]): string[] => endpoints.sort(byCodePoint);
     const facts = async (endpoints: readonly string[]): Promise<{ missing: string[]; extra: string[] }> => {
       const details = (await attempt(endpoints)) as { missing?: unknown; extra?: unknown } | undefined;
@@ -175,17 +241,27 @@ export const roomKeyCases = cases("room keys", {
     const { revision } = await store.rooms.get(id);
     await store.members.add(id, { endpoint: guest });
     const before = await seen(store, id);
-    await refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1, ifRevision: revision }));
+    await refused("CONFLICT", () =>
+      store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1, ifRevision: revision }),
+    );
     assert.deepEqual(await seen(store, id), before);
     const now = before.room.revision;
-    assert.equal((await store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1, ifRevision: now })).epoch, 2);
+    assert.equal(
+      (await store.roomKeys.rekey(id, sealedFor(2, [owner, guest]), { expectedEpoch: 1, ifRevision: now })).epoch,
+      2,
+    );
   },
 
-  "who was removed before a rekey holds no key of its epoch, and who was removed is not missing": async ({ store, other }) => {
+  "who was removed before a rekey holds no key of its epoch, and who was removed is not missing": async ({
+    store,
+    other,
+  }) => {
     const [a, b] = [unique("a"), unique("b")];
     const { id, owner } = await encryptedRoom(store, a, b);
     await store.members.remove(id, a);
-    const error = await refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, [owner, a, b]), { expectedEpoch: 1 }));
+    const error = await refused("CONFLICT", () =>
+      store.roomKeys.rekey(id, sealedFor(2, [owner, a, b]), { expectedEpoch: 1 }),
+    );
     assert.deepEqual(error.details?.["extra"], [a]);
     await store.roomKeys.rekey(id, sealedFor(2, [owner, b]), { expectedEpoch: 1 });
     for (const each of [store, await other()]) {
@@ -223,15 +299,30 @@ export const roomKeyCases = cases("room keys", {
     const owner = unique("owner");
     const large = new Uint8Array(randomBytes(64 * 1024));
     const { id } = await store.rooms.create({ id: unique("room"), owner, encrypted: true, sealedKey: large });
-    await store.members.add(id, { endpoint: guest, publicKey: new Uint8Array(1024).fill(255), sealedKey: { epoch: 1, sealed: Uint8Array.of(0) } });
+    await store.members.add(id, {
+      endpoint: guest,
+      publicKey: new Uint8Array(1024).fill(255),
+      sealedKey: { epoch: 1, sealed: Uint8Array.of(0) },
+    });
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
-    await store.roomKeys.rekey(id, new Map([[owner, every], [guest, large]]), { expectedEpoch: 1 });
+    await store.roomKeys.rekey(
+      id,
+      new Map([
+        [owner, every],
+        [guest, large],
+      ]),
+      { expectedEpoch: 1 },
+    );
     const check = async (each: Store): Promise<void> => {
       sameBytes((await each.roomKeys.get(id, owner, 1)).sealed, large, "64 KiB");
       sameBytes((await each.roomKeys.get(id, guest, 1)).sealed, Uint8Array.of(0), "one byte");
       sameBytes((await each.roomKeys.get(id, owner, 2)).sealed, every, "every byte");
       sameBytes((await each.roomKeys.get(id, guest, 2)).sealed, large, "64 KiB");
-      sameBytes((await each.members.get(id, guest)).publicKey, new Uint8Array(1024).fill(255), "public key of 1024 bytes");
+      sameBytes(
+        (await each.members.get(id, guest)).publicKey,
+        new Uint8Array(1024).fill(255),
+        "public key of 1024 bytes",
+      );
     };
     await check(store);
     await check(await reopened());
@@ -250,7 +341,13 @@ export const roomKeyCases = cases("room keys", {
     const secret = "TOPSECRET-CIPHERTEXT";
     const sealed = bytes(secret);
     const buffer = Buffer.from(secret);
-    const forms = [secret, buffer.toString("base64"), buffer.toString("base64url"), buffer.toString("hex"), [...sealed].join(",")];
+    const forms = [
+      secret,
+      buffer.toString("base64"),
+      buffer.toString("base64url"),
+      buffer.toString("hex"),
+      [...sealed].join(","),
+    ];
     const guest = unique("guest");
     const { id, owner } = await encryptedRoom(store, guest);
     const attempts: readonly (() => Promise<unknown>)[] = [
@@ -259,8 +356,24 @@ export const roomKeyCases = cases("room keys", {
       () => store.roomKeys.put(id, unique("nobody"), 1, sealed),
       () => store.roomKeys.put("", guest, 1, sealed),
       () => store.roomKeys.rekey(id, new Map([[owner, sealed]]), { expectedEpoch: 1 }),
-      () => store.roomKeys.rekey(id, new Map([[owner, sealed], [guest, sealed]]), { expectedEpoch: 5 }),
-      () => store.roomKeys.rekey(id, new Map([[owner, sealed], [guest, new Uint8Array(0)]]), { expectedEpoch: 1 }),
+      () =>
+        store.roomKeys.rekey(
+          id,
+          new Map([
+            [owner, sealed],
+            [guest, sealed],
+          ]),
+          { expectedEpoch: 5 },
+        ),
+      () =>
+        store.roomKeys.rekey(
+          id,
+          new Map([
+            [owner, sealed],
+            [guest, new Uint8Array(0)],
+          ]),
+          { expectedEpoch: 1 },
+        ),
       () => store.members.add(id, { endpoint: guest, sealedKey: { epoch: 1, sealed } }),
       () => store.members.add(id, { endpoint: unique("g"), sealedKey: { epoch: 3, sealed } }),
       () => store.rooms.create({ id, owner, encrypted: true, sealedKey: sealed }),

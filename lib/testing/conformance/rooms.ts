@@ -1,5 +1,19 @@
 import assert from "node:assert/strict";
-import { Revisions, bytes, cases, encryptedRoom, recent, refused, sameBytes, sealedFor, seen, sleep, text, unique, settled } from "./case.js";
+import {
+  Revisions,
+  bytes,
+  cases,
+  encryptedRoom,
+  recent,
+  refused,
+  sameBytes,
+  sealedFor,
+  seen,
+  sleep,
+  text,
+  unique,
+  settled,
+} from "./case.js";
 import type { Store } from "../../store.js";
 
 async function ids(store: Store, endpoint: string): Promise<string[]> {
@@ -11,7 +25,16 @@ export const roomCases = cases("rooms", {
     const owner = unique("owner");
     const room = await store.rooms.create({ id: unique("room"), owner });
     const { id, createdAt, revision } = room;
-    assert.deepEqual(room, { id, name: "", encrypted: false, owner, epoch: 0, rekeyRequired: false, createdAt, revision });
+    assert.deepEqual(room, {
+      id,
+      name: "",
+      encrypted: false,
+      owner,
+      epoch: 0,
+      rekeyRequired: false,
+      createdAt,
+      revision,
+    });
     recent(createdAt, "createdAt");
     text(revision);
     assert.deepEqual(await store.rooms.get(id), room);
@@ -19,7 +42,14 @@ export const roomCases = cases("rooms", {
     const { since } = member;
     recent(since, "since");
     text(member.revision);
-    assert.deepEqual(member, { roomId: id, endpoint: owner, role: "owner", state: "joined", since, revision: member.revision });
+    assert.deepEqual(member, {
+      roomId: id,
+      endpoint: owner,
+      role: "owner",
+      state: "joined",
+      since,
+      revision: member.revision,
+    });
     assert.deepEqual(await store.members.list(id), [member]);
     assert.deepEqual(await store.rooms.listForEndpoint(owner), [room]);
     assert.deepEqual(await store.roomKeys.list(id, owner), []);
@@ -29,7 +59,12 @@ export const roomCases = cases("rooms", {
     const owner = unique("owner");
     const sealedKey = bytes("sealed");
     const room = await store.rooms.create({
-      id: unique("room"), name: "Ops ✓", encrypted: true, owner, ownerPublicKey: bytes("pk"), sealedKey,
+      id: unique("room"),
+      name: "Ops ✓",
+      encrypted: true,
+      owner,
+      ownerPublicKey: bytes("pk"),
+      sealedKey,
     });
     assert.equal(room.epoch, 1);
     assert.equal(room.encrypted, true);
@@ -85,7 +120,9 @@ export const roomCases = cases("rooms", {
     const owner = unique("intruder");
     await refused("ALREADY_EXISTS", () => store.rooms.create({ id, owner, name: "mine" }));
     await refused("ALREADY_EXISTS", () => store.rooms.create({ id, owner, encrypted: true, sealedKey: bytes("mine") }));
-    await refused("ALREADY_EXISTS", () => store.rooms.create({ id, owner: guest, encrypted: true, sealedKey: bytes("mine") }));
+    await refused("ALREADY_EXISTS", () =>
+      store.rooms.create({ id, owner: guest, encrypted: true, sealedKey: bytes("mine") }),
+    );
     assert.deepEqual(await seen(store, id), before);
     assert.deepEqual(await store.rooms.listForEndpoint(owner), []);
     await refused("NOT_FOUND", () => store.members.get(id, owner));
@@ -110,7 +147,11 @@ export const roomCases = cases("rooms", {
     const first = await store.rooms.get(id);
     const second = await store.rooms.update(id, { name: "two" }, { ifRevision: first.revision });
     await refused("CONFLICT", () => store.rooms.update(id, { name: "three" }, { ifRevision: first.revision }));
-    await refused("CONFLICT", () => store.rooms.update(id, { name: "two" }, { ifRevision: first.revision }), "a change of nothing");
+    await refused(
+      "CONFLICT",
+      () => store.rooms.update(id, { name: "two" }, { ifRevision: first.revision }),
+      "a change of nothing",
+    );
     await refused("CONFLICT", () => store.rooms.update(id, { name: "three" }, { ifRevision: "no such revision" }));
     assert.deepEqual(await store.rooms.get(id), second);
     // The membership is part of what a room's revision stands for.
@@ -137,7 +178,10 @@ export const roomCases = cases("rooms", {
     await store.members.remove(id, owner);
     assert.equal((await store.rooms.get(id)).rekeyRequired, true);
     assert.deepEqual(await store.rooms.listForEndpoint(owner), []);
-    assert.deepEqual((await store.members.list(id)).map((member) => member.endpoint), [guest]);
+    assert.deepEqual(
+      (await store.members.list(id)).map((member) => member.endpoint),
+      [guest],
+    );
   },
 
   "ownership does not move to an invited member or to nobody, and a name beside it stays": async ({ store }) => {
@@ -157,7 +201,8 @@ export const roomCases = cases("rooms", {
     const another = await other();
     assert.equal(await another.isMember(id, guest), true);
     await store.rooms.delete(id);
-    for (const each of [another, store]) for (const endpoint of [guest, owner]) assert.equal(await each.isMember(id, endpoint), false);
+    for (const each of [another, store])
+      for (const endpoint of [guest, owner]) assert.equal(await each.isMember(id, endpoint), false);
     for (const each of [store, another]) {
       await settled(async () => {
         assert.equal(await each.isMember(id, guest), false);
@@ -190,17 +235,30 @@ export const roomCases = cases("rooms", {
     const newOwner = unique("owner");
     const room = await store.rooms.create({ id, encrypted: true, owner: newOwner, sealedKey: bytes("fresh") });
     assert.deepEqual(room, {
-      id, name: "", encrypted: true, owner: newOwner, epoch: 1, rekeyRequired: false, createdAt: room.createdAt, revision: room.revision,
+      id,
+      name: "",
+      encrypted: true,
+      owner: newOwner,
+      epoch: 1,
+      rekeyRequired: false,
+      createdAt: room.createdAt,
+      revision: room.revision,
     });
     assert.notEqual(room.revision, old.revision);
     for (const each of [store, await other()]) {
       await settled(async () => {
-        assert.deepEqual((await each.members.list(id)).map((member) => member.endpoint), [newOwner]);
+        assert.deepEqual(
+          (await each.members.list(id)).map((member) => member.endpoint),
+          [newOwner],
+        );
         assert.equal(await each.isMember(id, guest), false);
         assert.equal(await each.isMember(id, owner), false);
         assert.deepEqual(await each.rooms.listForEndpoint(guest), []);
         assert.deepEqual(await each.rooms.listForEndpoint(owner), []);
-        assert.deepEqual((await each.roomKeys.list(id, newOwner)).map((key) => key.epoch), [1]);
+        assert.deepEqual(
+          (await each.roomKeys.list(id, newOwner)).map((key) => key.epoch),
+          [1],
+        );
         await refused("NOT_FOUND", () => each.roomKeys.get(id, newOwner, 2));
       });
     }
@@ -212,7 +270,9 @@ export const roomCases = cases("rooms", {
   "a room deleted and made again with other properties is the new one for good": async ({ store }) => {
     const id = unique("room");
     const owner = unique("owner");
-    const revisions = new Revisions((await store.rooms.create({ id, owner, encrypted: true, sealedKey: bytes("a") })).revision);
+    const revisions = new Revisions(
+      (await store.rooms.create({ id, owner, encrypted: true, sealedKey: bytes("a") })).revision,
+    );
     for (let round = 0; round < 5; round++) {
       await store.rooms.delete(id);
       const encrypted = round % 2 === 1;
@@ -239,7 +299,10 @@ export const roomCases = cases("rooms", {
     for (const each of [store, await other()]) {
       await settled(async () => {
         const rooms = await each.rooms.listForEndpoint(endpoint);
-        assert.deepEqual(rooms.map((room) => room.id), expected);
+        assert.deepEqual(
+          rooms.map((room) => room.id),
+          expected,
+        );
         for (const room of rooms) assert.deepEqual(room, await each.rooms.get(room.id));
       });
     }
@@ -296,7 +359,10 @@ export const roomCases = cases("rooms", {
       ["update to what it is", async () => store.rooms.update(id, { owner: (await store.rooms.get(id)).owner })],
       ["a refused duplicate", () => refused("ALREADY_EXISTS", () => store.members.add(id, { endpoint: owner }))],
       ["a refused removal", () => refused("NOT_FOUND", () => store.members.remove(id, unique("nobody")))],
-      ["a refused rekey", () => refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, [owner]), { expectedEpoch: 77 }))],
+      [
+        "a refused rekey",
+        () => refused("CONFLICT", () => store.roomKeys.rekey(id, sealedFor(2, [owner]), { expectedEpoch: 77 })),
+      ],
     ];
     for (const [change, run] of changes) {
       await run();
@@ -310,7 +376,10 @@ export const roomCases = cases("rooms", {
     await store.roomKeys.put(id, second, 1, bytes("old"));
     revisions.kept(await room(), "put");
     await store.rooms.delete(id);
-    revisions.changed((await store.rooms.create({ id, owner, name: "a room", encrypted: true, sealedKey: bytes("x") })).revision, "created again");
+    revisions.changed(
+      (await store.rooms.create({ id, owner, name: "a room", encrypted: true, sealedKey: bytes("x") })).revision,
+      "created again",
+    );
   },
 
   "createdAt stays while the room lives": async ({ store }) => {

@@ -1,5 +1,17 @@
 import assert from "node:assert/strict";
-import { Revisions, aloneCases, alternating, cases, oneWinner, recent, refused, settled, sleep, together, unique } from "./case.js";
+import {
+  Revisions,
+  aloneCases,
+  alternating,
+  cases,
+  oneWinner,
+  recent,
+  refused,
+  settled,
+  sleep,
+  together,
+  unique,
+} from "./case.js";
 import type { Store } from "../../store.js";
 
 const soon = (ms: number): Date => new Date(Date.now() + ms);
@@ -42,9 +54,18 @@ export const userCases = [
       const key = unique("key");
       const expiresAt = new Date("2999-12-31T23:59:59.999Z");
       const user = await store.users.add({ key, role: "admin", name: "Ærø 🦄", expiresAt });
-      assert.deepEqual({ ...user, createdAt: 0, revision: "" }, {
-        key, role: "admin", status: "active", name: "Ærø 🦄", createdAt: 0, expiresAt, revision: "",
-      });
+      assert.deepEqual(
+        { ...user, createdAt: 0, revision: "" },
+        {
+          key,
+          role: "admin",
+          status: "active",
+          name: "Ærø 🦄",
+          createdAt: 0,
+          expiresAt,
+          revision: "",
+        },
+      );
       assert.deepEqual(await store.users.get(key), user);
       await allowed(store, key, "admin");
     },
@@ -174,7 +195,11 @@ export const userCases = [
       const first = await store.users.add({ key });
       const second = await store.users.update(key, { name: "two" }, { ifRevision: first.revision });
       await refused("CONFLICT", () => store.users.update(key, { name: "three" }, { ifRevision: first.revision }));
-      await refused("CONFLICT", () => store.users.update(key, { name: "two" }, { ifRevision: first.revision }), "a change of nothing");
+      await refused(
+        "CONFLICT",
+        () => store.users.update(key, { name: "two" }, { ifRevision: first.revision }),
+        "a change of nothing",
+      );
       await refused("CONFLICT", () => store.users.update(key, {}, { ifRevision: "no such revision" }));
       assert.deepEqual(await store.users.get(key), second);
       await store.users.revoke(key);
@@ -260,7 +285,10 @@ export const userCases = [
 
     "of ten first admins at once one wins and the others are told CONFLICT": async ({ store, other }) => {
       const stores = [store, await other()] as const;
-      const winner = oneWinner(await alternating(stores, 10, (each, i) => each.users.addFirstAdmin({ key: `k${String(i)}` })), "CONFLICT");
+      const winner = oneWinner(
+        await alternating(stores, 10, (each, i) => each.users.addFirstAdmin({ key: `k${String(i)}` })),
+        "CONFLICT",
+      );
       assert.deepEqual((await store.users.list()).items, [winner]);
       assert.equal(await store.hasAdmin(), true);
       await allowed(store, winner.key, "admin");
@@ -268,7 +296,10 @@ export const userCases = [
 
     "of ten first admins of one key at once one wins and the others are told CONFLICT": async ({ store, other }) => {
       const stores = [store, await other()] as const;
-      const winner = oneWinner(await alternating(stores, 10, (each, i) => each.users.addFirstAdmin({ key: "same", name: String(i) })), "CONFLICT");
+      const winner = oneWinner(
+        await alternating(stores, 10, (each, i) => each.users.addFirstAdmin({ key: "same", name: String(i) })),
+        "CONFLICT",
+      );
       assert.deepEqual((await store.users.list()).items, [winner]);
     },
 
@@ -333,7 +364,11 @@ export const userCases = [
       assert.equal(await store.hasAdmin(), true);
       await refused("CONFLICT", () => another.users.revoke("b"), "a revoked admin does not count");
       await refused("CONFLICT", () => store.users.update("b", { role: "member" }));
-      assert.equal((await store.users.update("a", { role: "member" })).role, "member", "a revoked admin can be demoted");
+      assert.equal(
+        (await store.users.update("a", { role: "member" })).role,
+        "member",
+        "a revoked admin can be demoted",
+      );
       await store.users.reinstate("a");
       await refused("CONFLICT", () => store.users.revoke("b"), "a member does not count");
       await store.users.update("m", { role: "admin" });
@@ -413,7 +448,10 @@ export const userCases = [
       await store.users.addFirstAdmin({ key: "a" });
       await store.users.add({ key: "b", role: "admin" });
       for (let round = 0; round < 10; round++) {
-        oneWinner(await together([() => store.users.revoke("a"), () => another.users.update("b", { role: "member" })]), "CONFLICT");
+        oneWinner(
+          await together([() => store.users.revoke("a"), () => another.users.update("b", { role: "member" })]),
+          "CONFLICT",
+        );
         assert.equal(await store.hasAdmin(), true);
         await store.users.reinstate("a");
         await store.users.update("b", { role: "admin" });
@@ -436,7 +474,10 @@ export const userCases = [
       const another = await other();
       for (const key of ["a", "b", "c"]) await store.users.add({ key, role: "admin" });
       const outcomes = await together([
-        () => store.users.revoke("a"), () => another.users.revoke("a"), () => store.users.revoke("a"), () => another.users.revoke("a"),
+        () => store.users.revoke("a"),
+        () => another.users.revoke("a"),
+        () => store.users.revoke("a"),
+        () => another.users.revoke("a"),
       ]);
       assert.equal(outcomes.errors.length, 0, "idempotent, also at once");
       assert.equal(new Set(outcomes.values.map((user) => user.revision)).size, 1, "one change");

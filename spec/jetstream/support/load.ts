@@ -33,7 +33,11 @@ export class Load {
   async goesOn(): Promise<void> {
     const { length } = this.#acknowledged;
     const { allows } = this;
-    await eventually(`${this.#name} goes on`, () => this.#acknowledged.length > length + 3 && this.allows > allows + 3, 60_000);
+    await eventually(
+      `${this.#name} goes on`,
+      () => this.#acknowledged.length > length + 3 && this.allows > allows + 3,
+      60_000,
+    );
   }
 
   /** Answers the keys of the users, who are members of the room too, that were acknowledged. */
@@ -56,7 +60,10 @@ export class Load {
       const known = this.#acknowledged[Math.floor(Math.random() * this.#acknowledged.length)];
       if (known !== undefined) {
         this.checks += 2;
-        const answers = await Promise.all([this.#store.isAuthorized(known), this.#store.isMember(`room-${this.#name}`, known)]);
+        const answers = await Promise.all([
+          this.#store.isAuthorized(known),
+          this.#store.isMember(`room-${this.#name}`, known),
+        ]);
         this.allows += answers.filter((allowed) => allowed).length;
       }
       await pause(5);

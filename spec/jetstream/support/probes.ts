@@ -50,10 +50,18 @@ export class Probes {
   /** Resolves when each check was answered so, begun at `time` or later. */
   async answer(allowed: boolean, since: number, withinMs = 15_000): Promise<void> {
     const missing = (): Check[] => {
-      const answered = new Set(this.since(since).filter((probe) => probe.allowed === allowed).map(({ check }) => check));
+      const answered = new Set(
+        this.since(since)
+          .filter((probe) => probe.allowed === allowed)
+          .map(({ check }) => check),
+      );
       return CHECKS.filter((check) => !answered.has(check));
     };
-    await eventually(allowed ? "every check allows" : "every check denies", () => missing().length === 0, withinMs).catch((error: unknown) => {
+    await eventually(
+      allowed ? "every check allows" : "every check denies",
+      () => missing().length === 0,
+      withinMs,
+    ).catch((error: unknown) => {
       throw new Error(`${String(error)}: not ${missing().join(", ")}`);
     });
   }

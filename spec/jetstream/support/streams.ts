@@ -12,7 +12,14 @@ export interface StreamInfo {
   readonly state: { readonly messages: number; readonly last_seq: number };
   readonly cluster: {
     readonly leader?: string;
-    readonly replicas?: readonly { readonly name: string; readonly current: boolean; readonly lag?: number; readonly offline?: boolean }[] | null;
+    readonly replicas?:
+      | readonly {
+          readonly name: string;
+          readonly current: boolean;
+          readonly lag?: number;
+          readonly offline?: boolean;
+        }[]
+      | null;
   };
 }
 

@@ -21,7 +21,12 @@ export class Child {
   errors = "";
   #heard: (() => void)[] = [];
 
-  constructor(code: string, args: readonly string[], wrapper: readonly string[] = [], nodeArgs: readonly string[] = []) {
+  constructor(
+    code: string,
+    args: readonly string[],
+    wrapper: readonly string[] = [],
+    nodeArgs: readonly string[] = [],
+  ) {
     const command = [...wrapper, process.execPath, ...nodeArgs, "--input-type=module", "-e", PRELUDE + code, ...args];
     this.process = spawn(command[0] ?? "", command.slice(1), { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
     this.process.stderr.setEncoding("utf8").on("data", (text: string) => (this.errors += text));

@@ -10,7 +10,9 @@ const dist = fileURLToPath(new URL("../../../dist", import.meta.url));
  * The built package with other numbers in the place of some of its constants, so that its limits can be met within the time
  * and the room that a spec has. What users get has no such way in.
  */
-export async function withLimits(limits: Readonly<Record<string, number>>): Promise<{ library: typeof library; dispose(): Promise<void> }> {
+export async function withLimits(
+  limits: Readonly<Record<string, number>>,
+): Promise<{ library: typeof library; dispose(): Promise<void> }> {
   const folder = await mkdtemp(join(tmpdir(), "unibus-limited-"));
   await cp(dist, folder, { recursive: true });
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));

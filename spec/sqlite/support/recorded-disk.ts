@@ -82,7 +82,8 @@ export class RecordedDisk {
 
   private constructor(folder: string) {
     this.#folder = folder;
-    for (const name of readdirSync(folder)) if (this.#isOurs(name)) this.#before.set(name, newFile(readFileSync(join(folder, name))));
+    for (const name of readdirSync(folder))
+      if (this.#isOurs(name)) this.#before.set(name, newFile(readFileSync(join(folder, name))));
     for (const [name, file] of this.#before) this.#now.set(name, file);
   }
 
@@ -131,7 +132,8 @@ export class RecordedDisk {
       plain.write = write;
       syncBuiltinESMExports();
     };
-    const of = (handle: object): { file: RecordedFile | "folder"; synced: boolean } | undefined => this.#handles.get(handle);
+    const of = (handle: object): { file: RecordedFile | "folder"; synced: boolean } | undefined =>
+      this.#handles.get(handle);
 
     fs.open = async (path, flags, mode) => {
       if (path === this.#folder) {
@@ -141,16 +143,20 @@ export class RecordedDisk {
       }
       const name = this.#nameOf(path);
       if (name === undefined) return open(path, flags, mode);
-      expect(flags === "w" || typeof flags === "number" || flags === "r", `opened with ${String(flags)}`).to.equal(true);
+      expect(flags === "w" || typeof flags === "number" || flags === "r", `opened with ${String(flags)}`).to.equal(
+        true,
+      );
       let file = this.#now.get(name);
       const step = flags === "w" ? this.#begin() : undefined;
-      if (step !== undefined && file !== undefined) file.writes.push(Object.assign(step, { position: 0, bytes: Buffer.alloc(0), synced: false, truncate: 0 }));
+      if (step !== undefined && file !== undefined)
+        file.writes.push(Object.assign(step, { position: 0, bytes: Buffer.alloc(0), synced: false, truncate: 0 }));
       else if (step !== undefined) {
         file = newFile(Buffer.alloc(0));
         this.#names.push(Object.assign(step, { from: undefined, to: name, file }));
         this.#now.set(name, file);
       }
-      const handle = step === undefined ? await open(path, flags, mode) : await this.#during(step, () => open(path, flags, mode));
+      const handle =
+        step === undefined ? await open(path, flags, mode) : await this.#during(step, () => open(path, flags, mode));
       if (file === undefined) throw new Error(`${name} was there and nobody knew`);
       const synced = typeof flags === "number" && (flags & constants.O_DSYNC) === constants.O_DSYNC;
       this.#handles.set(handle, { file, synced });
@@ -212,7 +218,12 @@ export class RecordedDisk {
         write(fd, bytes, offset, length, position, done);
         return;
       }
-      const step = Object.assign(begin(), { position, bytes: Buffer.from(bytes.subarray(offset, offset + length)), synced: found.synced, truncate: undefined });
+      const step = Object.assign(begin(), {
+        position,
+        bytes: Buffer.from(bytes.subarray(offset, offset + length)),
+        synced: found.synced,
+        truncate: undefined,
+      });
       found.file.writes.push(step);
       write(fd, bytes, offset, length, position, (error, taken) => {
         if (error === null) {
@@ -269,7 +280,10 @@ export class RecordedDisk {
     const names = readdirSync(this.#folder).filter((name) => this.#isOurs(name));
     expect([...recorded.keys()].sort()).to.deep.equal(names.sort());
     for (const [name, bytes] of recorded) {
-      expect(existsSync(join(this.#folder, name)) && readFileSync(join(this.#folder, name)).equals(bytes), `${name} is another than was recorded`).to.equal(true);
+      expect(
+        existsSync(join(this.#folder, name)) && readFileSync(join(this.#folder, name)).equals(bytes),
+        `${name} is another than was recorded`,
+      ).to.equal(true);
     }
   }
 }
@@ -292,8 +306,12 @@ function contentAt({ base, writes, syncs }: RecordedFile, moment: number, fate: 
     cache = Buffer.alloc(length);
     before.copy(cache, 0, 0, Math.min(before.length, length));
     bytes.copy(cache, position);
-    const durable = (write.synced && write.ended < moment) || syncs.some((sync) => sync.began > write.ended && sync.ended < moment);
-    const [from, to] = truncate === undefined ? [position, position + bytes.length] : [Math.min(length, before.length), Math.max(length, before.length)];
+    const durable =
+      (write.synced && write.ended < moment) || syncs.some((sync) => sync.began > write.ended && sync.ended < moment);
+    const [from, to] =
+      truncate === undefined
+        ? [position, position + bytes.length]
+        : [Math.min(length, before.length), Math.max(length, before.length)];
     for (let sector = Math.floor(from / SECTOR); sector * SECTOR < to; sector++) {
       const old = versions.get(sector) ?? [sectorOf(before, sector)];
       versions.set(sector, durable ? [sectorOf(cache, sector)] : [...old, sectorOf(cache, sector)]);
@@ -305,7 +323,12 @@ function contentAt({ base, writes, syncs }: RecordedFile, moment: number, fate: 
   cache.copy(result, 0, 0, Math.min(length, cache.length));
   for (const [sector, choices] of versions) {
     if (sector * SECTOR >= length) continue;
-    choices[fate.pick(choices.length, "data")]?.copy(result, sector * SECTOR, 0, Math.min(SECTOR, length - sector * SECTOR));
+    choices[fate.pick(choices.length, "data")]?.copy(
+      result,
+      sector * SECTOR,
+      0,
+      Math.min(SECTOR, length - sector * SECTOR),
+    );
   }
   return result;
 }
