@@ -1,27 +1,40 @@
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { createHash, randomUUID } from "node:crypto";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { brotliCompressSync, constants } from "node:zlib";
 import { defineConfig, type Options } from "tsup";
 
 type Plugin = NonNullable<Options["esbuildPlugins"]>[number];
-
-const dist = join(import.meta.dirname, "dist");
+type BuildPlugin = NonNullable<Options["plugins"]>[number];
 
 /** sql.js is passed on under its own terms. */
-async function addLicense(): Promise<void> {
-  const license = await readFile(join(import.meta.dirname, "node_modules/sql.js/LICENSE"), "utf8");
-  for (const name of ["sql-js.js", "sql-js.cjs"]) {
-    const file = join(dist, name);
-    const code = await readFile(file, "utf8");
-    await writeFile(
-      file,
-      `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${license.trim()}\n*/\n${code}`,
-    );
-  }
-}
+const license: BuildPlugin = {
+  name: "license",
+  async buildEnd({ writtenFiles }) {
+    const text = await readFile(join(import.meta.dirname, "node_modules/sql.js/LICENSE"), "utf8");
+    const head = `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${text.trim()}\n*/\n`;
+    for (const { name } of writtenFiles.filter(({ name }) => /^sql-js\.c?js$/.test(basename(name))))
+      await writeFile(name, head + (await readFile(name, "utf8")));
+  },
+};
 
-function compressed(bytes: Uint8Array): Buffer {
-  return brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS } });
+const cache = join(import.meta.dirname, "node_modules/.cache/unibus-membership");
+
+/** Most of a build was this, for bytes that hardly ever change: what they became is kept. */
+async function compressed(bytes: Uint8Array): Promise<Buffer> {
+  const digest = createHash("sha256").update(bytes).digest("hex");
+  const path = join(cache, `${digest}.${process.versions["brotli"] ?? ""}.br`);
+  const kept = await readFile(path).catch(() => undefined);
+  if (kept !== undefined) return kept;
+  const made = brotliCompressSync(bytes, {
+    params: { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS },
+  });
+  // A reader finds all of it or nothing.
+  const part = `${path}.${randomUUID()}`;
+  await mkdir(cache, { recursive: true });
+  await writeFile(part, made);
+  await rename(part, path);
+  return made;
 }
 
 /** sql.js's WebAssembly becomes part of the code: it is there wherever the code is, whatever bundled it. */
@@ -29,7 +42,7 @@ const inlineWasm: Plugin = {
   name: "inline-wasm",
   setup(build) {
     build.onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({
-      contents: compressed(await readFile(path)),
+      contents: await compressed(await readFile(path)),
       loader: "binary",
     }));
   },
@@ -117,7 +130,7 @@ const programs: Plugin = {
         plugins: [asModule],
       });
       if (file === undefined) throw new Error(`${path} became nothing`);
-      return { contents: compressed(file.contents), loader: "binary" };
+      return { contents: await compressed(file.contents), loader: "binary" };
     });
   },
 };
@@ -142,7 +155,7 @@ const ownFile: Plugin = {
  * no other way to load a module. In the ES modules the NATS client, which is CommonJS, is taken by its default export, which
  * is all of it: it is the only one that a bundle with several files gives.
  */
-const loadedLater: NonNullable<Options["plugins"]>[number] = {
+const loadedLater: BuildPlugin = {
   name: "loaded-later",
   renderChunk(code) {
     if (this.format === "esm")
@@ -171,11 +184,10 @@ export default defineConfig({
   // sql.js is part of the code, in the file that holds its license too. What remains external is what is imported.
   noExternal: ["sql.js"],
   esbuildPlugins: [inlineWasm, asModule, ownFile, programs],
-  plugins: [loadedLater],
+  plugins: [loadedLater, license],
   dts: {
     entry: { index: "lib/index.ts", testing: "lib/testing/index.ts" },
     // Store extends AsyncDisposable: a consumer's own `lib` need not name it.
     banner: '/// <reference lib="esnext.disposable" />',
   },
-  onSuccess: addLicense,
 });
