@@ -4,33 +4,51 @@
 
 import Mocha from "mocha";
 import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import Reporter from "../spec/support/reporter.js";
+import Reporter, { type FileReport } from "../spec/support/reporter.js";
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { test: { type: "string" }, bail: { type: "boolean", default: false } },
-});
-const [path = ""] = positionals;
-const isCI = process.env["CI"] !== undefined;
-const mocha = new Mocha({
-  reporter: Reporter,
-  timeout: 60_000,
-  slow: 2_000,
-  bail: values.bail,
-  // On CI a test that is left out would pass for one that passed.
-  forbidOnly: isCI,
-  forbidPending: isCI,
-});
+export const options = { test: { type: "string" }, bail: { type: "boolean", default: false } } as const;
 
-if (values.test !== undefined) mocha.fgrep(values.test);
+export interface SpecFileOptions {
+  readonly test?: string;
+  readonly bail: boolean;
+}
 
-const file = resolve(path);
-mocha.suite.emit(Mocha.Suite.constants.EVENT_FILE_PRE_REQUIRE, globalThis, file, mocha);
-await import(pathToFileURL(file).href);
-mocha.run((failures) => {
-  process.exitCode = failures === 0 ? 0 : 1;
+/** What the tests leave open keeps the process from ending: that is for the caller to see. */
+export async function runSpecFile(path: string, { test, bail }: SpecFileOptions): Promise<FileReport> {
+  const isCI = process.env["CI"] !== undefined;
+  let report: FileReport | undefined;
+  const mocha = new Mocha({
+    reporter: class extends Reporter {
+      protected override reported(found: FileReport): void {
+        report = found;
+      }
+    },
+    timeout: 60_000,
+    slow: 2_000,
+    bail,
+    // On CI a test that is left out would pass for one that passed.
+    forbidOnly: isCI,
+    forbidPending: isCI,
+  });
+  if (test !== undefined) mocha.fgrep(test);
+
+  const file = resolve(path);
+  mocha.suite.emit(Mocha.Suite.constants.EVENT_FILE_PRE_REQUIRE, globalThis, file, mocha);
+  await import(pathToFileURL(file).href);
+  const failures = await new Promise<number>((resolve) => mocha.run(resolve));
+  report ??= { passed: 0, failed: 0, conformance: {}, failures: [] };
+  // What mocha forbids fails without a test that did.
+  return failures > report.failed ? { ...report, failed: failures } : report;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values, positionals } = parseArgs({ allowPositionals: true, options });
+  const [path = ""] = positionals;
+  const report = await runSpecFile(path, values);
+  process.exitCode = report.failed === 0 ? 0 : 1;
+  process.send?.(report);
   // What this process still holds open after its last test is a leak, and keeps it from ending; the channel is not.
   if (process.connected) process.disconnect();
-});
+}

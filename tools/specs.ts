@@ -1,11 +1,15 @@
-// Runs the named specs, or all: each file in a process of its own, several files at a time, since most of what the specs
-// do is to wait for servers and disks. What a file prints is shown whole when it has ended.
+// npm run spec: runs the named specs, or all: each file in a process of its own, several files at a time, since most of what
+// the specs do is to wait for servers and disks. What a file prints is shown whole when it has ended. One file alone runs in
+// this process, without the time that another one takes to start.
 
 import { fork, type ChildProcess } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import type { Counts, FileReport } from "../spec/support/reporter.js";
+import { buildIfNeeded } from "./build-if-needed.js";
+import { options, runSpecFile, type SpecFileOptions } from "./spec-file.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -40,6 +44,11 @@ const LONGEST_FIRST = [
   /times/,
 ];
 
+/** These read more of the build than the ES modules: the CommonJS build, the declaration files, or the package as it is packed. */
+const WHOLE_BUILD = [/builds/, /errors/, /package/, /readme/, /matrix/, /sqlite\/lock\.spec/, /simulation/, /soak/];
+
+const DID_NOT_END = "Every test passed, but the process failed or did not end by itself.";
+
 function allSpecs(): string[] {
   const rank = (path: string): number => {
     const found = LONGEST_FIRST.findIndex((pattern) => pattern.test(path));
@@ -56,9 +65,10 @@ interface Totals extends Counts {
   readonly failures: string[];
 }
 
-async function runFile(file: string, running: Set<ChildProcess>): Promise<FileReport> {
+async function runFile(file: string, { test, bail }: SpecFileOptions, running: Set<ChildProcess>): Promise<FileReport> {
   const began = performance.now();
-  const child = fork(join(root, "tools/spec-file.ts"), [file], {
+  const args = [file, ...(test === undefined ? [] : ["--test", test]), ...(bail ? ["--bail"] : [])];
+  const child = fork(join(root, "tools/spec-file.ts"), args, {
     cwd: root,
     execArgv: ["--import", "tsx"],
     silent: true,
@@ -85,9 +95,29 @@ async function runFile(file: string, running: Set<ChildProcess>): Promise<FileRe
   console.log(`${file} took ${((performance.now() - began) / 1000).toFixed(1)} s`);
   const found = report ?? { passed: 0, failed: 0, conformance: {}, failures: [] };
   if (found.failed > 0 || (code === 0 && found.passed > 0)) return found;
-  const why =
-    found.passed === 0 ? "No test ran." : "Every test passed, but the process failed or did not end by itself.";
-  return { ...found, failed: 1, failures: [why] };
+  return { ...found, failed: 1, failures: [found.passed === 0 ? "No test ran." : DID_NOT_END] };
+}
+
+/** Prints the closing line when the process ends, which is when nothing that the tests opened is open any more. */
+async function runHere(file: string, options: SpecFileOptions): Promise<void> {
+  let report: Counts = { passed: 0, failed: 0 };
+  process.once("exit", (code) => {
+    const { passed, failed } = report;
+    const isLeft = failed === 0 && (code !== 0 || passed === 0);
+    if (isLeft) console.log(`FAILED ${file}\n${passed === 0 ? "No test ran." : DID_NOT_END}\n`);
+    const counts = { passed, failed: failed + Number(isLeft) };
+    console.log(`${file} took ${process.uptime().toFixed(1)} s`);
+    console.log(closingLine(counts));
+    process.exitCode = counts.failed === 0 ? 0 : 1;
+  });
+  try {
+    report = await runSpecFile(file, options);
+  } catch (error) {
+    // A file that cannot be loaded. The closing line still comes last.
+    console.error(error);
+  }
+  // It keeps nothing alive, so it fires only where something else does.
+  setTimeout(() => process.exit(1), EXIT_WITHIN_MS).unref();
 }
 
 function add(totals: Totals, file: string, report: FileReport): void {
@@ -108,7 +138,7 @@ function printTable(conformance: ReadonlyMap<string, Counts>): void {
 }
 
 /** Runs the files and prints everything but the closing line. */
-export async function runSpecs(named: readonly string[]): Promise<Counts> {
+export async function runSpecs(named: readonly string[], options: SpecFileOptions = { bail: false }): Promise<Counts> {
   const began = performance.now();
   const queue = named.length > 0 ? [...named] : allSpecs();
   const totals: Totals = { passed: 0, failed: 0, conformance: new Map(), failures: [] };
@@ -120,7 +150,7 @@ export async function runSpecs(named: readonly string[]): Promise<Counts> {
   process.once("SIGINT", stop).once("SIGTERM", stop);
   const lane = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift())
-      add(totals, file, await runFile(file, running));
+      add(totals, file, await runFile(file, options, running));
   };
   await Promise.all(Array.from({ length: LANES }, lane));
   process.removeListener("SIGINT", stop).removeListener("SIGTERM", stop);
@@ -134,8 +164,21 @@ export async function runSpecs(named: readonly string[]): Promise<Counts> {
 /** The last line of every run, alone. */
 export const closingLine = ({ passed, failed }: Counts): string => `${String(passed)} passed, ${String(failed)} failed`;
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const counts = await runSpecs(process.argv.slice(2));
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({ allowPositionals: true, options });
+  const [file, ...others] = positionals;
+  const isWhole = file === undefined || positionals.some((path) => WHOLE_BUILD.some((pattern) => pattern.test(path)));
+  if (!buildIfNeeded(isWhole ? "whole" : "code")) {
+    process.exitCode = 1;
+    return;
+  }
+  if (file !== undefined && others.length === 0) {
+    await runHere(file, values);
+    return;
+  }
+  const counts = await runSpecs(positionals, values);
   console.log(closingLine(counts));
   process.exitCode = counts.failed === 0 ? 0 : 1;
 }
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

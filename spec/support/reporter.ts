@@ -11,7 +11,7 @@ export interface Counts {
   failed: number;
 }
 
-/** What a file's process tells the one that started it. */
+/** What is told of one file's run. */
 export interface FileReport extends Counts {
   /** The same by target of the conformance suite. */
   readonly conformance: Readonly<Record<string, Counts>>;
@@ -19,8 +19,8 @@ export interface FileReport extends Counts {
   readonly failures: readonly string[];
 }
 
-/** mocha's own, and at the end the counts for the process that runs all files. */
-export default class Reporter extends Mocha.reporters.Spec {
+/** mocha's own, and at the end the counts for who ran the file. */
+export default abstract class Reporter extends Mocha.reporters.Spec {
   readonly #total: Counts = { passed: 0, failed: 0 };
   readonly #conformance: Record<string, Counts> = {};
   readonly #failures: string[] = [];
@@ -37,10 +37,11 @@ export default class Reporter extends Mocha.reporters.Spec {
     // A skipped test shows nothing, and must not pass for one that did.
     if (process.env["CI"] !== undefined) runner.on(EVENT_TEST_PENDING, (test) => this.#count(test, "failed"));
     runner.once(EVENT_RUN_END, () => {
-      const report: FileReport = { ...this.#total, conformance: this.#conformance, failures: this.#failures };
-      process.send?.(report);
+      this.reported({ ...this.#total, conformance: this.#conformance, failures: this.#failures });
     });
   }
+
+  protected abstract reported(report: FileReport): void;
 
   #count(test: Mocha.Runnable, outcome: keyof Counts): void {
     this.#total[outcome]++;
