@@ -6,15 +6,19 @@
 // BENCH_CHURN=100000 have joined and left the room, and so many rooms were deleted, beside which lists are measured.
 
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { connect, type KV, type NatsConnection as Client } from "nats";
 import { isAuthorized, openJetStream, type NatsConnection, type Store } from "../dist/index.js";
 import { startNatsCluster, type NatsCluster } from "../dist/testing.js";
 import { startEtcd } from "./etcd.js";
-import { fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
+import { check, fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
 import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./jetstream-support.js";
+// BENCH_KEEP=/some/folder keeps what was written, for the next run: a million records take a quarter of an hour.
 
+const KEEP = process.env["BENCH_KEEP"];
 const SIZES = (process.env["BENCH_USERS"] ?? "1000,10000,1000000").split(",").map(Number);
 const CHURN = Number(process.env["BENCH_CHURN"] ?? 100_000);
 const ROUNDS = 5;
@@ -526,6 +530,64 @@ async function plainBucket(client: Client): Promise<KV> {
   }
 }
 
+const START_MS = 300_000;
+
+/** A cluster with so many records: written now, or once into a folder that is kept, of which each run has a copy. */
+async function filledCluster(size: number): Promise<AsyncDisposable & { cluster: NatsCluster; took: string }> {
+  if (KEEP === undefined) {
+    const cluster = await startNatsCluster();
+    return {
+      cluster,
+      took: `written in ${await filledIn(cluster, size)} s`,
+      [Symbol.asyncDispose]: () => cluster.dispose(),
+    };
+  }
+  const kept = join(KEEP, String(size));
+  const note = join(kept, "written.txt");
+  if (!existsSync(note)) {
+    await rm(kept, { recursive: true, force: true });
+    await using cluster = await startNatsCluster({ stores: kept });
+    const took = await filledIn(cluster, size);
+    // Servers that are killed read everything when they start.
+    for (const node of cluster.nodes) {
+      if (node.pid !== undefined) process.kill(node.pid, "SIGTERM");
+      await node.exited();
+    }
+    await writeFile(note, took);
+  }
+  const copy = join(KEEP, `${String(size)}-in-use`);
+  // Of a run that was interrupted.
+  await rm(copy, { recursive: true, force: true });
+  await cp(kept, copy, { recursive: true });
+  const remove = (): Promise<void> => rm(copy, { recursive: true, force: true });
+  try {
+    const cluster = await startNatsCluster({ stores: copy, startTimeoutMs: START_MS });
+    return {
+      cluster,
+      took: `written in ${await readFile(note, "utf8")} s, and kept`,
+      [Symbol.asyncDispose]: async () => {
+        await cluster.dispose();
+        await remove();
+      },
+    };
+  } catch (error) {
+    await remove();
+    throw error;
+  }
+}
+
+async function filledIn(cluster: NatsCluster, size: number): Promise<string> {
+  const client = await connect({ servers: [...cluster.urls] });
+  try {
+    await plainBucket(client);
+    await using store = await openJetStream(client, 3, { opTimeoutMs });
+    await store.users.addFirstAdmin({ key: "root" });
+    return (await fill(client, store, size)).toFixed(0);
+  } finally {
+    await client.close();
+  }
+}
+
 /**
  * One server leads all buckets, and it is not the one that the client is connected to: a publish to a leader that is nearer than another
  * bucket's is no measure of what that other costs.
@@ -554,16 +616,16 @@ async function main(): Promise<void> {
   const report = new Report();
   const grown = new Map<string, number[]>();
   for (const size of SIZES) {
-    await using cluster = await startNatsCluster();
+    await using filled = await filledCluster(size);
+    const { cluster, took } = filled;
     const client = await connect({ servers: [...cluster.urls] });
     try {
       const kv = await plainBucket(client);
       const store = await openJetStream(client, 3, { opTimeoutMs });
-      await store.users.addFirstAdmin({ key: "root" });
-      const took = await fill(client, store, size);
+      await check(client, size);
       await leadTogether(client);
       report.say(
-        `\n${size.toLocaleString("en-US")} users and rooms (written in ${took.toFixed(0)} s), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`,
+        `\n${size.toLocaleString("en-US")} users and rooms (${took}), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`,
       );
       const setting: Setting = { report, client, cluster, kv, size };
       if (size >= 10_000) await checks(setting);

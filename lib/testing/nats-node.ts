@@ -57,6 +57,8 @@ export interface NodeSettings {
   /** Laid over the launcher's own settings, section by section. */
   config: NatsServerConfig;
   ports: { client: number; monitor: number };
+  /** Where JetStream's files are and stay. Default: in the node's own folder. */
+  store?: string;
   /** Health that a start waits for: in a cluster a node's own is all it can answer for. */
   health: string;
   timeoutMs: number;
@@ -97,7 +99,11 @@ export class NatsNode implements NatsServer {
         client_advertise: `127.0.0.1:${client}`,
         http: `127.0.0.1:${monitor}`,
         lame_duck_grace_period: "1s",
-        jetstream: { store_dir: join(node.directory, "jetstream"), max_memory_store: 2 ** 28, max_file_store: 2 ** 33 },
+        jetstream: {
+          store_dir: settings.store ?? join(node.directory, "jetstream"),
+          max_memory_store: 2 ** 28,
+          max_file_store: 2 ** 33,
+        },
       },
       settings.config,
     );

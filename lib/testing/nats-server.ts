@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { findNatsServer, type FindNatsServerOptions } from "./find-nats-server.js";
 import {
   freePorts,
@@ -23,6 +24,12 @@ export interface NatsServerOptions extends FindNatsServerOptions {
 export interface NatsClusterOptions extends NatsServerOptions {
   /** Default: 3. */
   size?: number;
+  /**
+   * A folder with JetStream's files of each node, which stay when the cluster is gone: a cluster of the same size that is given it
+   * again has what was stored. Nodes that were stopped by SIGTERM start much faster from it. Default: the nodes' own folders, which go
+   * with them.
+   */
+  stores?: string;
   /** `proxied` routes can be cut and slowed; `direct` ones, the default, are as fast as they get. */
   routes?: "direct" | "proxied";
 }
@@ -114,7 +121,9 @@ class Cluster implements NatsCluster {
     this.#timeoutMs = options.startTimeoutMs ?? DEFAULT_START_TIMEOUT_MS;
     const ports = await freePorts(size * 3);
     const clusterPorts = ports.splice(0, size);
-    const clusterName = `cluster-${clusterPorts.join("-")}`;
+    const { stores } = options;
+    // Peers know each other by name: one that has another name today is another peer.
+    const clusterName = stores === undefined ? `cluster-${clusterPorts.join("-")}` : "cluster-kept";
 
     const proxied = options.routes === "proxied";
     if (proxied) {
@@ -140,8 +149,9 @@ class Cluster implements NatsCluster {
       this.nodes.push(
         await NatsNode.prepare({
           program,
-          name: `nats-${index}-${client}`,
+          name: stores === undefined ? `nats-${index}-${client}` : `nats-${index}-kept`,
           config: { cluster, ...options.config },
+          ...(stores !== undefined && { store: join(stores, String(index)) }),
           ports: { client, monitor },
           health: "?js-enabled-only=true",
           timeoutMs: this.#timeoutMs,
