@@ -1,8 +1,8 @@
 import * as args from "./arguments.js";
 import type { Call } from "./call.js";
 import { StoreError } from "./errors.js";
-import { Retries } from "./jetstream/connection.js";
-import type { NatsConnection } from "./jetstream/connection.js";
+import type { NatsConnection } from "./jetstream/nats-connection.js";
+import { Retries } from "./jetstream/retries.js";
 import {
   JETSTREAM_OPTIONS,
   connectionInput,

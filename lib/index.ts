@@ -3,7 +3,7 @@ export type { SqliteOptions } from "./sqlite/open.js";
 export type { CheckpointResult } from "./sqlite/checkpoint.js";
 export { openJetStream } from "./jetstream/open.js";
 export type { JetStreamOptions, RolloutProgress } from "./jetstream/open.js";
-export type { NatsConnection } from "./jetstream/connection.js";
+export type { NatsConnection } from "./jetstream/nats-connection.js";
 export { openStore } from "./config.js";
 export type { NatsConnectOptions, StoreConfig } from "./config.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";

@@ -7,8 +7,10 @@
  */
 import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import { Retries, unavailable } from "./connection.js";
-import type { Ack, DirectMessage, Json, Link } from "./connection.js";
+import type { Ack, DirectMessage, Link } from "./connection.js";
+import { unavailable } from "./failures.js";
+import type { Json } from "./json.js";
+import { Retries } from "./retries.js";
 import { Continuity, moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 import { decode, intact } from "./entry.js";

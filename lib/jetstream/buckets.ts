@@ -2,8 +2,9 @@
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
 import type { Replicas } from "../store.js";
-import { Retries, asObject } from "./connection.js";
-import type { Json, Link } from "./connection.js";
+import type { Link } from "./connection.js";
+import { asObject, type Json } from "./json.js";
+import { Retries } from "./retries.js";
 import { FENCE, fenceOf } from "./store-state.js";
 import { raiseOf } from "./stream-settings.js";
 import type { Raise } from "./stream-settings.js";

@@ -2,101 +2,12 @@
  * Everything that is said to a NATS client, and everything that it answers, in one place and by shape: the classes of
  * `nats` 2.x and of `@nats-io/*` 3.x share neither prototypes nor error codes.
  */
-import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
-import { StoreError } from "../errors.js";
-
-/** The part of a message's headers that is read here. */
-export interface NatsHeaders {
-  get(name: string): string;
-  set(name: string, value: string): void;
-  readonly code: number;
-  readonly description: string;
-}
-
-export interface NatsMessage {
-  readonly data: Uint8Array;
-  readonly headers?: NatsHeaders;
-}
-
-/**
- * What is called on a NATS connection. A connection of `nats` 2.29 and one of `@nats-io/transport-node` 3.x are both
- * assignable.
- */
-export interface NatsConnection {
-  readonly info?: {
-    readonly version: string;
-    readonly jetstream?: boolean;
-    readonly server_name?: string;
-    readonly cluster?: string;
-  };
-  request(
-    subject: string,
-    payload?: Uint8Array | string,
-    options?: { timeout: number; headers?: NatsHeaders },
-  ): Promise<NatsMessage>;
-  requestMany(
-    subject: string,
-    payload?: Uint8Array | string,
-    options?: { strategy?: string; maxWait?: number; headers?: NatsHeaders },
-  ): Promise<AsyncIterable<NatsMessage>>;
-  isClosed(): boolean;
-  isDraining(): boolean;
-}
-
-/**
- * What a failed request tells. After `lost` the request may still have been carried out, and after `no-answers` too: the
- * client may not hear what is said to it. Nobody took what was `refused`.
- */
-export type Failure = "closed" | "lost" | "no-answers" | "no-responders" | "refused";
-
-/** Waiting does not open a closed connection, nor does it give a permission. */
-export function isFinal(failure: Failure): boolean {
-  return failure === "closed" || failure === "refused" || failure === "no-answers";
-}
-
-interface ErrorShape {
-  readonly name: string;
-  readonly code: string;
-  readonly message: string;
-}
-
-function shape(error: unknown): ErrorShape {
-  if (typeof error !== "object" || error === null) return { name: "", code: "", message: String(error) };
-  const { name, code, message } = error as { name?: unknown; code?: unknown; message?: unknown };
-  return {
-    name: typeof name === "string" ? name : "",
-    code: typeof code === "string" ? code : "",
-    message: typeof message === "string" ? message : "",
-  };
-}
-
-/** Of the two permissions that a request needs, the one to publish it: the other is to hear the answer. */
-function mayNotPublish(error: unknown): boolean {
-  const { operation, permissionContext } = error as {
-    operation?: unknown;
-    permissionContext?: { operation?: unknown };
-  };
-  return (permissionContext?.operation ?? operation) === "publish";
-}
-
-/** Names are of the 3.x client, codes of the 2.x client. What neither knows counts as lost: nothing is concluded from it. */
-export function failureOf(error: unknown): Failure {
-  const { name, code, message } = shape(error);
-  if (name === "ClosedConnectionError" || name === "DrainingConnectionError") return "closed";
-  if (code === "CONNECTION_CLOSED" || code === "CONNECTION_DRAINING") return "closed";
-  if (code === "503" || name === "NoResponders" || name === "NoRespondersError") return "no-responders";
-  if (name === "RequestError") {
-    const cause = (error as { cause?: unknown }).cause;
-    if (message.startsWith("no responders")) return "no-responders";
-    if (cause !== undefined && cause !== error) return failureOf(cause);
-    return "lost";
-  }
-  if (code === "PERMISSIONS_VIOLATION" || name === "PermissionViolationError")
-    return mayNotPublish(error) ? "refused" : "no-answers";
-  if (code === "MAX_PAYLOAD_EXCEEDED" || message.includes("max_payload")) return "refused";
-  return "lost";
-}
+import { failureOf, unavailable, type Failure } from "./failures.js";
+import { asObject, parseJson, type Json } from "./json.js";
+import type { NatsConnection, NatsHeaders, NatsMessage } from "./nats-connection.js";
+import { Requests, type RequestOptions } from "./requests.js";
+import { atLeast } from "./server-version.js";
 
 /** What JetStream answers to a publish. */
 export type Ack =
@@ -179,21 +90,6 @@ export type DirectAnswer =
   | { readonly kind: "too-many" }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
 
-/** JSON of JetStream's API. Nothing is believed of it beyond what each reader checks. */
-export type Json = Readonly<Record<string, unknown>>;
-
-export function asObject(value: unknown): Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Json) : {};
-}
-
-function parse(data: Uint8Array): Json {
-  try {
-    return asObject(JSON.parse(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8")));
-  } catch {
-    return {};
-  }
-}
-
 /** What a server says of itself. */
 export interface ServerStatement {
   readonly name: string;
@@ -208,6 +104,7 @@ const ATTEMPT_MS = 1000;
 export class Link {
   readonly connection: NatsConnection;
   readonly #headers: () => NatsHeaders;
+  readonly #requests: Requests;
   #underWay = 0;
   #idle: (() => void) | undefined;
   /** Whether no server is known to hold a replica and to be older than that. */
@@ -215,6 +112,7 @@ export class Link {
 
   constructor(connection: NatsConnection, headers: () => NatsHeaders) {
     this.connection = connection;
+    this.#requests = new Requests(connection);
     this.#headers = headers;
   }
 
@@ -227,34 +125,18 @@ export class Link {
     return this.connection.info?.jetstream === true;
   }
 
-  /** Resolves when no request is under way: their timers are gone then too. */
-  async idle(): Promise<void> {
-    if (this.#underWay === 0) return;
-    await new Promise<void>((resolve) => {
-      this.#idle = resolve;
-    });
+  /** Resolves when no request is under way: their timers are gone then too. Nothing may be asked any more. */
+  async close(): Promise<void> {
+    if (this.#underWay > 0) {
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve;
+      });
+    }
+    this.#requests.close();
   }
 
-  /**
-   * From a stack of its own: clients make an error for each request, in case that it fails, and what an error costs grows with the
-   * calls that wait for it.
-   */
-  #request(
-    subject: string,
-    payload: Uint8Array | string,
-    options: { timeout: number; headers?: NatsHeaders },
-  ): Promise<NatsMessage> {
-    return this.#counted(
-      new Promise((resolve, reject) => {
-        queueMicrotask(() => {
-          try {
-            this.connection.request(subject, payload, options).then(resolve, reject);
-          } catch (error) {
-            reject(error instanceof Error ? error : new Error(String(error)));
-          }
-        });
-      }),
-    );
+  #request(subject: string, payload: Uint8Array | string, options: RequestOptions): Promise<NatsMessage> {
+    return this.#counted(this.#requests.request(subject, payload, options));
   }
 
   async #counted<T>(request: Promise<T>): Promise<T> {
@@ -307,7 +189,7 @@ export class Link {
         options.headers.set("Nats-Expected-Last-Subject-Sequence", String(expected));
         if (expectedOf !== undefined) options.headers.set("Nats-Expected-Last-Subject-Sequence-Subject", expectedOf);
       }
-      reply = parse((await this.#request(subject, payload, options)).data);
+      reply = parseJson((await this.#request(subject, payload, options)).data);
     } catch (error) {
       return { kind: "failed", failure: failureOf(error), error };
     }
@@ -329,7 +211,7 @@ export class Link {
   async api(subject: string, body: unknown, timeoutMs: number): Promise<Json> {
     try {
       const payload = body === undefined ? "" : JSON.stringify(body);
-      return parse((await this.#request(`$JS.API.${subject}`, payload, { timeout: timeoutMs })).data);
+      return parseJson((await this.#request(`$JS.API.${subject}`, payload, { timeout: timeoutMs })).data);
     } catch (error) {
       throw unavailable(failureOf(error), error);
     }
@@ -366,7 +248,7 @@ export class Link {
       );
       for await (const message of answers) {
         if (message.data.length === 0) return;
-        const { name, ver, cluster, jetstream } = asObject(parse(message.data)["server"]);
+        const { name, ver, cluster, jetstream } = asObject(parseJson(message.data)["server"]);
         if (typeof name !== "string" || typeof ver !== "string") continue;
         const statement = {
           name,
@@ -454,81 +336,5 @@ export class Link {
     } catch (error) {
       return { kind: "failed", failure: failureOf(error), error };
     }
-  }
-}
-
-export function isVersion(version: string): boolean {
-  return /^v?\d+\.\d+\.\d+/.test(version);
-}
-
-/** Whether a server's version is at least `major.minor.patch`. An unknown one is not. */
-export function atLeast(version: string | undefined, major: number, minor: number, patch = 0): boolean {
-  const match = /^v?(\d+)\.(\d+)\.(\d+)/.exec(version ?? "");
-  if (match === null) return false;
-  const wanted = [major, minor, patch];
-  for (const [i, least] of wanted.entries()) {
-    const found = Number(match[i + 1]);
-    if (found !== least) return found > least;
-  }
-  return true;
-}
-
-export function unavailable(failure: Failure, cause: unknown): StoreError {
-  switch (failure) {
-    case "closed":
-      return new StoreError("UNAVAILABLE", "The NATS connection is closed or draining", { cause });
-    case "no-responders":
-      return new StoreError("UNAVAILABLE", "JetStream does not answer: no leader, no quorum, or not enabled", {
-        cause,
-      });
-    case "refused":
-      return new StoreError("UNAVAILABLE", "The NATS server refuses the request", { cause });
-    case "no-answers":
-      return new StoreError(
-        "UNAVAILABLE",
-        "The NATS server refuses to deliver answers: the inbox of the connection is not permitted",
-        { cause },
-      );
-    case "lost":
-      return new StoreError("UNAVAILABLE", "JetStream did not answer", { cause });
-  }
-}
-
-/** The errors of a call that goes on trying until its time is over. */
-export class Retries {
-  readonly #call: Call;
-  #begun = false;
-  #attempt = 0;
-  #last: { failure: Failure; error: unknown } | undefined;
-
-  constructor(call: Call) {
-    this.#call = call;
-  }
-
-  failed(failure: Failure, error: unknown): void {
-    this.#last = { failure, error };
-    if (isFinal(failure)) throw unavailable(failure, error);
-  }
-
-  /** What every attempt begins with: nothing at first, a pause from then on. Throws once the call's time is over. */
-  turn(): Promise<void> | undefined {
-    this.#call.check();
-    if (this.#begun) return this.pause();
-    this.#begun = true;
-    return undefined;
-  }
-
-  /** Waits a little longer each time, with jitter so that contenders part. Throws once the call's time is over. */
-  async pause(): Promise<void> {
-    const limit = Math.min(200, 2 ** Math.min(this.#attempt++, 8));
-    const ms = limit * (0.5 + Math.random());
-    // An instant "no" is better said as it is than as the timeout that it would become.
-    if (this.#call.remaining() <= ms && this.#last?.failure === "no-responders") {
-      throw unavailable(this.#last.failure, this.#last.error);
-    }
-    await new Promise<void>((resolve) => {
-      setTimeout(resolve, Math.min(ms, this.#call.remaining()));
-    });
-    this.#call.check();
   }
 }

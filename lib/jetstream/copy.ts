@@ -12,7 +12,7 @@
  * Where a gap stays, the copy is as of a barrier anew, and a new *era* begins: no record is known to be as it stands, but
  * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
-import { asObject } from "./connection.js";
+import { asObject } from "./json.js";
 import { moment } from "./continuity.js";
 import type { Continuity, Moment } from "./continuity.js";
 import { Entry } from "./entry.js";

@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
-import { asObject } from "./connection.js";
-import type { DirectMessage, Json } from "./connection.js";
+import type { DirectMessage } from "./connection.js";
+import { asObject, type Json } from "./json.js";
 
 /** Where a record stands in the log, and since when. */
 type Place = Pick<DirectMessage, "seq" | "stamp">;

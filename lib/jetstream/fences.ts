@@ -5,8 +5,9 @@
  * only by a quorum: a fence.
  */
 import type { Call } from "../call.js";
-import { Retries, isSurelyVain } from "./connection.js";
-import type { Failure, Link } from "./connection.js";
+import { isSurelyVain, type Link } from "./connection.js";
+import type { Failure } from "./failures.js";
+import { Retries } from "./retries.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 

@@ -6,8 +6,8 @@
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
-import { Retries, asObject } from "./connection.js";
-import type { Json } from "./connection.js";
+import { asObject, type Json } from "./json.js";
+import { Retries } from "./retries.js";
 
 const KEY = "replicas";
 

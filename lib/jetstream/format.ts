@@ -7,8 +7,8 @@
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
 import { FORMAT, MARK, removed, streamState, unfit } from "./buckets.js";
-import { Retries } from "./connection.js";
 import type { Link } from "./connection.js";
+import { Retries } from "./retries.js";
 import { StreamUpdates, inMetadata } from "./stream-settings.js";
 
 /**

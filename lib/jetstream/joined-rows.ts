@@ -5,7 +5,7 @@
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import type { Entry } from "./entry.js";
 import { readMember } from "./records.js";
 import type { RoomRecord } from "./records.js";

@@ -5,7 +5,7 @@
  */
 import { Call } from "../call.js";
 import type { StoreError } from "../errors.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import type { MemberRow, RoomRecord } from "./records.js";
 import { inPlace } from "./room-log.js";
 import { all } from "./settled.js";

@@ -10,7 +10,7 @@ import { Bucket } from "./bucket.js";
 import { FORMAT, checkServer, closedBy, ensureBucket, removed, streamState, unfit } from "./buckets.js";
 import type { StreamState } from "./buckets.js";
 import { Link } from "./connection.js";
-import type { NatsConnection } from "./connection.js";
+import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { raiseFormat } from "./format.js";
 import { JetStreamMembers } from "./members.js";
@@ -305,7 +305,7 @@ export async function openOn(
     },
     close: async () => {
       await background.close(opTimeoutMs);
-      await link.idle();
+      await link.close();
       await whenClosed?.();
     },
   };

@@ -4,7 +4,7 @@
  * up to any moment finds each of them, or one that tells where it stood.
  */
 import { randomBytes } from "node:crypto";
-import type { Json } from "./connection.js";
+import type { Json } from "./json.js";
 import { SequenceWindow } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 

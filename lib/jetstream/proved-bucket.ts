@@ -2,8 +2,9 @@
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Bucket, whole } from "./bucket.js";
-import { Retries } from "./connection.js";
-import type { DirectAnswer, Json, Link } from "./connection.js";
+import type { DirectAnswer, Link } from "./connection.js";
+import type { Json } from "./json.js";
+import { Retries } from "./retries.js";
 import { moment } from "./continuity.js";
 import { Copy } from "./copy.js";
 import type { Cache, Reading } from "./copy.js";

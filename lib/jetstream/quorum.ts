@@ -5,8 +5,8 @@
  * docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { isFinal, isSurelyVain, unavailable } from "./connection.js";
-import type { Link } from "./connection.js";
+import { isSurelyVain, type Link } from "./connection.js";
+import { isFinal, unavailable } from "./failures.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 

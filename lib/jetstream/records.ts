@@ -7,7 +7,7 @@ import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
 import type { Member, Room, User } from "../store.js";
-import type { Json } from "./connection.js";
+import type { Json } from "./json.js";
 import type { Entry } from "./entry.js";
 import type { UserFacts } from "../rules.js";
 

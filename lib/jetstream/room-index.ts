@@ -6,7 +6,7 @@
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { keys, parseRoomHint, readRoom, untoken } from "./records.js";

@@ -3,7 +3,7 @@ import type { Call } from "../call.js";
 import type { RoomKeysDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Room, RoomKey } from "../store.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
 import type { Holder, KeyRow } from "./records.js";
 import { holderOf, memberFacts, need, orCertain } from "./room-log.js";

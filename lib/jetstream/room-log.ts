@@ -12,7 +12,7 @@ import { StoreError } from "../errors.js";
 import { isRefusal, memberNotFound, roomExists, roomNotFound } from "../rules.js";
 import type { MemberFacts, RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import type { Entry } from "./entry.js";
 import { Seen } from "./seen.js";
 import type { ProvedBucket } from "./proved-bucket.js";

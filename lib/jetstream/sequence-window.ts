@@ -1,6 +1,6 @@
 /** Which of the newest sequences of one log are in a set, in one bit for each. Those below are forgotten: they prove nothing. */
 import { Buffer } from "node:buffer";
-import type { Json } from "./connection.js";
+import type { Json } from "./json.js";
 
 export interface Range {
   readonly from: number;

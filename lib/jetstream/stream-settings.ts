@@ -5,8 +5,8 @@
  */
 import type { Call } from "../call.js";
 import type { StreamState } from "./buckets.js";
-import { asObject } from "./connection.js";
-import type { Json, Link } from "./connection.js";
+import type { Link } from "./connection.js";
+import { asObject, type Json } from "./json.js";
 import { newId } from "./records.js";
 
 /** In a stream's metadata: see {@link Raise}. */

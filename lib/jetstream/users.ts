@@ -11,7 +11,7 @@ import type { UsersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
-import { Retries } from "./connection.js";
+import { Retries } from "./retries.js";
 import type { Entry } from "./entry.js";
 import type { Proved, ProvedBucket } from "./proved-bucket.js";
 import {

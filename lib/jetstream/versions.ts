@@ -4,8 +4,8 @@
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import { atLeast, isVersion } from "./connection.js";
 import type { Link } from "./connection.js";
+import { atLeast, isVersion } from "./server-version.js";
 
 /** `refused`: it may hold no replica. `not-raised`: with it in the cluster no bucket gets more replicas. `told`: by the docs. */
 export type VersionEffect = "refused" | "not-raised" | "told";

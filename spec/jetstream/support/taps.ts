@@ -9,6 +9,8 @@ export function tapped(inner: Connection, taps: Partial<Pick<Connection, "reques
   return new Proxy(inner, {
     get(target, name) {
       if (name === "request" && taps.request !== undefined) return taps.request;
+      // What is tapped must not go past the tap.
+      if (name === "publish" || name === "subscribe") return undefined;
       if (name === "requestMany" && taps.requestMany !== undefined) return taps.requestMany;
       const found: unknown = Reflect.get(target, name);
       return typeof found === "function" ? (found.bind(target) as unknown) : found;
