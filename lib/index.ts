@@ -4,8 +4,9 @@ export type { CheckpointResult } from "./sqlite/checkpoint.js";
 export { openJetStream } from "./jetstream/open.js";
 export type { JetStreamOptions, RolloutProgress } from "./jetstream/open.js";
 export type { NatsConnection } from "./jetstream/nats-connection.js";
+export type { NatsConnectOptions } from "./jetstream/section.js";
 export { openStore } from "./config.js";
-export type { NatsConnectOptions, StoreConfig } from "./config.js";
+export type { StoreConfig } from "./config.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {
   StoreError,

@@ -1,0 +1,203 @@
+/** JetStream's section of a config: a connection, or how to make one. */
+import * as args from "../arguments.js";
+import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
+import type { Replicas, Store } from "../store.js";
+import type { NatsConnection } from "./nats-connection.js";
+import { JETSTREAM_OPTIONS, connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./open.js";
+import type { JetStreamOptions } from "./open.js";
+import { Retries } from "./retries.js";
+
+/** How to connect, as plain data: the names and meanings are those of the NATS client's own options. */
+export interface NatsConnectOptions {
+  /** `host:port`, or several. Default `127.0.0.1:4222`. */
+  servers?: string | string[];
+  name?: string;
+  user?: string;
+  pass?: string;
+  token?: string;
+  /** The path of a file with a user JWT and an nkey seed. */
+  credsFile?: string;
+  /** `{}` asks for TLS with the system's authorities. */
+  tls?: {
+    ca?: string;
+    caFile?: string;
+    cert?: string;
+    certFile?: string;
+    key?: string;
+    keyFile?: string;
+    handshakeFirst?: boolean;
+  };
+  inboxPrefix?: string;
+  /** Milliseconds. */
+  timeout?: number;
+  reconnect?: boolean;
+  /** `-1`: without end, which is the default here. */
+  maxReconnectAttempts?: number;
+  /** Milliseconds. */
+  reconnectTimeWait?: number;
+  /** Milliseconds. */
+  pingInterval?: number;
+  maxPingOut?: number;
+  noRandomize?: boolean;
+  ignoreClusterUpdates?: boolean;
+  waitOnFirstConnect?: boolean;
+}
+
+export type JetStreamSection = JetStreamOptions & { replicas?: Replicas } & (
+    { connection: NatsConnection } | { connect: NatsConnectOptions }
+  );
+
+type Kind = "text" | "count" | "flag" | "servers" | "tls";
+
+const CONNECT: Readonly<Record<keyof NatsConnectOptions, Kind>> = {
+  servers: "servers",
+  name: "text",
+  user: "text",
+  pass: "text",
+  token: "text",
+  credsFile: "text",
+  tls: "tls",
+  inboxPrefix: "text",
+  timeout: "count",
+  reconnect: "flag",
+  maxReconnectAttempts: "count",
+  reconnectTimeWait: "count",
+  pingInterval: "count",
+  maxPingOut: "count",
+  noRandomize: "flag",
+  ignoreClusterUpdates: "flag",
+  waitOnFirstConnect: "flag",
+};
+
+const TLS: Readonly<Record<keyof NonNullable<NatsConnectOptions["tls"]>, Kind>> = {
+  ca: "text",
+  caFile: "text",
+  cert: "text",
+  certFile: "text",
+  key: "text",
+  keyFile: "text",
+  handshakeFirst: "flag",
+};
+
+/** The value as it was checked: an object could have another one in its place later. */
+function checkedKind(value: unknown, kind: Kind, path: string): unknown {
+  switch (kind) {
+    case "text":
+      if (typeof value !== "string") throw args.invalid(path, "a string");
+      return value;
+    case "count":
+      if (typeof value !== "number" || !Number.isInteger(value)) throw args.invalid(path, "an integer");
+      return value;
+    case "flag":
+      if (typeof value !== "boolean") throw args.invalid(path, "a boolean");
+      return value;
+    case "servers": {
+      if (typeof value === "string") return value;
+      const servers = listOf(value);
+      if (servers === undefined || servers.length === 0 || servers.some((one) => typeof one !== "string")) {
+        throw args.invalid(path, "a string, or an array of strings");
+      }
+      return servers;
+    }
+    case "tls":
+      return checkedTable(value, TLS, path);
+  }
+}
+
+/** A copy, or nothing of what is no array, or throws where it is read. */
+function listOf(value: unknown): unknown[] | undefined {
+  try {
+    return Array.isArray(value) ? [...(value as unknown[])] : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Those fields that are there: to somebody else, `undefined` may mean more than nothing. */
+function checkedTable(
+  value: unknown,
+  kinds: Readonly<Record<string, Kind>>,
+  path: string,
+): Readonly<Record<string, unknown>> {
+  const found = args.fields(value, path, Object.keys(kinds));
+  return Object.fromEntries(
+    Object.entries(kinds).flatMap(([name, kind]) =>
+      found[name] === undefined ? [] : [[name, checkedKind(found[name], kind, `${path}.${name}`)]],
+    ),
+  );
+}
+
+const JETSTREAM_NAMES = [...JETSTREAM_OPTIONS, "replicas", "connection", "connect"];
+
+type Section = Readonly<Record<string, unknown>>;
+
+async function openConfigured(section: Section, path: string): Promise<Store> {
+  const input = jetStreamInput(section, path);
+  const replicas = replicasInput(section["replicas"], `${path}.replicas`);
+  const { connection, connect } = section;
+  if (connection !== undefined && connect !== undefined)
+    throw args.invalid(`${path}.connect`, "either connection or connect, not both");
+  if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
+  if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
+  const options = connect as Section;
+  const call = openingCall(input);
+  const connecting = connectTo(options, call);
+  let nc: Awaited<typeof connecting>;
+  try {
+    nc = await call.run(() => connecting);
+  } catch (error) {
+    // A connection that comes too late belongs to nobody.
+    connecting.then((late) => late.close()).catch(() => undefined);
+    throw error;
+  }
+  try {
+    return await openOn(nc, replicas, input, call, () => nc.close());
+  } catch (error) {
+    await nc.close();
+    throw error;
+  }
+}
+
+/** Connects within the call's time: what the client would go on trying for ever is tried here, attempt by attempt. */
+async function connectTo(options: Readonly<Record<string, unknown>>, call: Call) {
+  const nats = await import("nats").catch((error: unknown) => {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new StoreError("UNAVAILABLE", `The NATS client cannot be loaded (${reason})`, { cause: error });
+  });
+  const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
+  for (const retries = new Retries(call); ;) {
+    await retries.turn();
+    const left = Math.ceil(call.remaining());
+    try {
+      return await nats.connect({
+        maxReconnectAttempts: -1,
+        ...plain,
+        timeout: typeof timeout === "number" ? Math.min(timeout, left) : left,
+        ...(typeof credsFile === "string" ? { authenticator: nats.credsAuthenticator(await readFile(credsFile)) } : {}),
+      });
+    } catch (error) {
+      if (waitOnFirstConnect === true) continue;
+      // The cause stays here: what a client says of a failed login can hold what it logged in with.
+      throw new StoreError(
+        "UNAVAILABLE",
+        `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
+  }
+}
+
+async function readFile(path: string): Promise<Uint8Array> {
+  const fs = await import("node:fs/promises");
+  return fs.readFile(path);
+}
+
+/** Checks the section, and answers how to open what it names. */
+export function jetStreamSection(value: unknown, path: string): () => Promise<Store> {
+  const section = args.fields(value, path, JETSTREAM_NAMES);
+  jetStreamInput(section, path);
+  replicasInput(section["replicas"], `${path}.replicas`);
+  if (section["connect"] === undefined) return () => openConfigured(section, path);
+  const connect = checkedTable(section["connect"], CONNECT, `${path}.connect`);
+  return () => openConfigured({ ...section, connect }, path);
+}
