@@ -15,6 +15,7 @@ import {
   type StoreError,
 } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { describeBackends } from "./support/backends.js";
 import { crashed } from "./sqlite/support/crash.js";
 import { failure, useFolder } from "./sqlite/support/folder.js";
 
@@ -39,6 +40,35 @@ function expectPhases(told: readonly OpeningProgress[], phases: readonly string[
 }
 
 const reason = new Error("no longer wanted");
+
+describe("opening: every backend", function () {
+  this.timeout(60_000);
+  describeBackends((open) => {
+    it("stops when its signal was aborted before it began", async () => {
+      const error = await failure(open({ signal: AbortSignal.abort(reason) }));
+      expect(isTimeout(error) && error.cause).to.equal(reason);
+    });
+
+    it("does not look at its signal once the store is open", async () => {
+      const controller = new AbortController();
+      await using store = await open({ opTimeoutMs, signal: controller.signal });
+      controller.abort(reason);
+      expect((await store.users.add({ key: "ab" })).key).to.equal("ab");
+    });
+
+    it("refuses options that are none", async () => {
+      for (const [name, value] of [
+        ["opTimeoutMs", 0],
+        ["signal", {}],
+        ["onOpening", "log"],
+        ["onOpenning", () => undefined],
+      ] as const) {
+        const error = (await failure(open({ [name]: value }))) as StoreError;
+        expect(isInvalidArgument(error) && error.argument).to.equal(`options.${name}`);
+      }
+    });
+  });
+});
 
 describe("opening: sqlite", () => {
   const folder = useFolder();
@@ -71,8 +101,6 @@ describe("opening: sqlite", () => {
     const before = await failure(openSqlite(folder.file(), { signal: AbortSignal.abort(reason) }));
     expect(isTimeout(before) && before.cause).to.equal(reason);
     expect(await readdir(folder.path)).to.deep.equal([]);
-    const memory = await failure(openSqlite(":memory:", { signal: AbortSignal.abort(reason) }));
-    expect(isTimeout(memory) && memory.cause).to.equal(reason);
     const { path } = await crashed(folder, "killed", 50);
     for (const at of ["check", "load", "replay"]) {
       const controller = new AbortController();
@@ -184,21 +212,14 @@ describe("opening: jetstream", function () {
       }),
     );
     expect(isTimeout(configured) && configured.cause).to.equal(reason);
-    const controller = new AbortController();
-    const store = await openJetStream(nc, 1, { opTimeoutMs, prefix: "before_", signal: controller.signal });
-    controller.abort(reason);
+    const store = await openJetStream(nc, 1, { opTimeoutMs, prefix: "before_" });
     expect((await store.users.add({ key: "ab" })).key).to.equal("ab");
     await store.close();
   });
 
-  it("refuses options that are none", async () => {
-    for (const [name, value] of [
-      ["signal", {}],
-      ["onOpening", "log"],
-      ["onCheckpoint", () => undefined],
-    ] as const) {
-      const error = (await failure(openJetStream(nc, 1, { [name]: value }))) as StoreError;
-      expect(isInvalidArgument(error) && error.argument).to.equal(`options.${name}`);
-    }
+  it("refuses an option of another backend", async () => {
+    const options = { opTimeoutMs, onCheckpoint: () => undefined };
+    const error = (await failure(openJetStream(nc, 1, options))) as StoreError;
+    expect(isInvalidArgument(error) && error.argument).to.equal("options.onCheckpoint");
   });
 });
