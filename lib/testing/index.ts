@@ -10,3 +10,4 @@ export type { NatsServer, NatsServerConfig } from "./nats-node.js";
 export type { CutMode } from "./route-proxy.js";
 export { conformanceCases, ConformanceRun } from "./conformance.js";
 export type { ConformanceBackend, ConformanceCase, ConformanceContext, ConformanceHarness } from "./conformance.js";
+export { openMemory } from "../memory/open.js";

@@ -1,7 +1,7 @@
 /** The backends, in the one place where specs list them: what each of them must do alike is tried on all of these. */
 import { randomBytes } from "node:crypto";
 import { openJetStream, openSqlite, type CommonOptions, type Store } from "unibus-membership";
-import { startNatsServer } from "unibus-membership/testing";
+import { openMemory, startNatsServer } from "unibus-membership/testing";
 import { natsClients } from "./nats-clients.js";
 
 /** What a backend's stores need beside themselves, until it stops. */
@@ -15,6 +15,7 @@ const onlyThis = (open: RunningBackend["open"]): RunningBackend => ({ open, stop
 
 const backends: Readonly<Record<string, () => Promise<RunningBackend>>> = {
   sqlite: () => Promise.resolve(onlyThis((options) => openSqlite(":memory:", options))),
+  memory: () => Promise.resolve(onlyThis((options) => openMemory(options))),
   jetstream: async () => {
     const server = await startNatsServer();
     const [client] = natsClients;

@@ -1,0 +1,118 @@
+/**
+ * The state, and the one way to change it. JavaScript runs an operation from its first line to its last with nothing in
+ * between, so operations have one order, and nobody sees half of one.
+ */
+import { cursor, toCursor } from "../arguments.js";
+import type { PageInput } from "../arguments.js";
+import type { Call } from "../call.js";
+import { isActiveAdmin, memberNotFound, roomNotFound } from "../rules.js";
+import type { Page } from "../store.js";
+import { factsOf } from "./rows.js";
+import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+
+/** `place` is where it stands in pages. A record keeps its place, and a new one comes last. */
+export interface UserEntry {
+  readonly place: number;
+  readonly user: UserRow;
+}
+
+/** A room has its members, and a member its keys: who goes takes along what belongs to it. */
+export interface RoomEntry {
+  readonly place: number;
+  room: RoomRow;
+  readonly members: Map<string, MemberEntry>;
+}
+
+export interface MemberEntry {
+  member: MemberRow;
+  /** By epoch. */
+  readonly keys: Map<number, KeyRow>;
+}
+
+/** What is new in what an operation writes. A revision is the number of its operation, and so never repeats. */
+export interface Transaction {
+  readonly place: number;
+  readonly revision: string;
+  readonly now: Date;
+}
+
+export class Memory {
+  readonly users = new Map<string, UserEntry>();
+  readonly rooms = new Map<string, RoomEntry>();
+  /** The keys of admins of any status, so that to look for one costs the same however many users there are. */
+  readonly #admins = new Set<string>();
+  /** Whether any user is, or was, an admin. */
+  adminEver = false;
+  #operations = 0;
+
+  /** An operation decides, and throws, before it changes anything. */
+  write<T>(call: Call, operation: (transaction: Transaction) => T): Promise<T> {
+    return answer(() => {
+      // From here on the answer may be late, and the write done all the same.
+      call.outcome = "unknown";
+      const place = ++this.#operations;
+      return operation({ place, revision: place.toString(36), now: new Date() });
+    });
+  }
+
+  setUser(place: number, user: UserRow): void {
+    this.users.set(user.key, { place, user });
+    if (user.role === "admin") {
+      this.#admins.add(user.key);
+      this.adminEver = true;
+    } else {
+      this.#admins.delete(user.key);
+    }
+  }
+
+  /** Whether an admin other than `except` is active at `now`, in milliseconds since 1970. */
+  hasAdmin(now: number, except?: string): boolean {
+    for (const key of this.#admins) {
+      const entry = this.users.get(key);
+      if (key !== except && entry !== undefined && isActiveAdmin(factsOf(entry.user), now)) return true;
+    }
+    return false;
+  }
+}
+
+/** Answers at once. What `read` throws is what the promise rejects with. */
+export function answer<T>(read: () => T): Promise<T> {
+  return new Promise((resolve) => resolve(read()));
+}
+
+export function roomOf(memory: Memory, roomId: string): RoomEntry {
+  const room = memory.rooms.get(roomId);
+  if (room === undefined) throw roomNotFound(roomId);
+  return room;
+}
+
+export function memberOf(memory: Memory, roomId: string, endpoint: string): MemberEntry {
+  const member = roomOf(memory, roomId).members.get(endpoint);
+  if (member === undefined) throw memberNotFound(roomId, endpoint);
+  return member;
+}
+
+/** A membership that begins, with the first key that it may come with. */
+export function membership(
+  { now, revision }: Transaction,
+  member: Omit<MemberRow, "since" | "revision">,
+  key: { readonly epoch: number; readonly sealed: Uint8Array } | undefined,
+): MemberEntry {
+  const { roomId, endpoint } = member;
+  const keys = new Map<number, KeyRow>();
+  if (key !== undefined) keys.set(key.epoch, { roomId, endpoint, ...key, createdAt: now });
+  return { member: { ...member, since: now, revision }, keys };
+}
+
+/** A page of entries in the order of their places, which is the order in which a `Map` has them. */
+export function pageOf<Entry extends { readonly place: number }, T>(
+  entries: Iterable<Entry>,
+  { after, limit }: PageInput,
+  record: (entry: Entry) => T,
+): Page<T> {
+  const last = cursor(after);
+  const rest = [...entries].filter(({ place }) => place > last);
+  const items = rest.slice(0, limit);
+  const end = rest.length > limit ? items.at(-1) : undefined;
+  return { items: items.map(record), ...(end === undefined ? {} : { next: toCursor(end.place) }) };
+}

@@ -1,0 +1,45 @@
+import { COMMON_OPTIONS, commonInput, fields } from "../arguments.js";
+import type { Driver } from "../driver.js";
+import { StoreError } from "../errors.js";
+import { MembershipStore } from "../membership-store.js";
+import { abortReason, isAborted } from "../signal.js";
+import type { CommonOptions, Store } from "../store.js";
+import { members } from "./members.js";
+import { Memory, answer } from "./memory.js";
+import { proofs } from "./proofs.js";
+import { roomKeys } from "./room-keys.js";
+import { rooms } from "./rooms.js";
+import { users } from "./users.js";
+
+/**
+ * Opens an empty store in the memory of this process, for the tests of apps: it takes no file and no server, answers at
+ * once, and keeps every rule of the contract. What it holds is gone with it, so it is not for anything else. Lists look at
+ * everything there is. `onOpening` is told nothing: there are no phases.
+ *
+ * @example
+ * import { openMemory } from "unibus-membership/testing";
+ *
+ * const store = await openMemory();
+ * await store.users.addFirstAdmin({ key: "a1b2" });
+ * const app = startApp({ store });
+ */
+export function openMemory(options?: CommonOptions): Promise<Store> {
+  return answer(() => {
+    const { opTimeoutMs, signal } = commonInput(fields(options ?? {}, "options", COMMON_OPTIONS), "options");
+    if (isAborted(signal))
+      throw new StoreError("TIMEOUT", "The opening was aborted by its signal", { cause: abortReason(signal) });
+    return new MembershipStore(driverOf(new Memory()), opTimeoutMs);
+  });
+}
+
+function driverOf(memory: Memory): Driver {
+  return {
+    backend: "memory",
+    rooms: rooms(memory),
+    members: members(memory),
+    roomKeys: roomKeys(memory),
+    users: users(memory),
+    proofs: proofs(memory),
+    close: () => Promise.resolve(),
+  };
+}

@@ -1,0 +1,13 @@
+import { openMemory } from "unibus-membership/testing";
+import { conforms, opTimeoutMs } from "../support/conforms.js";
+import { foreign, throughFunctions } from "../support/foreign-store.js";
+
+conforms("memory", () => ({ fresh: async () => ({ store: await openMemory({ opTimeoutMs }) }) }));
+
+conforms("memory, through the functions", () => ({
+  fresh: async () => ({ store: throughFunctions(await openMemory({ opTimeoutMs })) }),
+}));
+
+conforms("memory, through the functions over a store of somebody else", () => ({
+  fresh: async () => ({ store: throughFunctions(foreign(await openMemory({ opTimeoutMs }))) }),
+}));
