@@ -17,8 +17,6 @@ import { users } from "./users.js";
  * everything there is. `onOpening` is told nothing: there are no phases.
  *
  * @example
- * import { openMemory } from "unibus-membership/testing";
- *
  * const store = await openMemory();
  * await store.users.addFirstAdmin({ key: "a1b2" });
  * const app = startApp({ store });
