@@ -95,6 +95,52 @@ function applied(
   return { room: JSON.stringify({ ...parsed, head: [] }), rows: Array.from(all, ([key, value]) => ({ key, value })) };
 }
 
+/**
+ * Publishes until it is acknowledged: what is written is the same each time. Over a subscription of its own, for the client spends more on
+ * a request than the servers do on storing it.
+ */
+class Writer implements Disposable {
+  readonly #client: Client;
+  readonly #inbox = `_INBOX.bench-${String(process.pid)}-${String(performance.now()).replace(".", "-")}`;
+  readonly #waiting = new Map<string, (stored: boolean) => void>();
+  readonly #subscription;
+  #sent = 0;
+
+  constructor(client: Client) {
+    this.#client = client;
+    this.#subscription = client.subscribe(`${this.#inbox}.*`, {
+      callback: (_error, message) => {
+        const token = message.subject.slice(this.#inbox.length + 1);
+        this.#waiting.get(token)?.(message.data.length > 0 && !message.string().includes('"error"'));
+        this.#waiting.delete(token);
+      },
+    });
+  }
+
+  async put(subject: string, value: Uint8Array): Promise<void> {
+    while (!(await this.#once(subject, value))) await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+
+  #once(subject: string, value: Uint8Array): Promise<boolean> {
+    return new Promise((resolve) => {
+      const token = String(++this.#sent);
+      const timer = setTimeout(() => {
+        this.#waiting.delete(token);
+        resolve(false);
+      }, 10_000);
+      this.#waiting.set(token, (stored) => {
+        clearTimeout(timer);
+        resolve(stored);
+      });
+      this.#client.publish(subject, value, { reply: `${this.#inbox}.${token}` });
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#subscription.unsubscribe();
+  }
+}
+
 /** So many users, rooms, and of each room two members with a key. Answers how long it took, in seconds. */
 export async function fill(client: Client, store: Store, count: number): Promise<number> {
   const template = await templateOf(client, store);
@@ -118,8 +164,9 @@ export async function fill(client: Client, store: Store, count: number): Promise
     .replace(/"membersSeq":\d+/, `"membersSeq":${String(membersSeq)}`)
     .replace(/"keysSeq":\d+/, `"keysSeq":${String(keysSeq)}`);
   const began = performance.now();
-  const put = (bucket: string, key: string, value: string): Promise<unknown> =>
-    client.request(`$KV.${bucket}.${key}`, text.encode(value), { timeout: opTimeoutMs });
+  using writer = new Writer(client);
+  const put = (bucket: string, key: string, value: string): Promise<void> =>
+    writer.put(`$KV.${bucket}.${key}`, text.encode(value));
   await inFlight(WIDTH, range(0, count), async (n) => {
     const named = of(n);
     await Promise.all([

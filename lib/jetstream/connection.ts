@@ -38,6 +38,7 @@ const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 /** A direct get's answer: the messages, then how it ended. */
 export class DirectMessage {
   readonly #message: NatsMessage;
+  #seq: number | undefined;
 
   constructor(message: NatsMessage) {
     this.#message = message;
@@ -53,7 +54,7 @@ export class DirectMessage {
   }
 
   get seq(): number {
-    return Number(this.#message.headers?.get("Nats-Sequence") ?? 0);
+    return (this.#seq ??= Number(this.#message.headers?.get("Nats-Sequence") ?? 0));
   }
 
   /** The sequence of the message before it in the same answer, 0 for the first. */

@@ -82,7 +82,8 @@ export class Copy<V> {
   #inUse = false;
   /** How many are proving the same record. What the log says of it meanwhile is kept. */
   readonly #readings = new Map<string, { count: number; changed: number }>();
-  #ahead: Ahead[] = [];
+  /** Of this era, in ascending order. */
+  readonly #ahead: Ahead[] = [];
   /** What this store wrote beyond {@link at}, by where it stands. */
   readonly #wrote = new Map<number, { readonly key: string; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
@@ -114,7 +115,7 @@ export class Copy<V> {
 
   /** Messages of which one has to stand where it did, with its time, newest first, so that the log is the one that is known. */
   get anchors(): readonly Anchor[] {
-    return this.#anchors;
+    return [...this.#anchors];
   }
 
   /** To be asked before what is kept is used: it is not sure for ever which log it is of. */
@@ -164,8 +165,15 @@ export class Copy<V> {
       const known = this.#cache.get(reading.key);
       if (known === undefined || known.seq < seq) this.#put(entry, reading.era - 1);
     }
-    this.#ahead.push({ at, reading, seq });
-    this.#settle();
+    const found = { at, reading, seq };
+    if (at <= this.#at || reading.era !== this.#era) {
+      this.#keep(found);
+      return;
+    }
+    // Acknowledgements come nearly in order.
+    let place = this.#ahead.length;
+    while (place > 0 && (this.#ahead[place - 1]?.at ?? 0) > at) place--;
+    this.#ahead.splice(place, 0, found);
     if (this.#ahead.length > MAX_AHEAD) this.#keep(this.#ahead.shift());
   }
 
@@ -259,7 +267,7 @@ export class Copy<V> {
     this.#era++;
     this.#inUse = false;
     this.#at = Math.max(this.#at, seq);
-    this.#settle();
+    for (const found of this.#ahead.splice(0)) this.#keep(found);
   }
 
   /** The same where there is nothing to lose: what is ahead of a gap waits for nobody. */
@@ -310,13 +318,7 @@ export class Copy<V> {
   }
 
   #settle(): void {
-    if (this.#ahead.length === 0) return;
-    const ahead: Ahead[] = [];
-    for (const found of this.#ahead) {
-      if (found.at > this.#at && found.reading.era === this.#era) ahead.push(found);
-      else this.#keep(found);
-    }
-    this.#ahead = ahead;
+    while ((this.#ahead[0]?.at ?? Infinity) <= this.#at) this.#keep(this.#ahead.shift());
   }
 
   #keep(found: Ahead | undefined): void {
@@ -342,12 +344,19 @@ export class Copy<V> {
   #put(entry: Entry, era = this.#era, payload?: string): void {
     this.#cache.put(entry, era);
     if (era === this.#era) this.#inUse = true;
-    const last = this.#anchors.at(-1);
-    const others = this.#anchors.filter(({ key }) => key !== entry.key);
-    if (others.length < MAX_ANCHORS || last === undefined || entry.seq > last.seq) {
-      const anchor = { key: entry.key, seq: entry.seq, stamp: entry.stamp, payload };
-      this.#anchors = [...others, anchor].sort((a, b) => b.seq - a.seq).slice(0, MAX_ANCHORS);
-    }
+    this.#remember(entry, payload);
+  }
+
+  #remember(entry: Entry, payload: string | undefined): void {
+    const anchors = this.#anchors;
+    const { key, seq } = entry;
+    const earlier = anchors.findIndex((anchor) => anchor.key === key);
+    if (earlier >= 0) anchors.splice(earlier, 1);
+    let place = anchors.length;
+    while (place > 0 && (anchors[place - 1]?.seq ?? 0) < seq) place--;
+    if (place === MAX_ANCHORS) return;
+    anchors.splice(place, 0, { key, seq, stamp: entry.stamp, payload });
+    if (anchors.length > MAX_ANCHORS) anchors.pop();
   }
 }
 
