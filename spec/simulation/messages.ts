@@ -63,9 +63,30 @@ export function json(value: unknown): SimulatedMessage {
   return { data: Buffer.from(JSON.stringify(value)) };
 }
 
+/** Acknowledgements, by stream and sequence: those of one simulation are those of the next. */
+const acknowledgements = new Map<string, (SimulatedMessage | undefined)[]>();
+
+const MAX_ACKNOWLEDGED = 1000;
+
+export function acknowledgement(stream: string, seq: number): SimulatedMessage {
+  let known = acknowledgements.get(stream);
+  if (known === undefined) acknowledgements.set(stream, (known = []));
+  const message = known[seq] ?? json({ stream, seq });
+  if (seq < MAX_ACKNOWLEDGED) known[seq] = message;
+  return message;
+}
+
 export type ClientErrorCode = "TIMEOUT" | "503" | "CONNECTION_CLOSED";
 
 /** An error in the shape of the 2.x client's. */
-export function clientError(code: ClientErrorCode): Error {
-  return Object.assign(new Error(code), { name: "NatsError", code });
+class ClientError extends Error {
+  override readonly name = "NatsError";
+  readonly code: ClientErrorCode;
+
+  constructor(code: ClientErrorCode) {
+    super(code);
+    this.code = code;
+  }
 }
+
+export const clientError = (code: ClientErrorCode): Error => new ClientError(code);

@@ -159,10 +159,10 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
       found.push({ kind: "an error that is none of ours", why: entry.out, id: entry.id });
   }
   const byRecord = new Map<string, Entry[]>();
-  const known = new Map<string, HistoryEntry & { out: string | undefined }>();
+  const known = new Map<string, Historic>();
   for (const entry of entries) {
     const isRead = READS.has(entry.op.f) || ALLOW_READS.has(entry.op.f);
-    if (entry.at !== ALLOWLIST && entry.op.f !== "keys") known.set(entry.id, { ...historic(entry), out: entry.out });
+    if (entry.at !== ALLOWLIST && entry.op.f !== "keys") known.set(entry.id, historic(entry));
     const { out } = entry;
     if (isRead) {
       if (out === undefined || !isEvidence(entry.op, out, options.listsMiss)) continue;
@@ -170,7 +170,7 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
       continue;
     }
     const isUnknown = out === undefined || out === "unknown" || FAILURES.has(out);
-    const kept: Entry = isUnknown && !isRead ? { ...entry, returned: undefined, out: undefined } : entry;
+    const kept = isUnknown && !isRead ? unheard(entry) : entry;
     const record = byRecord.get(entry.at);
     if (record === undefined) byRecord.set(entry.at, [kept]);
     else record.push(kept);
@@ -194,7 +194,7 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
     const key = wrongKey(at, history, (id) => known.get(id));
     if (key !== undefined)
       found.push({ kind: "a key that should not be seen", why: key.why, id: record[key.index]?.id ?? "" });
-    const missing = missingKey(record.map((entry) => ({ ...historic(entry), store: entry.store })));
+    const missing = missingKey(history);
     if (missing !== undefined)
       found.push({ kind: "a key that is missing", why: missing.why, id: record[missing.index]?.id ?? "" });
   }
@@ -206,7 +206,7 @@ export function violations(all: readonly Entry[], options: OracleOptions): Viola
 function before(entries: readonly Entry[], { at }: Disaster): Entry[] {
   return entries
     .filter(({ invoked }) => invoked < at)
-    .map((entry) => ((entry.returned ?? Infinity) < at ? entry : { ...entry, returned: undefined, out: undefined }));
+    .map((entry) => ((entry.returned ?? Infinity) < at ? entry : unheard(entry)));
 }
 
 const isAllow = ({ op, out }: Entry): boolean =>
@@ -319,13 +319,31 @@ function unexplainedIn<Op>(model: Model<Op, string>, record: readonly Entry[]): 
   return index === undefined ? undefined : record[index];
 }
 
-const historic = ({ id, at, op, invoked, returned, out }: Entry): HistoryEntry => ({
+interface Historic extends HistoryEntry {
+  readonly out: string | undefined;
+  readonly store: string;
+}
+
+const historic = ({ id, store, at, op, invoked, returned, out }: Entry): Historic => ({
   id,
+  store,
   at,
   input: op as RoomOperation & SoakOperation,
   invoked,
   returned,
   output: out,
+  out,
+});
+
+/** A call of which nobody knows what it came to. */
+const unheard = ({ id, store, at, op, invoked }: Entry): Entry => ({
+  id,
+  store,
+  at,
+  op,
+  invoked,
+  returned: undefined,
+  out: undefined,
 });
 
 function described(entry: Entry, record: readonly Entry[]): Violation {

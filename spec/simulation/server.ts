@@ -7,7 +7,14 @@ import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
 import { parseOnce } from "./json.js";
 import { Log, type Place, type StoredMessage, type View } from "./log.js";
-import { SimulatedHeaders, json, status, type HeaderLines, type SimulatedMessage } from "./messages.js";
+import {
+  SimulatedHeaders,
+  acknowledgement,
+  json,
+  status,
+  type HeaderLines,
+  type SimulatedMessage,
+} from "./messages.js";
 import { isOld, versionOf, type Mix } from "./mix.js";
 import { wallClockAt } from "./process.js";
 import type { Trace } from "./trace.js";
@@ -38,15 +45,28 @@ export interface Asker {
 }
 
 /** An entry that was proposed and is not committed yet. */
-interface Proposal {
-  readonly apply: () => readonly SimulatedMessage[];
+class Proposal {
   readonly subject: string;
   /** The subject that its condition is about. */
   readonly expectedOf: string | undefined;
+  readonly apply: () => readonly SimulatedMessage[];
   readonly answer: Answer;
-  readonly what: string;
   /** When a majority has it, where nothing is in the way. */
   readonly at: number;
+
+  constructor(
+    subject: string,
+    expectedOf: string | undefined,
+    apply: () => readonly SimulatedMessage[],
+    answer: Answer,
+    at: number,
+  ) {
+    this.subject = subject;
+    this.expectedOf = expectedOf;
+    this.apply = apply;
+    this.answer = answer;
+    this.at = at;
+  }
 }
 
 /** Someone who was the leader and does not know better: it refuses and answers by what it has, and stores nothing. */
@@ -193,7 +213,7 @@ class Stream {
     this.#electedAt = engine.now + chance.between(0, mix.electionMs);
     this.#world.trace?.say(
       `${this.name}: replica ${this.#leader} is elected at ${this.#electedAt.toFixed(1)}` +
-        (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ what }) => what).join(", ")}`),
+        (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ subject }) => subject).join(", ")}`),
     );
   }
 
@@ -235,25 +255,20 @@ class Stream {
       answer([refused]);
       return;
     }
-    this.#propose({
-      subject: publish.subject,
-      expectedOf: conditionOf(publish),
-      answer,
-      what: publish.subject,
-      apply: () => {
-        const late = this.#lateMismatchOf(publish);
-        if (late !== undefined) return [late];
-        const { subject, data, headers } = publish;
-        const { seq } = this.log.append(
-          subject,
-          typeof data === "string" ? Buffer.from(data) : data,
-          headers,
-          wallClockAt(engine.now),
-        );
-        this.#world.trace?.say(`${this.name}: ${seq} is ${subject}`);
-        return [json({ stream: this.name, seq })];
-      },
-    });
+    const apply = (): readonly SimulatedMessage[] => {
+      const late = this.#lateMismatchOf(publish);
+      if (late !== undefined) return [late];
+      const { subject, data, headers } = publish;
+      const { seq } = this.log.append(
+        subject,
+        typeof data === "string" ? Buffer.from(data) : data,
+        headers,
+        wallClockAt(engine.now),
+      );
+      this.#world.trace?.say(`${this.name}: ${seq} is ${subject}`);
+      return [acknowledgement(this.name, seq)];
+    };
+    this.#propose(publish.subject, conditionOf(publish), apply, answer);
   }
 
   /** Before 2.12 a server knew only of conditional writes that were under way. */
@@ -319,28 +334,28 @@ class Stream {
     }
     // What is under way, and comes before it, stays: the leader notes what it has just now.
     const upTo = this.log.sequenceAt(this.log.end);
-    this.#propose({
-      subject: `purge ${filter}`,
-      expectedOf: undefined,
-      answer,
-      what: `the purge of ${filter}`,
-      apply: () => {
-        const purged = this.log.purge(filter, upTo);
-        this.#world.trace?.say(`${this.name}: purges ${purged} of ${filter}`);
-        return [json({ success: true, purged })];
-      },
-    });
+    const apply = (): readonly SimulatedMessage[] => {
+      const purged = this.log.purge(filter, upTo);
+      this.#world.trace?.say(`${this.name}: purges ${purged} of ${filter}`);
+      return [json({ success: true, purged })];
+    };
+    this.#propose(`the purge of ${filter}`, undefined, apply, answer);
   }
 
-  #propose(proposal: Omit<Proposal, "at">): void {
+  #propose(
+    subject: string,
+    expectedOf: string | undefined,
+    apply: () => readonly SimulatedMessage[],
+    answer: Answer,
+  ): void {
     if (!this.#clustered && this.#tail.length === 0) {
-      proposal.answer(proposal.apply());
+      answer(apply());
       return;
     }
     const { engine, chance, mix } = this.#world;
     const at =
       mix.pipelined > 0 ? Math.max(this.#tail.at(-1)?.at ?? 0, engine.now + chance.between(0, 2 * mix.delayMs)) : 0;
-    this.#tail.push({ ...proposal, at });
+    this.#tail.push(new Proposal(subject, expectedOf, apply, answer, at));
     this.#commitSoon();
   }
 

@@ -488,11 +488,10 @@ class Simulation {
     const began = client.process.ranMs;
     const isShort = dice < mix.shortCalls;
     const timeoutMs = isShort ? 1 + chance.below(60) : LISTS.has(op.f) ? OP_TIMEOUT_MS * MANY : OP_TIMEOUT_MS;
-    const controller = new AbortController();
-    const aborts = dice > 1 - mix.aborts;
-    if (aborts) client.process.after(chance.between(0, 20), () => controller.abort());
+    const controller = dice > 1 - mix.aborts ? new AbortController() : undefined;
+    if (controller !== undefined) client.process.after(chance.between(0, 20), () => controller.abort());
     this.#trace?.say(
-      `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${aborts ? ", with a signal that aborts" : ""}`,
+      `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${controller === undefined ? "" : ", with a signal that aborts"}`,
     );
     this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: undefined, out: undefined });
     const end = (out: string): void => {
@@ -511,13 +510,14 @@ class Simulation {
         });
       then();
     };
-    run(store, { ...(isShort ? { timeoutMs } : {}), ...(aborts ? { signal: controller.signal } : {}) }, id).then(
-      end,
-      (error: unknown) => {
-        const { library } = client;
-        end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
-      },
-    );
+    run(
+      store,
+      { ...(isShort ? { timeoutMs } : {}), ...(controller === undefined ? {} : { signal: controller.signal }) },
+      id,
+    ).then(end, (error: unknown) => {
+      const { library } = client;
+      end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
+    });
   }
 }
 
