@@ -20,8 +20,11 @@ export interface Subject {
 
 export const PROBE_TIMEOUT_MS = 1000;
 
-/** Between two probes of a kind, so that what they show is not that a machine is busy. */
-const PAUSE_MS = 40;
+/**
+ * Between two probes of a kind, so that what they show is not that a machine is busy. What they look for lasts for seconds:
+ * more of them are for the soak.
+ */
+const PAUSE_MS = process.env["UNIBUS_PROBE_SECONDS"] === undefined ? 100 : 40;
 
 /** Asks all four checks of one store, over and over, until it is stopped. */
 export class Probes {
