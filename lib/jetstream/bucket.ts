@@ -62,6 +62,13 @@ export interface Certain {
   readonly asOf: number;
 }
 
+export interface Limits {
+  /** Of one request, by how large the bucket's records can be. */
+  readonly maxFilters: number;
+  /** Memory for what was seen of each record. */
+  readonly seenBytes: number;
+}
+
 export class Bucket {
   readonly name: string;
   readonly stream: string;
@@ -71,7 +78,7 @@ export class Bucket {
   protected readonly continuity = new Continuity();
   protected readonly fences: Fences;
   readonly #barrier: Barrier;
-  readonly #noted = new Seen();
+  readonly #noted: Seen;
   readonly #maxFilters: number;
   /** Of a barrier that is there: every read that has to find something asks for it too. */
   #barrierKey = "";
@@ -96,11 +103,11 @@ export class Bucket {
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: string, payload: string, seq: number) => void) | undefined;
 
-  /** `maxFilters` of one request, by how large the bucket's records can be. */
-  constructor(link: Link, name: string, maxFilters: number) {
+  constructor(link: Link, name: string, { maxFilters, seenBytes }: Limits) {
     this.link = link;
     this.name = name;
     this.#maxFilters = maxFilters;
+    this.#noted = new Seen(seenBytes);
     this.stream = `KV_${name}`;
     this.subjects = `$KV.${name}.`;
     this.#barrier = new Barrier(link, this.stream, this.subjects, this);

@@ -158,12 +158,26 @@ export async function openOn(
   const link = new Link(connection, headers);
   // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
   // for a key: see `Bucket`.
+  // An eighth for what was seen: of each bucket's records, and of the members' rows by room.
+  const seenBytes = cacheBytes / 48;
   const bucket = {
-    rooms: new ProvedBucket(link, `${prefix}rooms`, 200, new RecordCache(cacheBytes / 4, readRoom), readRoom),
-    members: new Bucket(link, `${prefix}members`, 500),
-    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`, 900),
-    roomKeys: new Bucket(link, `${prefix}room_keys`, 40),
-    users: new ProvedBucket(link, `${prefix}users`, 900, new UserCache(cacheBytes / 2), stateOf),
+    rooms: new ProvedBucket(
+      link,
+      `${prefix}rooms`,
+      { maxFilters: 200, seenBytes },
+      new RecordCache(cacheBytes / 4, readRoom),
+      readRoom,
+    ),
+    members: new Bucket(link, `${prefix}members`, { maxFilters: 500, seenBytes }),
+    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`, { maxFilters: 900, seenBytes }),
+    roomKeys: new Bucket(link, `${prefix}room_keys`, { maxFilters: 40, seenBytes }),
+    users: new ProvedBucket(
+      link,
+      `${prefix}users`,
+      { maxFilters: 900, seenBytes },
+      new UserCache((cacheBytes * 3) / 8),
+      stateOf,
+    ),
   };
   const buckets: readonly Bucket[] = Object.values(bucket);
   const joined = new JoinedRows(cacheBytes / 4);
@@ -188,6 +202,7 @@ export async function openOn(
     },
     joined,
     index,
+    seenBytes,
   );
   const sweep = new Sweep(log);
   const versions = new ServerVersions(link);

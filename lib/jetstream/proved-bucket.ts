@@ -1,7 +1,7 @@
 /** A bucket that keeps what it has read, so that what was read before is proved by a barrier that all checks share. */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import { Bucket, whole } from "./bucket.js";
+import { Bucket, whole, type Limits } from "./bucket.js";
 import type { DirectAnswer, Link } from "./connection.js";
 import type { Json } from "./json.js";
 import { Retries } from "./retries.js";
@@ -47,8 +47,8 @@ export class ProvedBucket<V> extends Bucket {
   #identifying: Promise<void> | undefined;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
-  constructor(link: Link, name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) {
-    super(link, name, maxFilters);
+  constructor(link: Link, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
+    super(link, name, limits);
     this.#copy = new Copy(new CacheWithState(cache), this.own, this.continuity);
     this.#valueOf = (entry) => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
     // What it wrote needs not be read, where nothing stands between that and what it knows.

@@ -116,7 +116,7 @@ export class RoomLog {
   readonly buckets: RoomBuckets;
   readonly #turns = new Turns();
   /** The versions of members' rows that were seen. */
-  readonly #rows = new Seen();
+  readonly #rows: Seen;
   readonly #joined: JoinedRows;
   readonly #index: RoomIndex;
   /** Rooms that are being put into the index. */
@@ -131,7 +131,9 @@ export class RoomLog {
     cleanUp: (work: CleanUp, timeoutMs?: number) => void,
     joined: JoinedRows,
     index: RoomIndex,
+    seenBytes: number,
   ) {
+    this.#rows = new Seen(seenBytes);
     this.buckets = buckets;
     this.#cleanUp = cleanUp;
     this.#joined = joined;

@@ -2,23 +2,32 @@
  * What was seen of each record: a read of it by another replica may not go back behind that. A number for each, in bounded
  * memory; of what was forgotten only the highest is known.
  */
-const MAX_SEEN = 65_536;
+
+/** What a map takes for a short string and a number, without the characters. */
+const ENTRY_BYTES = 80;
 
 export class Seen {
   readonly #floors = new Map<string, number>();
+  readonly #maxBytes: number;
+  #bytes = 0;
   #forgotten = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
 
   note(key: string, seen: number): void {
     const before = this.#floors.get(key);
     if (before !== undefined && before >= seen) return;
     // What is noted anew is forgotten last.
     if (before !== undefined) this.#floors.delete(key);
+    else this.#bytes += ENTRY_BYTES + key.length;
     this.#floors.set(key, seen);
-    if (this.#floors.size <= MAX_SEEN) return;
     for (const [oldest, floor] of this.#floors) {
+      if (this.#bytes <= this.#maxBytes) break;
       this.#floors.delete(oldest);
+      this.#bytes -= ENTRY_BYTES + oldest.length;
       this.forgot(floor);
-      break;
     }
   }
 
