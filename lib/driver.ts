@@ -1,6 +1,19 @@
 /**
  * What a backend implements. `MembershipStore` stands in front of it: a driver sees arguments that were checked and
- * copied, a `Call` that ends in time, and no call after its close has begun.
+ * copied, a `Call` that ends in time, and no call after its close has begun. docs/adding-a-backend.md is the guide.
+ *
+ * What holds for every method:
+ *
+ * - It refuses with what `rules.ts` throws: `NOT_FOUND`, `ALREADY_EXISTS`, `CONFLICT`. A refusal rests on
+ *   a read as fresh as a check's, and then nothing was written.
+ * - A write is seen whole or not at all, by every reader and after every crash, and is durable before it is answered.
+ * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.check()` before each
+ *   step, so that work that nobody waits for any more ends.
+ * - What else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
+ * - Records are fresh copies in depth, their dates and bytes too, and leave out what is not there. The bytes and dates
+ *   that it is given are its own.
+ *
+ * A number in parentheses is that of a promise in docs/adding-a-backend.md.
  */
 import type { Call } from "./call.js";
 import type {
@@ -16,6 +29,7 @@ import type { UserFacts } from "./rules.js";
 import type { Member, Page, Room, RoomKey, User } from "./store.js";
 
 export interface Driver {
+  /** The name of the backend, which is `Store.backend`. */
   readonly backend: string;
   readonly rooms: RoomsDriver;
   readonly members: MembersDriver;
@@ -23,71 +37,175 @@ export interface Driver {
   readonly users: UsersDriver;
   /** Reads that a check may answer `true` on. */
   readonly proofs: Proofs;
+  /**
+   * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
+   * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
+   */
   close(): Promise<void>;
 }
 
-/** Each proof is as fresh as the moment of the call, so that what was taken away before it is not seen. */
+/**
+ * What was taken away, and acknowledged to anyone on any node, before the call is not seen (12). Whatever keeps a
+ * driver from being sure of that is an error, never an answer (11).
+ */
 export type Proofs = ProofsInMemory | ProofsByAsking;
 
-/** Of a backend that has everything in memory: a check then costs no timer, and makes no record that nobody looks at. */
+/** Of a backend that has everything in memory: a check costs no timer, and makes no record that nobody looks at. */
 export interface ProofsInMemory {
   readonly synchronous: true;
-  /** The user, in the state that a check may act on, or `undefined` for nobody. */
+  /** The user, in the state that a check may act on, or `undefined` for nobody. A fresh record. */
   user(key: string): User | undefined;
-  /** What the rules need to know of the same user. */
+  /** What the rules need to know of the same user. Any value may be asked for, unchecked: what is no key is nobody. */
   facts(key: string): UserFacts | undefined;
-  /** Whether the endpoint has joined the room. Anything may be asked for: what is no id names nobody. */
+  /** Whether the endpoint has joined the room. Any values may be asked for, unchecked: what is no id names nobody. */
   joined(roomId: string, endpoint: string): boolean;
-  /** Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). */
+  /**
+   * Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). Costs the same
+   * however many users there are.
+   */
   admin(now: number): boolean;
-  /** Whether this memory is surely the newest state at `now`: nobody else may have changed it. */
+  /**
+   * Whether this memory is surely the newest state at `now`: nobody else may have changed it. `true` is believed, so it
+   * is never a guess.
+   */
   isCurrent(now: number): boolean;
-  /** Resolves when it is again. Rejects if it is not, or if that cannot be told. */
+  /**
+   * Makes sure of the memory, and resolves when it is current again. Rejects if it is not, or if that cannot be told.
+   */
   renew(): Promise<void>;
 }
 
 /** Of a backend that has to ask others. */
 export interface ProofsByAsking {
   readonly synchronous: false;
+  /** The user as it stood at some instant after the call began, or `undefined` for nobody. A fresh record. */
   user(key: string, call: Call): Promise<User | undefined>;
-  /** What the rules need to know of the same user, which can be had for less than the record. */
+  /** What the rules need to know of the same user, as fresh, which can be had for less than the record. */
   facts(key: string, call: Call): Promise<UserFacts | undefined>;
+  /**
+   * Whether the endpoint had joined the room at some instant after the call began. No such room or member is `false`.
+   */
   joined(roomId: string, endpoint: string, call: Call): Promise<boolean>;
-  /** `now` is asked when the answer is there: waiting takes time. */
+  /**
+   * Whether an active admin exists, as fresh. `now` is asked when the answer is there: waiting takes time. Costs the
+   * same however many users there are.
+   */
   admin(now: () => number, call: Call): Promise<boolean>;
 }
 
 export interface RoomsDriver {
+  /**
+   * Makes the room, its owner's joined membership, the index entry and the first key in one step (4). Picks a random id
+   * if none is given. `ALREADY_EXISTS` if the id is in use: that room stays as it was (3).
+   */
   create(room: RoomInput, call: Call): Promise<Room>;
+  /**
+   * `NOT_FOUND` if there is no room. The answer may lag behind other nodes for a moment, but never behind this store's
+   * own acknowledged writes.
+   */
   get(id: string, call: Call): Promise<Room>;
+  /**
+   * Changes the name and the owner; if neither differs, the revision stays. Checks one state: the room, then
+   * `ifRevision`, then that a new owner is a joined member. The roles of both members change in the same step.
+   * `NOT_FOUND` for the room or the new owner, `CONFLICT` for the revision or an owner who is only invited.
+   */
   update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room>;
+  /**
+   * Removes the room with its members, keys and index entries. A later room of that id shows none of them (8), and no
+   * later check does (12). `NOT_FOUND`.
+   */
   delete(id: string, call: Call): Promise<void>;
+  /**
+   * A page: a room that is there throughout a walk is on one of them, whatever others write. A cursor that is none is
+   * `INVALID_ARGUMENT` of `page.after`.
+   */
   list(page: PageInput, call: Call): Promise<Page<Room>>;
+  /**
+   * Every room of which the endpoint is a member in any state, and no other (5), sorted by the code points of the id.
+   * Empty if there is none.
+   */
   listForEndpoint(endpoint: string, call: Call): Promise<Room[]>;
 }
 
 export interface MembersDriver {
+  /**
+   * Adds the member, its index entry and its key together, and gives the room a new revision. Allowed while
+   * `rekeyRequired`. `NOT_FOUND` for the room, `ALREADY_EXISTS` for a member, who stays as it was (3), `CONFLICT` for a
+   * key of another epoch than the room's: then nothing is added.
+   */
   add(roomId: string, member: MemberInput, call: Call): Promise<Member>;
+  /** `NOT_FOUND` for the room or the member. As fresh as `rooms.get`. */
   get(roomId: string, endpoint: string, call: Call): Promise<Member>;
+  /**
+   * Makes an invited member a joined one, with new revisions of the member and the room. If the member has joined
+   * already, nothing changes. `NOT_FOUND` for the room or the member.
+   */
   join(roomId: string, endpoint: string, call: Call): Promise<Member>;
+  /**
+   * Removes the membership, its index entry and all its keys, and sets `rekeyRequired` of an encrypted room, in one
+   * step (7). No later check sees the member (12). `NOT_FOUND` for the room or the member, `CONFLICT` for the owner,
+   * also while ownership moves.
+   */
   remove(roomId: string, endpoint: string, call: Call): Promise<void>;
+  /**
+   * All members in any state, whole or an error, sorted by the code points of the endpoint. `NOT_FOUND` for the room.
+   */
   list(roomId: string, call: Call): Promise<Member[]>;
+  /**
+   * Every membership of the endpoint in any state, and no other (5), sorted by the code points of the room's id. Empty
+   * if there is none.
+   */
   listForEndpoint(endpoint: string, call: Call): Promise<Member[]>;
 }
 
 export interface RoomKeysDriver {
+  /**
+   * Adds a key that a member lacks, for any epoch up to the room's. A removal at the same time takes it along or
+   * refuses it (7). In the order of `checkPut`: `CONFLICT` for an unencrypted room, `NOT_FOUND` for the member,
+   * `CONFLICT` for an epoch to come; then `ALREADY_EXISTS`.
+   */
   put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey>;
+  /**
+   * The key of that epoch; without one the highest that the member holds, which may be lower than the room's.
+   * `NOT_FOUND` for the room, the member or the key. Never a key of a rekey that lost (6).
+   */
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey>;
+  /** All keys of the member, epochs ascending. None is an empty list. `NOT_FOUND` for the room or the member. */
   list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]>;
+  /**
+   * Begins the next epoch with one key for each member and clears `rekeyRequired`, all or nothing. Of several at once
+   * one wins, and the others get `CONFLICT` (6). Checks the room, `expectedEpoch`, `ifRevision`, then that the map
+   * names exactly the members. Who is removed before it commits has no key of the new epoch.
+   */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room>;
 }
 
 export interface UsersDriver {
+  /** `ALREADY_EXISTS` for a user of any status, who stays as it was (3). The key is folded already. */
   add(user: UserInput, call: Call): Promise<User>;
+  /**
+   * Adds an admin, once for all time, however many try at once. `CONFLICT` if any user is, or was, an admin; then
+   * `ALREADY_EXISTS`.
+   */
   addFirstAdmin(user: UserInput, call: Call): Promise<User>;
+  /** `NOT_FOUND` if there is no user. As fresh as `rooms.get`. */
   get(key: string, call: Call): Promise<User>;
+  /**
+   * Changes what is given; if nothing differs, the revision stays. `NOT_FOUND`, then `CONFLICT` for the revision, then
+   * `CONFLICT` for demoting the last active admin, also by two at once (14). What it takes away, no later check sees
+   * (12).
+   */
   update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Promise<User>;
+  /**
+   * Revokes, and sets `revokedAt`. If the user is revoked already, nothing changes. `NOT_FOUND`, or `CONFLICT` for the
+   * last active admin (14). No later check allows the user (12).
+   */
   revoke(key: string, call: Call): Promise<User>;
+  /** Makes the user active again, without `revokedAt`. If the user is active already, nothing changes. `NOT_FOUND`. */
   reinstate(key: string, call: Call): Promise<User>;
+  /**
+   * A page of users of any status: one that is there throughout a walk is on one of them. A cursor that is none is
+   * `INVALID_ARGUMENT` of `page.after`.
+   */
   list(page: PageInput, call: Call): Promise<Page<User>>;
 }

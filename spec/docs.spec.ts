@@ -1,0 +1,44 @@
+/** The guides for developers show code that is there, and name files and commands that are there. */
+import { expect } from "chai";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
+
+for (const guide of ["docs/adding-a-backend.md"]) {
+  describe(guide, () => {
+    let text: string;
+    before(async () => {
+      text = await read(guide);
+    });
+
+    /** What is part of a file is compiled, linted and tested with it. */
+    it("has only code that stands so in the file that it names", async () => {
+      for (const [, label = "", code = ""] of text.matchAll(/^```(\w.*)\n([^]*?)^```$/gm)) {
+        const [language, path, ...more] = label.split(" ");
+        if (language === "sh") continue;
+        expect([language, more.length], label).to.deep.equal(["ts", 0]);
+        expect((await read(path ?? "")).includes(code), `${label}:\n${code}`).to.equal(true);
+      }
+    });
+
+    it("names only files that are there", () => {
+      const named = [...text.matchAll(/`((?:bench|docs|example|lib|matrix|spec|tools)\/[\w./-]*)`/g)].map(
+        ([, path = ""]) => path,
+      );
+      const linked = [...text.matchAll(/\]\(([^):]+)\)/g)].map(([, path = ""]) => join(dirname(guide), path));
+      expect(named.length).to.be.greaterThan(5);
+      expect([...named, ...linked].filter((path) => !existsSync(join(root, path)))).to.deep.equal([]);
+    });
+
+    it("names only commands that are there", async () => {
+      const { scripts } = JSON.parse(await read("package.json")) as { scripts: Readonly<Record<string, string>> };
+      const commands = [...text.matchAll(/npm run ([\w:-]+)/g)].map(([, name = ""]) => name);
+      expect(commands.length).to.be.greaterThan(0);
+      expect(commands.filter((name) => scripts[name] === undefined)).to.deep.equal([]);
+    });
+  });
+}
