@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
 
-for (const guide of ["docs/adding-a-backend.md"]) {
+for (const guide of ["docs/adding-a-backend.md", "CONTRIBUTING.md"]) {
   describe(guide, () => {
     let text: string;
     before(async () => {
