@@ -222,6 +222,17 @@ const changes: readonly Change[] = [
   },
 ];
 
+/** Only a replica in the middle of a snapshot leaves a gap where something else stood than a barrier. */
+const ofSnapshots: Mutant = {
+  name: "simulated: a list of barriers that overstates",
+  file: "lib/jetstream/sequence-window.ts",
+  find: "if (!this.#has(this.#top - bit)) continue;",
+  replace: "if (this.#top < bit) continue;",
+  breaks: "A barrier tells only of barriers: whatever it tells of may be missing from what others read of the log.",
+  killedBy: { ...bySimulation, with: "snapshots" },
+  chance: true,
+};
+
 /** Few schedules have a stream that is restored: of the others none can notice. */
 const ofRestores: Mutant = {
   name: "simulated: a log that has gone back is believed",
@@ -235,5 +246,6 @@ const ofRestores: Mutant = {
 
 export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
+  ofSnapshots,
   ofRestores,
 ];
