@@ -299,6 +299,17 @@ export class Bucket {
     return found;
   }
 
+  /**
+   * What a record of another bucket says that it rests on stands before every fence that is asked for after it was read. A log that
+   * has less was restored without the others, or they without it.
+   */
+  demand(needed: number, asOf: number): void {
+    if (asOf >= needed) return;
+    throw new StoreError("CORRUPT", `The bucket ${this.name} is older than others say: it was restored without them`, {
+      details: { bucket: this.name, needed, sequence: asOf },
+    });
+  }
+
   /** The same of a record that is kept elsewhere, where it is seen how it stood. */
   protected async settled(key: string, call: Call): Promise<Certain> {
     for (const retries = new Retries(call); ;) {

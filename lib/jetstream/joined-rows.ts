@@ -5,7 +5,6 @@
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./retries.js";
 import type { Entry } from "./entry.js";
 import { readMember } from "./records.js";
 import type { RoomRecord } from "./records.js";
@@ -38,23 +37,20 @@ export class JoinedRows {
 
   async #row(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<Row | undefined> {
     const needed = room.membersSeq;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
-      const known = this.#rows.get(key);
-      if (known !== undefined && known.asOf >= needed) return known;
-      if (known !== undefined) {
-        const log = this.#log;
-        const asOf = await members.stands(key, known.seq, call);
-        if (asOf !== undefined && asOf >= needed && log === this.#log) return this.#keep(key, { ...known, asOf });
-      }
+    const known = this.#rows.get(key);
+    if (known !== undefined && known.asOf >= needed) return known;
+    if (known !== undefined) {
       const log = this.#log;
-      const { entry, asOf } = await members.certain(key, call);
-      if (asOf < needed) continue;
-      if (entry === undefined) return undefined;
-      const row = rowOf(entry, asOf);
-      // A newer row than the record's was committed since. Kept is only what a record says that was read, by which the log is known again.
-      return row.v > room.v || log !== this.#log ? row : this.#keep(key, row);
+      const asOf = await members.stands(key, known.seq, call);
+      if (asOf !== undefined && asOf >= needed && log === this.#log) return this.#keep(key, { ...known, asOf });
     }
+    const log = this.#log;
+    const { entry, asOf } = await members.certain(key, call);
+    members.demand(needed, asOf);
+    if (entry === undefined) return undefined;
+    const row = rowOf(entry, asOf);
+    // A newer row than the record's was committed since. Kept is only what a record says that was read, by which the log is known again.
+    return row.v > room.v || log !== this.#log ? row : this.#keep(key, row);
   }
 
   #keep(key: string, row: Row): Row {

@@ -257,19 +257,16 @@ export class RoomLog {
   async #certainly(room: LiveRoom, endpoint: string, call: Call): Promise<Standing | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
-      // The record was read before: every row that it demands stands before the fence.
-      const { entry, asOf } = await this.buckets.members.certain(key, call);
-      if (asOf < record.membersSeq) continue;
-      const stored = storedRow(entry);
-      if (stored !== undefined) this.#rows.note(key, stored.row.v);
-      const member = standing(record, endpoint, stored, true);
-      if (member.row !== undefined || stored !== undefined) return member;
-      // A room that was deleted, or whose rows were copied, has none of them any more.
-      const now = await this.slot(room.id, "certain", call);
-      return now.record?.roster === record.roster ? member : undefined;
-    }
+    // The record was read before: every row that it demands stands before the fence.
+    const { entry, asOf } = await this.buckets.members.certain(key, call);
+    this.buckets.members.demand(record.membersSeq, asOf);
+    const stored = storedRow(entry);
+    if (stored !== undefined) this.#rows.note(key, stored.row.v);
+    const member = standing(record, endpoint, stored, true);
+    if (member.row !== undefined || stored !== undefined) return member;
+    // A room that was deleted, or whose rows were copied, has none of them any more.
+    const now = await this.slot(room.id, "certain", call);
+    return now.record?.roster === record.roster ? member : undefined;
   }
 
   /** Whether the endpoint has joined the room, as of a moment after this call. */

@@ -3,6 +3,7 @@ import { isStoreError, openJetStream, type Store, type StoreError } from "unibus
 import { codeOf } from "../support/code-of.js";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
+import { tapped } from "./support/taps.js";
 import { eventually } from "../support/wait.js";
 import { BUCKETS, api, configure, streamInfo, type Json } from "./support/streams.js";
 
@@ -436,18 +437,13 @@ describe("jetstream: buckets", function () {
       it(`that closes while something is cleared away does not hold up the store's close (${each.name})`, async () => {
         const own = await each.connect(server.url);
         let purges = 0;
-        const dying = new Proxy(own, {
-          get(target, name) {
-            const found: unknown = Reflect.get(target, name);
-            if (typeof found !== "function") return found;
-            if (name !== "request") return found.bind(target) as unknown;
-            return async (...args: Parameters<Connection["request"]>) => {
-              if (args[0].includes("STREAM.PURGE")) {
-                purges++;
-                await target.close();
-              }
-              return target.request(...args);
-            };
+        const dying = tapped(own, {
+          request: async (...args) => {
+            if (args[0].includes("STREAM.PURGE")) {
+              purges++;
+              await own.close();
+            }
+            return own.request(...args);
           },
         });
         // As long as a timeout can be, and the time that clearing away has: whoever waits for it is found out.

@@ -19,7 +19,8 @@ import {
 } from "./jetstream-history.js";
 import { random } from "./random.js";
 
-type Connection = NatsConnection & { close(): Promise<void> };
+type Publishing = Required<Pick<NatsConnection, "publish" | "subscribe">>;
+type Connection = NatsConnection & Publishing & { close(): Promise<void> };
 
 const SLEEPER = new Int32Array(new SharedArrayBuffer(4));
 
@@ -100,17 +101,25 @@ class Client {
 
   /** The process ends between any two writes. */
   #mortal(connection: Connection): NatsConnection {
-    const request: NatsConnection["request"] = async (subject, payload, options) => {
+    let last: string | undefined;
+    const publish: Publishing["publish"] = (subject, payload, options) => {
       const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes("STREAM.PURGE");
       const dies = isWrite && ++this.#writes === this.#dieAt;
       if (dies && !this.#dieAfter) process.kill(process.pid, "SIGKILL");
-      const message = await connection.request(subject, payload, options);
-      if (dies) process.kill(process.pid, "SIGKILL");
-      return message;
+      if (dies) last = options?.reply;
+      connection.publish(subject, payload, options);
     };
+    const subscribe: Publishing["subscribe"] = (subject, { callback }) =>
+      connection.subscribe(subject, {
+        callback: (error, message) => {
+          if (error === null && message.subject === last) process.kill(process.pid, "SIGKILL");
+          callback(error, message);
+        },
+      });
     return new Proxy(connection, {
       get(target, name) {
-        if (name === "request") return request;
+        if (name === "publish") return publish;
+        if (name === "subscribe") return subscribe;
         const found: unknown = Reflect.get(target, name);
         return typeof found === "function" ? (found.bind(target) as unknown) : found;
       },
