@@ -12,7 +12,7 @@ import { abortReason, isAborted, onAbort } from "./signal.js";
  * The calls of a store that run, and one timer that ends those whose time is over: one for each call would be a good part
  * of what a fast call costs. The timer stays set when the call for which it was set is done, without keeping the process.
  */
-export class Calls {
+export class CallRegistry {
   readonly #running: Call[] = [];
   #timer: NodeJS.Timeout | undefined;
   /** When the timer fires. */
@@ -99,17 +99,17 @@ export class Call {
   /** By `performance.now()`. */
   readonly startedAt = performance.now();
   #expiresAt: number;
-  /** Its place among the calls that run, which only {@link Calls} knows to keep. */
+  /** Its place among the calls that run, which only {@link CallRegistry} knows to keep. */
   place = 0;
   #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
-  readonly #calls: Calls | undefined;
+  readonly #calls: CallRegistry | undefined;
   #outcome: "none" | "unknown" | undefined;
   #ended: StoreError | undefined;
   #end: ((error: StoreError) => void) | undefined;
 
   /** `calls` are those that it is ended with; without them it has a timer to itself. */
-  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: Calls) {
+  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: CallRegistry) {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
     this.#expiresAt = this.startedAt + this.#timeoutMs;
     this.#signal = bounds.signal;
@@ -151,7 +151,7 @@ export class Call {
   }
 
   /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */
-  check(): void {
+  throwIfEnded(): void {
     if (this.#ended !== undefined) throw this.#ended;
     if (this.aborted) throw this.#stop(this.#abortError());
     if (this.remaining() <= 0) throw this.#stop(this.#timeoutError());
@@ -236,7 +236,7 @@ export class Call {
 
   /** Waits for the end that comes first, and answers how to wait no longer. */
   #begin(fail: (error: StoreError) => void): () => void {
-    const calls = this.#calls ?? new Calls();
+    const calls = this.#calls ?? new CallRegistry();
     const signal = this.#signal;
     const listenNoLonger = signal === undefined ? undefined : onAbort(signal, () => this.#stop(this.#abortError()));
     calls.begin(this);

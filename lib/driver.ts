@@ -36,7 +36,7 @@ export interface Driver {
   readonly roomKeys: RoomKeysDriver;
   readonly users: UsersDriver;
   /** Reads that a check may answer `true` on. */
-  readonly proofs: Proofs;
+  readonly checks: CheckReads;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
    * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
@@ -48,10 +48,10 @@ export interface Driver {
  * What was taken away, and acknowledged to anyone on any node, before the call is not seen (12). Whatever keeps a
  * driver from being sure of that is an error, never an answer (11).
  */
-export type Proofs = ProofsInMemory | ProofsByAsking;
+export type CheckReads = SyncCheckReads | AsyncCheckReads;
 
 /** Of a backend that has everything in memory: a check costs no timer, and makes no record that nobody looks at. */
-export interface ProofsInMemory {
+export interface SyncCheckReads {
   readonly synchronous: true;
   /** The user, in the state that a check may act on, or `undefined` for nobody. A fresh record. */
   user(key: string): User | undefined;
@@ -76,7 +76,7 @@ export interface ProofsInMemory {
 }
 
 /** Of a backend that has to ask others. */
-export interface ProofsByAsking {
+export interface AsyncCheckReads {
   readonly synchronous: false;
   /** The user as it stood at some instant after the call began, or `undefined` for nobody. A fresh record. */
   user(key: string, call: Call): Promise<User | undefined>;

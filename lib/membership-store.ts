@@ -5,8 +5,8 @@
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied, proved } from "./authorization.js";
-import { Call, Calls } from "./call.js";
-import type { Driver, ProofsInMemory } from "./driver.js";
+import { Call, CallRegistry } from "./call.js";
+import type { Driver, SyncCheckReads } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
@@ -26,7 +26,7 @@ export class MembershipStore extends OwnStore implements Store {
   readonly users: Users;
   readonly #driver: Driver;
   readonly #opTimeoutMs: number;
-  readonly #calls = new Calls();
+  readonly #calls = new CallRegistry();
   #closing: Promise<void> | undefined;
 
   constructor(driver: Driver, opTimeoutMs: number) {
@@ -165,7 +165,7 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   authorize(key: string, options?: CallOptions): Promise<Decision> {
-    const { proofs } = this.#driver;
+    const { checks } = this.#driver;
     let bounds: Bounds;
     let folded: string;
     try {
@@ -176,17 +176,17 @@ export class MembershipStore extends OwnStore implements Store {
       return Promise.resolve(denied("malformed", error));
     }
     if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
-    if (proofs.synchronous) {
+    if (checks.synchronous) {
       try {
         const now = Date.now();
-        const decision = decide(proofs.user(folded), now);
-        if (proofs.isCurrent(now)) return Promise.resolve(decision);
+        const decision = decide(checks.user(folded), now);
+        if (checks.isCurrent(now)) return Promise.resolve(decision);
       } catch (error) {
         return Promise.resolve(denialOf(error, false));
       }
-      return this.#proved(bounds, () => renewed(proofs, (now) => decide(proofs.user(folded), now)), denialOf);
+      return this.#decided(bounds, () => renewed(checks, (now) => decide(checks.user(folded), now)), denialOf);
     }
-    return this.#proved(bounds, async (call) => decide(await proofs.user(folded, call), Date.now()), denialOf);
+    return this.#decided(bounds, async (call) => decide(await checks.user(folded, call), Date.now()), denialOf);
   }
 
   isAuthorized(key: string, options?: CallOptions): Promise<boolean> {
@@ -198,28 +198,28 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
-    const { proofs } = this.#driver;
+    const { checks } = this.#driver;
     return this.#check(options, () => {
-      if (proofs.synchronous) {
+      if (checks.synchronous) {
         // Who is there is there under ids that were checked when they came in.
-        if (!proofs.joined(roomId, endpoint)) return false;
-        return proofs.isCurrent(Date.now()) || (() => renewed(proofs, () => proofs.joined(roomId, endpoint)));
+        if (!checks.joined(roomId, endpoint)) return false;
+        return checks.isCurrent(Date.now()) || (() => renewed(checks, () => checks.joined(roomId, endpoint)));
       }
       const room = args.id(roomId, "roomId");
       const member = args.id(endpoint, "endpoint");
-      return (call) => proofs.joined(room, member, call);
+      return (call) => checks.joined(room, member, call);
     });
   }
 
   hasAdmin(options?: CallOptions): Promise<boolean> {
-    const { proofs } = this.#driver;
+    const { checks } = this.#driver;
     return this.#check(options, () => {
-      if (proofs.synchronous) {
+      if (checks.synchronous) {
         const now = Date.now();
-        if (!proofs.admin(now)) return false;
-        return proofs.isCurrent(now) || (() => renewed(proofs, (later) => proofs.admin(later)));
+        if (!checks.admin(now)) return false;
+        return checks.isCurrent(now) || (() => renewed(checks, (later) => checks.admin(later)));
       }
-      return (call) => proofs.admin(Date.now, call);
+      return (call) => checks.admin(Date.now, call);
     });
   }
 
@@ -247,21 +247,21 @@ export class MembershipStore extends OwnStore implements Store {
     options: CallOptions | undefined,
     rule: (user: UserFacts, now: number) => boolean,
   ): Promise<boolean> {
-    const { proofs } = this.#driver;
+    const { checks } = this.#driver;
     return this.#check(options, () => {
-      if (proofs.synchronous) {
+      if (checks.synchronous) {
         // Who is there is there under a key in its one form: only what is not found need be folded.
-        const user = proofs.facts(key) ?? proofs.facts(args.signKey(key, "key"));
+        const user = checks.facts(key) ?? checks.facts(args.signKey(key, "key"));
         const now = Date.now();
         if (!isAllowed(user, rule, now)) return false;
         return (
-          proofs.isCurrent(now) ||
-          (() => renewed(proofs, (later) => isAllowed(proofs.facts(args.signKey(key, "key")), rule, later)))
+          checks.isCurrent(now) ||
+          (() => renewed(checks, (later) => isAllowed(checks.facts(args.signKey(key, "key")), rule, later)))
         );
       }
       const folded = args.signKey(key, "key");
       return async (call) => {
-        const user = await proofs.facts(folded, call);
+        const user = await checks.facts(folded, call);
         return user !== undefined && rule(user, Date.now());
       };
     });
@@ -282,10 +282,10 @@ export class MembershipStore extends OwnStore implements Store {
     } catch {
       return Promise.resolve(false);
     }
-    return typeof ask === "boolean" ? Promise.resolve(ask) : this.#proved(bounds, ask, deny);
+    return typeof ask === "boolean" ? Promise.resolve(ask) : this.#decided(bounds, ask, deny);
   }
 
-  #proved<T>(
+  #decided<T>(
     bounds: Bounds,
     ask: (call: Call) => Promise<T>,
     fallback: (error: unknown, aborted: boolean) => T,
@@ -330,7 +330,7 @@ export class MembershipStore extends OwnStore implements Store {
       });
     }
     const [bounds, operation] = prepared;
-    return new Call(bounds, timeoutMs, kind, this.#calls).run(operation, admitted);
+    return new Call(bounds, timeoutMs, kind, this.#calls).run(operation, toStoreError);
   }
 }
 
@@ -341,17 +341,17 @@ function isAllowed(user: UserFacts | undefined, rule: (user: UserFacts, now: num
 }
 
 /** What memory says after it was made sure of. */
-async function renewed<T>(proofs: ProofsInMemory, answer: (now: number) => T): Promise<T> {
-  await proofs.renew();
+async function renewed<T>(checks: SyncCheckReads, answer: (now: number) => T): Promise<T> {
+  await checks.renew();
   const now = Date.now();
   const answered = answer(now);
-  if (!proofs.isCurrent(now))
+  if (!checks.isCurrent(now))
     throw new StoreError("UNAVAILABLE", "What the store has in memory may not be the newest state");
   return answered;
 }
 
 /** No driver's error leaks, and what may have been written is said. */
-function admitted(error: unknown, call: Call): StoreError {
+function toStoreError(error: unknown, call: Call): StoreError {
   if (!isStoreError(error)) {
     return new StoreError("UNAVAILABLE", "The backend failed", {
       cause: error,

@@ -7,10 +7,10 @@
  */
 import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import type { Ack, DirectMessage, Link } from "./connection.js";
+import type { Ack, DirectMessage, JetStreamClient } from "./client.js";
 import { unavailable } from "./failures.js";
 import type { Json } from "./json.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import { Continuity, moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 import { decode, intact } from "./entry.js";
@@ -18,8 +18,8 @@ import type { Entry } from "./entry.js";
 import { Fences } from "./fences.js";
 import { Seen } from "./seen.js";
 import { OwnBarriers, isBarrier } from "./own-barriers.js";
-import { Barrier } from "./quorum.js";
-import { all } from "./settled.js";
+import { Barrier } from "./barrier.js";
+import { joinAll } from "./join.js";
 
 /** What a read found: at one moment of one replica, `upTo`. */
 export interface Snapshot {
@@ -27,7 +27,7 @@ export interface Snapshot {
   /** The record of a key that was asked for. */
   get(key: string): Entry | undefined;
   /** The records below a prefix that was asked for as `prefix.*`. */
-  below(prefix: string): readonly Entry[];
+  children(prefix: string): readonly Entry[];
 }
 
 interface Read {
@@ -36,7 +36,7 @@ interface Read {
   readonly call: Call;
   readonly resolve: (snapshot: Snapshot) => void;
   readonly reject: (error: unknown) => void;
-  readonly retries: Retries;
+  readonly retries: RetryLoop;
   /** Absent keys of the answer before: a miss counts when it was seen twice. */
   absent: ReadonlySet<string>;
 }
@@ -72,7 +72,7 @@ export interface Limits {
 export class Bucket {
   readonly name: string;
   readonly stream: string;
-  protected readonly link: Link;
+  protected readonly link: JetStreamClient;
   protected readonly subjects: string;
   protected readonly own = new OwnBarriers();
   protected readonly continuity = new Continuity();
@@ -103,7 +103,7 @@ export class Bucket {
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: string, payload: string, seq: number) => void) | undefined;
 
-  constructor(link: Link, name: string, { maxFilters, seenBytes }: Limits) {
+  constructor(link: JetStreamClient, name: string, { maxFilters, seenBytes }: Limits) {
     this.link = link;
     this.name = name;
     this.#maxFilters = maxFilters;
@@ -135,11 +135,11 @@ export class Bucket {
   }
 
   /** The newest sequence that this store knows to be in the bucket. */
-  get seen(): number {
+  get highestSeen(): number {
     return this.#seen;
   }
 
-  saw(seq: number): void {
+  observe(seq: number): void {
     if (seq > this.#seen) this.#seen = seq;
   }
 
@@ -171,7 +171,7 @@ export class Bucket {
   }
 
   noteBarrier(seq: number, key: string): void {
-    this.saw(seq);
+    this.observe(seq);
     this.#barrierKey = key;
     this.own.add(seq, key);
     if (!this.#isDoubted && seq > (this.#landmark?.seq ?? 0)) this.#landmark = { key, seq };
@@ -202,8 +202,8 @@ export class Bucket {
 
   /** Waits until it is known which log it is, if nothing was heard of it for a while. */
   protected async recognize(call: Call): Promise<void> {
-    for (const retries = new Retries(call); this.#mayBeAnother();) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); this.#mayBeAnother();) {
+      await retries.next();
       this.use();
       this.#recognizing ??= this.#recognize().finally(() => {
         this.#recognizing = undefined;
@@ -244,7 +244,7 @@ export class Bucket {
   }
 
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
-  async fresh(call: Call): Promise<number> {
+  async readIndex(call: Call): Promise<number> {
     this.use();
     if (this.#mayBeAnother()) await this.recognize(call);
     const seq = await this.#barrier.prove(call);
@@ -265,8 +265,8 @@ export class Bucket {
    * be missing, and so can the record: that it is not there proves nothing.
    */
   async get(key: string, call: Call): Promise<Entry | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const entry = await this.#last(key, retries, call);
       switch (this.allowed(key, entry?.seq ?? 0)) {
         case "yes":
@@ -276,15 +276,15 @@ export class Bucket {
           if (entry === undefined) return undefined;
           break;
         case "unknown":
-          return entry === undefined ? undefined : (await this.certain(key, call)).entry;
+          return entry === undefined ? undefined : (await this.readLinearizable(key, call)).entry;
       }
     }
   }
 
   /** The newest of the records that a wildcard matches, as some replica has it. It proves nothing, and can be one of before. */
   async newest(filter: string, call: Call): Promise<Entry | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       this.use();
       const answer = await this.link.last(this.stream, this.subjects + filter, this.link.attemptMs(call));
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
@@ -293,7 +293,7 @@ export class Bucket {
   }
 
   /** The record as the leader says that it stands at a moment after this call, or that it does not. */
-  async certain(key: string, call: Call): Promise<Certain> {
+  async readLinearizable(key: string, call: Call): Promise<Certain> {
     const found = await this.settled(key, call);
     if (found.entry !== undefined) this.noted(found.entry);
     return found;
@@ -312,8 +312,8 @@ export class Bucket {
 
   /** The same of a record that is kept elsewhere, where it is seen how it stood. */
   protected async settled(key: string, call: Call): Promise<Certain> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const entry = await this.#last(key, retries, call);
       const asOf = await this.#fence(key, entry?.seq ?? 0, call);
       if (asOf !== undefined) return { entry: entry === undefined ? undefined : intact(entry), asOf };
@@ -347,7 +347,7 @@ export class Bucket {
     return intact(entry);
   }
 
-  async #last(key: string, retries: Retries, call: Call): Promise<Entry | undefined> {
+  async #last(key: string, retries: RetryLoop, call: Call): Promise<Entry | undefined> {
     for (;;) {
       this.use();
       const answer = await this.link.last(this.stream, this.subjects + key, this.link.attemptMs(call));
@@ -377,11 +377,11 @@ export class Bucket {
   async mark(key: string, call: Call): Promise<number> {
     this.use();
     const payload = JSON.stringify({ k: key });
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const ack = await this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call));
       if (ack.kind === "stored") {
-        this.saw(ack.seq);
+        this.observe(ack.seq);
         return ack.seq;
       }
       if (ack.kind === "failed") retries.failed(ack.failure, ack.error);
@@ -410,10 +410,10 @@ export class Bucket {
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
     const before = call.outcome;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
-      call.check();
+      call.throwIfEnded();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
       let sent = moment();
       const publish = (): Promise<Ack> => {
@@ -425,12 +425,12 @@ export class Bucket {
       for (let i = 0; i < MAX_AT_ONCE && ack.kind === "conflict" && ack.inFlight; i++) {
         lost = true;
         await new Promise((resolve) => setTimeout(resolve, 1));
-        call.check();
+        call.throwIfEnded();
         ack = await publish();
       }
       switch (ack.kind) {
         case "stored":
-          this.saw(ack.seq);
+          this.observe(ack.seq);
           this.#noted.note(key, ack.seq);
           this.heard(sent);
           this.onStored?.(key, payload, ack.seq);
@@ -438,7 +438,7 @@ export class Bucket {
         case "conflict": {
           // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,
           // while the real leader stores the message. Only what stands in the log as of now tells.
-          const { entry } = await this.certain(key, call);
+          const { entry } = await this.readLinearizable(key, call);
           if ((entry?.seq ?? 0) === expected) {
             lost = true;
             break;
@@ -477,8 +477,8 @@ export class Bucket {
 
   /** Removes what matches the filter, for good. Repeating it does no harm. */
   async purge(filter: string, call: Call): Promise<void> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       try {
         const reply = await this.link.api(
           `STREAM.PURGE.${this.stream}`,
@@ -503,7 +503,7 @@ export class Bucket {
         call,
         resolve,
         reject,
-        retries: new Retries(call),
+        retries: new RetryLoop(call),
         absent: NOTHING,
       };
       this.#enqueue(read);
@@ -569,7 +569,7 @@ export class Bucket {
         }
         return;
       }
-      const found = new Found(
+      const found = new ReadSnapshot(
         answer.upTo,
         answer.messages.map((message) => decode(message, this.subjects.length)),
       );
@@ -579,7 +579,7 @@ export class Bucket {
     }
   }
 
-  #settle(read: Read, found: Found): void {
+  #settle(read: Read, found: ReadSnapshot): void {
     if (found.upTo < read.min) {
       this.#again(read, undefined);
       return;
@@ -595,7 +595,7 @@ export class Bucket {
         return;
       }
     }
-    this.saw(found.upTo);
+    this.observe(found.upTo);
     for (const { key, seq } of found.entries) this.#noted.note(key, seq);
     read.resolve(found);
   }
@@ -607,10 +607,10 @@ export class Bucket {
   async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
     const needed = Math.max(min, this.#seen);
     const found = new Map<string, Entry>();
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       this.use();
-      call.check();
+      call.throwIfEnded();
       const subjects = [this.subjects + filter, this.subjects + this.#barrierKey];
       const answer = await this.link.direct(
         this.stream,
@@ -620,7 +620,7 @@ export class Bucket {
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
       if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
       if (answer.kind !== "end" || answer.upTo < needed || !complete(answer)) continue;
-      this.saw(answer.upTo);
+      this.observe(answer.upTo);
       for (const message of answer.messages) {
         const entry = decode(message, this.subjects.length);
         if (!isBarrier(entry.key) && entry.key !== marker) found.set(entry.key, this.noted(entry));
@@ -667,7 +667,7 @@ export class Bucket {
     const options = {
       from: after + 1,
       page: Math.min(limit + 2, MAX_PAGE),
-      end: async () => (end = await this.fresh(call)),
+      end: async () => (end = await this.readIndex(call)),
       answered: () => answers++,
     };
     // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
@@ -683,9 +683,10 @@ export class Bucket {
     // Of several answers the later one can be of a replica that has dropped the newer state of what the earlier one had.
     if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
     // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
-    const now = await all(
+    const now = await joinAll(
       entries.map(
-        async ({ key }) => (await this.read([key], end, call)).get(key) ?? (await this.certain(key, call)).entry,
+        async ({ key }) =>
+          (await this.read([key], end, call)).get(key) ?? (await this.readLinearizable(key, call)).entry,
       ),
     );
     return {
@@ -695,7 +696,7 @@ export class Bucket {
     };
   }
 
-  #again(read: Read, failed: { failure: Parameters<Retries["failed"]>[0]; error: unknown } | undefined): void {
+  #again(read: Read, failed: { failure: Parameters<RetryLoop["failed"]>[0]; error: unknown } | undefined): void {
     const retry = async (): Promise<void> => {
       if (failed !== undefined) read.retries.failed(failed.failure, failed.error);
       await read.retries.pause();
@@ -724,9 +725,9 @@ export class Bucket {
     let answers = 0;
     // A place that the log has not come to: nothing is behind it.
     if (end !== undefined && next > end) return;
-    for (const retries = new Retries(call); ;) {
+    for (const retries = new RetryLoop(call); ;) {
       this.use();
-      call.check();
+      call.throwIfEnded();
       const answer = await this.link.direct(
         this.stream,
         { seq: next, next_by_subj: this.subjects + filter, batch: page, max_bytes: PAGE_BYTES },
@@ -805,7 +806,7 @@ export interface ScanOptions {
 const NOTHING: ReadonlySet<string> = new Set();
 
 /** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */
-function refused(ack: { code: number; description: string }, retries: Retries): void {
+function refused(ack: { code: number; description: string }, retries: RetryLoop): void {
   const error = new StoreError("UNAVAILABLE", `JetStream refuses the write: ${ack.description}`);
   if (ack.code !== 503) throw error;
   retries.failed("no-responders", error);
@@ -829,7 +830,7 @@ export function whole({ messages, last }: { messages: readonly DirectMessage[]; 
   return last === before;
 }
 
-class Found implements Snapshot {
+class ReadSnapshot implements Snapshot {
   readonly upTo: number;
   readonly #byKey = new Map<string, Entry>();
   #byParent: Map<string, Entry[]> | undefined;
@@ -852,7 +853,7 @@ class Found implements Snapshot {
     return entry === undefined ? undefined : intact(entry);
   }
 
-  below(prefix: string): readonly Entry[] {
+  children(prefix: string): readonly Entry[] {
     if (this.#byParent === undefined) {
       this.#byParent = new Map();
       for (const entry of this.#byKey.values()) {

@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
-import type { DirectMessage } from "./connection.js";
+import type { DirectMessage } from "./client.js";
 import { asObject, type Json } from "./json.js";
 
 /** Where a record stands in the log, and since when. */

@@ -5,14 +5,14 @@
  * only by a quorum: a fence.
  */
 import type { Call } from "../call.js";
-import { isSurelyVain, type Link } from "./connection.js";
+import { isSurelyVain, type JetStreamClient } from "./client.js";
 import type { Failure } from "./failures.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
 
 interface Log {
-  readonly seen: number;
+  readonly highestSeen: number;
   /** A barrier of this store, and its key, which is its own until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
   /** A barrier of this store stands there. */
@@ -65,7 +65,7 @@ class Slots {
 }
 
 export class Fences {
-  readonly #link: Link;
+  readonly #link: JetStreamClient;
   readonly #stream: string;
   readonly #subjects: string;
   readonly #log: Log;
@@ -73,7 +73,7 @@ export class Fences {
   readonly #ofAbsent = new Slots(MAX_OF_ABSENT);
   readonly #ofPresent = new Slots(MAX_OF_PRESENT);
 
-  constructor(link: Link, stream: string, subjects: string, log: Log) {
+  constructor(link: JetStreamClient, stream: string, subjects: string, log: Log) {
     this.#link = link;
     this.#stream = stream;
     this.#subjects = subjects;
@@ -85,8 +85,8 @@ export class Fences {
    * moment. `undefined` proves nothing: it may be so all the same, or be about to change.
    */
   async prove(key: string, expected: number, call: Call): Promise<number | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const answer = await this.#shared(key, expected, call);
       if ("at" in answer) return answer.at;
       retries.failed(answer.failure, answer.error);
@@ -111,7 +111,7 @@ export class Fences {
       }
       // Others go by another state of the record: after them.
       await next.answer;
-      call.check();
+      call.throwIfEnded();
     }
   }
 
@@ -129,7 +129,7 @@ export class Fences {
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;
     const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));
-    const { seen } = this.#log;
+    const { highestSeen: seen } = this.#log;
     const barrier = this.#log.takeBarrier();
     const sent = moment();
     const ack = await this.#link.publish(

@@ -7,7 +7,7 @@ import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { asObject, type Json } from "./json.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 
 const KEY = "replicas";
 
@@ -25,8 +25,8 @@ export class ReplicaFloors {
 
   /** Once this is acknowledged, whoever lowers the bucket afterwards finds out. */
   async raise(bucket: string, replicas: number, call: Call): Promise<void> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const entry = await this.#read(call);
       const floors = floorsOf(entry);
       if (floorOf(floors, bucket) >= replicas) return;
@@ -38,7 +38,7 @@ export class ReplicaFloors {
   }
 
   async #read(call: Call): Promise<Entry | undefined> {
-    return (await this.#rooms.certain(KEY, call)).entry;
+    return (await this.#rooms.readLinearizable(KEY, call)).entry;
   }
 }
 

@@ -6,27 +6,32 @@
  */
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
-import { FORMAT, MARK, removed, streamState, unfit } from "./buckets.js";
-import type { Link } from "./connection.js";
-import { Retries } from "./retries.js";
+import { FORMAT, FORMAT_METADATA, bucketRemoved, streamState, incompatibility } from "./provisioning.js";
+import type { JetStreamClient } from "./client.js";
+import { RetryLoop } from "./retry-loop.js";
 import { StreamUpdates, inMetadata } from "./stream-settings.js";
 
 /**
  * Raises the mark of one bucket. JetStream has no conditional change of settings: an update of somebody else that comes late can
  * take the mark back. Whoever looks then raises it again.
  */
-export async function raiseFormat(link: Link, bucket: string, call: Call): Promise<void> {
+export async function raiseFormat(link: JetStreamClient, bucket: string, call: Call): Promise<void> {
   const updates = new StreamUpdates(link, `KV_${bucket}`);
-  for (const retries = new Retries(call); ;) {
-    await retries.turn();
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
     const state = await streamState(link, bucket, call);
-    if (state === undefined) throw removed(bucket);
-    const fault = unfit(bucket, state.config);
+    if (state === undefined) throw bucketRemoved(bucket);
+    const fault = incompatibility(bucket, state.config);
     if (fault !== undefined) throw fault;
     const replicas = Math.max(state.replicas, updates.replicasBefore);
     if (state.format === FORMAT && replicas === state.replicas && updates.toPutBack(state).size === 0) return;
     try {
-      const error = await updates.update(state, replicas, call, new Map([[inMetadata(MARK), String(FORMAT)]]));
+      const error = await updates.update(
+        state,
+        replicas,
+        call,
+        new Map([[inMetadata(FORMAT_METADATA), String(FORMAT)]]),
+      );
       if (error["code"] === undefined) continue;
       // What JetStream refuses to have back stays as it is.
       if (state.format === FORMAT) updates.forget();

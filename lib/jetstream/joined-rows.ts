@@ -45,7 +45,7 @@ export class JoinedRows {
       if (asOf !== undefined && asOf >= needed && log === this.#log) return this.#keep(key, { ...known, asOf });
     }
     const log = this.#log;
-    const { entry, asOf } = await members.certain(key, call);
+    const { entry, asOf } = await members.readLinearizable(key, call);
     members.demand(needed, asOf);
     if (entry === undefined) return undefined;
     const row = rowOf(entry, asOf);

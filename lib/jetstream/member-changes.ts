@@ -5,11 +5,11 @@
  */
 import { Call } from "../call.js";
 import type { StoreError } from "../errors.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { MemberRow, RoomRecord } from "./records.js";
 import { inPlace } from "./room-log.js";
-import { all } from "./settled.js";
-import type { CleanUp, Commit, LiveRoom, RoomLog, Stage, Standing } from "./room-log.js";
+import { joinAll } from "./join.js";
+import type { CleanUp, Commit, LiveRoom, RoomLog, StagedWrites, CurrentMember } from "./room-log.js";
 import { isRefusal } from "../rules.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
@@ -22,7 +22,7 @@ export interface MemberChange<T> {
   readonly row: Omit<MemberRow, "of" | "members">;
   /** What changes of the room with it. */
   readonly next: Partial<Pick<RoomRecord, "members" | "rows" | "rekeyRequired">>;
-  readonly stage?: Stage;
+  readonly stage?: StagedWrites;
   readonly undo?: CleanUp;
   readonly after?: CleanUp;
   readonly result: T;
@@ -31,7 +31,7 @@ export interface MemberChange<T> {
 /** `room` is as the changes before it leave it; `v` is the version that the change makes. */
 export type Decide<T> = (
   room: LiveRoom,
-  member: Standing,
+  member: CurrentMember,
   v: number,
 ) => { readonly done: T } | { readonly change: MemberChange<T> };
 
@@ -40,7 +40,7 @@ interface Item {
   readonly call: Call;
   readonly bytes: number;
   /** Lets the rules decide. `undefined`: nothing to commit, and `settle` answers so. */
-  readonly decide: (room: LiveRoom, member: Standing, v: number) => Decided;
+  readonly decide: (room: LiveRoom, member: CurrentMember, v: number) => Decided;
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
   fresh: boolean;
@@ -87,10 +87,10 @@ class SharedCall extends Call {
     return this.#waiting.every((call) => call.ended !== undefined) ? this.#waiting[0]?.ended : undefined;
   }
 
-  override check(): void {
+  override throwIfEnded(): void {
     const { ended } = this;
     if (ended !== undefined) throw ended;
-    super.check();
+    super.throwIfEnded();
   }
 
   override remaining(): number {
@@ -178,9 +178,9 @@ export class MemberChanges {
 
   /** One head for those that wait, or as many attempts at one as it takes. */
   async #round(roomId: string, items: Item[], call: SharedCall): Promise<void> {
-    for (const retries = new Retries(call); items.length > 0;) {
+    for (const retries = new RetryLoop(call); items.length > 0;) {
       call.for(items.map((item) => item.call));
-      await retries.turn();
+      await retries.next();
       await this.#attempt(roomId, items, call);
     }
   }
@@ -205,7 +205,7 @@ export class MemberChanges {
     );
     if (standings === undefined) return;
     const v = room.record.v + 1;
-    const going: { item: Item; member: Standing; change: MemberChange<unknown>; settle: () => void }[] = [];
+    const going: { item: Item; member: CurrentMember; change: MemberChange<unknown>; settle: () => void }[] = [];
     let working = room;
     for (const [i, item] of [...items].entries()) {
       const member = standings[i];
@@ -247,9 +247,11 @@ export class MemberChanges {
       })),
       next: { v, members, rows, rekeyRequired },
       result: () => true,
-      stage: { keys: async (own) => Math.max(...(await all(going.map(({ change }) => inPlace(change.stage, own))))) },
-      undo: (own) => all(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
-      after: (own) => all(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
+      stage: {
+        keys: async (own) => Math.max(...(await joinAll(going.map(({ change }) => inPlace(change.stage, own))))),
+      },
+      undo: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
+      after: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
     };
     const calls = going.map(({ item }) => item.call);
     let committed: { value: true } | undefined;

@@ -8,7 +8,7 @@ import type { RoomRecord } from "./records.js";
 import { MemberChanges } from "./member-changes.js";
 import type { Memberships } from "./memberships.js";
 import { holderOf, isSparse, need, orCertain } from "./room-log.js";
-import { all } from "./settled.js";
+import { joinAll } from "./join.js";
 import type { RoomLog } from "./room-log.js";
 
 /** Not at each removal: somebody may be at it, or it came to nothing. */
@@ -58,16 +58,19 @@ export class JetStreamMembers implements MembersDriver {
           next: {
             members: record.members + 1,
             // Whoever was a member before has a row.
-            ...(record.rows !== undefined && member.after === 0 ? { rows: record.rows + 1 } : {}),
+            ...(record.rows !== undefined && member.expectedSeq === 0 ? { rows: record.rows + 1 } : {}),
           },
           stage: {
-            hint: (own) => membersByEndpoint.stage(hint, {}, own),
+            indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),
             ...(sealedKey === undefined
               ? {}
               : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey.sealed, row.since, row.id), own) }),
           },
           undo: (own) =>
-            all([membersByEndpoint.purge(hint, own), ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)])]),
+            joinAll([
+              membersByEndpoint.purge(hint, own),
+              ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)]),
+            ]),
           result: toMember(roomId, endpoint, record.incarnation, row),
         },
       };
@@ -103,7 +106,7 @@ export class JetStreamMembers implements MembersDriver {
           next: { members: record.members - 1, ...(record.encrypted ? { rekeyRequired: true } : {}) },
           after: (own) => {
             if (isDue(record, v) && isSparse(record.rows, record.members - 1)) this.#log.compact(roomId);
-            return all([
+            return joinAll([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
               membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
             ]);

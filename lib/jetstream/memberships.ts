@@ -35,7 +35,7 @@ export class Memberships {
    */
   async of(endpoint: string, call: Call): Promise<Membership[]> {
     const { rooms, members, membersByEndpoint } = this.#log.buckets;
-    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.fresh(call), rooms.fresh(call)]);
+    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.readIndex(call), rooms.readIndex(call)]);
     const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
     const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
     const found: Membership[] = [];

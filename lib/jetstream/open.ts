@@ -7,9 +7,17 @@ import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
-import { FORMAT, checkServer, closedBy, ensureBucket, removed, streamState, unfit } from "./buckets.js";
-import type { StreamState } from "./buckets.js";
-import { Link } from "./connection.js";
+import {
+  FORMAT,
+  checkServer,
+  closedBy,
+  ensureBucket,
+  bucketRemoved,
+  streamState,
+  incompatibility,
+} from "./provisioning.js";
+import type { StreamState } from "./provisioning.js";
+import { JetStreamClient } from "./client.js";
 import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { raiseFormat } from "./format.js";
@@ -155,7 +163,7 @@ export async function openOn(
   const { opTimeoutMs, prefix, onOpening, onRollout, cacheBytes } = input;
   const opening = new Opening(onOpening);
   const { headers } = await import("nats");
-  const link = new Link(connection, headers);
+  const link = new JetStreamClient(connection, headers);
   // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
   // for a key: see `Bucket`.
   // An eighth for what was seen: of each bucket's records, and of the members' rows by room.
@@ -188,7 +196,7 @@ export async function openOn(
   const background = new Background();
   const sweepHints = (hintKeys: readonly string[]): void => {
     background.run(opTimeoutMs, "end", async (own) => {
-      await bucket.rooms.checkOpen(bucket.rooms.seen, own);
+      await bucket.rooms.checkOpen(bucket.rooms.highestSeen, own);
       await sweep.hints(hintKeys, own);
     });
   };
@@ -233,7 +241,7 @@ export async function openOn(
     opening.end();
     opening.begin("quorum");
     // A barrier in each: the quorum is there, and every read finds the barrier's key.
-    await Promise.all(buckets.map((one) => one.fresh(call)));
+    await Promise.all(buckets.map((one) => one.readIndex(call)));
     const older = found.filter(({ state }) => state.format < FORMAT);
     if (older.length > 0) {
       opening.begin("format", older.length);
@@ -277,7 +285,7 @@ export async function openOn(
 
   background.run(SWEEP_MS, "end", async (own) => {
     // What another writer stages is not for this store to judge.
-    await bucket.rooms.checkOpen(bucket.rooms.seen, own);
+    await bucket.rooms.checkOpen(bucket.rooms.highestSeen, own);
     await sweep.some(own);
     await index.follow(own, ROOMS_AT_OPENING);
   });
@@ -286,11 +294,11 @@ export async function openOn(
       background.run(opTimeoutMs, "end", async (own) => {
         const state = await streamState(link, one.name, own);
         if (state === undefined) {
-          one.drift = removed(one.name);
+          one.drift = bucketRemoved(one.name);
           return;
         }
         const fault =
-          unfit(one.name, state.config) ??
+          incompatibility(one.name, state.config) ??
           closedBy(state.config) ??
           (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
         one.drift = fault;
@@ -311,7 +319,7 @@ export async function openOn(
     members,
     roomKeys: new JetStreamRoomKeys(log),
     users,
-    proofs: {
+    checks: {
       synchronous: false,
       user: (key, one) => users.proved(key, one),
       facts: (key, one) => users.provedFacts(key, one),

@@ -2,15 +2,15 @@
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { Bucket, whole, type Limits } from "./bucket.js";
-import type { DirectAnswer, Link } from "./connection.js";
+import type { DirectAnswer, JetStreamClient } from "./client.js";
 import type { Json } from "./json.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
-import { Copy } from "./copy.js";
-import type { Cache, Reading } from "./copy.js";
+import { ExactCache } from "./exact-cache.js";
+import type { Cache, Fill } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
-import { all } from "./settled.js";
+import { joinAll } from "./join.js";
 import { CacheWithState, OPEN, STATE, StoreState } from "./store-state.js";
 
 /** A record as it stands at a moment after it was asked for, which is `asOf` in the log. */
@@ -41,26 +41,27 @@ const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
 export class ProvedBucket<V> extends Bucket {
-  readonly #copy: Copy<V | StoreState>;
+  readonly #copy: ExactCache<V | StoreState>;
   readonly #valueOf: (entry: Entry) => V | StoreState;
   #catchingUp: Promise<DirectAnswer | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
-  constructor(link: Link, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
+  constructor(link: JetStreamClient, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
     super(link, name, limits);
-    this.#copy = new Copy(new CacheWithState(cache), this.own, this.continuity);
+    this.#copy = new ExactCache(new CacheWithState(cache), this.own, this.continuity);
     this.#valueOf = (entry) => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
     // What it wrote needs not be read, where nothing stands between that and what it knows.
     this.onStored = (key, payload, seq) => {
-      this.#copy.wrote(key, payload, seq);
+      this.#copy.applyOwnWrite(key, payload, seq);
     };
     cache.onForget = (seq) => {
       this.forgot(seq);
     };
     this.onRecognized = (last, found, asked) => {
       const stands = found.seq === last && this.own.isOwn(decode(found, this.subjects.length).value);
-      if (stands && this.#copy.unsure && (this.#copy.anchors[0]?.seq ?? 0) <= last) this.#copy.confirm(last, asked);
+      if (stands && this.#copy.mustRevalidate && (this.#copy.anchors[0]?.seq ?? 0) <= last)
+        this.#copy.revalidate(last, asked);
     };
   }
 
@@ -73,13 +74,13 @@ export class ProvedBucket<V> extends Bucket {
 
   override takeBarrier(): { readonly key: string; readonly value: string } {
     // Before it is taken for one of the log that is known.
-    this.#copy.wake();
+    this.#copy.checkAge();
     return super.takeBarrier();
   }
 
   override noteBarrier(seq: number, key: string): void {
     super.noteBarrier(seq, key);
-    this.#copy.reach(seq);
+    this.#copy.advanceTo(seq);
   }
 
   override doubt(): void {
@@ -88,7 +89,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   protected override suspect(): void {
-    this.#copy.suspect();
+    this.#copy.invalidate();
   }
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */
@@ -98,8 +99,8 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
       const valid = this.#copy.valid(key) === undefined ? undefined : (await this.#byBarrier([key], call))?.[0];
@@ -111,8 +112,8 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Lays down that the store may be used, where nothing says whether it may. Answers what is said. */
   async prepareState(call: Call): Promise<StoreState> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const found = await this.#prove(STATE, call);
       if (found?.value instanceof StoreState) return found.value;
       await super.write(STATE, OPEN, 0, call, () => "yes", "step");
@@ -124,7 +125,7 @@ export class ProvedBucket<V> extends Bucket {
    * to be there.
    */
   checkOpen(seq: number, call: Call): Promise<void> | undefined {
-    if (this.#copy.at >= seq) {
+    if (this.#copy.asOf >= seq) {
       const value = this.#copy.valid(STATE)?.value;
       if (value instanceof StoreState && value.refusal === undefined) return undefined;
     }
@@ -133,11 +134,11 @@ export class ProvedBucket<V> extends Bucket {
 
   async #checkOpen(seq: number, call: Call): Promise<void> {
     let known = this.#copy.valid(STATE);
-    if (known !== undefined && this.#copy.at < seq) {
+    if (known !== undefined && this.#copy.asOf < seq) {
       await this.#bring(seq, call);
       known = this.#copy.valid(STATE);
     }
-    const value = known === undefined || this.#copy.at < seq ? (await this.#prove(STATE, call))?.value : known.value;
+    const value = known === undefined || this.#copy.asOf < seq ? (await this.#prove(STATE, call))?.value : known.value;
     // It is there from the opening on. Where it is not, this is another log.
     if (!(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
@@ -159,7 +160,7 @@ export class ProvedBucket<V> extends Bucket {
     const known = this.#copy.remembered(STATE)?.value;
     // What is not surely open is looked at before anything is sent.
     if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined))
-      await this.checkOpen(this.seen, call);
+      await this.checkOpen(this.highestSeen, call);
     const seq = await super.write(key, value, expected, call, mine, kind);
     if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
     return seq;
@@ -171,8 +172,8 @@ export class ProvedBucket<V> extends Bucket {
     second: string,
     call: Call,
   ): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
       if (this.#copy.valid(first) !== undefined && this.#copy.valid(second) !== undefined) {
@@ -188,13 +189,13 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Records of the copy, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
   async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
-    const seq = await this.fresh(call);
-    if (!this.#copy.reach(seq) && !(await this.#bring(seq, call))) return undefined;
+    const seq = await this.readIndex(call);
+    if (!this.#copy.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
     const found: Proved<V | StoreState>[] = [];
     for (const key of keys) {
       const known = this.#copy.valid(key);
       if (known === undefined) return undefined;
-      found.push({ value: known.value, seq: known.seq, asOf: this.#copy.at });
+      found.push({ value: known.value, seq: known.seq, asOf: this.#copy.asOf });
     }
     return found;
   }
@@ -211,7 +212,7 @@ export class ProvedBucket<V> extends Bucket {
         return { at, seq };
       });
       if (asOf !== undefined) return { value, seq, asOf: asOf.at };
-      if (this.#copy.unsure) return "unknown";
+      if (this.#copy.mustRevalidate) return "unknown";
     }
     const found = await this.#reading(key, async () => {
       const { entry, asOf } = await this.settled(key, call);
@@ -223,18 +224,18 @@ export class ProvedBucket<V> extends Bucket {
   /** What is proved is kept, if the log says nothing else of it meanwhile. */
   async #reading<T extends { readonly at: number; readonly seq: number; readonly entry?: Entry }>(
     key: string,
-    prove: (reading: Reading) => Promise<T | undefined>,
+    prove: (reading: Fill) => Promise<T | undefined>,
   ): Promise<T | undefined> {
-    const reading = this.#copy.begin(key);
+    const reading = this.#copy.beginFill(key);
     let found: T | undefined;
     try {
       found = await prove(reading);
       return found;
     } finally {
       if (found === undefined) {
-        this.#copy.drop(reading);
+        this.#copy.abandonFill(reading);
       } else {
-        this.#copy.end(reading, found.at, found.seq, found.entry);
+        this.#copy.fill(reading, found.at, found.seq, found.entry);
         // What is not kept there is remembered as what every other record is.
         if (found.entry !== undefined && this.#copy.seen(key) === undefined) this.noted(found.entry);
         this.#comeTo(found.at);
@@ -244,9 +245,9 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Brings the copy to what was proved on its own, so that the next check finds it there. Nobody waits for it. */
   #comeTo(seq: number): void {
-    if (this.#catchingUp !== undefined || this.#copy.unsure || this.#copy.reach(seq)) return;
+    if (this.#catchingUp !== undefined || this.#copy.mustRevalidate || this.#copy.advanceTo(seq)) return;
     const begin = (): void => {
-      if (!this.#copy.reach(seq)) this.#copy.rebaseUnused(seq);
+      if (!this.#copy.advanceTo(seq)) this.#copy.beginGenerationIfUnused(seq);
     };
     this.#catchUp().then(begin, begin);
   }
@@ -254,27 +255,27 @@ export class ProvedBucket<V> extends Bucket {
   /** Brings the copy to a barrier's sequence. `false`: it has begun anew there, or is about to. */
   async #bring(seq: number, call: Call): Promise<boolean> {
     const { era } = this.#copy;
-    const retries = new Retries(call);
-    let { at } = this.#copy;
+    const retries = new RetryLoop(call);
+    let { asOf: at } = this.#copy;
     const began = performance.now();
     let since = began;
     // Also calls that have little time get somewhere, be it the next one.
     const half = (call.expiresAt - call.startedAt) / 2;
-    for (let attempts = 0; !this.#copy.reach(seq); attempts++) {
-      if (this.#copy.unsure || this.#copy.era !== era) return false;
+    for (let attempts = 0; !this.#copy.advanceTo(seq); attempts++) {
+      if (this.#copy.mustRevalidate || this.#copy.era !== era) return false;
       const now = performance.now();
-      if (this.#copy.at > at) {
-        at = this.#copy.at;
+      if (this.#copy.asOf > at) {
+        at = this.#copy.asOf;
         since = now;
         attempts = 0;
       }
       const isStuck = attempts >= MAX_ATTEMPTS && now - since > Math.min(MAX_GAP_MS, half);
       if (isStuck || now - began > Math.min(MAX_BEHIND_MS, half)) {
-        this.#copy.rebase(seq);
+        this.#copy.beginGeneration(seq);
         this.own.part();
         return false;
       }
-      call.check();
+      call.throwIfEnded();
       if (attempts > 0) await pause(Math.min(MAX_PAUSE_MS, 2 ** attempts / 2, call.remaining()));
       const answer = await this.#catchUp();
       if (answer !== "gap" && answer.kind === "failed") retries.failed(answer.failure, answer.error);
@@ -297,7 +298,7 @@ export class ProvedBucket<V> extends Bucket {
     let read: readonly Entry[] = [];
     for (;;) {
       const request = {
-        seq: Math.max(this.#copy.at, read.at(-1)?.seq ?? 0) + 1,
+        seq: Math.max(this.#copy.asOf, read.at(-1)?.seq ?? 0) + 1,
         next_by_subj: ">",
         batch: MAX_CHANGES,
       };
@@ -309,10 +310,10 @@ export class ProvedBucket<V> extends Bucket {
         return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
       const isFull = answer.messages.length >= MAX_CHANGES;
       read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
-      const isWhole = this.#copy.follow(era, read);
+      const isWhole = this.#copy.applyChanges(era, read);
       // Nothing that comes later may lie before what was seen here.
-      this.saw(this.#copy.at);
-      read = isWhole ? [] : read.filter(({ seq }) => seq > this.#copy.at);
+      this.observe(this.#copy.asOf);
+      read = isWhole ? [] : read.filter(({ seq }) => seq > this.#copy.asOf);
       if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";
       if (!isFull || this.#copy.era !== era) return answer;
       // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
@@ -323,15 +324,15 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Whether the log is the one that is known: to be asked before what is kept is used. */
   #isSure(): boolean {
-    this.#copy.wake();
-    return !this.#copy.unsure;
+    this.#copy.checkAge();
+    return !this.#copy.mustRevalidate;
   }
 
   /** Looks whether the log is the one that is known. */
   async #sure(call: Call): Promise<void> {
-    if (this.#copy.unsure) await this.recognize(call);
-    for (const retries = new Retries(call); this.#copy.unsure;) {
-      await retries.turn();
+    if (this.#copy.mustRevalidate) await this.recognize(call);
+    for (const retries = new RetryLoop(call); this.#copy.mustRevalidate;) {
+      await retries.next();
       this.#identifying ??= this.#identify().finally(() => {
         this.#identifying = undefined;
       });
@@ -352,14 +353,14 @@ export class ProvedBucket<V> extends Bucket {
       if (answer.kind === "found") {
         const { key, seq, value } = decode(answer.message, this.subjects.length);
         if (seq === last.seq && this.own.isOwn(value)) {
-          this.#copy.confirm(last.seq, asked);
+          this.#copy.revalidate(last.seq, asked);
           return;
         }
         // Each time that nothing is asked for a while another one's would stand there.
         this.own.met(key, value);
       }
     }
-    const looks = await all(
+    const looks = await joinAll(
       anchors.map(async ({ key, seq, stamp, payload }) => {
         const answer = await this.link.last(this.stream, this.subjects + key, IDENTIFY_MS);
         if (answer.kind === "failed") return "unknown";
@@ -376,7 +377,7 @@ export class ProvedBucket<V> extends Bucket {
     // Records that are kept are never removed: it is there, or a later one of its key, or the log has gone back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
-    this.#copy.identify(standing, asked);
+    this.#copy.revalidateBy(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
 }

@@ -1,5 +1,5 @@
 /** Records that were read, as they are, in bounded memory. Those that were put in first go first. */
-import type { Cache, Known } from "./copy.js";
+import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 
 /** What a record takes beyond its text, about, and each character of it once it is parsed. */
@@ -29,7 +29,7 @@ export class RecordCache<V> implements Cache<V> {
       if (wasKnown) this.onForget?.(entry.seq);
       return;
     }
-    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, era, bytes });
+    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, generation: era, bytes });
     this.#bytes += bytes;
     for (const [key, { seq }] of this.#known) {
       if (this.#bytes <= this.#maxBytes) return;
@@ -40,7 +40,7 @@ export class RecordCache<V> implements Cache<V> {
 
   renew(key: string, era: number): void {
     const known = this.#known.get(key);
-    if (known !== undefined) this.#known.set(key, { ...known, era });
+    if (known !== undefined) this.#known.set(key, { ...known, generation: era });
   }
 
   clear(): void {

@@ -18,7 +18,7 @@ export const untoken = (text: string): string => Buffer.from(text, "base64url").
 export const newId = (): string => randomBytes(12).toString("base64url");
 
 /** Not a character of base64url, and so never the token of an id. */
-const MARK = "=";
+const RESERVED_TOKEN = "=";
 
 export const keys = {
   room: (roomId: string): string => `room.${token(roomId)}`,
@@ -26,21 +26,21 @@ export const keys = {
   member: (roomId: string, endpoint: string, roster: string): string => `${token(roomId)}.${token(endpoint)}.${roster}`,
   memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}.>`,
   members: (roomId: string, roster: string): string => `${token(roomId)}.*.${roster}`,
-  membersMark: (roomId: string, roster: string): string => `${token(roomId)}.${MARK}.${roster}`,
+  membersMark: (roomId: string, roster: string): string => `${token(roomId)}.${RESERVED_TOKEN}.${roster}`,
 
   hint: (endpoint: string, roomId: string, incarnation: string, membership: string): string =>
     `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}`,
   hints: (endpoint: string): string => `${token(endpoint)}.>`,
-  hintsMark: (endpoint: string): string => `${token(endpoint)}.${MARK}`,
+  hintsMark: (endpoint: string): string => `${token(endpoint)}.${RESERVED_TOKEN}`,
   hintsOfRoom: (roomId: string, incarnation: string): string => `*.${token(roomId)}.${incarnation}.*`,
 
-  roomHint: (roomId: string, incarnation: string): string => `${MARK}.${token(roomId)}.${incarnation}`,
-  roomHints: `${MARK}.>`,
-  roomHintsMark: `${MARK}.${MARK}`,
+  roomHint: (roomId: string, incarnation: string): string => `${RESERVED_TOKEN}.${token(roomId)}.${incarnation}`,
+  roomHints: `${RESERVED_TOKEN}.>`,
+  roomHintsMark: `${RESERVED_TOKEN}.${RESERVED_TOKEN}`,
 
-  roomKey: (at: Holder, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
-  roomKeys: (at: Holder): string => `${holder(at)}.>`,
-  roomKeysMark: (at: Holder): string => `${holder(at)}.${MARK}`,
+  roomKey: (at: MembershipRef, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
+  roomKeys: (at: MembershipRef): string => `${holder(at)}.>`,
+  roomKeysMark: (at: MembershipRef): string => `${holder(at)}.${RESERVED_TOKEN}`,
   /** Of whatever incarnation and membership, and of whatever epoch where none is named. */
   roomKeysOfEndpoint: (roomId: string, endpoint: string, epoch: number | undefined): string =>
     `key.${token(roomId)}.${token(endpoint)}.${epoch === undefined ? ">" : `*.*.${String(epoch)}.*`}`,
@@ -50,25 +50,26 @@ export const keys = {
   epoch: (roomId: string, incarnation: string, epoch: number): string =>
     `epoch.${token(roomId)}.${incarnation}.${String(epoch)}`,
   epochs: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.>`,
-  epochsMark: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.${MARK}`,
+  epochsMark: (roomId: string, incarnation: string): string =>
+    `epoch.${token(roomId)}.${incarnation}.${RESERVED_TOKEN}`,
 
   user: (key: string): string => `user.${token(key)}`,
   admins: "admins",
 } as const;
 
 /** Whose keys: a membership, of an incarnation of a room. */
-export interface Holder {
+export interface MembershipRef {
   readonly roomId: string;
   readonly endpoint: string;
   readonly incarnation: string;
   readonly membership: string;
 }
 
-const holder = (at: Holder): string =>
+const holder = (at: MembershipRef): string =>
   `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
 /** What an index entry is for. `undefined`: not one, as the mark of a long list is not. */
-export function parseHint(key: string): Holder | undefined {
+export function parseHint(key: string): MembershipRef | undefined {
   const [endpoint, room, incarnation, membership, ...more] = key.split(".");
   if (
     endpoint === undefined ||
@@ -88,7 +89,7 @@ export function parseHint(key: string): Holder | undefined {
  */
 export function parseRoomHint(key: string): { readonly roomId: string; readonly incarnation: string } | undefined {
   const [mark, room, incarnation, ...more] = key.split(".");
-  if (mark !== MARK || room === undefined || incarnation === undefined || more.length > 0) return undefined;
+  if (mark !== RESERVED_TOKEN || room === undefined || incarnation === undefined || more.length > 0) return undefined;
   return { roomId: untoken(room), incarnation };
 }
 
@@ -103,7 +104,7 @@ export function parseKey(key: string):
   | undefined {
   const tokens = key.split(".");
   const [first, second, third, fourth, fifth, sixth, seventh] = tokens;
-  if (second === undefined || third === undefined || tokens.includes(MARK)) return undefined;
+  if (second === undefined || third === undefined || tokens.includes(RESERVED_TOKEN)) return undefined;
   if (first === "epoch" && tokens.length === 4) return { roomId: untoken(second), incarnation: third };
   if (first === "key" && fourth !== undefined && fifth !== undefined && seventh !== undefined) {
     return {
@@ -127,13 +128,19 @@ export function parseMember(
   key: string,
 ): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
   const [room, endpoint, incarnation, copy, ...more] = key.split(".");
-  if (room === undefined || endpoint === undefined || incarnation === undefined || more.length > 0 || endpoint === MARK)
+  if (
+    room === undefined ||
+    endpoint === undefined ||
+    incarnation === undefined ||
+    more.length > 0 ||
+    endpoint === RESERVED_TOKEN
+  )
     return undefined;
   return { roomId: untoken(room), incarnation, roster: copy === undefined ? incarnation : `${incarnation}.${copy}` };
 }
 
 /** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
-export interface Written {
+export interface WriteHistory {
   /** Counts the writes. */
   readonly n: number;
   /** The id of the first write of all. */
@@ -152,10 +159,10 @@ const LOG = 16;
 const SEQS = 8;
 /** Tells the writes of one record apart, among the last few. */
 export const newWrite = (): string => randomBytes(6).toString("base64url");
-export const UNWRITTEN: Written = { n: 0, first: "", log: [], seqs: [] };
+export const NO_WRITES: WriteHistory = { n: 0, first: "", log: [], seqs: [] };
 
 /** The write after `before`, which stands at `seq` (0: there is none). */
-export function nextWrite(before: Written, seq: number, id: string): Written {
+export function appendWrite(before: WriteHistory, seq: number, id: string): WriteHistory {
   return {
     n: before.n + 1,
     first: before.n === 0 ? id : before.first,
@@ -165,7 +172,7 @@ export function nextWrite(before: Written, seq: number, id: string): Written {
 }
 
 /** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
-export function wasWritten(now: Written, before: Written, id: string): "yes" | "no" | "unknown" {
+export function includesWrite(now: WriteHistory, before: WriteHistory, id: string): "yes" | "no" | "unknown" {
   if (now.log.includes(id) || now.first === id) return "yes";
   // A write on the condition that there is no record can only have been the first.
   if (before.n === 0) return "no";
@@ -190,7 +197,7 @@ export interface MemberRow {
 }
 
 /** A change of a membership that is committed with the room's record and may not stand in the members bucket yet. */
-export interface Head {
+export interface UnappliedChange {
   readonly endpoint: string;
   /** The sequence of the row that this one follows; 0 if there is none. */
   readonly after: number;
@@ -198,7 +205,7 @@ export interface Head {
 }
 
 /** A room, and the commit point of everything that happens in it. Its size has a bound. */
-export interface RoomRecord extends Written {
+export interface RoomRecord extends WriteHistory {
   /**
    * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the library
    * that knows no such index drops the field, and writes rooms without entries.
@@ -227,13 +234,13 @@ export interface RoomRecord extends Written {
   /** Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in room_keys. */
   readonly membersSeq: number;
   readonly keysSeq: number;
-  readonly head: readonly Head[];
+  readonly head: readonly UnappliedChange[];
 }
 
 /** The room's record where there is no room: never there (`seq` 0), or deleted. */
 export interface RoomSlot {
   readonly seq: number;
-  readonly written: Written;
+  readonly written: WriteHistory;
   readonly record: RoomRecord | undefined;
 }
 
@@ -291,7 +298,7 @@ class Fields {
     return this.#json[name] === undefined ? undefined : new Fields(this.#json[name], this.#entry);
   }
 
-  written(): Written {
+  written(): WriteHistory {
     const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map(Number);
     return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String), seqs };
   }
@@ -322,7 +329,7 @@ export function readMember(entry: Entry): StoredMember {
 }
 
 export function readRoom(entry: Entry | undefined): RoomSlot {
-  if (entry === undefined) return { seq: 0, written: UNWRITTEN, record: undefined };
+  if (entry === undefined) return { seq: 0, written: NO_WRITES, record: undefined };
   const fields = new Fields(entry.value, entry);
   const written = fields.written();
   if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
@@ -373,7 +380,7 @@ export function writeRoom(record: RoomRecord): Json {
 }
 
 /** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
-export function writeTombstone(written: Written): Json {
+export function writeTombstone(written: WriteHistory): Json {
   return { gone: true, ...written };
 }
 
@@ -420,7 +427,7 @@ export interface UserRow {
 }
 
 /** A change that counts once the guard names its attempt. While the guard is still at `guard`, that can come. */
-export interface Stage {
+export interface StagedChange {
   readonly attempt: string;
   readonly guard: number;
 }
@@ -432,9 +439,9 @@ export const factsOf = (user: UserRow): UserFacts => ({
   expiresAt: user.expiresAt,
 });
 
-export interface UserRecord extends Written {
+export interface UserRecord extends WriteHistory {
   readonly user: UserRow | undefined;
-  readonly stage: Stage | undefined;
+  readonly stage: StagedChange | undefined;
 }
 
 export interface UserSlot {
@@ -443,19 +450,19 @@ export interface UserSlot {
 }
 
 /** An admin among those whose time lasts longest. `until` is `undefined` where it does not run out. */
-export interface Witness {
+export interface LongestAdmin {
   readonly key: string;
   readonly until: number | undefined;
 }
 
 /** The one record that every change of an active admin goes through. Its size has a bound. */
-export interface Guard extends Written {
+export interface Guard extends WriteHistory {
   /** Any user is, or was, an admin. */
   readonly ever: boolean;
   /** Active admins, also those whose time has run out. */
   readonly admins: number;
   /** Those whose time lasts longest, longest first: no other admin lasts longer than the last of them. */
-  readonly witnesses: readonly Witness[];
+  readonly witnesses: readonly LongestAdmin[];
   /** The change that this record committed. It may not stand in the user's record yet, which is at sequence `seq`. */
   readonly head: { readonly attempt: string; readonly seq: number; readonly user: UserRow } | undefined;
 }
@@ -491,7 +498,7 @@ function once<T>(read: (entry: Entry) => T): (entry: Entry) => T {
   };
 }
 
-const NO_USER: UserSlot = { seq: 0, record: { ...UNWRITTEN, user: undefined, stage: undefined } };
+const NO_USER: UserSlot = { seq: 0, record: { ...NO_WRITES, user: undefined, stage: undefined } };
 
 export const readUser = (entry: Entry | undefined): UserSlot => (entry === undefined ? NO_USER : userSlot(entry));
 
@@ -516,7 +523,7 @@ const userSlot = once((entry): UserSlot => {
   };
 });
 
-const NO_GUARD: GuardSlot = { seq: 0, guard: { ...UNWRITTEN, ever: false, admins: 0, witnesses: [], head: undefined } };
+const NO_GUARD: GuardSlot = { seq: 0, guard: { ...NO_WRITES, ever: false, admins: 0, witnesses: [], head: undefined } };
 
 export const readGuard = (entry: Entry | undefined): GuardSlot => (entry === undefined ? NO_GUARD : guardSlot(entry));
 

@@ -11,9 +11,9 @@ import type { Call } from "../call.js";
 import { isUnavailable } from "../errors.js";
 import type { Background } from "./background.js";
 import type { Bucket } from "./bucket.js";
-import { inNoCluster, refusalToRaise, removed, streamState } from "./buckets.js";
-import type { StreamState } from "./buckets.js";
-import type { Link } from "./connection.js";
+import { inNoCluster, refusalToRaise, bucketRemoved, streamState } from "./provisioning.js";
+import type { StreamState } from "./provisioning.js";
+import type { JetStreamClient } from "./client.js";
 import { asObject } from "./json.js";
 import type { ReplicaFloors } from "./floors.js";
 import { StreamUpdates } from "./stream-settings.js";
@@ -43,7 +43,7 @@ const ROLLOUT_MS = 2 ** 31 - 1;
 const mayBeLate = ({ raise, replicas }: StreamState): boolean => raise !== undefined && replicas >= raise.to;
 
 export class Rollout {
-  readonly #link: Link;
+  readonly #link: JetStreamClient;
   readonly #floors: ReplicaFloors;
   readonly #versions: ServerVersions;
   readonly #background: Background;
@@ -54,7 +54,7 @@ export class Rollout {
   readonly #running = new Set<Bucket>();
 
   constructor(
-    link: Link,
+    link: JetStreamClient,
     floors: ReplicaFloors,
     versions: ServerVersions,
     background: Background,
@@ -75,7 +75,7 @@ export class Rollout {
     const fault = await this.#versions.forRaising(call);
     // Read directly before the update: what somebody changes between the two has to be put back.
     const state = await streamState(this.#link, bucket.name, call);
-    if (state === undefined) throw removed(bucket.name);
+    if (state === undefined) throw bucketRemoved(bucket.name);
     if (state.cluster["name"] === undefined) throw inNoCluster(bucket.name);
     if (state.replicas >= replicas) return;
     if (fault !== undefined) throw fault;
@@ -118,7 +118,7 @@ export class Rollout {
       await this.#raise(bucket, replicas, call);
       return true;
     } catch (error) {
-      call.check();
+      call.throwIfEnded();
       if (this.#link.closed) throw error;
       return false;
     }
@@ -135,7 +135,7 @@ export class Rollout {
     let steady = 0;
     let before = -1;
     for (;;) {
-      call.check();
+      call.throwIfEnded();
       const state = await streamState(this.#link, bucket.name, call);
       if (state === undefined) return;
       // After each update anew: one that was late, this one perhaps, finds what was told as done meanwhile.
@@ -169,7 +169,7 @@ export class Rollout {
         await pause(POLL_MS, call);
         continue;
       }
-      await bucket.fresh(call);
+      await bucket.readIndex(call);
       // First the record, then a last look: an update that comes after this look finds the record.
       await this.#floors.raise(bucket.name, asked, call);
       const last = await streamState(this.#link, bucket.name, call);
@@ -206,7 +206,7 @@ function holding({ cluster }: StreamState): number {
 
 /** A record that cannot be read now is no reason to wait with what this store asks for. */
 const unknown = (call: Call) => (): undefined => {
-  call.check();
+  call.throwIfEnded();
   return undefined;
 };
 
@@ -214,5 +214,5 @@ async function pause(ms: number, call: Call): Promise<void> {
   await new Promise<void>((resolve) => {
     setTimeout(resolve, Math.min(ms, call.remaining()));
   });
-  call.check();
+  call.throwIfEnded();
 }

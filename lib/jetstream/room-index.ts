@@ -6,12 +6,12 @@
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { keys, parseRoomHint, readRoom, untoken } from "./records.js";
 import type { RoomRecord, RoomSlot } from "./records.js";
-import { all, inParallel } from "./settled.js";
+import { joinAll, inParallel } from "./join.js";
 
 /** How far the index is made of rooms that an older version wrote: a record in `rooms`. */
 const KEY = "index";
@@ -71,7 +71,7 @@ export class RoomIndex {
         call,
         mark,
       );
-      const found = await all(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
+      const found = await joinAll(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
       const stale: string[] = [];
       for (const { entry, room } of found) {
         from = entry.seq;
@@ -115,7 +115,7 @@ export class RoomIndex {
         ">",
         before.upTo,
         PORTION,
-        () => this.#rooms.fresh(call),
+        () => this.#rooms.readIndex(call),
         call,
       );
       const missing = entries.flatMap((entry) => {
@@ -139,7 +139,7 @@ export class RoomIndex {
   }
 
   async #progress(call: Call): Promise<Progress> {
-    const { entry } = await this.#rooms.certain(KEY, call);
+    const { entry } = await this.#rooms.readLinearizable(KEY, call);
     return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
   }
 
@@ -147,8 +147,8 @@ export class RoomIndex {
   async #advance(before: Progress, to: Omit<Progress, "seq">, call: Call): Promise<Progress> {
     const isThere = (now: Progress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
     let known = before;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       if (known.seq > 0 && isThere(known)) return known;
       const next = { upTo: Math.max(known.upTo, to.upTo), complete: known.isComplete || to.isComplete };
       const seq = await this.#rooms.write(

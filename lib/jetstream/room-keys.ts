@@ -3,11 +3,11 @@ import type { Call } from "../call.js";
 import type { RoomKeysDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Room, RoomKey } from "../store.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
-import type { Holder, KeyRow } from "./records.js";
+import type { MembershipRef, KeyRow } from "./records.js";
 import { holderOf, memberFacts, need, orCertain } from "./room-log.js";
-import { both, inParallel } from "./settled.js";
+import { joinBoth, inParallel } from "./join.js";
 import type { Freshness, LiveRoom, RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
@@ -26,8 +26,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     const createdAt = Date.now();
     const id = newId();
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
       const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
@@ -39,11 +39,12 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       if (seq !== undefined) {
         // Its log has no word on that: who closes the store looks at this one only after the other says so.
         const { rooms } = this.#log.buckets;
-        await rooms.checkOpen(await rooms.fresh(call), call);
+        await rooms.checkOpen(await rooms.readIndex(call), call);
         return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       }
       // The refusal alone is no evidence: it can be for a write that fails after all.
-      if ((await roomKeys.certain(key, call)).entry !== undefined) throw rules.keyExists(roomId, endpoint, epoch);
+      if ((await roomKeys.readLinearizable(key, call)).entry !== undefined)
+        throw rules.keyExists(roomId, endpoint, epoch);
     }
   }
 
@@ -60,7 +61,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   ): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
     // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
-    const [{ room, member }, newest] = await both(
+    const [{ room, member }, newest] = await joinBoth(
       this.#log.member(roomId, endpoint, freshness, call),
       roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
     );
@@ -71,7 +72,9 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
       // A key never changes: where it is found, it is the one. That it is not there has to be sure, as another is looked for then.
       const entry =
-        newest?.key === key ? newest : ((await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry);
+        newest?.key === key
+          ? newest
+          : ((await roomKeys.get(key, call)) ?? (await roomKeys.readLinearizable(key, call)).entry);
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
         const latest = (await this.#list(roomId, endpoint, freshness, call)).at(-1);
@@ -88,8 +91,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
   async #list(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<RoomKey[]> {
     let before = await this.#membership(roomId, endpoint, freshness, call);
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const found = await this.#all(before.room, before.at, freshness, call);
       const after = await this.#membership(roomId, endpoint, "certain", call);
       const isSame = after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation;
@@ -103,7 +106,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     endpoint: string,
     freshness: Freshness,
     call: Call,
-  ): Promise<{ room: LiveRoom; at: Holder }> {
+  ): Promise<{ room: LiveRoom; at: MembershipRef }> {
     const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
     return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
   }
@@ -115,7 +118,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
     const { roomKeys } = this.#log.buckets;
-    return this.#log.changeAtOnce(call, async (freshness) => {
+    return this.#log.changeUnqueued(call, async (freshness) => {
       rules.checkRekey(
         (await this.#log.room(roomId, freshness, call)).facts,
         options.expectedEpoch,
@@ -169,7 +172,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     if (epoch === record.epoch) return record.attempt;
     const key = keys.epoch(room.id, record.incarnation, epoch);
     const { roomKeys } = this.#log.buckets;
-    const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.certain(key, call)).entry;
+    const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.readLinearizable(key, call)).entry;
     // Not there although the room went past it: the room was deleted meanwhile.
     if (entry === undefined) throw rules.roomNotFound(room.id);
     return readEpoch(entry);
@@ -179,11 +182,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
    * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch is
    * missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
    */
-  async #all(room: LiveRoom, at: Holder, freshness: Freshness, call: Call): Promise<RoomKey[] | undefined> {
+  async #all(room: LiveRoom, at: MembershipRef, freshness: Freshness, call: Call): Promise<RoomKey[] | undefined> {
     const { record } = room;
     if (record.epoch === 0) return [];
     const { roomKeys } = this.#log.buckets;
-    const min = freshness === "any" ? record.keysSeq : await roomKeys.fresh(call);
+    const min = freshness === "any" ? record.keysSeq : await roomKeys.readIndex(call);
     const [rows, epochs] = await Promise.all([
       roomKeys.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
       roomKeys.all(keys.epochs(room.id, record.incarnation), keys.epochsMark(room.id, record.incarnation), min, call),
@@ -201,6 +204,6 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 }
 
-function toRoomKey(at: Holder, epoch: number, row: KeyRow): RoomKey {
+function toRoomKey(at: MembershipRef, epoch: number, row: KeyRow): RoomKey {
   return { roomId: at.roomId, endpoint: at.endpoint, epoch, sealed: row.sealed, createdAt: new Date(row.createdAt) };
 }

@@ -12,7 +12,7 @@ import { StoreError } from "../errors.js";
 import { isRefusal, memberNotFound, roomExists, roomNotFound } from "../rules.js";
 import type { MemberFacts, RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import { Seen } from "./seen.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -21,19 +21,27 @@ import {
   newId,
   newRoster,
   newWrite,
-  nextWrite,
+  appendWrite,
   readMember,
   readRoom,
   toJson,
   untoken,
-  wasWritten,
+  includesWrite,
   writeRoom,
   writeTombstone,
 } from "./records.js";
-import type { Head, Holder, MemberRow, RoomRecord, RoomSlot, StoredMember, Written } from "./records.js";
+import type {
+  UnappliedChange,
+  MembershipRef,
+  MemberRow,
+  RoomRecord,
+  RoomSlot,
+  StoredMember,
+  WriteHistory,
+} from "./records.js";
 import type { JoinedRows } from "./joined-rows.js";
 import type { RoomIndex } from "./room-index.js";
-import { all, both, inParallel } from "./settled.js";
+import { joinAll, joinBoth, inParallel } from "./join.js";
 
 export interface RoomBuckets {
   readonly rooms: ProvedBucket<RoomSlot>;
@@ -51,11 +59,11 @@ export interface LiveRoom {
 }
 
 /** A member as it stands: the row, and the sequence that the row after it follows upon. */
-export interface Standing {
+export interface CurrentMember {
   /** `undefined`: not a member. */
   readonly row: MemberRow | undefined;
   /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
-  readonly after: number | undefined;
+  readonly expectedSeq: number | undefined;
   /** Whether `after` was proved. What was read from some replica has to be fenced before anything is committed upon it. */
   readonly isCertain: boolean;
 }
@@ -63,8 +71,8 @@ export interface Standing {
 /** How a read is meant: as some replica has it, or as it stands at a moment after the call, so that a refusal may rest on it. */
 export type Freshness = "any" | "certain";
 
-export interface Stage {
-  readonly hint?: (call: Call) => Promise<number>;
+export interface StagedWrites {
+  readonly indexEntry?: (call: Call) => Promise<number>;
   /** Answers the highest sequence of them. */
   readonly keys?: (call: Call) => Promise<number>;
 }
@@ -72,11 +80,11 @@ export interface Stage {
 /** What an attempt wants committed. */
 export interface Commit<T> {
   /** What has to be in place before, all of it invisible until the commit: an index entry, keys. */
-  readonly stage?: Stage;
+  readonly stage?: StagedWrites;
   /** Changes of memberships: `undefined` leaves the head as it is. */
-  readonly changes?: readonly { readonly endpoint: string; readonly member: Standing; readonly row: MemberRow }[];
+  readonly changes?: readonly { readonly endpoint: string; readonly member: CurrentMember; readonly row: MemberRow }[];
   /** The room after the change, without what the log keeps itself. */
-  readonly next: Partial<Omit<RoomRecord, keyof Written | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
+  readonly next: Partial<Omit<RoomRecord, keyof WriteHistory | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
   readonly result: (record: RoomRecord) => T;
   /** What is invisible once this is committed. */
   readonly after?: CleanUp;
@@ -91,10 +99,10 @@ export type CleanUp = (call: Call) => Promise<unknown>;
 export type Step<T> = { readonly done: T } | { readonly commit: Commit<T> } | "again";
 
 /** A lock within this process: operations on one room take turns instead of failing each other's conditions. */
-class Turns {
+class KeyedMutex {
   readonly #last = new Map<string, Promise<void>>();
 
-  async take<T>(name: string, call: Call, run: () => Promise<T>): Promise<T> {
+  async run<T>(name: string, call: Call, run: () => Promise<T>): Promise<T> {
     const before = this.#last.get(name);
     let release: () => void = () => undefined;
     const turn = new Promise<void>((resolve) => {
@@ -103,7 +111,7 @@ class Turns {
     this.#last.set(name, turn);
     try {
       await before;
-      call.check();
+      call.throwIfEnded();
       return await run();
     } finally {
       release();
@@ -114,7 +122,7 @@ class Turns {
 
 export class RoomLog {
   readonly buckets: RoomBuckets;
-  readonly #turns = new Turns();
+  readonly #turns = new KeyedMutex();
   /** The versions of members' rows that were seen. */
   readonly #rows: Seen;
   readonly #joined: JoinedRows;
@@ -143,7 +151,9 @@ export class RoomLog {
   async slot(roomId: string, freshness: Freshness, call: Call): Promise<RoomSlot> {
     const { rooms } = this.buckets;
     const key = keys.room(roomId);
-    const slot = readRoom(freshness === "any" ? await rooms.get(key, call) : (await rooms.certain(key, call)).entry);
+    const slot = readRoom(
+      freshness === "any" ? await rooms.get(key, call) : (await rooms.readLinearizable(key, call)).entry,
+    );
     this.#noteHead(roomId, slot);
     this.met(roomId, slot);
     return slot;
@@ -155,7 +165,7 @@ export class RoomLog {
     this.#indexing.add(roomId);
     this.#cleanUp(async (own) => {
       try {
-        const slot = readRoom((await this.buckets.rooms.certain(keys.room(roomId), own)).entry);
+        const slot = readRoom((await this.buckets.rooms.readLinearizable(keys.room(roomId), own)).entry);
         // Nothing visible changes: the record says from here on that the entry is there.
         if (slot.record?.indexed === false) await this.fence(roomId, slot, own);
       } finally {
@@ -186,10 +196,10 @@ export class RoomLog {
     endpoint: string,
     freshness: Freshness,
     call: Call,
-  ): Promise<{ room: LiveRoom; member: Standing }> {
+  ): Promise<{ room: LiveRoom; member: CurrentMember }> {
     if (freshness === "certain") {
-      for (const retries = new Retries(call); ;) {
-        await retries.turn();
+      for (const retries = new RetryLoop(call); ;) {
+        await retries.next();
         const room = await this.room(roomId, "certain", call);
         const member = await this.#certainly(room, endpoint, call);
         if (member !== undefined) return { room, member };
@@ -197,7 +207,7 @@ export class RoomLog {
     }
     // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
     const { members } = this.buckets;
-    const [slot, newest] = await both(
+    const [slot, newest] = await joinBoth(
       this.slot(roomId, "any", call),
       members.newest(keys.memberOfAny(roomId, endpoint), call),
     );
@@ -221,22 +231,22 @@ export class RoomLog {
     endpoints: E,
     freshness: Freshness,
     call: Call,
-  ): Promise<{ [K in keyof E]: Standing } | undefined> {
-    const found = await all(
+  ): Promise<{ [K in keyof E]: CurrentMember } | undefined> {
+    const found = await joinAll(
       endpoints.map((endpoint) =>
         freshness === "any" ? this.#standing(room, endpoint, call) : this.#certainly(room, endpoint, call),
       ),
     );
-    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: Standing });
+    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: CurrentMember });
   }
 
   /** As some replica has it, and never older than this store has seen it. */
-  async #standing(room: LiveRoom, endpoint: string, call: Call): Promise<Standing> {
+  async #standing(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
     let isAskedAgain = false;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const stored = storedRow(await this.buckets.members.get(key, call));
       // A row that the head replaces need not have been seen.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint);
@@ -254,11 +264,11 @@ export class RoomLog {
   }
 
   /** As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
-  async #certainly(room: LiveRoom, endpoint: string, call: Call): Promise<Standing | undefined> {
+  async #certainly(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
     // The record was read before: every row that it demands stands before the fence.
-    const { entry, asOf } = await this.buckets.members.certain(key, call);
+    const { entry, asOf } = await this.buckets.members.readLinearizable(key, call);
     this.buckets.members.demand(record.membersSeq, asOf);
     const stored = storedRow(entry);
     if (stored !== undefined) this.#rows.note(key, stored.row.v);
@@ -274,9 +284,9 @@ export class RoomLog {
     const { rooms, members } = this.buckets;
     const key = keys.room(roomId);
     let proved = await rooms.prove(key, call);
-    await rooms.checkOpen(proved?.asOf ?? rooms.seen, call);
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       if (proved === undefined) return false;
       this.met(roomId, proved.value);
       const { record } = proved.value;
@@ -288,7 +298,7 @@ export class RoomLog {
       if (joined !== undefined) return joined;
       // There is no such row, if the record names this roster still: those of another are removed once it was copied.
       proved = await rooms.prove(key, call);
-      await rooms.checkOpen(proved?.asOf ?? rooms.seen, call);
+      await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
       if (proved?.value.record?.roster === record.roster) return false;
     }
   }
@@ -299,8 +309,8 @@ export class RoomLog {
    */
   async roster(roomId: string, freshness: Freshness, call: Call): Promise<Roster> {
     let needed = freshness;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const room = await this.room(roomId, needed, call);
       const { record } = room;
       const { incarnation } = record;
@@ -350,19 +360,19 @@ export class RoomLog {
     call: Call,
     attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>,
   ): Promise<T> {
-    return this.#turns.take(roomId, call, () => this.changeAtOnce(call, attempt));
+    return this.#turns.run(roomId, call, () => this.changeUnqueued(call, attempt));
   }
 
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
-  async changeAtOnce<T>(
+  async changeUnqueued<T>(
     call: Call,
     attempt: (freshness: Freshness) => Promise<{ room: LiveRoom; step: Step<T> }>,
   ): Promise<T> {
     let fresh = false;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       for (;;) {
-        call.check();
+        call.throwIfEnded();
         let room: LiveRoom;
         let step: Step<T>;
         try {
@@ -392,7 +402,7 @@ export class RoomLog {
 
   /** Runs when the operations on the room that came before, of this process, are through. */
   turn<T>(roomId: string, call: Call, run: () => Promise<T>): Promise<T> {
-    return this.#turns.take(roomId, call, run);
+    return this.#turns.run(roomId, call, run);
   }
 
   /** Puts in place, applies the head, commits. `undefined`: the room's record is no longer as it was read. */
@@ -401,9 +411,12 @@ export class RoomLog {
     const { changes, undo } = commit;
     let { head, membersSeq, keysSeq } = record;
     try {
-      const [[staged], [applied, isAsRead]] = await both(
-        both(inPlace(commit.stage, call), this.#indexed(room.id, record, call)),
-        both(changes === undefined ? undefined : this.#apply(room, call), this.#areAsRead(room, changes ?? [], call)),
+      const [[staged], [applied, isAsRead]] = await joinBoth(
+        joinBoth(inPlace(commit.stage, call), this.#indexed(room.id, record, call)),
+        joinBoth(
+          changes === undefined ? undefined : this.#apply(room, call),
+          this.#areAsRead(room, changes ?? [], call),
+        ),
       );
       keysSeq = Math.max(keysSeq, staged);
       if (changes !== undefined) {
@@ -414,7 +427,7 @@ export class RoomLog {
         membersSeq = Math.max(membersSeq, ...applied.values());
         head = changes.map(({ endpoint, member, row }) => ({
           endpoint,
-          after: member.after ?? applied.get(endpoint) ?? 0,
+          after: member.expectedSeq ?? applied.get(endpoint) ?? 0,
           row,
         }));
       }
@@ -426,14 +439,14 @@ export class RoomLog {
     const next: RoomRecord = {
       ...record,
       ...commit.next,
-      ...nextWrite(record, room.seq, id),
+      ...appendWrite(record, room.seq, id),
       indexed: true,
       head,
       membersSeq,
       keysSeq,
     };
     const seq = await this.buckets.rooms.write(keys.room(room.id), toJson(writeRoom(next)), room.seq, call, (entry) =>
-      wasWritten(writtenOf(entry), record, id),
+      includesWrite(writtenOf(entry), record, id),
     );
     if (seq === undefined) {
       if (undo !== undefined) this.#cleanUp(undo);
@@ -446,8 +459,8 @@ export class RoomLog {
   /** Whether the rows that the changes follow upon stand as some replica had them, at a moment that the record's demand came before. */
   async #areAsRead(room: LiveRoom, changes: NonNullable<Commit<unknown>["changes"]>, call: Call): Promise<boolean> {
     const { id, record } = room;
-    const moments = await all(
-      changes.map(({ endpoint, member: { after, isCertain } }) =>
+    const moments = await joinAll(
+      changes.map(({ endpoint, member: { expectedSeq: after, isCertain } }) =>
         // A row that the head replaces is put in place before.
         isCertain || after === undefined
           ? Promise.resolve(record.membersSeq)
@@ -465,7 +478,7 @@ export class RoomLog {
     const { id, record } = room;
     const { members } = this.buckets;
     const seqs = new Map<string, number>();
-    await all(
+    await joinAll(
       record.head.map(async (head) => {
         const key = keys.member(id, head.endpoint, record.roster);
         const seq = await members.write(
@@ -480,7 +493,7 @@ export class RoomLog {
           seqs.set(head.endpoint, seq);
           return;
         }
-        const { entry } = await members.certain(key, call);
+        const { entry } = await members.readLinearizable(key, call);
         if (entry !== undefined && readMember(entry).row.v >= head.row.v) seqs.set(head.endpoint, entry.seq);
       }),
     );
@@ -489,10 +502,10 @@ export class RoomLog {
 
   /** Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed. */
   delete(roomId: string, call: Call): Promise<void> {
-    return this.#turns.take(roomId, call, async () => {
+    return this.#turns.run(roomId, call, async () => {
       let fresh = false;
-      for (const retries = new Retries(call); ;) {
-        await retries.turn();
+      for (const retries = new RetryLoop(call); ;) {
+        await retries.next();
         const slot = await this.slot(roomId, fresh ? "certain" : "any", call);
         const { record } = slot;
         if (record === undefined) {
@@ -501,9 +514,9 @@ export class RoomLog {
           continue;
         }
         const id = newWrite();
-        const tombstone = writeTombstone(nextWrite(slot.written, slot.seq, id));
+        const tombstone = writeTombstone(appendWrite(slot.written, slot.seq, id));
         const seq = await this.buckets.rooms.write(keys.room(roomId), tombstone, slot.seq, call, (entry) =>
-          wasWritten(writtenOf(entry), slot.written, id),
+          includesWrite(writtenOf(entry), slot.written, id),
         );
         if (seq !== undefined) {
           this.#cleanUp((own) => this.purgeRoom(roomId, record, own));
@@ -522,35 +535,35 @@ export class RoomLog {
     roomId: string,
     call: Call,
     attempt: (ids: CreateIds) => {
-      readonly stage: Stage;
+      readonly stage: StagedWrites;
       readonly undo: CleanUp;
-      readonly record: Omit<RoomRecord, keyof Written | "keysSeq" | "indexed">;
+      readonly record: Omit<RoomRecord, keyof WriteHistory | "keysSeq" | "indexed">;
       readonly result: (record: RoomRecord) => T;
     },
   ): Promise<T> {
-    return this.#turns.take(roomId, call, async () => {
+    return this.#turns.run(roomId, call, async () => {
       // Most rooms are new: the condition that there is none tells, without reading first.
       let slot: RoomSlot = readRoom(undefined);
-      for (const retries = new Retries(call); ;) {
-        await retries.turn();
+      for (const retries = new RetryLoop(call); ;) {
+        await retries.next();
         if (slot.record !== undefined) throw roomExists(roomId);
         const plan = attempt({ incarnation: newId(), membership: newId(), attempt: newId() });
         let keysSeq: number;
         try {
-          [keysSeq] = await both(inPlace(plan.stage, call), this.#index.add(roomId, plan.record.incarnation, call));
+          [keysSeq] = await joinBoth(inPlace(plan.stage, call), this.#index.add(roomId, plan.record.incarnation, call));
         } catch (error) {
           this.#cleanUp(plan.undo);
           throw error;
         }
         const id = newWrite();
         const before = slot.written;
-        const record: RoomRecord = { ...plan.record, ...nextWrite(before, slot.seq, id), indexed: true, keysSeq };
+        const record: RoomRecord = { ...plan.record, ...appendWrite(before, slot.seq, id), indexed: true, keysSeq };
         const seq = await this.buckets.rooms.write(
           keys.room(roomId),
           toJson(writeRoom(record)),
           slot.seq,
           call,
-          (entry) => wasWritten(writtenOf(entry), before, id),
+          (entry) => includesWrite(writtenOf(entry), before, id),
         );
         if (seq !== undefined) return plan.result(record);
         this.#cleanUp(plan.undo);
@@ -566,7 +579,7 @@ export class RoomLog {
     call: Call,
   ): Promise<void> {
     const { members, membersByEndpoint, roomKeys } = this.buckets;
-    await all([
+    await joinAll([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
       membersByEndpoint.purge(keys.roomHint(roomId, incarnation), call),
       members.purge(keys.members(roomId, roster), call),
@@ -599,22 +612,24 @@ export class RoomLog {
 
   /** The id of a copy that may begin. `undefined`: there is no need, or the rows are now counted. */
   async #beginCopy(roomId: string, call: Call): Promise<string | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const room = await this.room(roomId, "certain", call);
       const { record } = room;
       const id = newWrite();
       if (record.rows === undefined) {
         const { v, everyone } = await this.roster(roomId, "certain", call);
         if (v !== record.v) continue;
-        if (await this.#rewrite(room, { ...record, ...nextWrite(record, room.seq, id), rows: everyone.size }, id, call))
+        if (
+          await this.#rewrite(room, { ...record, ...appendWrite(record, room.seq, id), rows: everyone.size }, id, call)
+        )
           continue;
       }
       if (!isSparse(record.rows, record.members) || isBeingCopied(record)) return undefined;
       const roster = newRoster(record.incarnation);
       const begun = await this.#rewrite(
         room,
-        { ...record, ...nextWrite(record, room.seq, id), copying: roster, copyingSince: record.rows },
+        { ...record, ...appendWrite(record, room.seq, id), copying: roster, copyingSince: record.rows },
         id,
         call,
       );
@@ -634,7 +649,7 @@ export class RoomLog {
     const copied: Copied = { rows: new Map(), mayBeCommitted: false };
     try {
       for (let round = 0; ; round++) {
-        call.check();
+        call.throwIfEnded();
         const attempt = (): Promise<CopyEnd> => this.#copyRound(roster, roomId, copied, call);
         // Others of this process wait only where changes come so fast that it would never end.
         const end = await (round < FREE_ROUNDS ? attempt() : this.turn(roomId, call, attempt));
@@ -682,7 +697,7 @@ export class RoomLog {
     const id = newWrite();
     const next: RoomRecord = {
       ...record,
-      ...nextWrite(record, room.seq, id),
+      ...appendWrite(record, room.seq, id),
       roster,
       copying: undefined,
       copyingSince: undefined,
@@ -703,7 +718,7 @@ export class RoomLog {
       toJson(writeRoom({ ...next, indexed: true })),
       room.seq,
       call,
-      (entry) => wasWritten(writtenOf(entry), room.record, id),
+      (entry) => includesWrite(writtenOf(entry), room.record, id),
       "step",
     );
     return seq !== undefined;
@@ -713,7 +728,7 @@ export class RoomLog {
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
     if (slot.record !== undefined) await this.#indexed(roomId, slot.record, call);
     const id = newWrite();
-    const written = nextWrite(slot.written, slot.seq, id);
+    const written = appendWrite(slot.written, slot.seq, id);
     const value =
       slot.record === undefined ? writeTombstone(written) : writeRoom({ ...slot.record, ...written, indexed: true });
     const seq = await this.buckets.rooms.write(
@@ -721,7 +736,7 @@ export class RoomLog {
       toJson(value),
       slot.seq,
       call,
-      (entry) => wasWritten(writtenOf(entry), slot.written, id),
+      (entry) => includesWrite(writtenOf(entry), slot.written, id),
       "step",
     );
     return seq !== undefined;
@@ -775,8 +790,8 @@ export interface CreateIds {
 }
 
 /** Puts the index entry and the keys in place, side by side. Answers the highest sequence of the keys, 0 without any. */
-export async function inPlace(stage: Stage | undefined, call: Call): Promise<number> {
-  const [keysSeq] = await both(stage?.keys?.(call), stage?.hint?.(call));
+export async function inPlace(stage: StagedWrites | undefined, call: Call): Promise<number> {
+  const [keysSeq] = await joinBoth(stage?.keys?.(call), stage?.indexEntry?.(call));
   return keysSeq ?? 0;
 }
 
@@ -802,18 +817,22 @@ export function standing(
   endpoint: string,
   stored: StoredMember | undefined,
   isCertain: boolean,
-): Standing {
+): CurrentMember {
   const head = record.head.find((candidate) => candidate.endpoint === endpoint);
   if (head !== undefined && (stored === undefined || stored.row.v < head.row.v)) {
-    return { row: head.row.gone ? undefined : head.row, after: undefined, isCertain };
+    return { row: head.row.gone ? undefined : head.row, expectedSeq: undefined, isCertain };
   }
-  return { row: stored === undefined || stored.row.gone ? undefined : stored.row, after: stored?.seq ?? 0, isCertain };
+  return {
+    row: stored === undefined || stored.row.gone ? undefined : stored.row,
+    expectedSeq: stored?.seq ?? 0,
+    isCertain,
+  };
 }
 
 const storedRow = (entry: Entry | undefined): StoredMember | undefined =>
   entry === undefined ? undefined : readMember(entry);
 
-export function need(roomId: string, endpoint: string, member: Standing): MemberRow {
+export function need(roomId: string, endpoint: string, member: CurrentMember): MemberRow {
   if (member.row === undefined) throw memberNotFound(roomId, endpoint);
   return member.row;
 }
@@ -822,18 +841,18 @@ export function memberFacts(row: MemberRow | undefined): MemberFacts | undefined
   return row === undefined ? undefined : { state: row.joined ? "joined" : "invited" };
 }
 
-export function holderOf(room: LiveRoom, endpoint: string, row: Pick<MemberRow, "id">): Holder {
+export function holderOf(room: LiveRoom, endpoint: string, row: Pick<MemberRow, "id">): MembershipRef {
   return { roomId: room.id, endpoint, incarnation: room.record.incarnation, membership: row.id };
 }
 
-const sameRow = (entry: Entry, head: Head): "yes" | "no" => (isRow(entry, head.row) ? "yes" : "no");
+const sameRow = (entry: Entry, head: UnappliedChange): "yes" | "no" => (isRow(entry, head.row) ? "yes" : "no");
 
 function isRow(entry: Entry, { v, id }: MemberRow): boolean {
   const { row } = readMember(entry);
   return row.v === v && row.id === id;
 }
 
-function writtenOf(entry: Entry): Written {
+function writtenOf(entry: Entry): WriteHistory {
   return readRoom(entry).written;
 }
 

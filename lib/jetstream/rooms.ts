@@ -49,7 +49,7 @@ export class JetStreamRooms implements RoomsDriver {
       };
       return {
         stage: {
-          hint: (own) => membersByEndpoint.stage(hint, {}, own),
+          indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),
           ...(sealedKey === undefined
             ? {}
             : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),

@@ -6,7 +6,7 @@ import type { Replicas, Store } from "../store.js";
 import type { NatsConnection } from "./nats-connection.js";
 import { JETSTREAM_OPTIONS, connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./open.js";
 import type { JetStreamOptions } from "./open.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 
 /** How to connect, as plain data: the names and meanings are those of the NATS client's own options. */
 export interface NatsConnectOptions {
@@ -166,8 +166,8 @@ async function connectTo(options: Readonly<Record<string, unknown>>, call: Call)
     throw new StoreError("UNAVAILABLE", `The NATS client cannot be loaded (${reason})`, { cause: error });
   });
   const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
-  for (const retries = new Retries(call); ;) {
-    await retries.turn();
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
     const left = Math.ceil(call.remaining());
     try {
       return await nats.connect({

@@ -4,7 +4,7 @@
  * opening on, so that a store knows by the log itself whether it was changed.
  */
 import { StoreError } from "../errors.js";
-import type { Cache, Known } from "./copy.js";
+import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 
 /** The record's key. */
@@ -71,13 +71,13 @@ export class CacheWithState<V> implements Cache<V | StoreState> {
   }
 
   put(entry: Entry, era: number): void {
-    if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, era };
+    if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, generation: era };
     else this.#others.put(entry, era);
   }
 
   renew(key: string, era: number): void {
     if (key !== STATE) this.#others.renew(key, era);
-    else if (this.#state !== undefined) this.#state = { ...this.#state, era };
+    else if (this.#state !== undefined) this.#state = { ...this.#state, generation: era };
   }
 
   clear(): void {

@@ -4,8 +4,8 @@
  * place of, and what it took back is put back by the next one.
  */
 import type { Call } from "../call.js";
-import type { StreamState } from "./buckets.js";
-import type { Link } from "./connection.js";
+import type { StreamState } from "./provisioning.js";
+import type { JetStreamClient } from "./client.js";
 import { asObject, type Json } from "./json.js";
 import { newId } from "./records.js";
 
@@ -76,14 +76,14 @@ function differences(from: Settings, to: Settings): Map<string, unknown> {
 
 /** Changes the settings of one stream, again and again if need be, and remembers what its updates took back. */
 export class StreamUpdates {
-  readonly #link: Link;
+  readonly #link: JetStreamClient;
   readonly #stream: string;
   /** What an update sent, and what it took the place of. */
   readonly #takenBack = new Map<string, { readonly sent: unknown; readonly was: unknown }>();
   /** The replicas that an update took the place of. */
   #replicasBefore = 0;
 
-  constructor(link: Link, stream: string) {
+  constructor(link: JetStreamClient, stream: string) {
     this.#link = link;
     this.#stream = stream;
   }

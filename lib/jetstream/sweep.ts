@@ -11,14 +11,14 @@ import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { keys, parseHint, parseKey, parseMember, parseRoomHint, readEpoch, readMember } from "./records.js";
 import type { RoomRecord, RoomSlot } from "./records.js";
-import { all } from "./settled.js";
+import { joinAll } from "./join.js";
 import type { Freshness, RoomLog } from "./room-log.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
 const AT_ONCE = 1024;
 
 /** What something staged belongs to. */
-interface Trace {
+interface StagedRecord {
   readonly bucket: Bucket;
   readonly key: string;
   readonly roomId: string;
@@ -46,7 +46,7 @@ export class Sweep {
   /** Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged. */
   async some(call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys, members } = this.#log.buckets;
-    const traces: Trace[] = [];
+    const traces: StagedRecord[] = [];
     for (const bucket of [membersByEndpoint, roomKeys, members]) {
       for (const entry of await sample(bucket, call)) {
         const trace = traceOf(this.#log, bucket, entry);
@@ -65,17 +65,17 @@ export class Sweep {
     );
   }
 
-  async #settle(traces: readonly Trace[], call: Call): Promise<void> {
-    const byRoom = new Map<string, Trace[]>();
+  async #settle(traces: readonly StagedRecord[], call: Call): Promise<void> {
+    const byRoom = new Map<string, StagedRecord[]>();
     for (const trace of traces) {
       const of = byRoom.get(trace.roomId);
       if (of === undefined) byRoom.set(trace.roomId, [trace]);
       else of.push(trace);
     }
-    await all(Array.from(byRoom, ([roomId, of]) => this.#room(roomId, of, call)));
+    await joinAll(Array.from(byRoom, ([roomId, of]) => this.#room(roomId, of, call)));
   }
 
-  async #room(roomId: string, traces: readonly Trace[], call: Call): Promise<void> {
+  async #room(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<void> {
     // First as cheap as possible: nearly always everything is in order.
     const suspects = await this.#suspects(roomId, await this.#log.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
@@ -85,25 +85,31 @@ export class Sweep {
     const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));
     // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
     const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
-    await all(removable.map(({ bucket, key }) => bucket.purge(key, call)));
+    await joinAll(removable.map(({ bucket, key }) => bucket.purge(key, call)));
   }
 
   async #suspects(
     roomId: string,
     slot: RoomSlot,
-    traces: readonly Trace[],
+    traces: readonly StagedRecord[],
     freshness: Freshness,
     call: Call,
-  ): Promise<(Trace & { verdict: Verdict })[]> {
+  ): Promise<(StagedRecord & { verdict: Verdict })[]> {
     const { record } = slot;
     if (record === undefined) return traces.map((trace) => ({ ...trace, verdict: withoutRoom(slot, trace) }));
-    const judged = await all(
+    const judged = await joinAll(
       traces.map(async (trace) => ({ ...trace, verdict: await this.#judge(roomId, record, trace, freshness, call) })),
     );
     return judged.filter(({ verdict }) => verdict !== "live");
   }
 
-  async #judge(roomId: string, record: RoomRecord, trace: Trace, freshness: Freshness, call: Call): Promise<Verdict> {
+  async #judge(
+    roomId: string,
+    record: RoomRecord,
+    trace: StagedRecord,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<Verdict> {
     // Made for a room of that id before this one, or for an attempt to make one that this one came before.
     if (trace.incarnation !== record.incarnation) return "dead";
     const { membership, made, roster } = trace;
@@ -113,7 +119,8 @@ export class Sweep {
     const { members, roomKeys } = this.#log.buckets;
     const rowKey = keys.member(roomId, membership.endpoint, record.roster);
     // Only what is certain is followed by a removal: a replica can be behind, or miss a row.
-    const entry = freshness === "any" ? await members.get(rowKey, call) : (await members.certain(rowKey, call)).entry;
+    const entry =
+      freshness === "any" ? await members.get(rowKey, call) : (await members.readLinearizable(rowKey, call)).entry;
     const rows = [
       ...record.head.filter((head) => head.endpoint === membership.endpoint).map((head) => head.row),
       ...(entry === undefined ? [] : [readMember(entry).row]),
@@ -126,7 +133,9 @@ export class Sweep {
     if (made.epoch === record.epoch) return made.attempt === record.attempt ? "live" : "dead";
     const epochKey = keys.epoch(roomId, record.incarnation, made.epoch);
     const epoch =
-      freshness === "any" ? await roomKeys.get(epochKey, call) : (await roomKeys.certain(epochKey, call)).entry;
+      freshness === "any"
+        ? await roomKeys.get(epochKey, call)
+        : (await roomKeys.readLinearizable(epochKey, call)).entry;
     return epoch === undefined || readEpoch(epoch) === made.attempt ? "live" : "dead";
   }
 }
@@ -135,11 +144,11 @@ export class Sweep {
  * Rows and epochs are written only of rooms that were, which leave a tombstone; what is staged may be of a room that is about
  * to be. Where there is not even a tombstone nothing is dead before the fence.
  */
-function withoutRoom(slot: RoomSlot, trace: Trace): Verdict {
+function withoutRoom(slot: RoomSlot, trace: StagedRecord): Verdict {
   return trace.membership === undefined && trace.isOfRoom === undefined && slot.seq > 0 ? "dead" : "open";
 }
 
-function hintTrace(bucket: Bucket, key: string): Trace | undefined {
+function hintTrace(bucket: Bucket, key: string): StagedRecord | undefined {
   const room = parseRoomHint(key);
   if (room !== undefined) return { bucket, key, ...room, isOfRoom: true };
   const at = parseHint(key);
@@ -148,7 +157,7 @@ function hintTrace(bucket: Bucket, key: string): Trace | undefined {
   return { bucket, key, roomId, incarnation, membership: { endpoint, id: membership } };
 }
 
-function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): Trace | undefined {
+function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): StagedRecord | undefined {
   const { membersByEndpoint, members } = log.buckets;
   if (bucket === membersByEndpoint) return hintTrace(bucket, entry.key);
   const at = bucket === members ? parseMember(entry.key) : parseKey(entry.key);
@@ -156,7 +165,7 @@ function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): Trace | undefined 
 }
 
 async function sample(bucket: Bucket, call: Call): Promise<Entry[]> {
-  const start = 1 + Math.floor(Math.random() * bucket.seen);
+  const start = 1 + Math.floor(Math.random() * bucket.highestSeen);
   const found = new Map<string, Entry>();
   for (const from of [start, 1]) {
     if (found.size >= AT_ONCE) break;

@@ -5,7 +5,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { UserFacts } from "../rules.js";
-import type { Cache, Known } from "./copy.js";
+import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 import { factsOf, keys, readGuard, readUser } from "./records.js";
 import type { GuardSlot, UserSlot } from "./records.js";
@@ -145,7 +145,7 @@ export class UserCache implements Cache<UserState> {
     const { words } = at.shard;
     const value = STATES[words[at.at + KIND] ?? 0];
     if (value === undefined) return undefined;
-    return { value, seq: seqAt(words, at.at), era: words[at.at + ERA] ?? 0 };
+    return { value, seq: seqAt(words, at.at), generation: words[at.at + ERA] ?? 0 };
   }
 
   put(entry: Entry, era: number): void {
@@ -155,7 +155,7 @@ export class UserCache implements Cache<UserState> {
     const kind = kindOf(value);
     if (kind === undefined || !this.#pack(key)) {
       this.#forget(key);
-      this.#objects.set(key, { value, seq, era });
+      this.#objects.set(key, { value, seq, generation: era });
       this.#bytes += OBJECT_BYTES;
     } else {
       if (this.#objects.delete(key)) this.#bytes -= OBJECT_BYTES;
@@ -168,7 +168,7 @@ export class UserCache implements Cache<UserState> {
   renew(recordKey: string, era: number): void {
     const object = this.#objects.get(recordKey);
     if (object !== undefined) {
-      this.#objects.set(recordKey, { ...object, era });
+      this.#objects.set(recordKey, { ...object, generation: era });
       return;
     }
     const found = this.#find(recordKey);

@@ -11,26 +11,26 @@ import type { UsersDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { PageInput } from "../arguments.js";
 import type { Page, User } from "../store.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { Proved, ProvedBucket } from "./proved-bucket.js";
 import {
-  UNWRITTEN,
+  NO_WRITES,
   factsOf,
   keys,
   newId,
   newWrite,
-  nextWrite,
+  appendWrite,
   readGuard,
   readUser,
   toJson,
   toUser,
   untoken,
-  wasWritten,
+  includesWrite,
 } from "./records.js";
-import { both } from "./settled.js";
+import { joinBoth } from "./join.js";
 import type { UserState } from "./user-cache.js";
-import type { Guard, GuardSlot, UserRow, UserSlot, Witness } from "./records.js";
+import type { Guard, GuardSlot, UserRow, UserSlot, LongestAdmin } from "./records.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 const MAX_WITNESSES = 8;
@@ -64,7 +64,7 @@ function adminUntil(user: UserRow | undefined): number | undefined {
   return user.expiresAt ?? Number.POSITIVE_INFINITY;
 }
 
-const untilOf = (witness: Witness): number => witness.until ?? Number.POSITIVE_INFINITY;
+const untilOf = (witness: LongestAdmin): number => witness.until ?? Number.POSITIVE_INFINITY;
 
 /** Of so many it is remembered that they are proved together with the guard. Of others it is found out anew. */
 const MAX_STAGED = 1024;
@@ -84,10 +84,10 @@ export class JetStreamUsers implements UsersDriver {
 
   /** The same with the whole record. */
   async proved(key: string, call: Call): Promise<User | undefined> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       // The record and what proves it come side by side: it is the one that is proved if it stands at the same place.
-      const [found, entry] = await both(this.#proved(key, call), this.#bucket.get(keys.user(key), call));
+      const [found, entry] = await joinBoth(this.#proved(key, call), this.#bucket.get(keys.user(key), call));
       if (found.facts === undefined) return undefined;
       if (found.row !== undefined) return toUser(found.row);
       if (entry?.seq !== found.seq) continue;
@@ -105,12 +105,12 @@ export class JetStreamUsers implements UsersDriver {
     const isStaged = this.#staged.has(recordKey);
     const alone = isStaged ? undefined : await this.#bucket.prove(recordKey, call);
     if (!isStaged && alone?.value.slot === undefined) {
-      await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.seen, call);
+      await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.highestSeen, call);
       return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
     }
     const [guard, user] = await this.#withGuard(recordKey, call);
     this.#noteStaged(recordKey, user?.value.slot !== undefined);
-    await this.#bucket.checkOpen(user?.asOf ?? this.#bucket.seen, call);
+    await this.#bucket.checkOpen(user?.asOf ?? this.#bucket.highestSeen, call);
     if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
     const row = counts(user.value.slot, guard);
     return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
@@ -122,8 +122,8 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       const [guard, user] = await this.#bucket.proveBoth(keys.admins, recordKey, call);
       // It is there from the opening on: an answer without it is no answer.
       if (guard?.value.guard !== undefined) return [guard.value.guard, user];
@@ -133,7 +133,7 @@ export class JetStreamUsers implements UsersDriver {
   /** Whether an admin is active, by one record however many users there are. */
   async provedAdmin(now: () => number, call: Call): Promise<boolean> {
     const found = await this.#bucket.prove(keys.admins, call);
-    await this.#bucket.checkOpen(found?.asOf ?? this.#bucket.seen, call);
+    await this.#bucket.checkOpen(found?.asOf ?? this.#bucket.highestSeen, call);
     const time = now();
     return found?.value.guard?.guard.witnesses.some((witness) => time < untilOf(witness)) === true;
   }
@@ -155,9 +155,9 @@ export class JetStreamUsers implements UsersDriver {
     if (!row.admin) {
       // Most users are new: the condition that there is none tells, without reading first.
       const id = newWrite();
-      const record = { ...nextWrite(UNWRITTEN, 0, id), user: row };
+      const record = { ...appendWrite(NO_WRITES, 0, id), user: row };
       const written = await this.#bucket.write(keys.user(row.key), toJson(record), 0, call, (entry) =>
-        wasWritten(readUser(entry).record, UNWRITTEN, id),
+        includesWrite(readUser(entry).record, NO_WRITES, id),
       );
       if (written !== undefined) return toUser(row);
     }
@@ -225,7 +225,7 @@ export class JetStreamUsers implements UsersDriver {
 
   /** A user as some replica has it, with the guard where it is needed. What the conditions of the commit do not hold, it is not. */
   async #view(key: string, withGuard: boolean, call: Call): Promise<View> {
-    const [user, admins] = await both(
+    const [user, admins] = await joinBoth(
       this.#bucket.get(keys.user(key), call),
       withGuard ? this.#bucket.get(keys.admins, call) : undefined,
     );
@@ -238,10 +238,10 @@ export class JetStreamUsers implements UsersDriver {
   /** The same at one moment after this call. A user who is not there is surely not there. */
   async #certain(key: string, withGuard: boolean, call: Call): Promise<View> {
     const recordKey = keys.user(key);
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
-      const guard = withGuard ? await this.#bucket.certain(keys.admins, call) : undefined;
-      const { entry } = await this.#bucket.certain(recordKey, call);
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const guard = withGuard ? await this.#bucket.readLinearizable(keys.admins, call) : undefined;
+      const { entry } = await this.#bucket.readLinearizable(recordKey, call);
       // It is there from the opening on: an answer without it is no answer.
       if (guard?.entry === undefined && withGuard) continue;
       const slot = readUser(entry);
@@ -257,10 +257,10 @@ export class JetStreamUsers implements UsersDriver {
   async #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let fresh = false;
     let withGuard = concernsGuard;
-    for (const retries = new Retries(call); ;) {
-      await retries.turn();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
       for (;;) {
-        call.check();
+        call.throwIfEnded();
         const seen = fresh ? await this.#certain(key, withGuard, call) : await this.#view(key, withGuard, call);
         const { guard } = seen;
         let next: UserRow | undefined;
@@ -298,9 +298,9 @@ export class JetStreamUsers implements UsersDriver {
     if (!(await this.#settled(seen, call))) return false;
     const before = seen.slot.record;
     const id = newWrite();
-    const record = { ...nextWrite(before, seen.slot.seq, id), user: next };
+    const record = { ...appendWrite(before, seen.slot.seq, id), user: next };
     const seq = await this.#bucket.write(keys.user(key), toJson(record), seen.slot.seq, call, (entry) =>
-      wasWritten(readUser(entry).record, before, id),
+      includesWrite(readUser(entry).record, before, id),
     );
     return seq !== undefined;
   }
@@ -324,20 +324,20 @@ export class JetStreamUsers implements UsersDriver {
     const before = seen.slot.record;
     const id = newWrite();
     const staged = {
-      ...nextWrite(before, seen.slot.seq, id),
+      ...appendWrite(before, seen.slot.seq, id),
       user: seen.user,
       stage: { attempt, guard: seen.guard.seq },
     };
     const { head } = seen.guard.guard;
     // Where the change before is of the same user, staging this one carries it over; else it is carried out beside.
     const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);
-    const [seq] = await both(
+    const [seq] = await joinBoth(
       this.#bucket.write(
         keys.user(key),
         toJson(staged),
         seen.slot.seq,
         call,
-        (entry) => wasWritten(readUser(entry).record, before, id),
+        (entry) => includesWrite(readUser(entry).record, before, id),
         "step",
       ),
       apply,
@@ -348,19 +348,19 @@ export class JetStreamUsers implements UsersDriver {
 
   /** Lays down a guard where there is none yet, so that reads of it are hits. */
   async prepare(call: Call): Promise<void> {
-    const slot = readGuard((await this.#bucket.certain(keys.admins, call)).entry);
+    const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
     if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
   }
 
   async #writeGuard(seen: GuardSlot, guard: Guard, id: string, call: Call, kind: "commit" | "step"): Promise<boolean> {
     const before = seen.guard;
-    const record: Guard = { ...guard, ...nextWrite(before, seen.seq, id) };
+    const record: Guard = { ...guard, ...appendWrite(before, seen.seq, id) };
     const seq = await this.#bucket.write(
       keys.admins,
       toJson(record),
       seen.seq,
       call,
-      (entry) => wasWritten(readGuard(entry).guard, before, id),
+      (entry) => includesWrite(readGuard(entry).guard, before, id),
       kind,
     );
     return seq !== undefined;
@@ -371,15 +371,15 @@ export class JetStreamUsers implements UsersDriver {
     const id = newWrite();
     const recordKey = keys.user(head.user.key);
     let before = readUser(await this.#bucket.get(recordKey, call));
-    if (before.seq < head.seq) before = readUser((await this.#bucket.certain(recordKey, call)).entry);
+    if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);
     if (before.seq !== head.seq) return;
-    const record = { ...nextWrite(before.record, before.seq, id), user: head.user };
+    const record = { ...appendWrite(before.record, before.seq, id), user: head.user };
     await this.#bucket.write(
       recordKey,
       toJson(record),
       head.seq,
       call,
-      (now) => wasWritten(readUser(now).record, before.record, id),
+      (now) => includesWrite(readUser(now).record, before.record, id),
       "step",
     );
   }
@@ -410,7 +410,7 @@ export class JetStreamUsers implements UsersDriver {
     const complete = others.length === rest;
     let witnesses = others;
     if (to !== undefined && (complete || shortest === undefined || to >= untilOf(shortest))) {
-      const witness: Witness = { key: next.key, until: next.expiresAt };
+      const witness: LongestAdmin = { key: next.key, until: next.expiresAt };
       witnesses = [...others, witness].sort(longestFirst).slice(0, MAX_WITNESSES);
     }
     return { ...guard, ever: guard.ever || next.admin, admins, witnesses, head: undefined };
@@ -420,8 +420,8 @@ export class JetStreamUsers implements UsersDriver {
    * The admins that last longest, of all users but one: needed only when no witness is left. `undefined`: there are not `count`
    * of them, because the guard has moved on, or because a replica that catches up from a snapshot missed some.
    */
-  async #witnesses(except: string, count: number, call: Call): Promise<Witness[] | undefined> {
-    const admins = new Map<string, Witness>();
+  async #witnesses(except: string, count: number, call: Call): Promise<LongestAdmin[] | undefined> {
+    const admins = new Map<string, LongestAdmin>();
     const staged: string[] = [];
     const consider = (recordKey: string, user: UserRow | undefined): void => {
       // Met again, it was changed meanwhile.
@@ -429,7 +429,7 @@ export class JetStreamUsers implements UsersDriver {
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
       admins.set(recordKey, { key: user.key, until: user.expiresAt });
     };
-    await this.#bucket.scan(">", call, { end: () => this.#bucket.fresh(call) }, (entry) => {
+    await this.#bucket.scan(">", call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
       if (entry.key.startsWith("user.")) {
         const { record } = readUser(entry);
         if (record.stage === undefined) consider(entry.key, record.user);
@@ -443,7 +443,7 @@ export class JetStreamUsers implements UsersDriver {
   }
 }
 
-const longestFirst = (a: Witness, b: Witness): number => {
+const longestFirst = (a: LongestAdmin, b: LongestAdmin): number => {
   const x = untilOf(a);
   const y = untilOf(b);
   return x === y ? 0 : x > y ? -1 : 1;

@@ -4,7 +4,7 @@
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
-import type { Link } from "./connection.js";
+import type { JetStreamClient } from "./client.js";
 import { atLeast, isVersion } from "./server-version.js";
 
 /** `refused`: it may hold no replica. `not-raised`: with it in the cluster no bucket gets more replicas. `told`: by the docs. */
@@ -96,13 +96,13 @@ export interface BucketServers {
  * leader of a stream says its version with the stream's settings; all others are asked, which permissions can forbid.
  */
 export class ServerVersions {
-  readonly #link: Link;
+  readonly #link: JetStreamClient;
   readonly #known = new Map<string, string>();
   /** When those that hold a bucket were asked last, and by way of which server. */
   readonly #asked = new Map<string, { readonly at: number; readonly by: string | undefined }>();
   #raising: { readonly at: number; readonly fault: StoreError | undefined } | undefined;
 
-  constructor(link: Link) {
+  constructor(link: JetStreamClient) {
     this.#link = link;
   }
 

@@ -6,7 +6,7 @@ import { abortReason, isAborted } from "../signal.js";
 import type { CommonOptions, Store } from "../store.js";
 import { members } from "./members.js";
 import { Memory, answer } from "./memory.js";
-import { proofs } from "./proofs.js";
+import { checkReads } from "./checks.js";
 import { roomKeys } from "./room-keys.js";
 import { rooms } from "./rooms.js";
 import { users } from "./users.js";
@@ -37,7 +37,7 @@ function driverOf(memory: Memory): Driver {
     members: members(memory),
     roomKeys: roomKeys(memory),
     users: users(memory),
-    proofs: proofs(memory),
+    checks: checkReads(memory),
     close: () => Promise.resolve(),
   };
 }

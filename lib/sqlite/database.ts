@@ -10,7 +10,7 @@ import type { Change } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
 import type { Holding } from "./lease.js";
-import { Pending } from "./pending.js";
+import { PendingView } from "./pending-view.js";
 import type { Tables } from "./tables.js";
 
 /** What an operation decided: no changes if there is nothing to change. */
@@ -42,7 +42,7 @@ export interface DatabaseEvents {
 export class Database {
   readonly tables: Tables;
   /** What writes see: the tables, and what was submitted after them. */
-  readonly view: Pending;
+  readonly view: PendingView;
   readonly journal: Journal;
   readonly #events: DatabaseEvents;
   readonly #holding: Holding;
@@ -60,7 +60,7 @@ export class Database {
   constructor(tables: Tables, sequence: number, log: Log, budget: Budget, events: DatabaseEvents, holding: Holding) {
     this.#budget = budget;
     this.tables = tables;
-    this.view = new Pending(tables);
+    this.view = new PendingView(tables);
     this.#events = events;
     this.#holding = holding;
     this.#sequence = sequence;

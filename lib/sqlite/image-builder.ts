@@ -7,9 +7,9 @@ import type { ImageFile } from "./image-file.js";
 import { Image } from "./image.js";
 import { LogReader } from "./log-reader.js";
 import type { LogRecord } from "./log-reader.js";
-import type { Seal } from "./log-format.js";
+import type { ImageDigest } from "./log-format.js";
 import { OpenFile } from "./open-file.js";
-import type { Pace } from "./pace.js";
+import type { TimeSlice } from "./time-slice.js";
 import { contentOf, encodeSuperblock, isSame } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
 
@@ -21,7 +21,7 @@ export interface BuildRequest {
     readonly path: string;
     readonly generation: number;
     readonly at: number | undefined;
-    readonly content: Seal;
+    readonly content: ImageDigest;
   };
   /** The logs that lead on from it, in their order. */
   readonly logs: readonly string[];
@@ -33,7 +33,7 @@ export interface BuildRequest {
 /** Copies the image into a file, piece by piece. Throws unless it is the one that is known: what became of it meanwhile must not be sealed as if it were right. */
 export async function copyImage(
   { image }: BuildRequest,
-  pace: Pace,
+  pace: TimeSlice,
   write: (piece: Uint8Array, position: number) => void,
 ): Promise<void> {
   const source = await OpenFile.open(image.path);
@@ -50,7 +50,7 @@ export async function buildImage(
   sqlJs: SqlJs,
   file: ImageFile,
   request: BuildRequest,
-  pace: Pace,
+  pace: TimeSlice,
 ): Promise<SealedImage> {
   try {
     return await build(sqlJs, file, request, pace);
@@ -63,7 +63,7 @@ async function build(
   sqlJs: SqlJs,
   file: ImageFile,
   { database, image: before, logs, last, next }: BuildRequest,
-  pace: Pace,
+  pace: TimeSlice,
 ): Promise<SealedImage> {
   const image = Image.of(sqlJs, file);
   let at: number | undefined;
@@ -90,7 +90,7 @@ export async function seal(
   file: ImageFile,
   at: number | undefined,
   state: Omit<Superblock, "content">,
-  pace: Pace,
+  pace: TimeSlice,
 ): Promise<SealedImage> {
   if (at === undefined) throw new Error("the image has no place for its superblock");
   const readInto = (bytes: Uint8Array, position: number): void => {

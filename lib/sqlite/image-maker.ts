@@ -14,7 +14,7 @@ import { MemoryFile } from "./image-file.js";
 import { Image } from "./image.js";
 import type { Meta } from "./image.js";
 import type { ImageWork, ImageWorkerMessage } from "./image-worker.js";
-import { Pace } from "./pace.js";
+import { TimeSlice } from "./time-slice.js";
 import type { LoadedSqlJs } from "./sql-js.js";
 import type { SealedImage } from "./superblock.js";
 import { Haste } from "./throttle.js";
@@ -186,8 +186,8 @@ export class ImageMaker {
     });
   }
 
-  #pace(): Pace {
-    return new Pace(() => {
+  #pace(): TimeSlice {
+    return new TimeSlice(() => {
       this.#check();
     });
   }

@@ -4,7 +4,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { buildImage, copyImage } from "./image-builder.js";
 import type { BuildRequest } from "./image-builder.js";
 import { DiskFile } from "./image-file.js";
-import { Pace } from "./pace.js";
+import { TimeSlice } from "./time-slice.js";
 import { startSqlJs } from "./sql-js-start.js";
 import type { SealedImage } from "./superblock.js";
 import { Haste, Throttle } from "./throttle.js";
@@ -31,7 +31,7 @@ function say(message: ImageWorkerMessage): void {
 async function work({ module, request, target, haste }: ImageWork): Promise<SealedImage> {
   const sqlJs = await startSqlJs(module);
   say({ kind: "started" });
-  const pace = new Pace();
+  const pace = new TimeSlice();
   const fd = openSync(target, "r+");
   try {
     const file = new DiskFile(fd, new Throttle(new Haste(haste)));

@@ -8,7 +8,7 @@ import type { Database, SqlValue, Statement } from "sql.js";
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
-import type { Pace } from "./pace.js";
+import type { TimeSlice } from "./time-slice.js";
 import { toRevision, toSequence } from "./rows.js";
 import type { MemberRow, RoomRow, UserRow } from "./rows.js";
 import { SUPERBLOCK_BYTES } from "./superblock.js";
@@ -123,7 +123,7 @@ export class Image {
   }
 
   /** Fills empty tables. Throws on rows that the library does not write. */
-  async load(tables: Tables, pace: Pace): Promise<void> {
+  async load(tables: Tables, pace: TimeSlice): Promise<void> {
     tables.adminEver = this.meta().adminEver;
     tables.users.reserve(integer(this.#database.exec("SELECT count(*) FROM users")[0]?.values[0]?.[0]));
     await this.#each(
@@ -205,7 +205,7 @@ export class Image {
     }
   }
 
-  async #each(sql: string, pace: Pace, visit: (row: SqlValue[]) => void): Promise<void> {
+  async #each(sql: string, pace: TimeSlice, visit: (row: SqlValue[]) => void): Promise<void> {
     const statement = this.#database.prepare(sql);
     try {
       while (statement.step()) {
@@ -218,7 +218,7 @@ export class Image {
   }
 
   /** Brings it up to date with what a log says, given in pieces. */
-  async merge(log: AsyncIterable<readonly { readonly changes: readonly Change[] }[]>, pace: Pace): Promise<void> {
+  async merge(log: AsyncIterable<readonly { readonly changes: readonly Change[] }[]>, pace: TimeSlice): Promise<void> {
     this.#database.run("BEGIN");
     const apply = this.#applier();
     for await (const records of log) {

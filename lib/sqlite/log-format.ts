@@ -36,7 +36,7 @@ const END_MARK = 0x0a;
 /** A transaction is one record, and one record is one buffer. */
 export const MAX_RECORD_BYTES = 1024 * 1024 * 1024;
 
-export interface Seal {
+export interface ImageDigest {
   readonly length: number;
   readonly checksum: number;
 }
@@ -45,7 +45,7 @@ export interface Header {
   /** 32 hex digits: which database the log belongs to. */
   readonly database: string;
   readonly generation: number;
-  readonly seal: Seal | undefined;
+  readonly seal: ImageDigest | undefined;
 }
 
 /** Where a log is damaged, or in which way it is not ours. */
@@ -71,7 +71,7 @@ export function encodeHeader(header: Header): Buffer {
   return bytes;
 }
 
-export function encodeSeal(generation: number, seal: Seal): Buffer {
+export function encodeSeal(generation: number, seal: ImageDigest): Buffer {
   const bytes = Buffer.alloc(SEAL_BYTES);
   bytes.writeBigUInt64LE(BigInt(seal.length), 0);
   bytes.writeUInt32LE(seal.checksum, 8);

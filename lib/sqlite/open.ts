@@ -22,8 +22,8 @@ import { loadSqlJs } from "./load-sql-js.js";
 import { Lock } from "./lock.js";
 import { maskOf } from "./log-format.js";
 import { members } from "./members.js";
-import { Pace } from "./pace.js";
-import { proofs } from "./proofs.js";
+import { TimeSlice } from "./time-slice.js";
+import { checkReads } from "./checks.js";
 import { recover } from "./recovery.js";
 import type { Recovered } from "./recovery.js";
 import { roomKeys } from "./room-keys.js";
@@ -144,7 +144,7 @@ function driverOf(database: Database, holding: Holding, close: () => Promise<voi
     members: members(database),
     roomKeys: roomKeys(database),
     users: users(database),
-    proofs: proofs(database, holding),
+    checks: checkReads(database, holding),
     close,
   };
 }
@@ -168,7 +168,7 @@ async function onDisk(
   call: Call,
 ): Promise<Driver> {
   const check = (): void => {
-    call.check();
+    call.throwIfEnded();
   };
   const sizes = await Promise.all(filesOf(path).map(statIfThere));
   call.extend(sizes.reduce((sum, stat) => sum + (stat?.size ?? 0), 0) / BYTES_PER_MS);
@@ -180,7 +180,14 @@ async function onDisk(
     const sql = await loadSqlJs();
     maker = new ImageMaker(sql, path);
     const opening = new Opening(onOpening);
-    recovered = await recover({ sqlJs: sql.sqlJs, path, anew: lock.tookOver, maker, pace: new Pace(check), opening });
+    recovered = await recover({
+      sqlJs: sql.sqlJs,
+      path,
+      anew: lock.tookOver,
+      maker,
+      pace: new TimeSlice(check),
+      opening,
+    });
     lease = await begin(path, recovered, lock.socket, (error) => database.stop(error));
   } catch (error) {
     await lock.abandon();

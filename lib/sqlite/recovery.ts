@@ -14,12 +14,12 @@ import type { ImageMaker } from "./image-maker.js";
 import { Image, kindOf } from "./image.js";
 import type { Meta } from "./image.js";
 import { HEADER_BYTES, LogDamage, decodeHeader } from "./log-format.js";
-import type { Header, Seal } from "./log-format.js";
+import type { Header, ImageDigest } from "./log-format.js";
 import { LogReader, isZeroFrom } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
 import type { Opening } from "../opening.js";
-import type { Pace } from "./pace.js";
-import { Misfit } from "./rows.js";
+import type { TimeSlice } from "./time-slice.js";
+import { InconsistentState } from "./rows.js";
 import { Segment, filesOf, segmentPath } from "./segment.js";
 import { SUPERBLOCK_BYTES, contentOf, decodeSuperblock, isSame } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
@@ -48,7 +48,7 @@ interface FoundLog {
 /** What the file says of itself. An image of version 1 has no superblock: it says nothing of its log. */
 interface FoundImage {
   readonly meta: Meta;
-  readonly content: Seal;
+  readonly content: ImageDigest;
   readonly found: SealedImage | undefined;
 }
 
@@ -71,7 +71,7 @@ export interface Recovery {
   /** Has the store go on in new files, as another process may still have the old ones open. */
   readonly anew: boolean;
   readonly maker: ImageMaker;
-  readonly pace: Pace;
+  readonly pace: TimeSlice;
   readonly opening: Opening;
 }
 
@@ -293,7 +293,7 @@ function liveLogs(
   path: string,
   meta: Meta,
   logs: readonly FoundLog[],
-  content: Seal,
+  content: ImageDigest,
   superblock: Superblock | undefined,
 ): FoundLog[] {
   for (const { file: log, header } of logs) {
@@ -368,7 +368,7 @@ async function replay(
         }
       }
     } catch (error) {
-      if (error instanceof Misfit) throw corrupt(file.path, end, error.message, error);
+      if (error instanceof InconsistentState) throw corrupt(file.path, end, error.message, error);
       throw damageOf(file.path, error);
     }
     if (i === 0) [firstEnd, firstSequence] = [end, sequence];

@@ -49,7 +49,7 @@ export interface UserRow {
 }
 
 /** A transaction, or a row, that does not fit the state it is applied to. */
-export class Misfit extends Error {}
+export class InconsistentState extends Error {}
 
 export function toRevision(sequence: number): string {
   return sequence.toString(36);

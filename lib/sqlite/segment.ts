@@ -15,7 +15,7 @@ import {
   writeSynced,
 } from "./files.js";
 import { HEADER_BYTES, SEAL_AT, encodeHeader, encodeSeal, maskOf } from "./log-format.js";
-import type { Header, Seal } from "./log-format.js";
+import type { Header, ImageDigest } from "./log-format.js";
 
 /** Two names, by parity: while an image is made, the log before it and the log after it exist. */
 export function segmentPath(path: string, generation: number): string {
@@ -155,7 +155,7 @@ export class Segment {
   }
 
   /** Notes the checksum of the generation's image, before that gets its name. */
-  async seal(seal: Seal): Promise<void> {
+  async seal(seal: ImageDigest): Promise<void> {
     await this.#write(encodeSeal(this.generation, seal), SEAL_AT);
   }
 

@@ -9,8 +9,8 @@
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
 import { isZero } from "./log-format.js";
-import type { Seal } from "./log-format.js";
-import type { Pace } from "./pace.js";
+import type { ImageDigest } from "./log-format.js";
+import type { TimeSlice } from "./time-slice.js";
 
 export const SUPERBLOCK_BYTES = 512;
 const MAGIC = Buffer.from("unibus sqlite 2\n", "latin1");
@@ -23,7 +23,7 @@ const PIECE_BYTES = 1024 * 1024;
 
 export interface Superblock {
   /** Of the image without the superblock, which changes. */
-  readonly content: Seal;
+  readonly content: ImageDigest;
   /** Whether the image is everything. If not, it is nothing without its log. */
   readonly clean: boolean;
   /** The image and its logs lead at least to this transaction: it was acknowledged. */
@@ -75,9 +75,9 @@ export interface Pieces {
 export async function contentOf(
   pieces: Pieces,
   at: number | undefined,
-  pace: Pace,
+  pace: TimeSlice,
   visit?: (piece: Uint8Array, position: number) => Promise<void> | void,
-): Promise<Seal> {
+): Promise<ImageDigest> {
   const { length } = pieces;
   const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, length));
   let checksum = 0;
@@ -96,6 +96,6 @@ export async function contentOf(
   return { length, checksum };
 }
 
-export function isSame(a: Seal, b: Seal): boolean {
+export function isSame(a: ImageDigest, b: ImageDigest): boolean {
   return a.length === b.length && a.checksum === b.checksum;
 }

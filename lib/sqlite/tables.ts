@@ -6,7 +6,7 @@ import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change } from "./changes.js";
 import { Memberships, RoomEntry } from "./entries.js";
 import type { MemberEntry } from "./entries.js";
-import { Misfit } from "./rows.js";
+import { InconsistentState } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { UserTable } from "./user-table.js";
 
@@ -52,7 +52,7 @@ export class Tables {
     this.bytes += userBytes(row);
     if (before !== undefined) {
       this.bytes -= userBytes(before);
-      if (before.ordinal !== row.ordinal) throw new Misfit("a user changed its place");
+      if (before.ordinal !== row.ordinal) throw new InconsistentState("a user changed its place");
       this.admins.delete(before);
     }
     this.usersInOrder.set(row);
@@ -69,14 +69,14 @@ export class Tables {
       this.roomsInOrder.set(added);
       return;
     }
-    if (entry.ordinal !== row.ordinal) throw new Misfit("a room changed its place");
+    if (entry.ordinal !== row.ordinal) throw new InconsistentState("a room changed its place");
     this.bytes -= roomBytes(entry.row);
     entry.update(row);
   }
 
   #roomGone(id: string): void {
     const entry = this.rooms.get(id);
-    if (entry === undefined) throw new Misfit("a room that is deleted is not there");
+    if (entry === undefined) throw new InconsistentState("a room that is deleted is not there");
     for (const member of entry.members.all()) {
       this.memberships.delete(member);
       this.bytes -= bytesOf(member);
@@ -89,7 +89,7 @@ export class Tables {
 
   #member(row: MemberRow): void {
     const room = this.#roomOf(row);
-    if (room === undefined) throw new Misfit("a member is of a room that is not there");
+    if (room === undefined) throw new InconsistentState("a member is of a room that is not there");
     const entry = room.members.get(row.endpoint);
     this.bytes += memberBytes(row);
     if (entry !== undefined) {
@@ -111,7 +111,7 @@ export class Tables {
   #memberGone(roomId: string, endpoint: string): void {
     const room = this.rooms.get(roomId);
     const entry = room?.members.get(endpoint);
-    if (room === undefined || entry === undefined) throw new Misfit("a member that is removed is not there");
+    if (room === undefined || entry === undefined) throw new InconsistentState("a member that is removed is not there");
     room.members.delete(endpoint);
     this.memberships.delete(entry);
     this.bytes -= bytesOf(entry);
@@ -119,7 +119,7 @@ export class Tables {
 
   #key(row: KeyRow): void {
     const member = this.#roomOf(row)?.members.get(row.endpoint);
-    if (member === undefined) throw new Misfit("a key is of a member that is not there");
+    if (member === undefined) throw new InconsistentState("a key is of a member that is not there");
     const before = member.key(row.epoch);
     if (before !== undefined) this.bytes -= keyBytes(before);
     this.bytes += keyBytes(row);
@@ -153,7 +153,7 @@ export class InOrder<Row extends { readonly ordinal: number }> {
       return;
     }
     const place = this.#place(row.ordinal);
-    if (this.#ordinals[place] !== row.ordinal) throw new Misfit("a place that was never given");
+    if (this.#ordinals[place] !== row.ordinal) throw new InconsistentState("a place that was never given");
     if (this.#rows[place] === undefined) this.#empty--;
     this.#rows[place] = row;
   }

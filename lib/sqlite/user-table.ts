@@ -8,7 +8,7 @@
  */
 import { randomInt } from "node:crypto";
 import type { UserFacts } from "../rules.js";
-import { Misfit } from "./rows.js";
+import { InconsistentState } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
 /** An entry, in words of 32 bits: what kind of user it is and how long the key, its hash, the row's index, the key. */
@@ -134,9 +134,9 @@ export class UserTable {
   /** Puts a user in, and answers the row that was there. */
   set(row: UserRow): UserRow | undefined {
     const { key } = row;
-    if (key.length < 1 || key.length > MAX_KEY) throw new Misfit("a key of this length is no user's");
+    if (key.length < 1 || key.length > MAX_KEY) throw new InconsistentState("a key of this length is no user's");
     const hash = this.#hash(key);
-    if (hash === undefined) throw new Misfit("a key that is not ASCII is no user's");
+    if (hash === undefined) throw new InconsistentState("a key that is not ASCII is no user's");
     const block = this.#block(hash);
     const at = this.#find(block, key, hash);
     if (at === undefined) {

@@ -12,7 +12,7 @@ import type { FileHandle } from "node:fs/promises";
 import { clearTimeout, setTimeout } from "node:timers";
 import { SYNCED_WRITES, syncData, writeAll } from "./files.js";
 import type { Log } from "./journal.js";
-import type { Seal } from "./log-format.js";
+import type { ImageDigest } from "./log-format.js";
 import { encodeSuperblock } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
 
@@ -49,7 +49,7 @@ export class Watermark {
   }
 
   /** What the file is besides. */
-  get content(): Seal {
+  get content(): ImageDigest {
     return this.#superblock.content;
   }
 

@@ -16,7 +16,7 @@ const crashPoints = (operation: string) =>
 export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a barrier that was sent before the check began",
-    file: "lib/jetstream/quorum.ts",
+    file: "lib/jetstream/barrier.ts",
     find: "(waiter) => waiter.since < number",
     replace: "(waiter) => waiter.since <= number",
     breaks: "A check takes only a barrier that was sent after it began.",
@@ -25,7 +25,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "an acknowledgement not above what was seen",
-    file: "lib/jetstream/quorum.ts",
+    file: "lib/jetstream/barrier.ts",
     find: `ack.kind === "stored" && ack.seq > seen`,
     replace: `ack.kind === "stored"`,
     breaks: "An acknowledgement of another log proves nothing of this one.",
@@ -102,7 +102,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a catch-up with a gap",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "if (seq > before + 1) {",
     replace: "if (seq < 0) {",
     breaks: "A replica that catches up from a snapshot drops what was superseded before it has what superseded it.",
@@ -110,7 +110,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a gap that is explained from beyond the end",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "needed = Math.max(needed, successor);",
     replace: "",
     breaks: "An older state is passed over only together with the newer one.",
@@ -118,32 +118,32 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a new era that forgets nothing",
-    file: "lib/jetstream/copy.ts",
-    find: "this.#era++;",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "this.#generation++;",
     replace: "",
     breaks: "Where a gap stays, no record is known to be as it stands any more.",
     killedBy: copyFaults("hide no change that lies behind them"),
   },
   {
     name: "a barrier that is not the next one",
-    file: "lib/jetstream/copy.ts",
-    find: "if (this.#own.hasAll(this.#at + 1, seq)) this.#at = Math.max(this.#at, seq);",
-    replace: "this.#at = Math.max(this.#at, seq);",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);",
+    replace: "this.#asOf = Math.max(this.#asOf, seq);",
     breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
     killedBy: copyFaults("hide no change that lies behind them"),
   },
   {
     name: "a reading that nobody knows of",
-    file: "lib/jetstream/copy.ts",
-    find: "this.#readings.set(key, { count: 1, changed: 0 });",
-    replace: "this.#readings.delete(key);",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "this.#fills.set(key, { count: 1, changed: 0 });",
+    replace: "this.#fills.delete(key);",
     breaks: "What the log says of a record while it is being proved is kept.",
     killedBy: copyFaults("what is proved late is not kept"),
     chance: true,
   },
   {
     name: "a change that was met while the record was being proved",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "if (changed > at) return;",
     replace: "",
     breaks: "A change that was met is remembered also where its record was forgotten.",
@@ -151,9 +151,9 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a fence of the era before",
-    file: "lib/jetstream/copy.ts",
-    find: "reading.era !== this.#era || at > this.#at || this.#unsure",
-    replace: "at > this.#at || this.#unsure",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate",
+    replace: "at > this.#asOf || this.#mustRevalidate",
     breaks: "What was proved in another era is not known to stand in this one.",
     killedBy: copyFaults("nor where the change stands behind a gap"),
     chance: true,
@@ -168,8 +168,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a copy that was not needed for a while is not looked at",
-    file: "lib/jetstream/copy.ts",
-    find: "if (!this.#continuity.isFresh) this.suspect();",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "if (!this.#continuity.isFresh) this.invalidate();",
     replace: "",
     breaks:
       "Another log could have taken the place of the one that is known: it is looked at before what is kept is believed.",
@@ -177,7 +177,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a late barrier is a sign of the log of before",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "    this.#own.freeze();\n",
     replace: "",
     breaks: "What is acknowledged after a doubt can stand in another log, which it says nothing of.",
@@ -235,7 +235,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "records that tell of no states before",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "return Array.isArray(seqs) ? seqs.map(Number) : [];",
     replace: "return Array.isArray(seqs) ? [] : [];",
     breaks: "A record that was changed twice is no gap.",
@@ -300,7 +300,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a head of the guard that is not put in place",
     file: "lib/jetstream/users.ts",
-    find: "if (before.seq < head.seq) before = readUser((await this.#bucket.certain(recordKey, call)).entry);",
+    find: "if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);",
     replace: "",
     breaks: "A replica that has the user's record from before the stage says nothing of whether it was put in place.",
     killedBy: staleReads("a change of an admin that is staged"),
@@ -385,7 +385,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "buckets that may be purged",
-    file: "lib/jetstream/buckets.ts",
+    file: "lib/jetstream/provisioning.ts",
     find: "deny_purge: KEPT.some((kept) => name.endsWith(kept)),",
     replace: "deny_purge: false,",
     breaks: "Nothing is ever removed from rooms and users: a tombstone, and a revocation, is a record.",
@@ -523,7 +523,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a check of a user by a store that is closed",
     file: "lib/jetstream/users.ts",
-    find: "await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.seen, call);",
+    find: "await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.highestSeen, call);",
     replace: "",
     breaks: "From where a store is closed in the log no check is proved.",
     killedBy: closedStore("denies and refuses at once"),
@@ -539,7 +539,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a key behind what closes the store",
     file: "lib/jetstream/room-keys.ts",
-    find: "await rooms.checkOpen(await rooms.fresh(call), call);",
+    find: "await rooms.checkOpen(await rooms.readIndex(call), call);",
     replace: "await Promise.resolve(rooms);",
     breaks: "A write is acknowledged only where it stands before what closes the store.",
     killedBy: closedStore("a key that was put by a store which was stopped"),
@@ -562,8 +562,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "an own write hides what another store wrote before it",
-    file: "lib/jetstream/copy.ts",
-    find: "else if (this.#own.hasAll(this.#at + 1, seq - 1)) {",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "else if (this.#own.hasAll(this.#asOf + 1, seq - 1)) {",
     replace: "else {",
     breaks: "A store takes its own write without reading only where nothing stands before it that it does not know.",
     killedBy: bySpec("spec/jetstream/copy.spec.ts", "passes over nothing that another one wrote before"),

@@ -10,7 +10,7 @@ type Change = Omit<Mutant, "killedBy" | "chance">;
 const changes: readonly Change[] = [
   {
     name: "simulated: a barrier from before the check",
-    file: "lib/jetstream/quorum.ts",
+    file: "lib/jetstream/barrier.ts",
     find: "(waiter) => waiter.since < number",
     replace: "(waiter) => waiter.since <= number",
     breaks: "A check takes only a barrier that was sent after it began.",
@@ -38,36 +38,36 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a catch-up with a gap",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "if (seq > before + 1) {",
     replace: "if (seq < 0) {",
     breaks: "A replica that catches up from a snapshot drops what was superseded before it has what superseded it.",
   },
   {
     name: "simulated: a barrier that is not the next one",
-    file: "lib/jetstream/copy.ts",
-    find: "if (this.#own.hasAll(this.#at + 1, seq)) this.#at = Math.max(this.#at, seq);",
-    replace: "this.#at = Math.max(this.#at, seq);",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);",
+    replace: "this.#asOf = Math.max(this.#asOf, seq);",
     breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
   },
   {
     name: "simulated: what is proved late is kept over a change",
-    file: "lib/jetstream/copy.ts",
-    find: "this.#readings.set(key, { count: 1, changed: 0 });",
-    replace: "this.#readings.delete(key);",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "this.#fills.set(key, { count: 1, changed: 0 });",
+    replace: "this.#fills.delete(key);",
     breaks: "What the log says of a record while it is being proved is kept.",
   },
   {
     name: "simulated: a gap that is explained from beyond the end",
-    file: "lib/jetstream/copy.ts",
+    file: "lib/jetstream/exact-cache.ts",
     find: "needed = Math.max(needed, successor);",
     replace: "",
     breaks: "An older state is passed over only together with the newer one.",
   },
   {
     name: "simulated: a new era that forgets nothing",
-    file: "lib/jetstream/copy.ts",
-    find: "this.#era++;",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "this.#generation++;",
     replace: "",
     breaks: "Where a gap stays, no record is known to be as it stands any more.",
   },
@@ -95,14 +95,14 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a head of the guard that is not put in place",
     file: "lib/jetstream/users.ts",
-    find: "if (before.seq < head.seq) before = readUser((await this.#bucket.certain(recordKey, call)).entry);",
+    find: "if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);",
     replace: "",
     breaks: "A replica that has the user's record from before the stage says nothing of whether it was put in place.",
   },
   {
     name: "simulated: a write that is not found was not stored",
     file: "lib/jetstream/bucket.ts",
-    find: "const { entry } = await this.certain(key, call);\n          if ((entry",
+    find: "const { entry } = await this.readLinearizable(key, call);\n          if ((entry",
     replace: "const entry = await this.get(key, call);\n          if ((entry",
     breaks:
       "A record that is not found after a refusal is asked for again, until the leader says that it is not there.",
@@ -202,8 +202,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: an index entry behind its membership",
     file: "lib/jetstream/members.ts",
-    find: "hint: (own) => membersByEndpoint.stage(hint, {}, own),",
-    replace: "hint: (own) => Promise.resolve(own.remaining()),",
+    find: "indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),",
+    replace: "indexEntry: (own) => Promise.resolve(own.remaining()),",
     breaks: "For every member there is an index entry, written before the commit.",
   },
   {

@@ -13,7 +13,7 @@ const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files on
 export const sqliteMutants: readonly Mutant[] = [
   {
     name: "a grant counts before it is durable",
-    file: "lib/sqlite/proofs.ts",
+    file: "lib/sqlite/checks.ts",
     find: "const row = tables.users.get(key);",
     replace: "const row = view.user(key);",
     breaks: "A grant is visible to a check only when it is durable.",
@@ -21,7 +21,7 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "a removal under way does not deny",
-    file: "lib/sqlite/pending.ts",
+    file: "lib/sqlite/pending-view.ts",
     find: "return room.hides > 0 || (room.members.get(endpoint)?.denies ?? 0) > 0;",
     replace: "return room.hides > 0;",
     breaks: "What takes away counts as soon as it is submitted.",
@@ -29,7 +29,7 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "a demotion under way does not deny",
-    file: "lib/sqlite/pending.ts",
+    file: "lib/sqlite/pending-view.ts",
     find: `if (step.row.role !== "admin") role = "member";`,
     replace: "",
     breaks: "What takes away counts as soon as it is submitted.",
@@ -37,7 +37,7 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "an earlier expiry under way does not deny",
-    file: "lib/sqlite/pending.ts",
+    file: "lib/sqlite/pending-view.ts",
     find: "expiresAt = Math.min(expiresAt, step.row.expiresAt ?? Infinity);",
     replace: "",
     breaks: "What takes away counts as soon as it is submitted.",
@@ -45,7 +45,7 @@ export const sqliteMutants: readonly Mutant[] = [
   },
   {
     name: "an admin whose revocation waits counts as another",
-    file: "lib/sqlite/pending.ts",
+    file: "lib/sqlite/pending-view.ts",
     find: "return waiting === undefined || isActiveAdmin(waiting.row, now);",
     replace: "return true;",
     breaks: "Two admins who revoke each other at once do not both succeed.",

@@ -27,7 +27,7 @@ export interface Known<V> {
   readonly value: V;
   readonly seq: number;
   /** The era in which it was last known to be as it stands. */
-  readonly era: number;
+  readonly generation: number;
 }
 
 /** Where it is kept, in bounded memory: a record can be gone at any time. */
@@ -43,16 +43,16 @@ export interface Cache<V> {
 }
 
 /** A record that is being proved on its own. */
-export interface Reading {
+export interface Fill {
   readonly key: string;
-  readonly era: number;
+  readonly generation: number;
   readonly log: number;
 }
 
 /** What was proved on its own as of `at`, which the copy has not come to. It is remembered as it stood, at `seq`. */
-interface Ahead {
-  readonly at: number;
-  readonly reading: Reading;
+interface PendingFill {
+  readonly asOf: number;
+  readonly reading: Fill;
   readonly seq: number;
 }
 
@@ -71,29 +71,29 @@ const MAX_AHEAD = 4096;
 const MAX_WROTE = 1024;
 const MAX_ANCHORS = 8;
 
-export class Copy<V> {
+export class ExactCache<V> {
   readonly #cache: Cache<V>;
   readonly #own: OwnBarriers;
   readonly #continuity: Continuity;
   /** Every record of this era is as it stands at this sequence of the log. */
-  #at = 0;
-  #era = 1;
+  #asOf = 0;
+  #generation = 1;
   /** Whether there are records of this era. */
   #inUse = false;
   /** How many are proving the same record. What the log says of it meanwhile is kept. */
-  readonly #readings = new Map<string, { count: number; changed: number }>();
+  readonly #fills = new Map<string, { count: number; changed: number }>();
   /** Of this era, in ascending order. */
-  readonly #ahead: Ahead[] = [];
-  /** What this store wrote beyond {@link at}, by where it stands. */
-  readonly #wrote = new Map<number, { readonly key: string; readonly payload: string }>();
+  readonly #pendingFills: PendingFill[] = [];
+  /** What this store wrote beyond {@link asOf}, by where it stands. */
+  readonly #ownWrites = new Map<number, { readonly key: string; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
   #anchors: Anchor[] = [];
   /** Records of an era before this one, above this sequence, may be of another log. */
-  #limit = { era: 0, seq: 0 };
+  #limit = { generation: 0, seq: 0 };
   /** Another number for each log. */
   #log = 0;
   /** The copy was not needed for a while: whether the log is the one that is known has to be looked at. */
-  #unsure = false;
+  #mustRevalidate = false;
 
   constructor(cache: Cache<V>, own: OwnBarriers, continuity: Continuity) {
     this.#cache = cache;
@@ -101,16 +101,16 @@ export class Copy<V> {
     this.#continuity = continuity;
   }
 
-  get at(): number {
-    return this.#at;
+  get asOf(): number {
+    return this.#asOf;
   }
 
   get era(): number {
-    return this.#era;
+    return this.#generation;
   }
 
-  get unsure(): boolean {
-    return this.#unsure;
+  get mustRevalidate(): boolean {
+    return this.#mustRevalidate;
   }
 
   /** Messages of which one has to stand where it did, with its time, newest first, so that the log is the one that is known. */
@@ -119,20 +119,21 @@ export class Copy<V> {
   }
 
   /** To be asked before what is kept is used: it is not sure for ever which log it is of. */
-  wake(): void {
-    if (!this.#continuity.isFresh) this.suspect();
+  checkAge(): void {
+    if (!this.#continuity.isFresh) this.invalidate();
   }
 
-  /** The record as it stands at {@link at}. */
+  /** The record as it stands at {@link asOf}. */
   valid(key: string): Known<V> | undefined {
-    const known = this.#unsure ? undefined : this.#cache.get(key);
-    return known?.era === this.#era ? known : undefined;
+    const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
+    return known?.generation === this.#generation ? known : undefined;
   }
 
   /** The record as it stood once, in the log that is known: a fence tells whether it still does. */
   remembered(key: string): Known<V> | undefined {
-    const known = this.#unsure ? undefined : this.#cache.get(key);
-    if (known === undefined || (known.era < this.#limit.era && known.seq > this.#limit.seq)) return undefined;
+    const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
+    if (known === undefined || (known.generation < this.#limit.generation && known.seq > this.#limit.seq))
+      return undefined;
     return known;
   }
 
@@ -141,83 +142,83 @@ export class Copy<V> {
     return this.#cache.get(key)?.seq;
   }
 
-  /** A record is proved on its own from here on, until {@link end} or {@link drop}. */
-  begin(key: string): Reading {
-    const known = this.#readings.get(key);
-    if (known === undefined) this.#readings.set(key, { count: 1, changed: 0 });
+  /** A record is proved on its own from here on, until {@link fill} or {@link abandonFill}. */
+  beginFill(key: string): Fill {
+    const known = this.#fills.get(key);
+    if (known === undefined) this.#fills.set(key, { count: 1, changed: 0 });
     else known.count++;
-    return { key, era: this.#era, log: this.#log };
+    return { key, generation: this.#generation, log: this.#log };
   }
 
   /** Whether the log is surely the one that it was when the record began to be proved. */
-  isOf({ log }: Reading): boolean {
-    return log === this.#log && !this.#unsure;
+  isOf({ log }: Fill): boolean {
+    return log === this.#log && !this.#mustRevalidate;
   }
 
   /** It was not proved, or is not there: an absence is not kept, for anybody can ask for keys that nobody has. */
-  drop(reading: Reading): void {
-    this.#done(reading);
+  abandonFill(reading: Fill): void {
+    this.#endFill(reading);
   }
 
   /** It was proved as of `at` to stand at `seq`: `entry`, or, without one, what is remembered. */
-  end(reading: Reading, at: number, seq: number, entry?: Entry): void {
+  fill(reading: Fill, at: number, seq: number, entry?: Entry): void {
     if (reading.log === this.#log && entry !== undefined) {
       const known = this.#cache.get(reading.key);
-      if (known === undefined || known.seq < seq) this.#put(entry, reading.era - 1);
+      if (known === undefined || known.seq < seq) this.#put(entry, reading.generation - 1);
     }
-    const found = { at, reading, seq };
-    if (at <= this.#at || reading.era !== this.#era) {
-      this.#keep(found);
+    const found = { asOf: at, reading, seq };
+    if (at <= this.#asOf || reading.generation !== this.#generation) {
+      this.#applyFill(found);
       return;
     }
     // Acknowledgements come nearly in order.
-    let place = this.#ahead.length;
-    while (place > 0 && (this.#ahead[place - 1]?.at ?? 0) > at) place--;
-    this.#ahead.splice(place, 0, found);
-    if (this.#ahead.length > MAX_AHEAD) this.#keep(this.#ahead.shift());
+    let place = this.#pendingFills.length;
+    while (place > 0 && (this.#pendingFills[place - 1]?.asOf ?? 0) > at) place--;
+    this.#pendingFills.splice(place, 0, found);
+    if (this.#pendingFills.length > MAX_AHEAD) this.#applyFill(this.#pendingFills.shift());
   }
 
   /** The sequence of a barrier that was acknowledged. Answers whether the copy is as of it, or later. */
-  reach(seq: number): boolean {
-    if (this.#unsure) return false;
-    if (seq > this.#at) {
-      if (!this.#inUse && this.#readings.size === 0) this.#at = seq;
+  advanceTo(seq: number): boolean {
+    if (this.#mustRevalidate) return false;
+    if (seq > this.#asOf) {
+      if (!this.#inUse && this.#fills.size === 0) this.#asOf = seq;
       else {
-        this.#takeWritten();
-        if (this.#own.hasAll(this.#at + 1, seq)) this.#at = Math.max(this.#at, seq);
+        this.#applyOwnWrites();
+        if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);
       }
-      this.#settle();
+      this.#applyPendingFills();
     }
-    return seq <= this.#at;
+    return seq <= this.#asOf;
   }
 
   /** This store's own write was acknowledged: the copy takes it without reading, if nothing that is not known stands before it. */
-  wrote(key: string, payload: string, seq: number): void {
-    if (this.#unsure || seq <= this.#at) return;
-    this.#wrote.set(seq, { key, payload });
-    this.#takeWritten();
-    for (const oldest of this.#wrote.keys()) {
-      if (this.#wrote.size <= MAX_WROTE) break;
-      this.#wrote.delete(oldest);
+  applyOwnWrite(key: string, payload: string, seq: number): void {
+    if (this.#mustRevalidate || seq <= this.#asOf) return;
+    this.#ownWrites.set(seq, { key, payload });
+    this.#applyOwnWrites();
+    for (const oldest of this.#ownWrites.keys()) {
+      if (this.#ownWrites.size <= MAX_WROTE) break;
+      this.#ownWrites.delete(oldest);
     }
   }
 
-  #takeWritten(): void {
-    for (const [seq, { key, payload }] of this.#wrote) {
-      if (seq <= this.#at) {
-        this.#wrote.delete(seq);
-      } else if (this.#own.hasAll(this.#at + 1, seq - 1)) {
-        this.#wrote.delete(seq);
+  #applyOwnWrites(): void {
+    for (const [seq, { key, payload }] of this.#ownWrites) {
+      if (seq <= this.#asOf) {
+        this.#ownWrites.delete(seq);
+      } else if (this.#own.hasAll(this.#asOf + 1, seq - 1)) {
+        this.#ownWrites.delete(seq);
         if (this.#isWanted(key)) this.#take(new Entry(key, asObject(JSON.parse(payload)), { seq, stamp: "" }), payload);
-        this.#at = seq;
-        this.#settle();
+        this.#asOf = seq;
+        this.#applyPendingFills();
       }
     }
   }
 
-  /** Takes what a replica has from {@link at} on, in order, as far as it has no gap. Answers whether it has none. */
-  follow(era: number, changes: readonly Entry[]): boolean {
-    if (era !== this.#era || this.#unsure) return true;
+  /** Takes what a replica has from {@link asOf} on, in order, as far as it has no gap. Answers whether it has none. */
+  applyChanges(era: number, changes: readonly Entry[]): boolean {
+    if (era !== this.#generation || this.#mustRevalidate) return true;
     const end = this.#endOf(changes);
     for (const change of changes) {
       const { key, seq } = change;
@@ -228,24 +229,24 @@ export class Copy<V> {
       }
       if (this.#isWanted(key)) this.#take(change);
     }
-    this.#at = Math.max(this.#at, end);
-    this.#settle();
+    this.#asOf = Math.max(this.#asOf, end);
+    this.#applyPendingFills();
     return end >= (changes.at(-1)?.seq ?? 0);
   }
 
   #isWanted(key: string): boolean {
-    return this.#readings.has(key) || this.#cache.get(key) !== undefined;
+    return this.#fills.has(key) || this.#cache.get(key) !== undefined;
   }
 
   #take(change: Entry, payload?: string): void {
-    const reading = this.#readings.get(change.key);
+    const reading = this.#fills.get(change.key);
     if (reading !== undefined) reading.changed = change.seq;
-    this.#put(change, this.#era, payload);
+    this.#put(change, this.#generation, payload);
   }
 
   /** Up to where the changes have no gap that is not explained. */
   #endOf(changes: readonly Entry[]): number {
-    let before = this.#at;
+    let before = this.#asOf;
     let end = before;
     let explained: Explained | undefined;
     // What a gap was before stands up to here: without it the gap is one.
@@ -253,7 +254,7 @@ export class Copy<V> {
     for (const { seq } of changes) {
       if (seq <= before) continue;
       if (seq > before + 1) {
-        explained ??= new Explained(this.#at + 1, this.#own, changes);
+        explained ??= new Explained(this.#asOf + 1, this.#own, changes);
         needed = Math.max(needed, explained.neededFor(before + 1, seq - 1));
       }
       before = seq;
@@ -263,87 +264,88 @@ export class Copy<V> {
   }
 
   /** Begins a new era as of the sequence of a barrier, however the copy came to need it. */
-  rebase(seq: number): void {
-    this.#era++;
+  beginGeneration(seq: number): void {
+    this.#generation++;
     this.#inUse = false;
-    this.#at = Math.max(this.#at, seq);
-    for (const found of this.#ahead.splice(0)) this.#keep(found);
+    this.#asOf = Math.max(this.#asOf, seq);
+    for (const found of this.#pendingFills.splice(0)) this.#applyFill(found);
   }
 
   /** The same where there is nothing to lose: what is ahead of a gap waits for nobody. */
-  rebaseUnused(seq: number): void {
-    if (!this.#inUse && !this.#unsure && seq > this.#at) this.rebase(seq);
+  beginGenerationIfUnused(seq: number): void {
+    if (!this.#inUse && !this.#mustRevalidate && seq > this.#asOf) this.beginGeneration(seq);
   }
 
   /** Time has passed in which another log could have taken the place of the one that is known. */
-  suspect(): void {
+  invalidate(): void {
     this.#own.freeze();
-    this.#wrote.clear();
-    this.#unsure = true;
+    this.#ownWrites.clear();
+    this.#mustRevalidate = true;
   }
 
   /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
-  confirm(seq: number, asked: Moment): void {
-    this.#unsure = false;
+  revalidate(seq: number, asked: Moment): void {
+    this.#mustRevalidate = false;
     this.#own.thaw(seq, this.#continuity.isUnbroken);
     this.#continuity.begin(asked);
-    this.#at = Math.min(this.#at, seq);
+    this.#asOf = Math.min(this.#asOf, seq);
   }
 
   /** The anchor that stands where it did: the log is the one that is known, up to there. Without one, it may be another. */
-  identify(anchor: Anchor | undefined, asked: Moment): void {
+  revalidateBy(anchor: Anchor | undefined, asked: Moment): void {
     if (anchor === undefined) {
       this.forgetLog();
       return;
     }
-    this.#unsure = false;
+    this.#mustRevalidate = false;
     this.#own.thaw(anchor.seq, this.#continuity.isUnbroken);
     this.#continuity.begin(asked);
-    this.rebase(this.#at);
-    this.#limit = { era: this.#era, seq: anchor.seq };
+    this.beginGeneration(this.#asOf);
+    this.#limit = { generation: this.#generation, seq: anchor.seq };
     this.#anchors = this.#anchors.filter(({ seq }) => seq <= anchor.seq);
   }
 
   /** Forgets everything: another log may have taken the place of the one that is known. */
   forgetLog(): void {
     this.#log++;
-    this.#wrote.clear();
+    this.#ownWrites.clear();
     this.#own.forget();
     this.#cache.clear();
     this.#anchors = [];
-    this.#unsure = false;
+    this.#mustRevalidate = false;
     this.#continuity.begin(moment());
-    this.#at = 0;
-    this.rebase(0);
+    this.#asOf = 0;
+    this.beginGeneration(0);
   }
 
-  #settle(): void {
-    while ((this.#ahead[0]?.at ?? Infinity) <= this.#at) this.#keep(this.#ahead.shift());
+  #applyPendingFills(): void {
+    while ((this.#pendingFills[0]?.asOf ?? Infinity) <= this.#asOf) this.#applyFill(this.#pendingFills.shift());
   }
 
-  #keep(found: Ahead | undefined): void {
+  #applyFill(found: PendingFill | undefined): void {
     if (found === undefined) return;
-    const { reading, at, seq } = found;
-    const changed = this.#readings.get(reading.key)?.changed ?? 0;
-    this.#done(reading);
+    const { reading, asOf: at, seq } = found;
+    const changed = this.#fills.get(reading.key)?.changed ?? 0;
+    this.#endFill(reading);
     // What came after it may have been kept, and forgotten again.
     if (changed > at) return;
     // Of another era, or not yet come to, it is only remembered. Of this one the log has said what came after it.
-    if (reading.log !== this.#log || reading.era !== this.#era || at > this.#at || this.#unsure) return;
+    if (reading.log !== this.#log || reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate)
+      return;
     const known = this.#cache.get(reading.key);
-    if (known?.seq !== seq || known.era === this.#era) return;
-    this.#cache.renew(reading.key, this.#era);
+    if (known?.seq !== seq || known.generation === this.#generation) return;
+    this.#cache.renew(reading.key, this.#generation);
     this.#inUse = true;
   }
 
-  #done({ key }: Reading): void {
-    const reading = this.#readings.get(key);
-    if (reading !== undefined && --reading.count === 0) this.#readings.delete(key);
+  #endFill({ key }: Fill): void {
+    const reading = this.#fills.get(key);
+    if (reading !== undefined && --reading.count === 0) this.#fills.delete(key);
   }
 
-  #put(entry: Entry, era = this.#era, payload?: string): void {
+  #put(entry: Entry, era = this.#generation, payload?: string): void {
     this.#cache.put(entry, era);
-    if (era === this.#era) this.#inUse = true;
+    if (era === this.#generation) this.#inUse = true;
     this.#remember(entry, payload);
   }
 

@@ -102,7 +102,7 @@ export interface ServerStatement {
 /** A requests' own bound: what a dead server swallows is asked again within the call's time. */
 const ATTEMPT_MS = 1000;
 
-export class Link {
+export class JetStreamClient {
   readonly connection: NatsConnection;
   readonly #headers: () => NatsHeaders;
   readonly #requests: Requests;

@@ -2,9 +2,9 @@
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
 import type { Replicas } from "../store.js";
-import type { Link } from "./connection.js";
+import type { JetStreamClient } from "./client.js";
 import { asObject, type Json } from "./json.js";
-import { Retries } from "./retries.js";
+import { RetryLoop } from "./retry-loop.js";
 import { FENCE, fenceOf } from "./store-state.js";
 import { raiseOf } from "./stream-settings.js";
 import type { Raise } from "./stream-settings.js";
@@ -17,9 +17,9 @@ const KEPT = ["rooms", "users"] as const;
 export const FORMAT = 2;
 const OLDEST_FORMAT = 1;
 /** In a stream's metadata: the format. */
-export const MARK = "unibus-membership";
+export const FORMAT_METADATA = "unibus-membership";
 
-const formatOf = (config: Json): number => Number(asObject(config["metadata"])[MARK]);
+const formatOf = (config: Json): number => Number(asObject(config["metadata"])[FORMAT_METADATA]);
 
 const STREAM_NOT_FOUND = 10059;
 const STREAM_NAME_IN_USE = 10058;
@@ -76,13 +76,13 @@ function incompatible(bucket: string, setting: string, message: string): StoreEr
 }
 
 /** Why a stream cannot be one of our buckets, or `undefined` if it can. */
-export function unfit(bucket: string, config: Json): StoreError | undefined {
-  const mark = asObject(config["metadata"])[MARK];
+export function incompatibility(bucket: string, config: Json): StoreError | undefined {
+  const mark = asObject(config["metadata"])[FORMAT_METADATA];
   if (mark === undefined) {
     return incompatible(
       bucket,
       "metadata",
-      `The bucket ${bucket} is somebody else's: it has no "${MARK}" in its metadata. Choose another prefix`,
+      `The bucket ${bucket} is somebody else's: it has no "${FORMAT_METADATA}" in its metadata. Choose another prefix`,
     );
   }
   const format = formatOf(config);
@@ -133,7 +133,7 @@ export interface StreamState {
 }
 
 /** The stream as its leader tells it, or `undefined` where there is none. Asks again while there is no leader. */
-export async function streamState(link: Link, bucket: string, call: Call): Promise<StreamState | undefined> {
+export async function streamState(link: JetStreamClient, bucket: string, call: Call): Promise<StreamState | undefined> {
   const reply = await ask(link, `STREAM.INFO.KV_${bucket}`, undefined, call);
   const error = asObject(reply["error"]);
   if (error["err_code"] === STREAM_NOT_FOUND) return undefined;
@@ -165,13 +165,13 @@ function serversOf(config: Json, { leader, replicas }: Json): BucketServers {
 }
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
-export async function ask(link: Link, subject: string, body: unknown, call: Call): Promise<Json> {
-  for (const retries = new Retries(call); ;) {
-    await retries.turn();
+export async function ask(link: JetStreamClient, subject: string, body: unknown, call: Call): Promise<Json> {
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
     try {
       const reply = await link.api(subject, body, link.attemptMs(call));
       const error = asObject(reply["error"]);
-      if (!passes(error)) return reply;
+      if (!isTransient(error)) return reply;
       retries.failed("no-responders", new StoreError("UNAVAILABLE", String(error["description"])));
     } catch (error) {
       if (!isUnavailable(error)) throw error;
@@ -182,7 +182,7 @@ export async function ask(link: Link, subject: string, body: unknown, call: Call
 }
 
 /** Whether waiting helps: for a leader to be elected, or for a server that has just started to be known as one. */
-function passes(error: Json): boolean {
+function isTransient(error: Json): boolean {
   switch (error["err_code"]) {
     case JETSTREAM_NOT_ENABLED:
     case JETSTREAM_NOT_ENABLED_FOR_ACCOUNT:
@@ -227,7 +227,7 @@ function noJetStream(): StoreError {
 }
 
 /** Whether the server that the connection has can be used at all. */
-export async function checkServer(link: Link, versions: ServerVersions, call: Call): Promise<void> {
+export async function checkServer(link: JetStreamClient, versions: ServerVersions, call: Call): Promise<void> {
   const fault = versions.connected();
   if (fault !== undefined) throw fault;
   if (!link.jetStream) {
@@ -240,7 +240,7 @@ export async function checkServer(link: Link, versions: ServerVersions, call: Ca
   }
 }
 
-export function removed(bucket: string): StoreError {
+export function bucketRemoved(bucket: string): StoreError {
   return new StoreError("INCOMPATIBLE", `The bucket ${bucket} was removed. Open the store anew`, {
     details: { bucket },
   });
@@ -248,7 +248,7 @@ export function removed(bucket: string): StoreError {
 
 /** Opens a bucket, making it if it is missing. `beforeMaking` rejects if it must not be made. */
 export async function ensureBucket(
-  link: Link,
+  link: JetStreamClient,
   bucket: string,
   replicas: Replicas | undefined,
   beforeMaking: () => Promise<void>,
@@ -257,7 +257,11 @@ export async function ensureBucket(
   let found = await streamState(link, bucket, call);
   if (found === undefined) {
     await beforeMaking();
-    const config = { ...settings(bucket), num_replicas: replicas ?? 1, metadata: { [MARK]: String(FORMAT) } };
+    const config = {
+      ...settings(bucket),
+      num_replicas: replicas ?? 1,
+      metadata: { [FORMAT_METADATA]: String(FORMAT) },
+    };
     const reply = await ask(link, `STREAM.CREATE.KV_${bucket}`, config, call);
     const error = asObject(reply["error"]);
     if (reply["error"] === undefined) {
@@ -269,15 +273,15 @@ export async function ensureBucket(
       throw refused(bucket, error);
     }
   }
-  if (found === undefined) throw removed(bucket);
-  const reason = unfit(bucket, found.config);
+  if (found === undefined) throw bucketRemoved(bucket);
+  const reason = incompatibility(bucket, found.config);
   if (reason !== undefined) throw reason;
   return found;
 }
 
 /** Why a bucket cannot have more replicas, as JetStream answers an update. `undefined`: it can, now or later. */
 export function refusalToRaise(bucket: string, error: Json): StoreError | undefined {
-  return error["err_code"] === NO_SUITABLE_PEERS && !passes(error) ? refused(bucket, error) : undefined;
+  return error["err_code"] === NO_SUITABLE_PEERS && !isTransient(error) ? refused(bucket, error) : undefined;
 }
 
 /** A server that is in no cluster takes a new number of replicas for a fact, and still has the data once. */

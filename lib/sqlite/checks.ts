@@ -1,12 +1,12 @@
 /** What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted. */
-import type { ProofsInMemory } from "../driver.js";
+import type { SyncCheckReads } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";
 import type { Holding } from "./lease.js";
 import { userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
-export function proofs({ tables, view }: Database, holding: Holding): ProofsInMemory {
+export function checkReads({ tables, view }: Database, holding: Holding): SyncCheckReads {
   const admitted = (key: string): UserRow | undefined => {
     const row = tables.users.get(key);
     return row === undefined ? undefined : view.admitted(row);

@@ -5,7 +5,7 @@
  * docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { isSurelyVain, type Link } from "./connection.js";
+import { isSurelyVain, type JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
@@ -21,7 +21,7 @@ interface Waiter {
 /** What the barriers are sent to, as far as it is known. */
 interface Log {
   /** The newest sequence that is known to be there. */
-  readonly seen: number;
+  readonly highestSeen: number;
   /** The next barrier of this store, and its key, which is its own until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
   /** It may not be the one that was known: it is not there at the moment. */
@@ -44,7 +44,7 @@ const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
 export class Barrier {
-  readonly #link: Link;
+  readonly #link: JetStreamClient;
   readonly #stream: string;
   readonly #subjects: string;
   readonly #log: Log;
@@ -58,7 +58,7 @@ export class Barrier {
   #timer: NodeJS.Timeout | undefined;
   #isNext = false;
 
-  constructor(link: Link, stream: string, subjects: string, log: Log) {
+  constructor(link: JetStreamClient, stream: string, subjects: string, log: Log) {
     this.#link = link;
     this.#stream = stream;
     this.#subjects = subjects;
@@ -90,7 +90,7 @@ export class Barrier {
     this.#timer = undefined;
     this.#waiters = this.#waiters.filter((waiter) => {
       try {
-        waiter.call.check();
+        waiter.call.throwIfEnded();
         return true;
       } catch (error) {
         waiter.reject(error);
@@ -110,7 +110,7 @@ export class Barrier {
     // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
     let longest = 1;
     for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
-    const { seen } = this.#log;
+    const { highestSeen: seen } = this.#log;
     const barrier = this.#log.takeBarrier();
     const sent = moment();
     const timeoutMs = Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS));

@@ -5,7 +5,7 @@ const SLICE_MS = 4;
 /** Reading the clock costs more than many a step. */
 const STEPS = 16;
 
-export class Pace {
+export class TimeSlice {
   readonly #check: () => void;
   #started = performance.now();
   #steps = 0;

@@ -1,9 +1,9 @@
 /** What a check may believe: all of it, because nobody else can change this memory. */
-import type { ProofsInMemory } from "../driver.js";
+import type { SyncCheckReads } from "../driver.js";
 import type { Memory } from "./memory.js";
 import { factsOf, userRecord } from "./rows.js";
 
-export function proofs(memory: Memory): ProofsInMemory {
+export function checkReads(memory: Memory): SyncCheckReads {
   return {
     synchronous: true,
     user: (key) => {

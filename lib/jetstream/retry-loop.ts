@@ -2,7 +2,7 @@ import type { Call } from "../call.js";
 import { isFinal, unavailable, type Failure } from "./failures.js";
 
 /** The errors of a call that goes on trying until its time is over. */
-export class Retries {
+export class RetryLoop {
   readonly #call: Call;
   #begun = false;
   #attempt = 0;
@@ -18,8 +18,8 @@ export class Retries {
   }
 
   /** What every attempt begins with: nothing at first, a pause from then on. Throws once the call's time is over. */
-  turn(): Promise<void> | undefined {
-    this.#call.check();
+  next(): Promise<void> | undefined {
+    this.#call.throwIfEnded();
     if (this.#begun) return this.pause();
     this.#begun = true;
     return undefined;
@@ -36,6 +36,6 @@ export class Retries {
     await new Promise<void>((resolve) => {
       setTimeout(resolve, Math.min(ms, this.#call.remaining()));
     });
-    this.#call.check();
+    this.#call.throwIfEnded();
   }
 }

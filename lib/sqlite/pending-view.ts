@@ -33,7 +33,7 @@ interface PendingMember {
   keys: Map<number, KeyRow> | undefined;
 }
 
-export class Pending {
+export class PendingView {
   readonly #tables: Tables;
   readonly #users = new Map<string, PendingUser>();
   readonly #rooms = new Map<string, PendingRoom>();
