@@ -6,7 +6,7 @@ import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied, proved } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
-import type { Driver, SyncCheckReads } from "./driver.js";
+import type { Driver, MembersDriver, RoomKeysDriver, RoomsDriver, SyncCheckReads, UsersDriver } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
@@ -26,6 +26,8 @@ export class MembershipStore extends OwnStore implements Store {
   readonly users: Users;
   readonly #driver: Driver;
   readonly #opTimeoutMs: number;
+  /** Of calls on many records. */
+  readonly #manyMs: number;
   readonly #calls = new CallRegistry();
   #closing: Promise<void> | undefined;
 
@@ -33,13 +35,22 @@ export class MembershipStore extends OwnStore implements Store {
     super(opTimeoutMs);
     this.#driver = driver;
     this.#opTimeoutMs = opTimeoutMs;
+    this.#manyMs = opTimeoutMs * MANY;
     this.backend = driver.backend;
 
-    const one = opTimeoutMs;
-    const many = opTimeoutMs * MANY;
-    const { rooms, members, roomKeys, users } = driver;
+    this.rooms = this.#roomsOf(driver.rooms);
+    this.members = this.#membersOf(driver.members);
+    this.roomKeys = this.#roomKeysOf(driver.roomKeys);
+    this.users = this.#usersOf(driver.users);
 
-    this.rooms = Object.freeze<Rooms>({
+    // The functions over any store rely on these methods being the ones of this class.
+    Object.freeze(this);
+  }
+
+  #roomsOf(rooms: RoomsDriver): Rooms {
+    const one = this.#opTimeoutMs;
+    const many = this.#manyMs;
+    return Object.freeze<Rooms>({
       create: (room, options) =>
         this.#call("write", one, () => {
           const bounds = args.callOptions(options);
@@ -75,8 +86,12 @@ export class MembershipStore extends OwnStore implements Store {
           return [args.callOptions(options), (call) => rooms.listForEndpoint(member, call)];
         }),
     });
+  }
 
-    this.members = Object.freeze<Members>({
+  #membersOf(members: MembersDriver): Members {
+    const one = this.#opTimeoutMs;
+    const many = this.#manyMs;
+    return Object.freeze<Members>({
       add: (roomId, member, options) =>
         this.#call("write", one, () => {
           const room = args.id(roomId, "roomId");
@@ -100,8 +115,12 @@ export class MembershipStore extends OwnStore implements Store {
           return [args.callOptions(options), (call) => members.listForEndpoint(member, call)];
         }),
     });
+  }
 
-    this.roomKeys = Object.freeze<RoomKeys>({
+  #roomKeysOf(roomKeys: RoomKeysDriver): RoomKeys {
+    const one = this.#opTimeoutMs;
+    const many = this.#manyMs;
+    return Object.freeze<RoomKeys>({
       put: (roomId, endpoint, epoch, sealed, options) =>
         this.#call("write", one, () => {
           const room = args.id(roomId, "roomId");
@@ -131,8 +150,12 @@ export class MembershipStore extends OwnStore implements Store {
           return [bounds, (call) => roomKeys.rekey(room, keys, bounds, call)];
         }),
     });
+  }
 
-    this.users = Object.freeze<Users>({
+  #usersOf(users: UsersDriver): Users {
+    const one = this.#opTimeoutMs;
+    const many = this.#manyMs;
+    return Object.freeze<Users>({
       add: (user, options) =>
         this.#call("write", one, () => {
           const input = args.newUser(user);
@@ -159,9 +182,6 @@ export class MembershipStore extends OwnStore implements Store {
           return [args.callOptions(options), (call) => users.list(input, call)];
         }),
     });
-
-    // The functions over any store rely on these methods being the ones of this class.
-    Object.freeze(this);
   }
 
   authorize(key: string, options?: CallOptions): Promise<Decision> {

@@ -115,71 +115,73 @@ export function decodeChanges(text: string, bytes: Uint8Array, sequence: number)
   };
   const list: unknown = JSON.parse(text);
   if (!Array.isArray(list)) throw new Error("not a list of changes");
-  const changes = list.map((fields: unknown): Change => {
-    if (!Array.isArray(fields)) throw new Error("not a change");
-    const read = new Fields(fields);
-    const kind = read.string();
-    switch (kind) {
-      case "u":
-        return {
-          kind: "user",
-          row: {
-            ordinal: read.number(),
-            key: read.string(),
-            role: read.oneOf("admin", "member"),
-            status: read.oneOf("active", "revoked"),
-            name: read.string(),
-            createdAt: read.number(),
-            revokedAt: read.optionalNumber(),
-            expiresAt: read.optionalNumber(),
-            revision,
-          },
-        };
-      case "r":
-        return {
-          kind: "room",
-          row: {
-            ordinal: read.number(),
-            id: read.string(),
-            name: read.string(),
-            encrypted: read.flag(),
-            owner: read.string(),
-            epoch: read.number(),
-            rekeyRequired: read.flag(),
-            createdAt: read.number(),
-            revision,
-          },
-        };
-      case "-r":
-        return { kind: "roomGone", id: read.string(), ordinal: read.number() };
-      case "m": {
-        const roomId = read.string();
-        const endpoint = read.string();
-        const role = read.oneOf("owner", "member");
-        const state = read.oneOf("invited", "joined");
-        const invitedBy = read.optionalString();
-        const length = read.optionalNumber();
-        const publicKey = length === undefined ? undefined : take(length);
-        return {
-          kind: "member",
-          row: { roomId, endpoint, role, state, invitedBy, publicKey, since: read.number(), revision },
-        };
-      }
-      case "-m":
-        return { kind: "memberGone", roomId: read.string(), endpoint: read.string() };
-      case "k": {
-        const roomId = read.string();
-        const endpoint = read.string();
-        const epoch = read.number();
-        const sealed = take(read.number());
-        return { kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: read.number() } };
-      }
-      default:
-        throw new Error("a change of no known kind");
-    }
-  });
+  const changes = list.map((fields: unknown) => decodeChange(fields, take, revision));
   if (used !== bytes.length) throw new Error("bytes are left over");
   return changes;
+}
+
+function decodeChange(fields: unknown, take: (length: number) => Uint8Array, revision: string): Change {
+  if (!Array.isArray(fields)) throw new Error("not a change");
+  const read = new Fields(fields);
+  const kind = read.string();
+  switch (kind) {
+    case "u":
+      return {
+        kind: "user",
+        row: {
+          ordinal: read.number(),
+          key: read.string(),
+          role: read.oneOf("admin", "member"),
+          status: read.oneOf("active", "revoked"),
+          name: read.string(),
+          createdAt: read.number(),
+          revokedAt: read.optionalNumber(),
+          expiresAt: read.optionalNumber(),
+          revision,
+        },
+      };
+    case "r":
+      return {
+        kind: "room",
+        row: {
+          ordinal: read.number(),
+          id: read.string(),
+          name: read.string(),
+          encrypted: read.flag(),
+          owner: read.string(),
+          epoch: read.number(),
+          rekeyRequired: read.flag(),
+          createdAt: read.number(),
+          revision,
+        },
+      };
+    case "-r":
+      return { kind: "roomGone", id: read.string(), ordinal: read.number() };
+    case "m": {
+      const roomId = read.string();
+      const endpoint = read.string();
+      const role = read.oneOf("owner", "member");
+      const state = read.oneOf("invited", "joined");
+      const invitedBy = read.optionalString();
+      const length = read.optionalNumber();
+      const publicKey = length === undefined ? undefined : take(length);
+      return {
+        kind: "member",
+        row: { roomId, endpoint, role, state, invitedBy, publicKey, since: read.number(), revision },
+      };
+    }
+    case "-m":
+      return { kind: "memberGone", roomId: read.string(), endpoint: read.string() };
+    case "k": {
+      const roomId = read.string();
+      const endpoint = read.string();
+      const epoch = read.number();
+      const sealed = take(read.number());
+      return { kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: read.number() } };
+    }
+    default:
+      throw new Error("a change of no known kind");
+  }
 }
 
 /** The positional fields of one change, checked one by one. */

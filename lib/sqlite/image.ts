@@ -10,7 +10,7 @@ import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
 import type { TimeSlice } from "./time-slice.js";
 import { toRevision, toSequence } from "./rows.js";
-import type { MemberRow, RoomRow, UserRow } from "./rows.js";
+import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { SUPERBLOCK_BYTES } from "./superblock.js";
 import type { Tables } from "./tables.js";
 
@@ -126,7 +126,17 @@ export class Image {
   async load(tables: Tables, pace: TimeSlice): Promise<void> {
     tables.adminEver = this.meta().adminEver;
     tables.users.reserve(integer(this.#database.exec("SELECT count(*) FROM users")[0]?.values[0]?.[0]));
-    await this.#each(
+    await this.#loadUsers(tables, pace);
+    await this.#loadRooms(tables, pace);
+    await this.#loadMembers(tables, pace);
+    await this.#loadKeys(tables, pace);
+    for (const { owner, members } of tables.rooms.values()) {
+      if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
+    }
+  }
+
+  #loadUsers(tables: Tables, pace: TimeSlice): Promise<void> {
+    return this.#each(
       `SELECT ordinal, key, ${which("role", USER_ROLES)}, ${which("status", STATUSES)}, ${asIs("name")}, created_at, revoked_at, expires_at, revision
          FROM users ORDER BY ordinal`,
       pace,
@@ -146,7 +156,10 @@ export class Image {
         tables.apply({ kind: "user", row: user });
       },
     );
-    await this.#each(
+  }
+
+  #loadRooms(tables: Tables, pace: TimeSlice): Promise<void> {
+    return this.#each(
       `SELECT ordinal, ${asIs("id")}, ${asIs("name")}, encrypted, ${asIs("owner")}, epoch, rekey_required, created_at, revision
          FROM rooms ORDER BY ordinal`,
       pace,
@@ -166,7 +179,10 @@ export class Image {
         tables.apply({ kind: "room", row: room });
       },
     );
-    await this.#each(
+  }
+
+  #loadMembers(tables: Tables, pace: TimeSlice): Promise<void> {
+    return this.#each(
       `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, ${which("role", MEMBER_ROLES)}, ${which("state", STATES)},
          ${asIs("invited_by")}, public_key, since, revision FROM members`,
       pace,
@@ -184,7 +200,10 @@ export class Image {
         tables.apply({ kind: "member", row: member });
       },
     );
-    await this.#each(
+  }
+
+  #loadKeys(tables: Tables, pace: TimeSlice): Promise<void> {
+    return this.#each(
       `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, epoch, sealed, created_at FROM room_keys`,
       pace,
       (row) => {
@@ -200,9 +219,6 @@ export class Image {
         });
       },
     );
-    for (const { owner, members } of tables.rooms.values()) {
-      if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
-    }
   }
 
   async #each(sql: string, pace: TimeSlice, visit: (row: SqlValue[]) => void): Promise<void> {
@@ -245,70 +261,27 @@ export class Image {
     };
     return (change) => {
       switch (change.kind) {
-        case "user": {
-          const { row } = change;
-          run("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.ordinal,
-            row.key,
-            row.role,
-            row.status,
-            row.name,
-            row.createdAt,
-            row.revokedAt ?? null,
-            row.expiresAt ?? null,
-            toSequence(row.revision),
-          ]);
+        case "user":
+          run("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", userValues(change.row));
           break;
-        }
-        case "room": {
-          const { row } = change;
-          run("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.ordinal,
-            row.id,
-            row.name,
-            Number(row.encrypted),
-            row.owner,
-            row.epoch,
-            Number(row.rekeyRequired),
-            row.createdAt,
-            toSequence(row.revision),
-          ]);
+        case "room":
+          run("INSERT OR REPLACE INTO rooms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", roomValues(change.row));
           break;
-        }
         case "roomGone":
           run("DELETE FROM rooms WHERE ordinal = ?", [change.ordinal]);
           run("DELETE FROM members WHERE room_id = ?", [change.id]);
           run("DELETE FROM room_keys WHERE room_id = ?", [change.id]);
           break;
-        case "member": {
-          const { row } = change;
-          run("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [
-            row.roomId,
-            row.endpoint,
-            row.role,
-            row.state,
-            row.invitedBy ?? null,
-            row.publicKey ?? null,
-            row.since,
-            toSequence(row.revision),
-          ]);
+        case "member":
+          run("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", memberValues(change.row));
           break;
-        }
         case "memberGone":
           run("DELETE FROM members WHERE room_id = ? AND endpoint = ?", [change.roomId, change.endpoint]);
           run("DELETE FROM room_keys WHERE room_id = ? AND endpoint = ?", [change.roomId, change.endpoint]);
           break;
-        case "key": {
-          const { row } = change;
-          run("INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?)", [
-            row.roomId,
-            row.endpoint,
-            row.epoch,
-            row.sealed,
-            row.createdAt,
-          ]);
+        case "key":
+          run("INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?)", keyValues(change.row));
           break;
-        }
       }
     };
   }
@@ -377,3 +350,40 @@ function oneOf<const T extends string>(value: SqlValue | undefined, [a, b]: read
   if (value === 1) return b;
   throw new Error("a column has a value that is none of its own");
 }
+
+const userValues = (row: UserRow): SqlValue[] => [
+  row.ordinal,
+  row.key,
+  row.role,
+  row.status,
+  row.name,
+  row.createdAt,
+  row.revokedAt ?? null,
+  row.expiresAt ?? null,
+  toSequence(row.revision),
+];
+
+const roomValues = (row: RoomRow): SqlValue[] => [
+  row.ordinal,
+  row.id,
+  row.name,
+  Number(row.encrypted),
+  row.owner,
+  row.epoch,
+  Number(row.rekeyRequired),
+  row.createdAt,
+  toSequence(row.revision),
+];
+
+const memberValues = (row: MemberRow): SqlValue[] => [
+  row.roomId,
+  row.endpoint,
+  row.role,
+  row.state,
+  row.invitedBy ?? null,
+  row.publicKey ?? null,
+  row.since,
+  toSequence(row.revision),
+];
+
+const keyValues = (row: KeyRow): SqlValue[] => [row.roomId, row.endpoint, row.epoch, row.sealed, row.createdAt];

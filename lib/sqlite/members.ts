@@ -1,47 +1,18 @@
+import type { MemberInput } from "../arguments.js";
 import type { MembersDriver } from "../driver.js";
 import { byCodePoint, checkAdd, checkRemove, memberExists, memberNotFound, roomNotFound } from "../rules.js";
+import type { Member } from "../store.js";
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
-import type { Database } from "./database.js";
+import type { Database, Step, Transaction } from "./database.js";
 import { memberRecord, toRevision } from "./rows.js";
 import type { MemberRow, RoomRow } from "./rows.js";
 
 export function members(database: Database): MembersDriver {
   const { tables, view } = database;
 
-  /** What changes of a room when its membership does. */
-  const touched = (room: RoomRow, sequence: number, rekeyRequired = room.rekeyRequired): Change => ({
-    kind: "room",
-    row: { ...room, rekeyRequired, revision: toRevision(sequence) },
-  });
-
   return {
-    add: (roomId, input, call) =>
-      database.write(call, ({ sequence, now }) => {
-        const room = view.room(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
-        const { endpoint, state, invitedBy, publicKey, sealedKey } = input;
-        if (view.member(roomId, endpoint) !== undefined) throw memberExists(roomId, endpoint);
-        checkAdd(room, sealedKey);
-        const row: MemberRow = {
-          roomId,
-          endpoint,
-          role: "member",
-          state,
-          invitedBy,
-          publicKey,
-          since: now,
-          revision: toRevision(sequence),
-        };
-        const changes: Change[] = [touched(room, sequence), { kind: "member", row }];
-        if (sealedKey !== undefined) {
-          changes.push({
-            kind: "key",
-            row: { roomId, endpoint, epoch: sealedKey.epoch, sealed: sealedKey.sealed, createdAt: now },
-          });
-        }
-        return { changes, result: () => memberRecord(row) };
-      }),
+    add: (roomId, input, call) => database.write(call, (transaction) => added(view, roomId, input, transaction)),
 
     get: (roomId, endpoint) =>
       answer(() => {
@@ -90,4 +61,38 @@ export function members(database: Database): MembersDriver {
         return found.sort((a, b) => byCodePoint(a.roomId, b.roomId));
       }),
   };
+}
+
+/** What changes of a room when its membership does. */
+const touched = (room: RoomRow, sequence: number, rekeyRequired = room.rekeyRequired): Change => ({
+  kind: "room",
+  row: { ...room, rekeyRequired, revision: toRevision(sequence) },
+});
+
+function added(
+  view: Database["view"],
+  roomId: string,
+  { endpoint, state, invitedBy, publicKey, sealedKey }: MemberInput,
+  { sequence, now }: Transaction,
+): Step<Member> {
+  const room = view.room(roomId);
+  if (room === undefined) throw roomNotFound(roomId);
+  if (view.member(roomId, endpoint) !== undefined) throw memberExists(roomId, endpoint);
+  checkAdd(room, sealedKey);
+  const row: MemberRow = {
+    roomId,
+    endpoint,
+    role: "member",
+    state,
+    invitedBy,
+    publicKey,
+    since: now,
+    revision: toRevision(sequence),
+  };
+  const changes: Change[] = [touched(room, sequence), { kind: "member", row }];
+  if (sealedKey !== undefined) {
+    const { epoch, sealed } = sealedKey;
+    changes.push({ kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: now } });
+  }
+  return { changes, result: () => memberRecord(row) };
 }

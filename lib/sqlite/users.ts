@@ -1,5 +1,5 @@
 import { cursor, toCursor } from "../arguments.js";
-import type { UserInput } from "../arguments.js";
+import type { UserChangeInput, UserInput } from "../arguments.js";
 import type { UsersDriver } from "../driver.js";
 import { checkRevision, isActiveAdmin, lastAdmin, notFirstAdmin, userExists, userNotFound } from "../rules.js";
 import type { User } from "../store.js";
@@ -8,26 +8,11 @@ import type { Database, Step, Transaction } from "./database.js";
 import { toRevision, userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
+const put = (row: UserRow): Step<User> => ({ changes: [{ kind: "user", row }], result: () => userRecord(row) });
+const same = (row: UserRow): Step<User> => ({ changes: [], result: () => userRecord(row) });
+
 export function users(database: Database): UsersDriver {
   const { tables, view } = database;
-
-  const put = (row: UserRow): Step<User> => ({ changes: [{ kind: "user", row }], result: () => userRecord(row) });
-  const same = (row: UserRow): Step<User> => ({ changes: [], result: () => userRecord(row) });
-
-  const add = (input: UserInput, { sequence, now }: Transaction): Step<User> => {
-    if (view.user(input.key) !== undefined) throw userExists(input.key);
-    return put({
-      ordinal: database.nextUser(),
-      key: input.key,
-      role: input.role,
-      status: "active",
-      name: input.name,
-      createdAt: now,
-      revokedAt: undefined,
-      expiresAt: input.expiresAt?.getTime(),
-      revision: toRevision(sequence),
-    });
-  };
 
   const existing = (key: string): UserRow => {
     const user = view.user(key);
@@ -40,12 +25,12 @@ export function users(database: Database): UsersDriver {
   };
 
   return {
-    add: (input, call) => database.write(call, (transaction) => add(input, transaction)),
+    add: (input, call) => database.write(call, (transaction) => added(database, input, transaction)),
 
     addFirstAdmin: (input, call) =>
       database.write(call, (transaction) => {
         if (view.adminEver) throw notFirstAdmin();
-        return add(input, transaction);
+        return added(database, input, transaction);
       }),
 
     get: (key) =>
@@ -59,14 +44,14 @@ export function users(database: Database): UsersDriver {
       database.write(call, ({ sequence, now }) => {
         const user = existing(key);
         checkRevision(user.revision, ifRevision);
-        const role = change.role ?? user.role;
-        const name = change.name ?? user.name;
-        const expiresAt = change.expiresAt === undefined ? user.expiresAt : change.expiresAt?.getTime();
-        if (role !== "admin") checkLastAdmin(user, now);
-        if (role === user.role && name === user.name && expiresAt === user.expiresAt) return same(user);
+        const changed = { ...user, ...changesOf(user, change) };
+        if (changed.role !== "admin") checkLastAdmin(user, now);
+        if (isSame(changed, user)) return same(user);
         const takesAway =
-          role !== user.role ? role !== "admin" : (expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
-        return { ...put({ ...user, role, name, expiresAt, revision: toRevision(sequence) }), takesAway };
+          changed.role !== user.role
+            ? changed.role !== "admin"
+            : (changed.expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
+        return { ...put({ ...changed, revision: toRevision(sequence) }), takesAway };
       }),
 
     revoke: (key, call) =>
@@ -93,4 +78,28 @@ export function users(database: Database): UsersDriver {
         return { items: rows.map(userRecord), ...(next === undefined ? {} : { next: toCursor(next) }) };
       }),
   };
+}
+
+const changesOf = (user: UserRow, { role, name, expiresAt }: UserChangeInput) => ({
+  role: role ?? user.role,
+  name: name ?? user.name,
+  expiresAt: expiresAt === undefined ? user.expiresAt : expiresAt?.getTime(),
+});
+
+const isSame = (a: UserRow, b: UserRow): boolean =>
+  a.role === b.role && a.name === b.name && a.expiresAt === b.expiresAt;
+
+function added(database: Database, input: UserInput, { sequence, now }: Transaction): Step<User> {
+  if (database.view.user(input.key) !== undefined) throw userExists(input.key);
+  return put({
+    ordinal: database.nextUser(),
+    key: input.key,
+    role: input.role,
+    status: "active",
+    name: input.name,
+    createdAt: now,
+    revokedAt: undefined,
+    expiresAt: input.expiresAt?.getTime(),
+    revision: toRevision(sequence),
+  });
 }

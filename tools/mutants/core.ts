@@ -70,8 +70,8 @@ export const coreMutants: readonly Mutant[] = [
   {
     name: "lists have the time of one record",
     file: "lib/membership-store.ts",
-    find: "const many = opTimeoutMs * MANY;",
-    replace: "const many = opTimeoutMs;",
+    find: "this.#manyMs = opTimeoutMs * MANY;",
+    replace: "this.#manyMs = opTimeoutMs;",
     breaks: "Lists and rekey have ten times the time of a call on one record.",
     killedBy: bySpec("spec/times.spec.ts", "lists"),
   },

@@ -16,6 +16,28 @@ import {
 } from "./case.js";
 import type { Store } from "../../store.js";
 
+/** Of epochs 1 and 2, the same through both stores. */
+async function holdsTwoKeys(
+  [store, another]: readonly [Store, Store],
+  id: string,
+  endpoint: string,
+  name: string,
+): Promise<void> {
+  const keys = await store.roomKeys.list(id, endpoint);
+  const found = keys.map((key) => [key.roomId, key.endpoint, key.epoch]);
+  assert.deepEqual(found, [
+    [id, endpoint, 1],
+    [id, endpoint, 2],
+  ]);
+  for (const [i, key] of keys.entries()) {
+    sameBytes(key.sealed, bytes(`${String(i + 1)} for ${name}`), `key ${String(i + 1)}`);
+    await settled(async () => {
+      assert.deepEqual(await another.roomKeys.get(id, endpoint, key.epoch), key);
+    });
+  }
+  assert.deepEqual(await store.roomKeys.get(id, endpoint), keys[1]);
+}
+
 export const roomKeyCases = cases("room keys", {
   "an encrypted room with an owner and an invited member goes round through every method": async ({ store, other }) => {
     const [alice, bob] = [unique("alice"), unique("bob")];
@@ -54,26 +76,8 @@ export const roomKeyCases = cases("room keys", {
     await settled(async () => {
       assert.deepEqual(await store.rooms.get(id), rekeyed);
     });
-    for (const [endpoint, name] of [
-      [alice, "alice"],
-      [bob, "bob"],
-    ] as const) {
-      const keys = await store.roomKeys.list(id, endpoint);
-      assert.deepEqual(
-        keys.map((key) => [key.roomId, key.endpoint, key.epoch]),
-        [
-          [id, endpoint, 1],
-          [id, endpoint, 2],
-        ],
-      );
-      for (const [i, key] of keys.entries()) {
-        sameBytes(key.sealed, bytes(`${String(i + 1)} for ${name}`), `key ${String(i + 1)}`);
-        await settled(async () => {
-          assert.deepEqual(await another.roomKeys.get(id, endpoint, key.epoch), key);
-        });
-      }
-      assert.deepEqual(await store.roomKeys.get(id, endpoint), keys[1]);
-    }
+    await holdsTwoKeys([store, another], id, alice, "alice");
+    await holdsTwoKeys([store, another], id, bob, "bob");
     assert.deepEqual(
       (await store.rooms.listForEndpoint(bob)).map((room) => room.name),
       ["ops"],
