@@ -1,6 +1,25 @@
 import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
+/**
+ * docs/architecture.md has the map: what a layer may not import.
+ *
+ * @param {string[]} files
+ * @param {string[]} forbidden
+ * @returns {import("eslint").Linter.Config}
+ */
+const layer = (files, forbidden) => ({
+  files,
+  rules: {
+    "no-restricted-imports": [
+      "error",
+      { patterns: [{ group: forbidden, message: "docs/architecture.md says what this layer may import." }] },
+    ],
+  },
+});
+const BACKENDS = ["**/sqlite/*", "**/jetstream/*", "**/memory/*"];
+const FRONT = ["**/index.js", "**/config.js", "**/backends.js", "**/testing/*"];
+
 export default defineConfig(
   // bench/ is a package of its own, with dependencies that are not installed here.
   globalIgnores(["dist/", "bench/", "**/node_modules/"]),
@@ -24,4 +43,21 @@ export default defineConfig(
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
     },
   },
+  {
+    files: ["lib/**/*.ts"],
+    rules: {
+      // A function fits on a screen.
+      "max-lines-per-function": ["error", { max: 70, skipBlankLines: true, skipComments: true }],
+    },
+  },
+  layer(["lib/store.ts", "lib/errors.ts"], ["./*", "../*"]),
+  layer(
+    ["lib/rules.ts", "lib/call.ts", "lib/arguments.ts", "lib/signal.ts"],
+    [...BACKENDS, ...FRONT, "**/driver.js", "**/membership-store.js", "**/authorization.js"],
+  ),
+  layer(["lib/driver.ts"], [...BACKENDS, ...FRONT, "**/membership-store.js", "**/authorization.js"]),
+  layer(["lib/membership-store.ts", "lib/authorization.ts"], [...BACKENDS, ...FRONT]),
+  layer(["lib/sqlite/*"], ["**/jetstream/*", "**/memory/*", ...FRONT, "**/authorization.js"]),
+  layer(["lib/jetstream/*"], ["**/sqlite/*", "**/memory/*", ...FRONT, "**/authorization.js"]),
+  layer(["lib/memory/*"], ["**/sqlite/*", "**/jetstream/*", ...FRONT, "**/authorization.js"]),
 );

@@ -150,6 +150,11 @@ export class Call {
     return this.#ended;
   }
 
+  /** Whether it has ended, or is to, at that time by `performance.now()`: then {@link throwIfEnded} says why. */
+  isOver(now: number): boolean {
+    return this.#ended !== undefined || this.aborted || this.#expiresAt <= now;
+  }
+
   /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */
   throwIfEnded(): void {
     if (this.#ended !== undefined) throw this.#ended;

@@ -88,14 +88,15 @@ export class Barrier {
   #send(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#waiters = this.#waiters.filter((waiter) => {
+    const now = performance.now();
+    this.#waiters = this.#waiters.filter(({ call, reject }) => {
+      if (!call.isOver(now)) return true;
       try {
-        waiter.call.throwIfEnded();
-        return true;
+        call.throwIfEnded();
       } catch (error) {
-        waiter.reject(error);
-        return false;
+        reject(error);
       }
+      return false;
     });
     if (this.#waiters.length === 0) return;
     const number = ++this.#sent;
@@ -108,11 +109,11 @@ export class Barrier {
 
   async #flight(number: number): Promise<void> {
     // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
+    const sent = moment();
     let longest = 1;
-    for (const waiter of this.#waiters) longest = Math.max(longest, waiter.call.remaining());
+    for (const { call } of this.#waiters) longest = Math.max(longest, call.expiresAt - sent.monotonic);
     const { highestSeen: seen } = this.#log;
     const barrier = this.#log.takeBarrier();
-    const sent = moment();
     const timeoutMs = Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS));
     const ack = await this.#link.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
     this.#inFlight--;
@@ -124,9 +125,9 @@ export class Barrier {
       const { seq } = ack;
       this.#log.heard(sent);
       this.#log.noteBarrier(seq, barrier.key);
-      const proved = this.#waiters.filter((waiter) => waiter.since < number);
-      this.#waiters = this.#waiters.filter((waiter) => waiter.since >= number);
-      for (const waiter of proved) waiter.resolve(seq);
+      // They are in the order in which they began.
+      const later = this.#waiters.findIndex((waiter) => waiter.since >= number);
+      for (const waiter of this.#waiters.splice(0, later < 0 ? this.#waiters.length : later)) waiter.resolve(seq);
       if (this.#waiters.length === 0) {
         clearTimeout(this.#timer);
         this.#timer = undefined;

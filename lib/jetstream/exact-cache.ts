@@ -9,7 +9,7 @@
  * 2. a barrier of another store, which a later one of that store tells of;
  * 3. an older state of a record that was read in its newer one, which tells of it.
  *
- * Where a gap stays, the copy is as of a barrier anew, and a new *era* begins: no record is known to be as it stands, but
+ * Where a gap stays, the copy is as of a barrier anew, and a new *generation* begins: no record is known to be as it stands, but
  * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
 import { asObject } from "./json.js";
@@ -26,7 +26,7 @@ export interface Known<V> {
   /** What the record says. */
   readonly value: V;
   readonly seq: number;
-  /** The era in which it was last known to be as it stands. */
+  /** The generation in which it was last known to be as it stands. */
   readonly generation: number;
 }
 
@@ -34,9 +34,9 @@ export interface Known<V> {
 export interface Cache<V> {
   /** `key` is the record's in the bucket. */
   get(key: string): Known<V> | undefined;
-  put(entry: Entry, era: number): void;
+  put(entry: Entry, generation: number): void;
   /** It is known to stand as it did. */
-  renew(key: string, era: number): void;
+  renew(key: string, generation: number): void;
   clear(): void;
   /** Told up to where the records stood that are not kept any more. */
   onForget: ((seq: number) => void) | undefined;
@@ -75,20 +75,20 @@ export class ExactCache<V> {
   readonly #cache: Cache<V>;
   readonly #own: OwnBarriers;
   readonly #continuity: Continuity;
-  /** Every record of this era is as it stands at this sequence of the log. */
+  /** Every record of this generation is as it stands at this sequence of the log. */
   #asOf = 0;
   #generation = 1;
-  /** Whether there are records of this era. */
+  /** Whether there are records of this generation. */
   #inUse = false;
   /** How many are proving the same record. What the log says of it meanwhile is kept. */
   readonly #fills = new Map<string, { count: number; changed: number }>();
-  /** Of this era, in ascending order. */
+  /** Of this generation, in ascending order. */
   readonly #pendingFills: PendingFill[] = [];
   /** What this store wrote beyond {@link asOf}, by where it stands. */
   readonly #ownWrites = new Map<number, { readonly key: string; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
   #anchors: Anchor[] = [];
-  /** Records of an era before this one, above this sequence, may be of another log. */
+  /** Records of an generation before this one, above this sequence, may be of another log. */
   #limit = { generation: 0, seq: 0 };
   /** Another number for each log. */
   #log = 0;
@@ -105,7 +105,7 @@ export class ExactCache<V> {
     return this.#asOf;
   }
 
-  get era(): number {
+  get generation(): number {
     return this.#generation;
   }
 
@@ -217,8 +217,8 @@ export class ExactCache<V> {
   }
 
   /** Takes what a replica has from {@link asOf} on, in order, as far as it has no gap. Answers whether it has none. */
-  applyChanges(era: number, changes: readonly Entry[]): boolean {
-    if (era !== this.#generation || this.#mustRevalidate) return true;
+  applyChanges(generation: number, changes: readonly Entry[]): boolean {
+    if (generation !== this.#generation || this.#mustRevalidate) return true;
     const end = this.#endOf(changes);
     for (const change of changes) {
       const { key, seq } = change;
@@ -263,7 +263,7 @@ export class ExactCache<V> {
     return end;
   }
 
-  /** Begins a new era as of the sequence of a barrier, however the copy came to need it. */
+  /** Begins a new generation as of the sequence of a barrier, however the copy came to need it. */
   beginGeneration(seq: number): void {
     this.#generation++;
     this.#inUse = false;
@@ -329,7 +329,7 @@ export class ExactCache<V> {
     this.#endFill(reading);
     // What came after it may have been kept, and forgotten again.
     if (changed > at) return;
-    // Of another era, or not yet come to, it is only remembered. Of this one the log has said what came after it.
+    // Of another generation, or not yet come to, it is only remembered. Of this one the log has said what came after it.
     if (reading.log !== this.#log || reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate)
       return;
     const known = this.#cache.get(reading.key);
@@ -343,9 +343,9 @@ export class ExactCache<V> {
     if (reading !== undefined && --reading.count === 0) this.#fills.delete(key);
   }
 
-  #put(entry: Entry, era = this.#generation, payload?: string): void {
-    this.#cache.put(entry, era);
-    if (era === this.#generation) this.#inUse = true;
+  #put(entry: Entry, generation = this.#generation, payload?: string): void {
+    this.#cache.put(entry, generation);
+    if (generation === this.#generation) this.#inUse = true;
     this.#remember(entry, payload);
   }
 

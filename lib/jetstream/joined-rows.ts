@@ -6,8 +6,7 @@
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
-import { readMember } from "./records.js";
-import type { RoomRecord } from "./records.js";
+import { readMember, type RoomRecord } from "./room-record.js";
 
 interface Row {
   readonly seq: number;

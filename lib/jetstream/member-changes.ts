@@ -6,7 +6,7 @@
 import { Call } from "../call.js";
 import type { StoreError } from "../errors.js";
 import { RetryLoop } from "./retry-loop.js";
-import type { MemberRow, RoomRecord } from "./records.js";
+import type { MemberRow, RoomRecord } from "./room-record.js";
 import { inPlace } from "./room-log.js";
 import { joinAll } from "./join.js";
 import type { CleanUp, Commit, LiveRoom, RoomLog, StagedWrites, CurrentMember } from "./room-log.js";
@@ -204,39 +204,19 @@ export class MemberChanges {
       call,
     );
     if (standings === undefined) return;
-    const v = room.record.v + 1;
-    const going: { item: Item; member: CurrentMember; change: MemberChange<unknown>; settle: () => void }[] = [];
-    let working = room;
-    for (const [i, item] of [...items].entries()) {
-      const member = standings[i];
-      const { ended } = item.call;
-      if (member === undefined || ended !== undefined) {
-        // Nobody waits for it any more: its caller was told that it was not made.
-        item.reject(ended);
-        drop(items, (other) => other === item);
-        continue;
-      }
-      try {
-        const decided = item.decide(working, member, v);
-        if (decided.kind === "change") {
-          going.push({ item, member, change: decided.change, settle: decided.settle });
-          working = { ...working, record: { ...working.record, ...decided.change.next } };
-        } else if (fresh) {
-          decided.settle();
-          drop(items, (other) => other === item);
-        } else {
-          item.fresh = true;
-        }
-      } catch (error) {
-        if (isRefusal(error) && !fresh) {
-          item.fresh = true;
-        } else {
-          item.reject(error);
-          drop(items, (other) => other === item);
-        }
-      }
-    }
-    if (going.length === 0) return;
+    const { going, working } = decide(items, room, standings, fresh);
+    if (going.length > 0) await this.#commit(room, working, items, going, call);
+  }
+
+  /** Writes what goes together as one head. */
+  async #commit(
+    room: LiveRoom,
+    working: LiveRoom,
+    items: Item[],
+    going: readonly Going[],
+    call: SharedCall,
+  ): Promise<void> {
+    const { v } = working.record;
     const { members, rows, rekeyRequired } = working.record;
     const of = going.length;
     const commit: Commit<true> = {
@@ -274,6 +254,59 @@ export class MemberChanges {
       }
     }
   }
+}
+
+/** A change that goes into the head. */
+interface Going {
+  readonly item: Item;
+  readonly member: CurrentMember;
+  readonly change: MemberChange<unknown>;
+  readonly settle: () => void;
+}
+
+/**
+ * What each wants, one after the other, of the room as those before leave it. Settles those that change nothing and those that are
+ * refused, where the read was fresh; where it was not, they are asked again.
+ */
+function decide(
+  items: Item[],
+  room: LiveRoom,
+  standings: readonly (CurrentMember | undefined)[],
+  fresh: boolean,
+): { readonly going: readonly Going[]; readonly working: LiveRoom } {
+  const v = room.record.v + 1;
+  const going: Going[] = [];
+  let working = room;
+  for (const [i, item] of [...items].entries()) {
+    const member = standings[i];
+    const { ended } = item.call;
+    if (member === undefined || ended !== undefined) {
+      // Nobody waits for it any more: its caller was told that it was not made.
+      item.reject(ended);
+      drop(items, (other) => other === item);
+      continue;
+    }
+    try {
+      const decided = item.decide(working, member, v);
+      if (decided.kind === "change") {
+        going.push({ item, member, change: decided.change, settle: decided.settle });
+        working = { ...working, record: { ...working.record, ...decided.change.next } };
+      } else if (fresh) {
+        decided.settle();
+        drop(items, (other) => other === item);
+      } else {
+        item.fresh = true;
+      }
+    } catch (error) {
+      if (isRefusal(error) && !fresh) {
+        item.fresh = true;
+      } else {
+        item.reject(error);
+        drop(items, (other) => other === item);
+      }
+    }
+  }
+  return { going, working: { ...working, record: { ...working.record, v } } };
 }
 
 function drop(items: Item[], which: (item: Item) => boolean): void {

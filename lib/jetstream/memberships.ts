@@ -2,8 +2,8 @@
 import type { Call } from "../call.js";
 import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
-import { keys, parseHint, readMember, readRoom } from "./records.js";
-import type { MemberRow, RoomRecord } from "./records.js";
+import { keys, parseHint } from "./keys.js";
+import { readMember, readRoom, type MemberRow, type RoomRecord } from "./room-record.js";
 import { standing } from "./room-log.js";
 import type { RoomLog } from "./room-log.js";
 
@@ -36,12 +36,12 @@ export class Memberships {
   async of(endpoint: string, call: Call): Promise<Membership[]> {
     const { rooms, members, membersByEndpoint } = this.#log.buckets;
     const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.readIndex(call), rooms.readIndex(call)]);
-    const hints = await membersByEndpoint.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
+    const hints = await membersByEndpoint.scans.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
     const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
     const found: Membership[] = [];
     for (let i = 0; i < roomIds.length; i += CHUNK) {
       const chunk = roomIds.slice(i, i + CHUNK);
-      const snapshot = await rooms.read(chunk.map(keys.room), roomsMin, call);
+      const snapshot = await rooms.reads.read(chunk.map(keys.room), roomsMin, call);
       const live = chunk.flatMap((roomId) => {
         const slot = readRoom(snapshot.get(keys.room(roomId)));
         this.#log.met(roomId, slot);
@@ -50,7 +50,7 @@ export class Memberships {
       });
       if (live.length === 0) continue;
       const needed = Math.max(...live.map(({ record }) => record.membersSeq));
-      const rows = await members.read(
+      const rows = await members.reads.read(
         live.map(({ key }) => key),
         needed,
         call,

@@ -7,6 +7,8 @@ import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
+import type { Cache } from "./exact-cache.js";
 import {
   FORMAT,
   checkServer,
@@ -26,15 +28,15 @@ import { Memberships } from "./memberships.js";
 import { JoinedRows } from "./joined-rows.js";
 import { ProvedBucket } from "./proved-bucket.js";
 import { RecordCache } from "./record-cache.js";
-import { readRoom } from "./records.js";
+import { readRoom, type RoomSlot } from "./room-record.js";
 import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
 import { RoomIndex } from "./room-index.js";
-import { RoomLog } from "./room-log.js";
+import { RoomLog, type CleanUp } from "./room-log.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import { Sweep } from "./sweep.js";
-import { UserCache, stateOf } from "./user-cache.js";
+import { UserCache, stateOf, type UserState } from "./user-cache.js";
 import { JetStreamUsers } from "./users.js";
 import { ServerVersions } from "./versions.js";
 
@@ -50,8 +52,8 @@ export interface JetStreamOptions extends CommonOptions {
   /**
    * Memory for what checks have read, in bytes: whoever is in it costs a barrier that all checks share, everybody else a
    * read and a write of their own. A user with a key of 64 hex digits takes some 50 to 70 bytes, any other some 400, a room a
-   * kilobyte and more, a member of a room some 600. Half of it is for users, a quarter each for rooms and for members. 0 to
-   * 2^40, default 64 MiB.
+   * kilobyte and more, a member of a room some 600. Three eighths are for users, a quarter each for rooms and for members, and an eighth
+   * for where records were seen, of any kind. 0 to 2^40, default 64 MiB.
    */
   cacheBytes?: number;
 }
@@ -160,177 +162,232 @@ export async function openOn(
   call: Call = openingCall(input),
   whenClosed?: () => Promise<void>,
 ): Promise<Store> {
-  const { opTimeoutMs, prefix, onOpening, onRollout, cacheBytes } = input;
-  const opening = new Opening(onOpening);
+  const { opTimeoutMs } = input;
   const { headers } = await import("nats");
-  const link = new JetStreamClient(connection, headers);
-  // How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB
-  // for a key: see `Bucket`.
-  // An eighth for what was seen: of each bucket's records, and of the members' rows by room.
-  const seenBytes = cacheBytes / 48;
-  const bucket = {
-    rooms: new ProvedBucket(
-      link,
-      `${prefix}rooms`,
-      { maxFilters: 200, seenBytes },
-      new RecordCache(cacheBytes / 4, readRoom),
-      readRoom,
-    ),
-    members: new Bucket(link, `${prefix}members`, { maxFilters: 500, seenBytes }),
-    membersByEndpoint: new Bucket(link, `${prefix}rooms_by_member`, { maxFilters: 900, seenBytes }),
-    roomKeys: new Bucket(link, `${prefix}room_keys`, { maxFilters: 40, seenBytes }),
-    users: new ProvedBucket(
-      link,
-      `${prefix}users`,
-      { maxFilters: 900, seenBytes },
-      new UserCache((cacheBytes * 3) / 8),
-      stateOf,
-    ),
-  };
-  const buckets: readonly Bucket[] = Object.values(bucket);
-  const joined = new JoinedRows(cacheBytes / 4);
-  bucket.rooms.onDoubt = bucket.members.onDoubt = () => {
-    joined.clear();
-  };
-  const users = new JetStreamUsers(bucket.users);
-  const background = new Background();
-  const sweepHints = (hintKeys: readonly string[]): void => {
-    background.run(opTimeoutMs, "end", async (own) => {
-      await bucket.rooms.checkOpen(bucket.rooms.highestSeen, own);
-      await sweep.hints(hintKeys, own);
-    });
-  };
-  const index = new RoomIndex(bucket.rooms, bucket.membersByEndpoint, sweepHints);
-  const log = new RoomLog(
-    bucket,
-    (work, timeoutMs) => {
-      // What takes longer than an operation is not waited for: it is begun anew by another store, later.
-      if (timeoutMs === undefined) background.run(opTimeoutMs, "finish", work);
-      else background.run(timeoutMs, "end", work);
-    },
-    joined,
-    index,
-    seenBytes,
-  );
-  const sweep = new Sweep(log);
-  const versions = new ServerVersions(link);
-  const rollout = new Rollout(link, new ReplicaFloors(bucket.rooms), versions, background, onRollout);
-  const memberships = new Memberships(log, sweepHints);
-  const members = new JetStreamMembers(log, memberships);
-  let looksForRooms = 0;
-
-  const rollsOut = await call.run(async () => {
-    opening.begin("server");
-    await checkServer(link, versions, call);
-    let cluster: Promise<StoreError | undefined> | undefined;
-    const beforeMaking = async (): Promise<void> => {
-      const found = await (cluster ??= versions.inCluster(call));
-      if (found !== undefined) throw found;
-    };
-    const ensured = (one: Bucket): Promise<StreamState> => ensureBucket(link, one.name, replicas, beforeMaking, call);
-    opening.begin("buckets", buckets.length);
-    const found = await Promise.all(
-      buckets.map(async (one) => {
-        const state = await ensured(one);
-        opening.advance(1);
-        return { one, state };
-      }),
-    );
-    const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
-    if (fault !== undefined) throw fault;
-    opening.end();
-    opening.begin("quorum");
-    // A barrier in each: the quorum is there, and every read finds the barrier's key.
-    await Promise.all(buckets.map((one) => one.readIndex(call)));
-    const older = found.filter(({ state }) => state.format < FORMAT);
-    if (older.length > 0) {
-      opening.begin("format", older.length);
-      await Promise.all(
-        older.map(async ({ one }) => {
-          await raiseFormat(link, one.name, call);
-          opening.advance(1);
-        }),
-      );
-    }
-    opening.begin("users");
-    const states = await Promise.all([bucket.rooms.prepareState(call), bucket.users.prepareState(call)]);
-    const moved = states.find(({ isMoved }) => isMoved)?.refusal;
-    if (moved !== undefined) throw moved;
-    for (const { one, state } of found) one.drift = closedBy(state.config);
-    // Whoever moves its records makes what is missing.
-    if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
-      opening.end();
-      return false;
-    }
-    const [isIndexed] = await Promise.all([index.isComplete(call), users.prepare(call)]);
-    if (!isIndexed) {
-      opening.begin("index", found.find(({ one }) => one === bucket.rooms)?.state.messages);
-      await index.follow(call, undefined, (by) => {
-        opening.advance(by);
-      });
-    }
-    opening.end();
-    // An older store that is open makes rooms without entries until it looks at the settings: what it made is looked for.
-    looksForRooms = older.length > 0 || !isIndexed ? LOOKS_FOR_ROOMS : 0;
-    const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
-    if (replicas !== undefined && lacking !== undefined) {
-      // What can be known at once is said at once: where this one cannot have more replicas, none can.
-      await rollout.request(lacking.one, replicas, call);
-      return true;
-    }
-    for (const { one, state } of found) await rollout.putRight(one, state, call);
-    return false;
-  });
+  const parts = partsOf(new JetStreamClient(connection, headers), input);
+  const { background, buckets, rollout } = parts;
+  const rollsOut = await call.run(() => prepare(parts, replicas, new Opening(input.onOpening), call));
   if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
-
   background.run(SWEEP_MS, "end", async (own) => {
     // What another writer stages is not for this store to judge.
-    await bucket.rooms.checkOpen(bucket.rooms.highestSeen, own);
-    await sweep.some(own);
-    await index.follow(own, ROOMS_AT_OPENING);
+    await parts.rooms.checkOpen(parts.rooms.highestSeen, own);
+    await parts.sweep.some(own);
+    await parts.index.follow(own, ROOMS_AT_OPENING);
   });
   for (const one of buckets) {
     one.onUse = () => {
-      background.run(opTimeoutMs, "end", async (own) => {
-        const state = await streamState(link, one.name, own);
-        if (state === undefined) {
-          one.drift = bucketRemoved(one.name);
-          return;
-        }
-        const fault =
-          incompatibility(one.name, state.config) ??
-          closedBy(state.config) ??
-          (await versions.ofBuckets(new Map([[one.name, state.servers]]), own));
-        one.drift = fault;
-        if (fault !== undefined) return;
-        if (state.format < FORMAT) await raiseFormat(link, one.name, own);
-        if (one === bucket.rooms && looksForRooms > 0) {
-          looksForRooms--;
-          await index.follow(own, ROOMS_AT_OPENING);
-        }
-        await rollout.putRight(one, state, own);
-      });
+      background.run(opTimeoutMs, "end", (own) => look(parts, one, own));
     };
   }
+  const close = async (): Promise<void> => {
+    await background.close(opTimeoutMs);
+    await parts.client.close();
+    await whenClosed?.();
+  };
+  return new MembershipStore(driverOf(parts, close), opTimeoutMs);
+}
 
-  const driver: Driver = {
+/** What a store is made of. */
+interface Parts {
+  readonly client: JetStreamClient;
+  readonly background: Background;
+  readonly rooms: ProvedBucket<RoomSlot>;
+  readonly buckets: readonly Bucket[];
+  readonly users: JetStreamUsers;
+  readonly userRecords: ProvedBucket<UserState>;
+  readonly index: RoomIndex;
+  readonly log: RoomLog;
+  readonly sweep: Sweep;
+  readonly memberships: Memberships;
+  readonly versions: ServerVersions;
+  readonly rollout: Rollout;
+  /** How often rooms without entries are looked for yet: an older store that is open makes some until it looks at the settings. */
+  looksForRooms: number;
+}
+
+function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cacheBytes }: JetStreamInput): Parts {
+  const bucket = bucketsOf(client, prefix, cacheBytes);
+  const { rooms } = bucket;
+  const joined = new JoinedRows(cacheBytes / 4);
+  rooms.onDoubt = bucket.members.onDoubt = () => {
+    joined.clear();
+  };
+  const background = new Background();
+  const sweepIndex = (entries: readonly string[]): void => {
+    background.run(opTimeoutMs, "end", async (own) => {
+      await rooms.checkOpen(rooms.highestSeen, own);
+      await sweep.hints(entries, own);
+    });
+  };
+  const cleanUp = (work: CleanUp, timeoutMs?: number): void => {
+    // What takes longer than an operation is not waited for: it is begun anew by another store, later.
+    if (timeoutMs === undefined) background.run(opTimeoutMs, "finish", work);
+    else background.run(timeoutMs, "end", work);
+  };
+  const index = new RoomIndex(rooms, bucket.membersByEndpoint, sweepIndex);
+  const log = new RoomLog(bucket, cleanUp, joined, index, seenBytesOf(cacheBytes));
+  const sweep = new Sweep(log);
+  const versions = new ServerVersions(client);
+  return {
+    client,
+    background,
+    rooms,
+    buckets: Object.values(bucket),
+    users: new JetStreamUsers(bucket.users),
+    userRecords: bucket.users,
+    index,
+    log,
+    sweep,
+    memberships: new Memberships(log, sweepIndex),
+    versions,
+    rollout: new Rollout(client, new ReplicaFloors(rooms), versions, background, onRollout),
+    looksForRooms: 0,
+  };
+}
+
+/** An eighth of the memory is for what was seen: of each bucket's records, and of the members' rows by room. */
+const seenBytesOf = (cacheBytes: number): number => cacheBytes / 48;
+
+/**
+ * How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB for a key: see
+ * {@link Bucket}.
+ */
+function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number) {
+  const seenBytes = seenBytesOf(cacheBytes);
+  const plain = (name: string, maxFilters: number): Bucket =>
+    new Bucket(client, `${prefix}${name}`, { maxFilters, seenBytes });
+  const proved = <V>(name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) =>
+    new ProvedBucket(client, `${prefix}${name}`, { maxFilters, seenBytes }, cache, valueOf);
+  return {
+    rooms: proved("rooms", 200, new RecordCache(cacheBytes / 4, readRoom), readRoom),
+    members: plain("members", 500),
+    membersByEndpoint: plain("rooms_by_member", 900),
+    roomKeys: plain("room_keys", 40),
+    users: proved("users", 900, new UserCache((cacheBytes * 3) / 8), stateOf),
+  };
+}
+
+interface Opened {
+  readonly one: Bucket;
+  readonly state: StreamState;
+}
+
+/** Makes sure of the servers, the buckets and what has to stand in them. Answers whether replicas are to be raised. */
+async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Opening, call: Call): Promise<boolean> {
+  const { client, buckets, rooms, userRecords, users, index, rollout } = parts;
+  opening.begin("server");
+  await checkServer(client, parts.versions, call);
+  const found = await ensureBuckets(parts, replicas, opening, call);
+  opening.begin("quorum");
+  // A barrier in each: the quorum is there, and every read finds the barrier's key.
+  await Promise.all(buckets.map((one) => one.readIndex(call)));
+  const older = found.filter(({ state }) => state.format < FORMAT);
+  if (older.length > 0) await raiseFormats(client, older, opening, call);
+  opening.begin("users");
+  const states = await Promise.all([rooms.prepareState(call), userRecords.prepareState(call)]);
+  const moved = states.find(({ isMoved }) => isMoved)?.refusal;
+  if (moved !== undefined) throw moved;
+  for (const { one, state } of found) one.drift = closedBy(state.config);
+  // Whoever moves its records makes what is missing.
+  if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
+    opening.end();
+    return false;
+  }
+  const [isIndexed] = await Promise.all([index.isComplete(call), users.prepare(call)]);
+  if (!isIndexed) {
+    opening.begin("index", found.find(({ one }) => one === rooms)?.state.messages);
+    await index.follow(call, undefined, (by) => {
+      opening.advance(by);
+    });
+  }
+  opening.end();
+  parts.looksForRooms = older.length > 0 || !isIndexed ? LOOKS_FOR_ROOMS : 0;
+  const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
+  if (replicas !== undefined && lacking !== undefined) {
+    // What can be known at once is said at once: where this one cannot have more replicas, none can.
+    await rollout.request(lacking.one, replicas, call);
+    return true;
+  }
+  for (const { one, state } of found) await rollout.putRight(one, state, call);
+  return false;
+}
+
+async function ensureBuckets(
+  { client, buckets, versions }: Parts,
+  replicas: Replicas | undefined,
+  opening: Opening,
+  call: Call,
+): Promise<readonly Opened[]> {
+  let cluster: Promise<StoreError | undefined> | undefined;
+  const beforeMaking = async (): Promise<void> => {
+    const fault = await (cluster ??= versions.inCluster(call));
+    if (fault !== undefined) throw fault;
+  };
+  opening.begin("buckets", buckets.length);
+  const found = await Promise.all(
+    buckets.map(async (one) => {
+      const state = await ensureBucket(client, one.name, replicas, beforeMaking, call);
+      opening.advance(1);
+      return { one, state };
+    }),
+  );
+  const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
+  if (fault !== undefined) throw fault;
+  opening.end();
+  return found;
+}
+
+async function raiseFormats(
+  client: JetStreamClient,
+  older: readonly Opened[],
+  opening: Opening,
+  call: Call,
+): Promise<void> {
+  opening.begin("format", older.length);
+  await Promise.all(
+    older.map(async ({ one }) => {
+      await raiseFormat(client, one.name, call);
+      opening.advance(1);
+    }),
+  );
+}
+
+/** Looks at a bucket's settings, now and then while it is used. */
+async function look(parts: Parts, one: Bucket, call: Call): Promise<void> {
+  const { client, versions, rooms, index, rollout } = parts;
+  const state = await streamState(client, one.name, call);
+  if (state === undefined) {
+    one.drift = bucketRemoved(one.name);
+    return;
+  }
+  const fault =
+    incompatibility(one.name, state.config) ??
+    closedBy(state.config) ??
+    (await versions.ofBuckets(new Map([[one.name, state.servers]]), call));
+  one.drift = fault;
+  if (fault !== undefined) return;
+  if (state.format < FORMAT) await raiseFormat(client, one.name, call);
+  if (one === rooms && parts.looksForRooms > 0) {
+    parts.looksForRooms--;
+    await index.follow(call, ROOMS_AT_OPENING);
+  }
+  await rollout.putRight(one, state, call);
+}
+
+function driverOf({ log, memberships, index, users }: Parts, close: () => Promise<void>): Driver {
+  return {
     backend: "jetstream",
     rooms: new JetStreamRooms(log, memberships, index),
-    members,
+    members: new JetStreamMembers(log, memberships),
     roomKeys: new JetStreamRoomKeys(log),
     users,
     checks: {
       synchronous: false,
-      user: (key, one) => users.proved(key, one),
-      facts: (key, one) => users.provedFacts(key, one),
-      joined: (roomId, endpoint, one) => log.provedJoined(roomId, endpoint, one),
-      admin: (now, one) => users.provedAdmin(now, one),
+      user: (key, call) => users.proved(key, call),
+      facts: (key, call) => users.provedFacts(key, call),
+      joined: (roomId, endpoint, call) => log.provedJoined(roomId, endpoint, call),
+      admin: (now, call) => users.provedAdmin(now, call),
     },
-    close: async () => {
-      await background.close(opTimeoutMs);
-      await link.close();
-      await whenClosed?.();
-    },
+    close,
   };
-  return new MembershipStore(driver, opTimeoutMs);
 }

@@ -21,7 +21,7 @@ export class RecordCache<V> implements Cache<V> {
     return this.#known.get(key);
   }
 
-  put(entry: Entry, era: number): void {
+  put(entry: Entry, generation: number): void {
     const wasKnown = this.#delete(entry.key);
     const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
     if (bytes > this.#maxBytes) {
@@ -29,7 +29,7 @@ export class RecordCache<V> implements Cache<V> {
       if (wasKnown) this.onForget?.(entry.seq);
       return;
     }
-    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, generation: era, bytes });
+    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, generation: generation, bytes });
     this.#bytes += bytes;
     for (const [key, { seq }] of this.#known) {
       if (this.#bytes <= this.#maxBytes) return;
@@ -38,9 +38,9 @@ export class RecordCache<V> implements Cache<V> {
     }
   }
 
-  renew(key: string, era: number): void {
+  renew(key: string, generation: number): void {
     const known = this.#known.get(key);
-    if (known !== undefined) this.#known.set(key, { ...known, generation: era });
+    if (known !== undefined) this.#known.set(key, { ...known, generation: generation });
   }
 
   clear(): void {

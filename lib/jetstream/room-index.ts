@@ -9,8 +9,8 @@ import type { Bucket } from "./bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { keys, parseRoomHint, readRoom, untoken } from "./records.js";
-import type { RoomRecord, RoomSlot } from "./records.js";
+import { keys, parseRoomHint, untoken } from "./keys.js";
+import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll, inParallel } from "./join.js";
 
 /** How far the index is made of rooms that an older version wrote: a record in `rooms`. */
@@ -63,7 +63,7 @@ export class RoomIndex {
     for (let from = after; ;) {
       const mark = keys.roomHintsMark;
       const most = Math.min(limit - rooms.length, AT_ONCE);
-      const { entries, isEnd } = await this.#entries.portion(
+      const { entries, isEnd } = await this.#entries.scans.portion(
         keys.roomHints,
         from,
         most,
@@ -111,7 +111,7 @@ export class RoomIndex {
     for (let looked = 0; looked < most;) {
       const began = performance.now();
       // Of all keys, because the barrier is among them, and so ends what is read.
-      const { entries, isEnd } = await this.#rooms.portion(
+      const { entries, isEnd } = await this.#rooms.scans.portion(
         ">",
         before.upTo,
         PORTION,

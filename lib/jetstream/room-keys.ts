@@ -4,8 +4,10 @@ import type { RoomKeysDriver } from "../driver.js";
 import * as rules from "../rules.js";
 import type { Room, RoomKey } from "../store.js";
 import { RetryLoop } from "./retry-loop.js";
-import { keys, newId, readEpoch, readKey, toJson, toRoom, writeKey } from "./records.js";
-import type { MembershipRef, KeyRow } from "./records.js";
+import { readEpoch, readKey, writeKey, type KeyRow } from "./key-record.js";
+import { keys, newId, type MembershipRef } from "./keys.js";
+import { toJson } from "./record-fields.js";
+import { toRoom } from "./room-record.js";
 import { holderOf, memberFacts, need, orCertain } from "./room-log.js";
 import { joinBoth, inParallel } from "./join.js";
 import type { Freshness, LiveRoom, RoomLog } from "./room-log.js";
@@ -188,8 +190,13 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     const min = freshness === "any" ? record.keysSeq : await roomKeys.readIndex(call);
     const [rows, epochs] = await Promise.all([
-      roomKeys.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
-      roomKeys.all(keys.epochs(room.id, record.incarnation), keys.epochsMark(room.id, record.incarnation), min, call),
+      roomKeys.scans.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
+      roomKeys.scans.all(
+        keys.epochs(room.id, record.incarnation),
+        keys.epochsMark(room.id, record.incarnation),
+        min,
+        call,
+      ),
     ]);
     const attempts = new Map<number, string>([[record.epoch, record.attempt]]);
     for (const entry of epochs.values()) attempts.set(Number(entry.key.split(".").at(-1)), readEpoch(entry));

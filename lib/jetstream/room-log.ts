@@ -16,29 +16,20 @@ import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import { Seen } from "./seen.js";
 import type { ProvedBucket } from "./proved-bucket.js";
+import { keys, newId, newRoster, untoken, type MembershipRef } from "./keys.js";
+import { toJson } from "./record-fields.js";
 import {
-  keys,
-  newId,
-  newRoster,
-  newWrite,
-  appendWrite,
   readMember,
   readRoom,
-  toJson,
-  untoken,
-  includesWrite,
   writeRoom,
   writeTombstone,
-} from "./records.js";
-import type {
-  UnappliedChange,
-  MembershipRef,
-  MemberRow,
-  RoomRecord,
-  RoomSlot,
-  StoredMember,
-  WriteHistory,
-} from "./records.js";
+  type MemberRow,
+  type RoomRecord,
+  type RoomSlot,
+  type StoredMember,
+  type UnappliedChange,
+} from "./room-record.js";
+import { appendWrite, includesWrite, newWrite, type WriteHistory } from "./write-history.js";
 import type { JoinedRows } from "./joined-rows.js";
 import type { RoomIndex } from "./room-index.js";
 import { joinAll, joinBoth, inParallel } from "./join.js";
@@ -283,8 +274,9 @@ export class RoomLog {
   async provedJoined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
     const { rooms, members } = this.buckets;
     const key = keys.room(roomId);
-    let proved = await rooms.prove(key, call);
-    await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
+    let proved = (await rooms.proveKept(key, call)) ?? (await rooms.prove(key, call));
+    const opened = rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
+    if (opened !== undefined) await opened;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       if (proved === undefined) return false;
@@ -314,7 +306,7 @@ export class RoomLog {
       const room = await this.room(roomId, needed, call);
       const { record } = room;
       const { incarnation } = record;
-      const entries = await this.buckets.members.all(
+      const entries = await this.buckets.members.scans.all(
         keys.members(roomId, record.roster),
         keys.membersMark(roomId, record.roster),
         record.membersSeq,

@@ -70,14 +70,14 @@ export class CacheWithState<V> implements Cache<V | StoreState> {
     return key === STATE ? this.#state : this.#others.get(key);
   }
 
-  put(entry: Entry, era: number): void {
-    if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, generation: era };
-    else this.#others.put(entry, era);
+  put(entry: Entry, generation: number): void {
+    if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, generation: generation };
+    else this.#others.put(entry, generation);
   }
 
-  renew(key: string, era: number): void {
-    if (key !== STATE) this.#others.renew(key, era);
-    else if (this.#state !== undefined) this.#state = { ...this.#state, generation: era };
+  renew(key: string, generation: number): void {
+    if (key !== STATE) this.#others.renew(key, generation);
+    else if (this.#state !== undefined) this.#state = { ...this.#state, generation: generation };
   }
 
   clear(): void {

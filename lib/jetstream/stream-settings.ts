@@ -7,7 +7,7 @@ import type { Call } from "../call.js";
 import type { StreamState } from "./provisioning.js";
 import type { JetStreamClient } from "./client.js";
 import { asObject, type Json } from "./json.js";
-import { newId } from "./records.js";
+import { newId } from "./keys.js";
 
 /** In a stream's metadata: see {@link Raise}. */
 export const RAISED = "unibus-membership.replicas";

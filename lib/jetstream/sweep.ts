@@ -9,8 +9,9 @@
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
-import { keys, parseHint, parseKey, parseMember, parseRoomHint, readEpoch, readMember } from "./records.js";
-import type { RoomRecord, RoomSlot } from "./records.js";
+import { readEpoch } from "./key-record.js";
+import { keys, parseHint, parseKey, parseMember, parseRoomHint } from "./keys.js";
+import { readMember, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll } from "./join.js";
 import type { Freshness, RoomLog } from "./room-log.js";
 
@@ -169,7 +170,7 @@ async function sample(bucket: Bucket, call: Call): Promise<Entry[]> {
   const found = new Map<string, Entry>();
   for (const from of [start, 1]) {
     if (found.size >= AT_ONCE) break;
-    await bucket.scan(">", call, { from }, (entry) => {
+    await bucket.scans.scan(">", call, { from }, (entry) => {
       found.set(entry.key, entry);
       return found.size < AT_ONCE ? "go on" : "stop";
     });

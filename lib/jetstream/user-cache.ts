@@ -7,8 +7,8 @@ import { randomBytes } from "node:crypto";
 import type { UserFacts } from "../rules.js";
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
-import { factsOf, keys, readGuard, readUser } from "./records.js";
-import type { GuardSlot, UserSlot } from "./records.js";
+import { keys } from "./keys.js";
+import { factsOf, readGuard, readUser, type GuardSlot, type UserSlot } from "./user-record.js";
 
 /** What a check needs of a record of the bucket `users`. */
 export interface UserState {
@@ -24,7 +24,7 @@ const PREFIX = keys.user("");
 
 /** Digits of a key that is kept as a number: those of an Ed25519 key. */
 const DIGITS = 64;
-/** An entry, in words of 32 bits: the key, where the record stands (two words), the era, what it allows. */
+/** An entry, in words of 32 bits: the key, where the record stands (two words), the generation, what it allows. */
 const KEY_WORDS = DIGITS / 8;
 const SEQ = KEY_WORDS;
 const ERA = SEQ + 2;
@@ -148,31 +148,31 @@ export class UserCache implements Cache<UserState> {
     return { value, seq: seqAt(words, at.at), generation: words[at.at + ERA] ?? 0 };
   }
 
-  put(entry: Entry, era: number): void {
+  put(entry: Entry, generation: number): void {
     if (this.#maxBytes < MIN_BYTES) return;
     const { key, seq } = entry;
     const value = stateOf(entry);
     const kind = kindOf(value);
     if (kind === undefined || !this.#pack(key)) {
       this.#forget(key);
-      this.#objects.set(key, { value, seq, generation: era });
+      this.#objects.set(key, { value, seq, generation: generation });
       this.#bytes += OBJECT_BYTES;
     } else {
       if (this.#objects.delete(key)) this.#bytes -= OBJECT_BYTES;
       this.#pack(key);
-      this.#set(kind, seq, era);
+      this.#set(kind, seq, generation);
     }
     this.#shrink();
   }
 
-  renew(recordKey: string, era: number): void {
+  renew(recordKey: string, generation: number): void {
     const object = this.#objects.get(recordKey);
     if (object !== undefined) {
-      this.#objects.set(recordKey, { ...object, generation: era });
+      this.#objects.set(recordKey, { ...object, generation: generation });
       return;
     }
     const found = this.#find(recordKey);
-    if (found !== undefined && found.shard.words[found.at + KIND] !== 0) found.shard.words[found.at + ERA] = era;
+    if (found !== undefined && found.shard.words[found.at + KIND] !== 0) found.shard.words[found.at + ERA] = generation;
   }
 
   clear(): void {
@@ -186,7 +186,7 @@ export class UserCache implements Cache<UserState> {
     return this.#bytes;
   }
 
-  #set(kind: number, seq: number, era: number): void {
+  #set(kind: number, seq: number, generation: number): void {
     const hash = hashOf(this.#packed, this.#seed);
     const number = hash >>> SHARD_SHIFT;
     let shard = this.#shards[number];
@@ -201,7 +201,7 @@ export class UserCache implements Cache<UserState> {
     words.set(this.#packed, at);
     words[at + SEQ] = seq % 2 ** 32;
     words[at + SEQ + 1] = Math.floor(seq / 2 ** 32);
-    words[at + ERA] = era;
+    words[at + ERA] = generation;
     words[at + KIND] = kind;
   }
 

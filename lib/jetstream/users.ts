@@ -14,23 +14,22 @@ import type { Page, User } from "../store.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { Proved, ProvedBucket } from "./proved-bucket.js";
+import { keys, newId, untoken } from "./keys.js";
+import { toJson } from "./record-fields.js";
 import {
-  NO_WRITES,
   factsOf,
-  keys,
-  newId,
-  newWrite,
-  appendWrite,
   readGuard,
   readUser,
-  toJson,
   toUser,
-  untoken,
-  includesWrite,
-} from "./records.js";
+  type Guard,
+  type GuardSlot,
+  type LongestAdmin,
+  type UserRow,
+  type UserSlot,
+} from "./user-record.js";
+import { NO_WRITES, appendWrite, includesWrite, newWrite } from "./write-history.js";
 import { joinBoth } from "./join.js";
 import type { UserState } from "./user-cache.js";
-import type { Guard, GuardSlot, UserRow, UserSlot, LongestAdmin } from "./records.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 const MAX_WITNESSES = 8;
@@ -79,7 +78,12 @@ export class JetStreamUsers implements UsersDriver {
 
   /** What a check needs of the user, as of a moment after this call: what an allow, and a denial that says why, is based on. */
   async provedFacts(key: string, call: Call): Promise<rules.UserFacts | undefined> {
-    return (await this.#proved(key, call)).facts;
+    const recordKey = keys.user(key);
+    const kept = this.#staged.has(recordKey) ? undefined : await this.#bucket.proveKept(recordKey, call);
+    if (kept === undefined || kept.value.slot !== undefined) return (await this.#proved(key, call)).facts;
+    const opened = this.#bucket.checkOpen(kept.asOf, call);
+    if (opened !== undefined) await opened;
+    return kept.value.facts;
   }
 
   /** The same with the whole record. */
@@ -212,7 +216,7 @@ export class JetStreamUsers implements UsersDriver {
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
     const isUser = (entry: Entry): boolean => entry.key.startsWith("user.");
-    const { entries, next } = await this.#bucket.page(cursor(page.after), page.limit, isUser, call);
+    const { entries, next } = await this.#bucket.scans.page(cursor(page.after), page.limit, isUser, call);
     const items: User[] = [];
     for (const entry of entries) {
       const { record } = readUser(entry);
@@ -429,7 +433,7 @@ export class JetStreamUsers implements UsersDriver {
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
       admins.set(recordKey, { key: user.key, until: user.expiresAt });
     };
-    await this.#bucket.scan(">", call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
+    await this.#bucket.scans.scan(">", call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
       if (entry.key.startsWith("user.")) {
         const { record } = readUser(entry);
         if (record.stage === undefined) consider(entry.key, record.user);

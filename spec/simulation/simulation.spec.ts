@@ -60,7 +60,7 @@ describe("the simulated cluster", function () {
       from: /(?<=const asOf\d* = )await this\.#fence\(key\d*, entry\d*\?\.seq \?\? 0, call\d*\)/,
       to: "this.seen",
     },
-    { what: "a new era forgets nothing", from: /this\.#era\+\+;/, to: ";" },
+    { what: "a new generation forgets nothing", from: /this\.#generation\+\+;/, to: ";" },
     {
       what: "what may have been stored says none",
       from: /kind\d* === "commit"\) call\d*\.outcome = "unknown"/,

@@ -17,8 +17,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a barrier that was sent before the check began",
     file: "lib/jetstream/barrier.ts",
-    find: "(waiter) => waiter.since < number",
-    replace: "(waiter) => waiter.since <= number",
+    find: "(waiter) => waiter.since >= number",
+    replace: "(waiter) => waiter.since > number",
     breaks: "A check takes only a barrier that was sent after it began.",
     killedBy: copyFaults("a barrier that was on its way when a check began"),
     chance: true,
@@ -63,8 +63,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "what a replica has is certain",
     file: "lib/jetstream/bucket.ts",
-    find: "const asOf = await this.#fence(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.#fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
+    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
     breaks: "What one replica says, also that there is nothing, is proved by a fence.",
     killedBy: answers("because a replica has no such room: its keys stay"),
   },
@@ -117,7 +117,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("hide no change that another one explains"),
   },
   {
-    name: "a new era that forgets nothing",
+    name: "a new generation that forgets nothing",
     file: "lib/jetstream/exact-cache.ts",
     find: "this.#generation++;",
     replace: "",
@@ -150,18 +150,18 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("had to make room for others"),
   },
   {
-    name: "a fence of the era before",
+    name: "a fence of the generation before",
     file: "lib/jetstream/exact-cache.ts",
     find: "reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate",
     replace: "at > this.#asOf || this.#mustRevalidate",
-    breaks: "What was proved in another era is not known to stand in this one.",
+    breaks: "What was proved in another generation is not known to stand in this one.",
     killedBy: copyFaults("nor where the change stands behind a gap"),
     chance: true,
   },
   {
     name: "a log that has gone back is believed",
-    file: "lib/jetstream/bucket.ts",
-    find: "    return this.#isDoubted;\n",
+    file: "lib/jetstream/log.ts",
+    find: "    return this.isDoubted;\n",
     replace: "    return false;\n",
     breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
     killedBy: copyFaults("a log that has gone back"),
@@ -307,7 +307,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "an answer of which a part is missing",
-    file: "lib/jetstream/bucket.ts",
+    file: "lib/jetstream/answers.ts",
     find: "if (message.before !== before) return false;",
     replace: "",
     breaks: "Each message of an answer names the one before it: what was lost on the way is noticed.",
@@ -443,8 +443,11 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "nobody looks for late updates while a store is open",
     file: "lib/jetstream/open.ts",
-    find: "await rollout.putRight(one, state, own);",
-    replace: "",
+    find: `await index.follow(call, ROOMS_AT_OPENING);
+  }
+  await rollout.putRight(one, state, call);`,
+    replace: `await index.follow(call, ROOMS_AT_OPENING);
+  }`,
     breaks: "A store in use finds an update that came late.",
     killedBy: raisers("a store that is in use puts it right"),
   },
@@ -499,14 +502,14 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a mark that was taken back stays so",
     file: "lib/jetstream/open.ts",
-    find: "if (state.format < FORMAT) await raiseFormat(link, one.name, own);",
+    find: "if (state.format < FORMAT) await raiseFormat(client, one.name, call);",
     replace: "",
     breaks: "An update that comes late does not lower the format for long.",
     killedBy: format("takes back the mark"),
   },
   {
     name: "a grant without a number begins at 0",
-    file: "lib/jetstream/records.ts",
+    file: "lib/jetstream/user-record.ts",
     find: `fields.maybeNumber("grant") ?? fields.number("v")`,
     replace: `fields.maybeNumber("grant") ?? 0`,
     breaks: "No number of a grant comes again.",

@@ -11,8 +11,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a barrier from before the check",
     file: "lib/jetstream/barrier.ts",
-    find: "(waiter) => waiter.since < number",
-    replace: "(waiter) => waiter.since <= number",
+    find: "(waiter) => waiter.since >= number",
+    replace: "(waiter) => waiter.since > number",
     breaks: "A check takes only a barrier that was sent after it began.",
   },
   {
@@ -31,7 +31,7 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: an answer from before the barrier",
-    file: "lib/jetstream/bucket.ts",
+    file: "lib/jetstream/batched-reads.ts",
     find: "if (found.upTo < read.min) {",
     replace: "if (found.upTo < 0) {",
     breaks: "A read counts only at or after the barrier, or whatever else its reader needs.",
@@ -65,7 +65,7 @@ const changes: readonly Change[] = [
     breaks: "An older state is passed over only together with the newer one.",
   },
   {
-    name: "simulated: a new era that forgets nothing",
+    name: "simulated: a new generation that forgets nothing",
     file: "lib/jetstream/exact-cache.ts",
     find: "this.#generation++;",
     replace: "",
@@ -110,8 +110,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: what a replica misses is not there",
     file: "lib/jetstream/bucket.ts",
-    find: "const asOf = await this.#fence(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.#fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
+    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
     breaks: "That something is not there is said only when the leader has acknowledged it.",
   },
   {
@@ -187,7 +187,7 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a lost acknowledgement counts as a refusal",
-    file: "lib/jetstream/records.ts",
+    file: "lib/jetstream/write-history.ts",
     find: `if (now.log.includes(id) || now.first === id) return "yes";`,
     replace: `if (now.log.length > LOG) return "yes";`,
     breaks: "An operation that finds its own attempt committed has succeeded.",
@@ -236,8 +236,8 @@ const ofSnapshots: Mutant = {
 /** Few schedules have a stream that is restored: of the others none can notice. */
 const ofRestores: Mutant = {
   name: "simulated: a log that has gone back is believed",
-  file: "lib/jetstream/bucket.ts",
-  find: "    return this.#isDoubted;\n",
+  file: "lib/jetstream/log.ts",
+  find: "    return this.isDoubted;\n",
   replace: "    return false;\n",
   breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
   killedBy: { ...bySimulation, with: "restores" },

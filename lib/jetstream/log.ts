@@ -1,0 +1,200 @@
+/**
+ * The log of one bucket: whether it may be used, how far it is known to be, and whether it is still the one that was known. What proves
+ * something of it, a barrier or a fence, goes through here.
+ */
+import { Call } from "../call.js";
+import { StoreError } from "../errors.js";
+import { Barrier } from "./barrier.js";
+import type { DirectMessage, JetStreamClient } from "./client.js";
+import { Continuity, moment, type Moment } from "./continuity.js";
+import { Fences } from "./fences.js";
+import { OwnBarriers } from "./own-barriers.js";
+import { RetryLoop } from "./retry-loop.js";
+
+/** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
+const LOOK_MS = 5000;
+const RECOGNIZE_MS = 500;
+export class Log {
+  readonly name: string;
+  readonly stream: string;
+  readonly link: JetStreamClient;
+  readonly subjects: string;
+  protected readonly own = new OwnBarriers();
+  protected readonly continuity = new Continuity();
+  protected readonly fences: Fences;
+  protected readonly barrier: Barrier;
+  /** Of a barrier that is there: every read that has to find something asks for it too. */
+  barrierKey = "";
+  #seen = 0;
+  #drift: StoreError | undefined;
+  #looked = performance.now();
+  /** The newest barrier of this store of which it is known that it stood in the log. */
+  #landmark: { readonly key: string; readonly seq: number } | undefined;
+  /** Another log may have taken the place of the one that is known. */
+  protected isDoubted = false;
+  #recognizing: Promise<void> | undefined;
+  /** What is there is another log, for good. */
+  #gone: StoreError | undefined;
+  /** Looks whether the settings are still what the promises rest on. */
+  onUse: (() => void) | undefined;
+  /** It is the log that is known: the newest barrier that was known stood at that sequence, and its key has this message now. */
+  protected onRecognized: ((seq: number, found: DirectMessage, asked: Moment) => void) | undefined;
+  /** What others keep of the bucket may be of another log. */
+  onDoubt: (() => void) | undefined;
+
+  constructor(link: JetStreamClient, name: string) {
+    this.link = link;
+    this.name = name;
+    this.stream = `KV_${name}`;
+    this.subjects = `$KV.${name}.`;
+    this.barrier = new Barrier(link, this.stream, this.subjects, this);
+    this.fences = new Fences(link, this.stream, this.subjects, this);
+  }
+
+  /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
+  set drift(error: StoreError | undefined) {
+    this.#drift = error;
+  }
+
+  get drift(): StoreError | undefined {
+    return this.#drift;
+  }
+
+  /** To be asked before the bucket is gone by: throws while it is unfit, and looks at its settings now and then. */
+  use(): void {
+    const now = performance.now();
+    if (now - this.#looked > LOOK_MS) {
+      this.#looked = now;
+      this.onUse?.();
+    }
+    const fault = this.#drift ?? this.#gone;
+    if (fault !== undefined) throw fault;
+  }
+
+  /** The newest sequence that this store knows to be in the bucket. */
+  get highestSeen(): number {
+    return this.#seen;
+  }
+
+  observe(seq: number): void {
+    if (seq > this.#seen) this.#seen = seq;
+  }
+
+  /** The next barrier of this store. */
+  takeBarrier(): { readonly key: string; readonly value: string } {
+    return this.own.take();
+  }
+
+  /** What is kept of the log is forgotten: see {@link Barrier}. */
+  doubt(): void {
+    this.own.forget();
+    this.isDoubted = true;
+    this.onDoubt?.();
+  }
+
+  /**
+   * The log ends before what this store has seen of it, as one does that was restored from a backup or made anew. What was taken away may
+   * be there again, and however far it gets, nothing tells what: the store is of no use any more.
+   */
+  goneBack(): void {
+    this.#gone ??= new StoreError(
+      "INCOMPATIBLE",
+      `The bucket ${this.name} was restored from a backup, or made anew. Open the store anew`,
+      {
+        details: { bucket: this.name },
+      },
+    );
+    this.doubt();
+  }
+
+  noteBarrier(seq: number, key: string): void {
+    this.observe(seq);
+    this.barrierKey = key;
+    this.own.add(seq, key);
+    if (!this.isDoubted && seq > (this.#landmark?.seq ?? 0)) this.#landmark = { key, seq };
+  }
+
+  notePutBack(key: string): void {
+    this.own.unsent(key);
+  }
+
+  heard(sent: Moment): void {
+    if (this.continuity.heard(sent)) return;
+    this.isDoubted = true;
+    this.suspect();
+  }
+
+  /** Another log may have taken the place of the one that is known. */
+  protected suspect(): void {
+    this.own.clear();
+  }
+
+  /** Whether another log may have taken the place of the one that is known: to be asked before something is proved. */
+  protected mayBeAnother(): boolean {
+    if (!this.isDoubted && !this.continuity.isFresh) {
+      this.isDoubted = true;
+      this.suspect();
+    }
+    return this.isDoubted;
+  }
+
+  /** Waits until it is known which log it is, if nothing was heard of it for a while. */
+  protected async recognize(call: Call): Promise<void> {
+    for (const retries = new RetryLoop(call); this.mayBeAnother();) {
+      await retries.next();
+      this.use();
+      this.#recognizing ??= this.#recognize().finally(() => {
+        this.#recognizing = undefined;
+      });
+      await this.#recognizing;
+    }
+    this.use();
+  }
+
+  async #recognize(): Promise<void> {
+    const asked = moment();
+    const landmark = this.#landmark;
+    if (landmark !== undefined) {
+      this.own.spare(landmark.key);
+      const found = await this.whatBecameOf(landmark.key, landmark.seq);
+      if (found === undefined) return;
+      this.own.spare(undefined);
+      this.onRecognized?.(landmark.seq, found, asked);
+    }
+    this.isDoubted = false;
+    this.continuity.begin(asked);
+  }
+
+  /**
+   * The newest message of a key that is never removed, and that stood at `seq`: that one, or a later one. Where the leader has only
+   * an earlier one the log has gone back. `undefined`: nobody knows.
+   */
+  protected async whatBecameOf(key: string, seq: number): Promise<DirectMessage | undefined> {
+    const answer = await this.link.last(this.stream, this.subjects + key, RECOGNIZE_MS);
+    if (answer.kind === "failed") return undefined;
+    const found = answer.kind === "found" ? answer.message : undefined;
+    if (found !== undefined && found.seq >= seq) return found;
+    // The replica may be behind.
+    const call = new Call({ timeoutMs: undefined, signal: undefined }, RECOGNIZE_MS, "read");
+    const proved = await call.run((own) => this.fences.prove(key, found?.seq ?? 0, own)).catch(() => undefined);
+    if (proved !== undefined) this.goneBack();
+    return undefined;
+  }
+
+  /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
+  async readIndex(call: Call): Promise<number> {
+    this.use();
+    if (this.mayBeAnother()) await this.recognize(call);
+    const seq = await this.barrier.prove(call);
+    if (this.isDoubted) await this.recognize(call);
+    return seq;
+  }
+
+  /** The same of a fence: see {@link Fences.prove}. */
+  async fence(key: string, expected: number, call: Call): Promise<number | undefined> {
+    if (this.mayBeAnother()) await this.recognize(call);
+    const at = await this.fences.prove(key, expected, call);
+    if (this.isDoubted) await this.recognize(call);
+    return at;
+  }
+}

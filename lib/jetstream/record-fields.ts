@@ -1,0 +1,85 @@
+/** How the fields of a record are read: what is not as it should be makes it `CORRUPT`. */
+import { Buffer } from "node:buffer";
+import { StoreError } from "../errors.js";
+import type { Entry } from "./entry.js";
+import type { Json } from "./json.js";
+import type { WriteHistory } from "./write-history.js";
+
+export function corrupt(entry: Entry, field: string): StoreError {
+  return new StoreError("CORRUPT", `A record is damaged: ${field}`, { details: { key: entry.key, field } });
+}
+
+export class Fields {
+  readonly #json: Json;
+  readonly #entry: Entry;
+
+  constructor(json: unknown, entry: Entry) {
+    if (typeof json !== "object" || json === null) throw corrupt(entry, "value");
+    this.#json = json as Json;
+    this.#entry = entry;
+  }
+
+  text(name: string): string {
+    const value = this.#json[name];
+    if (typeof value !== "string") throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybeText(name: string): string | undefined {
+    return this.#json[name] === undefined ? undefined : this.text(name);
+  }
+
+  number(name: string): number {
+    const value = this.#json[name];
+    if (typeof value !== "number" || !Number.isFinite(value)) throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybeNumber(name: string): number | undefined {
+    return this.#json[name] === undefined ? undefined : this.number(name);
+  }
+
+  flag(name: string): boolean {
+    const value = this.#json[name];
+    if (typeof value !== "boolean") throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybeFlag(name: string): boolean | undefined {
+    return this.#json[name] === undefined ? undefined : this.flag(name);
+  }
+
+  list(name: string): readonly unknown[] {
+    const value = this.#json[name];
+    if (!Array.isArray(value)) throw corrupt(this.#entry, name);
+    return value;
+  }
+
+  maybe(name: string): Fields | undefined {
+    return this.#json[name] === undefined ? undefined : new Fields(this.#json[name], this.#entry);
+  }
+
+  written(): WriteHistory {
+    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map(Number);
+    return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String), seqs };
+  }
+}
+
+export const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+
+/** Reads each record once: one that is kept is looked at by check after check. */
+export function once<T>(read: (entry: Entry) => T): (entry: Entry) => T {
+  const known = new WeakMap<Entry, T>();
+  return (entry) => {
+    let found = known.get(entry);
+    if (found === undefined) {
+      found = read(entry);
+      known.set(entry, found);
+    }
+    return found;
+  };
+}
+
+/** A record as JSON: fields that are `undefined` are left out. */
+export const toJson = (record: object): Json => record as Json;

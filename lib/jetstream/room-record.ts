@@ -1,0 +1,178 @@
+/** The records of a room and of its members: what stands in `rooms` and `members`. */
+import { Buffer } from "node:buffer";
+import type { Member, Room } from "../store.js";
+import type { Entry } from "./entry.js";
+import type { Json } from "./json.js";
+import { Fields, corrupt } from "./record-fields.js";
+import { NO_WRITES, type WriteHistory } from "./write-history.js";
+
+/** A membership as of room version `v`. Once a membership is over, its row stays, as `gone`. */
+export interface MemberRow {
+  readonly id: string;
+  readonly v: number;
+  /** The number of rows that version `v` has: they are put into the bucket one by one, and count as one. */
+  readonly of: number;
+  /** The number of members as of version `v`. Rows that were written before there was this field do not say it. */
+  readonly members?: number | undefined;
+  readonly gone: boolean;
+  readonly owner: boolean;
+  readonly joined: boolean;
+  readonly since: number;
+  readonly invitedBy: string | undefined;
+  /** base64 */
+  readonly publicKey: string | undefined;
+}
+
+/** A change of a membership that is committed with the room's record and may not stand in the members bucket yet. */
+export interface UnappliedChange {
+  readonly endpoint: string;
+  /** The sequence of the row that this one follows; 0 if there is none. */
+  readonly after: number;
+  readonly row: MemberRow;
+}
+
+/** A room, and the commit point of everything that happens in it. Its size has a bound. */
+export interface RoomRecord extends WriteHistory {
+  /**
+   * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the library
+   * that knows no such index drops the field, and writes rooms without entries.
+   */
+  readonly indexed: boolean;
+  readonly incarnation: string;
+  /** Under which id the members' rows stand. */
+  readonly roster: string;
+  /** Under which id they are being copied, to be named as the roster then. */
+  readonly copying?: string | undefined;
+  /** How many rows there were when that began. */
+  readonly copyingSince?: number | undefined;
+  /** How many rows there are, those of members who are gone included. Not known of a room that was made before they were counted. */
+  readonly rows?: number | undefined;
+  /** Counts the visible changes of the room and its membership. */
+  readonly v: number;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly owner: string;
+  readonly epoch: number;
+  /** The rekey that made the current epoch: its keys, and nobody else's, are the epoch's. */
+  readonly attempt: string;
+  readonly rekeyRequired: boolean;
+  readonly createdAt: number;
+  readonly members: number;
+  /** Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in room_keys. */
+  readonly membersSeq: number;
+  readonly keysSeq: number;
+  readonly head: readonly UnappliedChange[];
+}
+
+/** The room's record where there is no room: never there (`seq` 0), or deleted. */
+export interface RoomSlot {
+  readonly seq: number;
+  readonly written: WriteHistory;
+  readonly record: RoomRecord | undefined;
+}
+
+function memberRow(fields: Fields): MemberRow {
+  return {
+    id: fields.text("id"),
+    v: fields.number("v"),
+    of: fields.number("of"),
+    members: fields.maybeNumber("members"),
+    gone: fields.flag("gone"),
+    owner: fields.flag("owner"),
+    joined: fields.flag("joined"),
+    since: fields.number("since"),
+    invitedBy: fields.maybeText("invitedBy"),
+    publicKey: fields.maybeText("publicKey"),
+  };
+}
+
+export interface StoredMember {
+  readonly row: MemberRow;
+  readonly seq: number;
+}
+
+export function readMember(entry: Entry): StoredMember {
+  return { row: memberRow(new Fields(entry.value, entry)), seq: entry.seq };
+}
+
+export function readRoom(entry: Entry | undefined): RoomSlot {
+  if (entry === undefined) return { seq: 0, written: NO_WRITES, record: undefined };
+  const fields = new Fields(entry.value, entry);
+  const written = fields.written();
+  if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
+  const incarnation = fields.maybeText("life") ?? fields.text("incarnation");
+  return {
+    seq: entry.seq,
+    written,
+    record: {
+      // One by one: a literal that begins with a spread is several times slower to make, and rooms are read all the time.
+      n: written.n,
+      first: written.first,
+      log: written.log,
+      seqs: written.seqs,
+      indexed: fields.maybeFlag("indexed") ?? false,
+      incarnation,
+      roster: fields.maybeText("roster") ?? incarnation,
+      copying: fields.maybeText("copying"),
+      copyingSince: fields.maybeNumber("copyingSince"),
+      rows: fields.maybeNumber("rows"),
+      v: fields.number("v"),
+      name: fields.text("name"),
+      encrypted: fields.flag("encrypted"),
+      owner: fields.text("owner"),
+      epoch: fields.number("epoch"),
+      attempt: fields.text("attempt"),
+      rekeyRequired: fields.flag("rekeyRequired"),
+      createdAt: fields.number("createdAt"),
+      members: fields.number("members"),
+      membersSeq: fields.number("membersSeq"),
+      keysSeq: fields.number("keysSeq"),
+      head: fields.list("head").map((item) => {
+        const head = new Fields(item, entry);
+        const row = head.maybe("row");
+        if (row === undefined) throw corrupt(entry, "row");
+        return { endpoint: head.text("endpoint"), after: head.number("after"), row: memberRow(row) };
+      }),
+    },
+  };
+}
+
+/**
+ * A version of the library that does not know rosters would drop the field, and with it the members. So where the roster is
+ * not the first one, the record has no `incarnation`, without which that version takes it for damaged and leaves it alone.
+ */
+export function writeRoom(record: RoomRecord): Json {
+  const { incarnation, ...others } = record;
+  return record.roster === incarnation ? { gone: false, ...record } : { gone: false, life: incarnation, ...others };
+}
+
+/** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
+export function writeTombstone(written: WriteHistory): Json {
+  return { gone: true, ...written };
+}
+
+export function toRoom(id: string, record: RoomRecord): Room {
+  return {
+    id,
+    name: record.name,
+    encrypted: record.encrypted,
+    owner: record.owner,
+    epoch: record.epoch,
+    rekeyRequired: record.rekeyRequired,
+    createdAt: new Date(record.createdAt),
+    revision: `${record.incarnation}.${String(record.v)}`,
+  };
+}
+
+export function toMember(roomId: string, endpoint: string, incarnation: string, row: Omit<MemberRow, "of">): Member {
+  return {
+    roomId,
+    endpoint,
+    role: row.owner ? "owner" : "member",
+    state: row.joined ? "joined" : "invited",
+    ...(row.invitedBy === undefined ? {} : { invitedBy: row.invitedBy }),
+    ...(row.publicKey === undefined ? {} : { publicKey: new Uint8Array(Buffer.from(row.publicKey, "base64")) }),
+    since: new Date(row.since),
+    revision: `${incarnation}.${String(row.v)}`,
+  };
+}

@@ -1,0 +1,213 @@
+/** Reads of all that matches: at one moment where one request can have it, else page by page in the order of the log. */
+import type { Call } from "../call.js";
+import { complete, whole } from "./answers.js";
+import type { Bucket } from "./bucket.js";
+import { decode, intact, type Entry } from "./entry.js";
+import { unavailable } from "./failures.js";
+import { joinAll } from "./join.js";
+import { isBarrier } from "./own-barriers.js";
+import { RetryLoop } from "./retry-loop.js";
+
+/** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
+const PAGE_BYTES = 4 * 1024 * 1024;
+const MAX_PAGE = 512;
+
+export interface Portion {
+  readonly entries: readonly Entry[];
+  readonly isEnd: boolean;
+}
+
+export interface PageOfRecords {
+  readonly entries: readonly Entry[];
+  /** Where the next page goes on, if there may be one. */
+  readonly next: number | undefined;
+  /** The moment as of which the page is, or an earlier one. */
+  readonly end: number;
+}
+
+export interface ScanOptions {
+  /** The first sequence to read. */
+  readonly from?: number;
+  /** How much the first request asks for, where little may be enough. */
+  readonly page?: number;
+  /** Told of each answer that has something. */
+  readonly answered?: () => void;
+  /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
+  readonly end?: () => Promise<number>;
+}
+
+export class Scans {
+  readonly #bucket: Bucket;
+
+  constructor(bucket: Bucket) {
+    this.#bucket = bucket;
+  }
+
+  /**
+   * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of one
+   * replica; beyond it, a scan that ends at `marker`, a key of its own that the filter matches and that is written first.
+   */
+  async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
+    const needed = Math.max(min, this.#bucket.highestSeen);
+    const found = new Map<string, Entry>();
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      this.#bucket.use();
+      call.throwIfEnded();
+      const subjects = [this.#bucket.subjects + filter, this.#bucket.subjects + this.#bucket.barrierKey];
+      const answer = await this.#bucket.link.direct(
+        this.#bucket.stream,
+        { multi_last: subjects, max_bytes: PAGE_BYTES },
+        this.#bucket.link.attemptMs(call),
+      );
+      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+      if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
+      if (answer.kind !== "end" || answer.upTo < needed || !complete(answer)) continue;
+      this.#bucket.observe(answer.upTo);
+      for (const message of answer.messages) {
+        const entry = decode(message, this.#bucket.subjects.length);
+        if (!isBarrier(entry.key) && entry.key !== marker) found.set(entry.key, this.#bucket.noted(entry));
+      }
+      return found;
+    }
+    await this.scan(filter, call, { end: () => this.#bucket.mark(marker, call) }, (entry) => {
+      if (entry.key !== marker) found.set(entry.key, intact(entry));
+      return "go on";
+    });
+    return found;
+  }
+
+  /**
+   * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after this call.
+   * `end` publishes a message that the filter matches, which counts as none where it is at `marker`, and answers its sequence.
+   */
+  async portion(
+    filter: string,
+    after: number,
+    most: number,
+    end: () => Promise<number>,
+    call: Call,
+    marker?: string,
+  ): Promise<Portion> {
+    const found = new Map<string, Entry>();
+    let isEnd = true;
+    await this.scan(filter, call, { from: after + 1, page: Math.min(most + 2, MAX_PAGE), end }, (entry) => {
+      if (entry.key === marker) return "go on";
+      found.delete(entry.key);
+      found.set(entry.key, entry);
+      if (found.size < most) return "go on";
+      isEnd = false;
+      return "stop";
+    });
+    return { entries: [...found.values()], isEnd };
+  }
+
+  /** What is listed of the records after a sequence, each once and as it stands at a moment after this call. */
+  async page(after: number, limit: number, isListed: (entry: Entry) => boolean, call: Call): Promise<PageOfRecords> {
+    const found = new Map<string, Entry>();
+    let end = 0;
+    let answers = 0;
+    const options = {
+      from: after + 1,
+      page: Math.min(limit + 2, MAX_PAGE),
+      end: async () => (end = await this.#bucket.readIndex(call)),
+      answered: () => answers++,
+    };
+    // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
+    await this.scan(">", call, options, (entry) => {
+      // Met again, it was changed meanwhile, or came from a replica that was behind at first.
+      found.delete(entry.key);
+      if (isListed(entry)) found.set(entry.key, entry);
+      return found.size < limit ? "go on" : "stop";
+    });
+    const entries = [...found.values()];
+    const last = entries.at(-1);
+    const isWhole = entries.length < limit;
+    // Of several answers the later one can be of a replica that has dropped the newer state of what the earlier one had.
+    if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
+    // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
+    const now = await joinAll(
+      entries.map(
+        async ({ key }) =>
+          (await this.#bucket.reads.read([key], end, call)).get(key) ??
+          (await this.#bucket.readLinearizable(key, call)).entry,
+      ),
+    );
+    return {
+      entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)),
+      next: isWhole ? undefined : last.seq,
+      end,
+    };
+  }
+
+  /**
+   * Reads everything that matches, in the order of the stream, page by page. A record that is changed while the scan is
+   * under way moves to the end of the stream and so is met again: a scan that reaches the end has seen the newest of each.
+   *
+   * But replicas lag, each page can come from another, and what looks like the end of one may not be it. So a scan ends
+   * only with an answer that contains a message which was published after every answer before it had come.
+   */
+  async scan(
+    filter: string,
+    call: Call,
+    options: ScanOptions,
+    visit: (entry: Entry) => "go on" | "stop",
+  ): Promise<void> {
+    let next = options.from ?? 1;
+    let page = options.page ?? MAX_PAGE;
+    let last = 0;
+    let end = await options.end?.();
+    let answers = 0;
+    // A place that the log has not come to: nothing is behind it.
+    if (end !== undefined && next > end) return;
+    for (const retries = new RetryLoop(call); ;) {
+      this.#bucket.use();
+      call.throwIfEnded();
+      const answer = await this.#bucket.link.direct(
+        this.#bucket.stream,
+        { seq: next, next_by_subj: this.#bucket.subjects + filter, batch: page, max_bytes: PAGE_BYTES },
+        this.#bucket.link.attemptMs(call),
+      );
+      let more = false;
+      switch (answer.kind) {
+        case "failed":
+          retries.failed(answer.failure, answer.error);
+          await retries.pause();
+          continue;
+        case "too-many":
+          throw unavailable("lost", new Error("a page was refused"));
+        case "empty":
+          break;
+        case "end":
+          if (!whole(answer)) {
+            retries.failed("lost", new Error("a part of the answer is missing"));
+            await retries.pause();
+            continue;
+          }
+          options.answered?.();
+          for (const message of answer.messages) {
+            next = message.seq + 1;
+            last = message.seq;
+            const entry = decode(message, this.#bucket.subjects.length);
+            this.#bucket.note(entry);
+            if (visit(entry) === "stop") return;
+          }
+          more = answer.pending > 0 && answer.messages.length > 0;
+      }
+      page = MAX_PAGE;
+      if (end === undefined) {
+        if (!more) return;
+        continue;
+      }
+      if (!more && last >= end && answers === 0) return;
+      if (more) {
+        answers++;
+      } else if (answers > 0) {
+        end = (await options.end?.()) ?? end;
+        answers = 0;
+      } else {
+        await retries.pause();
+      }
+    }
+  }
+}
