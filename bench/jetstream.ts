@@ -21,6 +21,8 @@ import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, secon
 const KEEP = process.env["BENCH_KEEP"];
 const SIZES = (process.env["BENCH_USERS"] ?? "1000,10000,1000000").split(",").map(Number);
 const CHURN = Number(process.env["BENCH_CHURN"] ?? 100_000);
+/** BENCH_PARTS=checks,growth,rest */
+const PARTS = new Set((process.env["BENCH_PARTS"] ?? "checks,growth,rest").split(","));
 const ROUNDS = 5;
 const WIDTHS = [1024, 64] as const;
 const COUNTS: Record<(typeof WIDTHS)[number], number> = { 1024: 20_000, 64: 8_000 };
@@ -345,18 +347,37 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
   ];
 }
 
+/** What the client's own calls cost on as many records: a server that writes into an old block of its file reads that first. */
+function ownCalls(kv: KV): readonly (readonly [name: string, call: (n: number) => Promise<unknown>])[] {
+  return [
+    ["kv.get", getPlain(kv)],
+    ["kv.put of a key that is there", (n) => kv.put(keyOf(n), plainValue(keyOf(n)))],
+    [
+      "kv.create",
+      (n) => kv.create(`${String(n)}-${String(performance.now()).replace(".", "-")}`, plainValue(keyOf(n))),
+    ],
+  ];
+}
+
 /** The p50 of each method, and what the servers' processors do for it, on so many records. */
 async function growth({ report, cluster, client, kv, size }: Setting, found: Map<string, number[]>): Promise<void> {
   await using store = await openJetStream(client, 3, { opTimeoutMs });
+  const count = Math.min(ALONE, size / 4);
   const busy = (): number => cluster.nodes.reduce((sum, { pid }) => sum + ticksOf(pid), 0);
-  const began = busy();
-  let calls = 0;
   const note = (name: string, figure: number): void => {
     found.set(name, [...(found.get(name) ?? []), figure]);
   };
+  let began = busy();
+  let calls = 0;
+  for (const [name, call] of ownCalls(kv)) {
+    note(`${name}, p50`, await p50(turnsOf(size, Math.floor(size / 2), count), call));
+    calls += count;
+  }
+  note("the servers' processors for 1,000 calls of kv, ms", ((busy() - began) * TICK_MS * 1000) / calls);
+  began = busy();
+  calls = 0;
   for (const [name, call] of methods(store)) {
     // Those that were read already are warm: half of the records are read for the first time.
-    const count = Math.min(ALONE, size / 4);
     const from = name.startsWith("users.r") ? 0 : Math.floor(size / 2);
     const [time = NaN, plain = NaN] = await p50InTurn(turnsOf(size, from, count), [call, getPlain(kv)]);
     calls += count;
@@ -628,9 +649,9 @@ async function main(): Promise<void> {
         `\n${size.toLocaleString("en-US")} users and rooms (${took}), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`,
       );
       const setting: Setting = { report, client, cluster, kv, size };
-      if (size >= 10_000) await checks(setting);
-      await growth(setting, grown);
-      if (size === SIZES[0]) {
+      if (size >= 10_000 && PARTS.has("checks")) await checks(setting);
+      if (PARTS.has("growth")) await growth(setting, grown);
+      if (size === SIZES[0] && PARTS.has("rest")) {
         await adds(report, store, kv);
         await roundTrips(report, client);
         await churn(setting);
@@ -645,6 +666,12 @@ async function main(): Promise<void> {
   report.say("");
   for (const [what, figures] of grown) {
     const [first = NaN, last = NaN] = [figures[0], figures.at(-1)];
+    if (what.includes("kv")) {
+      report.say(
+        `${what}: ${figures.map((figure) => figure.toFixed(3)).join(" / ")}, growth ${(last / first).toFixed(2)}`,
+      );
+      continue;
+    }
     report.require(
       `${what}: ${figures.map((figure) => figure.toFixed(3)).join(" / ")}, growth`,
       last / first,

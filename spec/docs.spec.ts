@@ -1,6 +1,6 @@
 /** The guides for developers show code that is there, and name files and commands that are there. */
 import { expect } from "chai";
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -42,3 +42,15 @@ for (const guide of ["docs/adding-a-backend.md", "CONTRIBUTING.md"]) {
     });
   });
 }
+
+describe("docs/architecture.md", () => {
+  it("has every file of the library on its map, and no other", async () => {
+    const text = await read("docs/architecture.md");
+    const named = new Set([...text.matchAll(/([\w-]+(?:\.d)?\.ts)\b/g)].map(([, name = ""]) => name));
+    const folders = ["lib", "lib/jetstream", "lib/sqlite"];
+    const there = folders.flatMap((folder) => readdirSync(join(root, folder)).filter((name) => name.endsWith(".ts")));
+    const other = readdirSync(join(root, "lib/memory"));
+    expect(there.filter((name) => !named.has(name))).to.deep.equal([]);
+    expect([...named].filter((name) => ![...there, ...other].includes(name))).to.deep.equal([]);
+  });
+});

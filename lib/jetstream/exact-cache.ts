@@ -71,6 +71,16 @@ const MAX_AHEAD = 4096;
 const MAX_WROTE = 1024;
 const MAX_ANCHORS = 8;
 
+/**
+ * Invariants, each with the spec that goes red without it:
+ *
+ * 1. A record of this generation is the last of its subject as of `asOf`: `copy-faults.spec.ts`, "gaps of the log".
+ * 2. `asOf` passes over a sequence only if what stood there was taken, or is known to be no record that could be wanted: the same.
+ * 3. A fill is exact only if the log says nothing of its record after the moment at which it was proved: the simulation, and
+ *    the mutant "what is proved late is kept over a change".
+ * 4. While `mustRevalidate` nothing is exact, and nothing is remembered: `copy-faults.spec.ts`, "after a while without checks".
+ * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it.
+ */
 export class ExactCache<V> {
   readonly #cache: Cache<V>;
   readonly #own: OwnBarriers;

@@ -111,6 +111,15 @@ class KeyedMutex {
   }
 }
 
+/**
+ * Invariants, each with the spec that goes red without it:
+ *
+ * 1. The rows of every change before the head stand in `members`, at or below the record's `membersSeq`: `crash-points.spec.ts`.
+ * 2. Only a commit replaces a head, and it commits everything that was staged for it, or nothing: the same.
+ * 3. What is staged stands under ids that no record names before the commit: the same, and `rosters.spec.ts` for rows.
+ * 4. A row of the roster that the record names is never removed, also of one who left: `rosters.spec.ts`.
+ * 5. A refusal rests on a fenced read: `stale-reads.spec.ts`.
+ */
 export class RoomLog {
   readonly buckets: RoomBuckets;
   readonly #turns = new KeyedMutex();

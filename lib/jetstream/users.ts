@@ -68,6 +68,15 @@ const untilOf = (witness: LongestAdmin): number => witness.until ?? Number.POSIT
 /** Of so many it is remembered that they are proved together with the guard. Of others it is found out anew. */
 const MAX_STAGED = 1024;
 
+/**
+ * Invariants of the guard, each with the spec that goes red without it:
+ *
+ * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case of two admins who
+ *    demote each other, `races.ts`.
+ * 2. A staged change counts only if the guard's head names its attempt: `crash-points.spec.ts`.
+ * 3. A stage is not written over while its commit can still succeed: `stale-reads.spec.ts`.
+ * 4. The guard gets another head only after the one before stands in its user's record: `crash-points.spec.ts`.
+ */
 export class JetStreamUsers implements UsersDriver {
   readonly #bucket: ProvedBucket<UserState>;
   readonly #staged = new Set<string>();

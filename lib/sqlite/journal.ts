@@ -41,6 +41,15 @@ export interface JournalEvents {
   failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void;
 }
 
+/**
+ * Invariants, each with the spec that goes red without it:
+ *
+ * 1. One batch is on its way to the disk at a time, and batches go in the order of their transactions: `recovery.spec.ts`.
+ * 2. An entry is durable only when its bytes are on the disk and the file is still held: `durability.spec.ts`, `lock-lease.spec.ts`.
+ * 3. After a write that failed nothing is written any more, and every entry is told whether it is perhaps there: `disk-errors.spec.ts`.
+ *
+ * Rejected: a write for each entry that waits for the one before. It has the same order, and a disk's latency for each.
+ */
 export class Journal {
   #log: Log;
   readonly #events: JournalEvents;
