@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer";
 import { toRevision, toSequence } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow } from "./rows.js";
+import { ShardedMap } from "./sharded-map.js";
 
 /** What is kept as text: an array costs some 300 bytes beside what it holds, and text a few. */
 const SHORT_BYTES = 1024;
@@ -261,7 +262,7 @@ function withMember(members: readonly MemberEntry[], member: MemberEntry): reado
 
 /** Each endpoint's memberships. Derived from the members, so that it cannot disagree with them. */
 export class Memberships {
-  readonly #of = new Map<string, MemberEntry | readonly MemberEntry[] | Set<MemberEntry>>();
+  readonly #of = new ShardedMap<MemberEntry | readonly MemberEntry[] | Set<MemberEntry>>();
 
   of(endpoint: string): readonly MemberEntry[] {
     const held = this.#of.get(endpoint);

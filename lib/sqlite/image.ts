@@ -132,6 +132,7 @@ export class Image {
     await this.#loadKeys(tables, pace);
     for (const { owner, members } of tables.rooms.values()) {
       if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
+      if (pace.due()) await pace.rest();
     }
   }
 

@@ -8,13 +8,14 @@ import { Memberships, RoomEntry } from "./entries.js";
 import type { MemberEntry } from "./entries.js";
 import { InconsistentState } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+import { ShardedMap } from "./sharded-map.js";
 import { UserTable } from "./user-table.js";
 
 export class Tables {
   readonly users = new UserTable();
   readonly usersInOrder = new InOrder<UserRow>();
   readonly admins = new ActiveAdmins();
-  readonly rooms = new Map<string, RoomEntry>();
+  readonly rooms = new ShardedMap<RoomEntry>();
   #lastRoom: RoomEntry | undefined;
   readonly roomsInOrder = new InOrder<RoomEntry>();
   /** The reverse index. */
@@ -195,9 +196,16 @@ export class InOrder<Row extends { readonly ordinal: number }> {
   #compact(): void {
     // The last place stays, empty or not: it says which ordinals were given.
     const end = this.#rows.length - 1;
-    const kept = this.#rows.flatMap((row, place) => (row !== undefined || place === end ? [place] : []));
-    this.#ordinals = kept.map((place) => this.#ordinals[place] ?? 0);
-    this.#rows = kept.map((place) => this.#rows[place]);
+    const rows: (Row | undefined)[] = [];
+    const ordinals: number[] = [];
+    for (let place = 0; place <= end; place++) {
+      const row = this.#rows[place];
+      if (row === undefined && place !== end) continue;
+      rows.push(row);
+      ordinals.push(this.#ordinals[place] ?? 0);
+    }
+    this.#rows = rows;
+    this.#ordinals = ordinals;
     this.#empty = this.#rows.at(-1) === undefined ? 1 : 0;
   }
 }
