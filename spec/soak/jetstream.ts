@@ -82,7 +82,7 @@ async function buildClient(folder: string, withoutProof: boolean): Promise<strin
       name: "without-proof",
       setup(building) {
         building.onResolve({ filter: /^unibus-membership$/ }, () => ({ path: join(root, "lib/index.ts") }));
-        building.onResolve({ filter: /\/quorum\.js$/ }, () => ({ path: "no-proof", namespace: "no-proof" }));
+        building.onResolve({ filter: /\/barrier\.js$/ }, () => ({ path: "no-proof", namespace: "no-proof" }));
         building.onLoad({ filter: /.*/, namespace: "no-proof" }, () => ({ contents: NO_PROOF, loader: "js" }));
       },
     });
