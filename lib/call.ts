@@ -152,7 +152,7 @@ export class Call {
 
   /** Whether it has ended, or is to, at that time by `performance.now()`: then {@link throwIfEnded} says why. */
   isOver(now: number): boolean {
-    return this.#ended !== undefined || this.aborted || this.#expiresAt <= now;
+    return this.ended !== undefined || this.aborted || this.#expiresAt <= now;
   }
 
   /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */

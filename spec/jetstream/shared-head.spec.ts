@@ -3,10 +3,16 @@ import { isStoreError, openJetStream, type Store } from "unibus-membership";
 import { startNatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients } from "../support/nats-clients.js";
+import { eventually, pause } from "../support/wait.js";
 import { FaultyConnection, type Fault } from "./support/faulty-connection.js";
+import { isBarrier } from "./support/messages.js";
+import { natsError, tapped } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
+
+/** After so long without an answer another log could have taken the place of the one that is known. */
+const AGED_MS = 1600;
 
 /** What goes with the one that gives up, and which write is held up until it has. */
 interface Case {
@@ -85,4 +91,39 @@ describe("jetstream: changes that are committed together", function () {
       }
     });
   }
+
+  it("nothing more is sent for those that all gave up, and closing does not wait for their time", async function () {
+    this.timeout(30_000);
+    await using server = await startNatsServer();
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    const connection = await client.connect(server.url);
+    let isDeaf = false;
+    let unheard = 0;
+    const deaf = tapped(connection, {
+      request: async (subject, payload, options) => {
+        // A fence is a barrier under a condition, which stands in its headers.
+        const isOfAll = isBarrier(subject) && options?.headers === undefined;
+        if (!isDeaf || !isOfAll) return connection.request(subject, payload, options);
+        unheard++;
+        await pause(options?.timeout ?? 0);
+        throw natsError("TIMEOUT");
+      },
+    });
+    try {
+      const store = await openJetStream(deaf, 1, { opTimeoutMs: 60_000 });
+      await store.rooms.create({ id: "r", owner: "o" });
+      // After so long it is to be made sure which log it is, also of what was acknowledged: by a barrier.
+      await pause(AGED_MS);
+      isDeaf = true;
+      const aborting = new AbortController();
+      const code = store.members.add("r", { endpoint: "e" }, { signal: aborting.signal }).then(() => "done", codeOf);
+      await eventually("its barrier is sent", () => unheard > 0);
+      aborting.abort();
+      expect(await code).to.equal("TIMEOUT");
+      await store.close();
+    } finally {
+      await connection.close();
+    }
+  });
 });
