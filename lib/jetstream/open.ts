@@ -166,7 +166,18 @@ export async function openOn(
   const { headers } = await import("nats");
   const parts = partsOf(new JetStreamClient(connection, headers), input);
   const { background, buckets, rollout } = parts;
-  const rollsOut = await call.run(() => prepare(parts, replicas, new Opening(input.onOpening), call));
+  const end = async (): Promise<void> => {
+    await background.close(opTimeoutMs);
+    await parts.client.close();
+  };
+  let rollsOut: boolean;
+  try {
+    rollsOut = await call.run(() => prepare(parts, replicas, new Opening(input.onOpening), call));
+  } catch (error) {
+    // What is still under way ends by itself. Nobody waits for it, and nothing of it stays on the caller's connection.
+    void end();
+    throw error;
+  }
   if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
   background.run(SWEEP_MS, "end", async (own) => {
     // What another writer stages is not for this store to judge.
@@ -180,8 +191,7 @@ export async function openOn(
     };
   }
   const close = async (): Promise<void> => {
-    await background.close(opTimeoutMs);
-    await parts.client.close();
+    await end();
     await whenClosed?.();
   };
   return new MembershipStore(driverOf(parts, close), opTimeoutMs);

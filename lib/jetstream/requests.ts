@@ -39,6 +39,7 @@ export class Requests {
   readonly #waiting = new Map<string, Waiting>();
   #inbox: Inbox | undefined;
   #sent = 0;
+  #isClosed = false;
 
   constructor(connection: NatsConnection) {
     this.#connection = connection;
@@ -47,6 +48,7 @@ export class Requests {
   /** Rejects with what the connection throws, or with a {@link RequestFailure}. */
   request(subject: string, payload: Uint8Array | string, options: RequestOptions): Promise<NatsMessage> {
     const connection = this.#connection;
+    if (this.#isClosed) return Promise.reject(new RequestFailure("closed", "nothing is asked any more"));
     if (!isPublishing(connection)) return this.#byClient(subject, payload, options);
     return new Promise((resolve, reject) => {
       const { prefix } = (this.#inbox ??= this.#listen(connection));
@@ -67,8 +69,9 @@ export class Requests {
     });
   }
 
-  /** Nothing may be under way. */
+  /** Nothing may be under way. What is asked afterwards fails: nobody would end the subscription that it began. */
   close(): void {
+    this.#isClosed = true;
     this.#inbox?.end();
   }
 
@@ -161,5 +164,6 @@ export class Requests {
 /** What the connection's own requests use: permissions may name it. */
 function inboxPrefix(connection: NatsConnection): string {
   const { options } = connection as { options?: { inboxPrefix?: unknown } };
-  return typeof options?.inboxPrefix === "string" ? options.inboxPrefix : "_INBOX";
+  const prefix = options?.inboxPrefix;
+  return typeof prefix === "string" && prefix !== "" ? prefix : "_INBOX";
 }

@@ -2,10 +2,11 @@
 import { connect as connectV3 } from "@nats-io/transport-node";
 import { expect } from "chai";
 import { connect as connectV2 } from "nats";
-import type { NatsConnection } from "unibus-membership";
+import { openJetStream, type NatsConnection } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { failureOf, type Failure } from "../../lib/jetstream/failures.js";
 import { Requests } from "../../lib/jetstream/requests.js";
+import { codeOf } from "../support/code-of.js";
 import { eventually } from "../support/wait.js";
 
 type Client = Required<Pick<NatsConnection, "publish" | "subscribe">> &
@@ -50,9 +51,10 @@ for (const [name, connect] of clients) {
       return connection;
     }
 
+    /** Those of the clients: the server has some of its own. */
     async function subscriptions(): Promise<number> {
-      const { num_subscriptions } = (await server.monitor("/subsz")) as { num_subscriptions: number };
-      return num_subscriptions;
+      const { connections } = (await server.monitor("/connz")) as { connections: { subscriptions: number }[] };
+      return connections.reduce((sum, { subscriptions }) => sum + subscriptions, 0);
     }
 
     before(async () => {
@@ -155,16 +157,21 @@ for (const [name, connect] of clients) {
       own.close();
     });
 
-    it("are answered to the connection's own prefix", async () => {
-      const own = new Requests(await as({ user: "own", inboxPrefix: "_INBOX_own" }));
-      const echo = await responder("prefixed");
-      const answer = own.request("prefixed", "heard", { timeout });
-      await eventually("it is asked", () => echo.count() === 1);
-      echo.answer(1);
-      expect(text((await answer).data)).to.equal("heard");
-      echo.end();
-      own.close();
-    });
+    for (const settings of [
+      { user: "own", inboxPrefix: "_INBOX_own" },
+      // To the clients it is as if there were none.
+      { user: "any", inboxPrefix: "" },
+    ])
+      it(`are answered to the connection's own prefix, "${settings.inboxPrefix}"`, async () => {
+        const own = new Requests(await as(settings));
+        const echo = await responder("prefixed");
+        const answer = own.request("prefixed", "heard", { timeout: 5000 });
+        await eventually("it is asked", () => echo.count() === 1);
+        echo.answer(1);
+        expect(text((await answer).data)).to.equal("heard");
+        echo.end();
+        own.close();
+      });
 
     it("end with the connection, and none begins after it", async () => {
       for (const how of ["close", "drain"] as const) {
@@ -203,8 +210,22 @@ for (const [name, connect] of clients) {
       await failure(own.request("nobody", "", { timeout }));
       expect(await subscriptions()).to.equal(before + 1);
       own.close();
+      // Not even what comes too late begins another one.
+      expect(await failure(own.request("nobody", "", { timeout }))).to.equal("closed");
       await client.flush();
       expect(await subscriptions()).to.equal(before);
+    });
+
+    it("of an opening that failed leave none behind either", async () => {
+      // The client's own subscription stays.
+      await client.request("nobody", "", { timeout }).catch(() => undefined);
+      await client.flush();
+      const before = await subscriptions();
+      expect(await openJetStream(client, 3).then(() => "opened", codeOf)).to.equal("INCOMPATIBLE");
+      await eventually("it is gone", async () => {
+        await client.flush();
+        return (await subscriptions()) === before;
+      });
     });
 
     it("are the client's own where a connection hands through nothing else", async () => {
