@@ -378,6 +378,14 @@ function toStoreError(error: unknown, call: Call): StoreError {
       ...(call.outcome === undefined ? {} : { outcome: call.outcome }),
     });
   }
+  if ((error.code === "INCOMPATIBLE" || error.code === "CORRUPT") && call.outcome === "unknown") {
+    // Found out after what commits was sent: these codes alone would say that nothing was written.
+    return new StoreError("UNAVAILABLE", `The outcome is unknown: ${error.message}`, {
+      outcome: "unknown",
+      cause: error,
+      ...(error.details === undefined ? {} : { details: error.details }),
+    });
+  }
   if (error.code !== "TIMEOUT" && error.code !== "UNAVAILABLE") return error;
   if (call.outcome === undefined || error.outcome !== undefined) return error;
   return new StoreError(error.code, error.message, {

@@ -57,7 +57,7 @@ describe("the simulated cluster", function () {
   const broken: readonly { readonly what: string; readonly from: RegExp; readonly to: string }[] = [
     {
       what: "a refused fence proves what one replica has",
-      from: /(?<=const asOf\d* = )await this\.#fence\(key\d*, entry\d*\?\.seq \?\? 0, call\d*\)/,
+      from: /(?<=const asOf\d* = )await this\.fence\(key\d*, entry\d*\?\.seq \?\? 0, call\d*\)/,
       to: "this.seen",
     },
     { what: "a new generation forgets nothing", from: /this\.#generation\+\+;/, to: ";" },
