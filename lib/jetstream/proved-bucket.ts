@@ -108,12 +108,16 @@ export class ProvedBucket<V> extends Bucket {
     if (!this.#isSure() || this.mayBeAnother() || this.#copy.valid(key) === undefined) return undefined;
     return this.barrier.prove(call).then((seq) => {
       if (this.isDoubted) return undefined;
-      return this.#copy.advanceTo(seq) ? this.#kept(key) : this.#broughtTo(seq, key, call);
+      return (this.#copy.advanceTo(seq) ? this.#kept(key) : undefined) ?? this.#broughtTo(seq, key, call);
     });
   }
 
+  /** Where the cache cannot be brought to the barrier in time, the leader proves the record: a second barrier would end as the first. */
   async #broughtTo(seq: number, key: string, call: Call): Promise<Proved<V> | undefined> {
-    return (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
+    const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
+    if (kept !== undefined) return kept;
+    const found = await this.#byFence(key, call);
+    return found === undefined || found === "unknown" ? undefined : ofRecord(found);
   }
 
   #kept(key: string): Proved<V> | undefined {
