@@ -276,14 +276,8 @@ export class JetStreamClient {
           return { kind: "found", message: new DirectMessage(message) };
         case 404:
           return { kind: "none" };
-        case 503:
-          return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
         default:
-          return {
-            kind: "failed",
-            failure: "lost",
-            error: new Error(`${String(code)} ${message.headers?.description ?? ""}`),
-          };
+          return noAnswer(code, message.headers?.description ?? "");
       }
     } catch (error) {
       return { kind: "failed", failure: failureOf(error), error };
@@ -322,14 +316,8 @@ export class JetStreamClient {
             return { kind: "empty" };
           case 413:
             return { kind: "too-many" };
-          case 503:
-            return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
           default:
-            return {
-              kind: "failed",
-              failure: "lost",
-              error: new Error(`${String(headers.code)} ${headers.description}`),
-            };
+            return noAnswer(headers.code, headers.description);
         }
       }
       // Without the closing message the answer may have been cut short: it is none.
@@ -338,4 +326,10 @@ export class JetStreamClient {
       return { kind: "failed", failure: failureOf(error), error };
     }
   }
+}
+
+/** A status that says neither what there is nor that there is nothing. */
+function noAnswer(code: number, description: string): { kind: "failed"; failure: Failure; error: Error } {
+  if (code === 503) return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
+  return { kind: "failed", failure: "lost", error: new Error(`${String(code)} ${description}`) };
 }

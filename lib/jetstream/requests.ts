@@ -50,6 +50,8 @@ export class Requests {
     const connection = this.#connection;
     if (this.#isClosed) return Promise.reject(new RequestFailure("closed", "nothing is asked any more"));
     if (!isPublishing(connection)) return this.#byClient(subject, payload, options);
+    // Clients publish while they drain, and the answer would not be heard.
+    if (connection.isDraining()) return Promise.reject(new RequestFailure("closed", "the connection is draining"));
     return new Promise((resolve, reject) => {
       const { prefix } = (this.#inbox ??= this.#listen(connection));
       const token = String(++this.#sent);

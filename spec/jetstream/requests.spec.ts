@@ -188,6 +188,23 @@ for (const [name, connect] of clients) {
       }
     });
 
+    it("are not sent while the connection drains", async () => {
+      const connection = await as({ user: "any" });
+      const own = new Requests(connection);
+      const echo = await responder("drains");
+      const asked = failure(own.request("drains", "", { timeout }));
+      await eventually("it is asked", () => echo.count() === 1);
+      const drained = connection.drain();
+      expect(connection.isDraining()).to.equal(true);
+      expect(await failure(own.request("drains", "", { timeout }))).to.equal("closed");
+      await drained;
+      expect(await asked).to.equal("closed");
+      await client.flush();
+      expect(echo.count()).to.equal(1);
+      own.close();
+      echo.end();
+    });
+
     it("go on when the connection is there again", async () => {
       await failure(requests.request("nobody", "", { timeout }));
       await server.restart();
