@@ -2,7 +2,7 @@
 import { connect as connectV3 } from "@nats-io/transport-node";
 import { expect } from "chai";
 import { connect as connectV2 } from "nats";
-import { openJetStream, type NatsConnection } from "unibus-membership";
+import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { failureOf, type Failure } from "../../lib/jetstream/failures.js";
 import { Requests } from "../../lib/jetstream/requests.js";
@@ -203,6 +203,26 @@ for (const [name, connect] of clients) {
       expect(echo.count()).to.equal(1);
       own.close();
       echo.end();
+    });
+
+    it("of two stores on one connection: one that closes takes nothing from the other, and both see what a third one takes away", async () => {
+      const options = { prefix: "shared_", opTimeoutMs: 20_000 };
+      const other = await as({ user: "any" });
+      await using third = await openJetStream(other, 1, options);
+      await third.users.addFirstAdmin({ key: "root" });
+      await third.users.add({ key: "guest" });
+      const first = await openJetStream(client, 1, options);
+      await using second = await openJetStream(client, 1, options);
+      const ask = (store: Store): Promise<boolean>[] => Array.from({ length: 500 }, () => store.isAuthorized("guest"));
+      const before = [...ask(first), ...ask(second)];
+      const [, after] = await Promise.all([first.close(), Promise.all(ask(second))]);
+      expect((await Promise.all(before)).filter((allowed) => !allowed)).to.deep.equal([]);
+      expect(after.filter((allowed) => !allowed)).to.deep.equal([]);
+      expect(await first.isAuthorized("guest")).to.equal(false);
+      const underWay = ask(second);
+      await third.users.revoke("guest");
+      expect((await Promise.all(ask(second))).filter((allowed) => allowed)).to.deep.equal([]);
+      await Promise.all(underWay);
     });
 
     it("go on when the connection is there again", async () => {
