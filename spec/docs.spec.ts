@@ -8,21 +8,33 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
 
+describe("the documents", () => {
+  /** What is part of a file is compiled, linted and tested with it. The README's code is run by a spec of its own. */
+  it("have only code that stands so in the file that it names", async () => {
+    const documents = ["CONTRIBUTING.md", "bench/README.md", "matrix/README.md"].concat(
+      readdirSync(join(root, "docs"), { recursive: true, encoding: "utf8" })
+        .filter((path) => path.endsWith(".md"))
+        .map((path) => join("docs", path)),
+    );
+    let shown = 0;
+    for (const document of documents) {
+      for (const [, label = "", code = ""] of (await read(document)).matchAll(/^```(.*)\n([^]*?)^```$/gm)) {
+        const [language, path, ...more] = label.split(" ");
+        if (["sh", "text"].includes(label)) continue;
+        expect([language, more.length], `${document}: ${label}`).to.deep.equal(["ts", 0]);
+        expect((await read(path ?? "")).includes(code), `${document}: ${label}:\n${code}`).to.equal(true);
+        shown++;
+      }
+    }
+    expect(shown).to.be.greaterThan(0);
+  });
+});
+
 for (const guide of ["docs/adding-a-backend.md", "CONTRIBUTING.md"]) {
   describe(guide, () => {
     let text: string;
     before(async () => {
       text = await read(guide);
-    });
-
-    /** What is part of a file is compiled, linted and tested with it. */
-    it("has only code that stands so in the file that it names", async () => {
-      for (const [, label = "", code = ""] of text.matchAll(/^```(\w.*)\n([^]*?)^```$/gm)) {
-        const [language, path, ...more] = label.split(" ");
-        if (language === "sh") continue;
-        expect([language, more.length], label).to.deep.equal(["ts", 0]);
-        expect((await read(path ?? "")).includes(code), `${label}:\n${code}`).to.equal(true);
-      }
     });
 
     it("names only files that are there", () => {
