@@ -21,8 +21,7 @@ const BACKENDS = ["**/sqlite/*", "**/jetstream/*", "**/memory/*"];
 const FRONT = ["**/index.js", "**/config.js", "**/backends.js", "**/testing/*"];
 
 export default defineConfig(
-  // bench/ is a package of its own, with dependencies that are not installed here.
-  globalIgnores(["dist/", "bench/", "**/node_modules/"]),
+  globalIgnores(["dist/", "**/node_modules/"]),
   {
     files: ["**/*.ts", "**/*.js"],
     extends: [tseslint.configs.strictTypeChecked],
@@ -44,7 +43,7 @@ export default defineConfig(
     },
   },
   {
-    files: ["lib/**/*.ts"],
+    files: ["{lib,bench,example,tools,matrix}/**/*.ts"],
     rules: {
       // A function fits on a screen.
       "max-lines-per-function": ["error", { max: 70, skipBlankLines: true, skipComments: true }],

@@ -17,7 +17,7 @@ process.stdin
   .resume();
 
 const clients = await Promise.all(
-  Array.from({ length: STORES }, (_, i) => connect({ servers: servers[i % servers.length] })),
+  Array.from({ length: STORES }, (_, i) => connect({ servers: servers[i % servers.length] ?? [] })),
 );
 const stores = await Promise.all(clients.map((client) => openJetStream(client, 3, { opTimeoutMs })));
 process.stdout.write("ready\n");

@@ -3,7 +3,7 @@
 
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import type { NatsConnection as Client } from "nats";
+import { RequestStrategy, type NatsConnection as Client } from "nats";
 import { openJetStream, type Store } from "../dist/index.js";
 import { inFlight, opTimeoutMs, range } from "./jetstream-support.js";
 
@@ -47,10 +47,7 @@ async function last(client: Client, bucket: string, filter: string): Promise<{ k
   const answers = await client.requestMany(
     `$JS.API.DIRECT.GET.${stream}`,
     JSON.stringify({ multi_last: [`$KV.${bucket}.${filter}`] }),
-    {
-      strategy: "timer",
-      maxWait: 5000,
-    } as Parameters<Client["requestMany"]>[2],
+    { strategy: RequestStrategy.Timer, maxWait: 5000 },
   );
   for await (const message of answers) {
     if (message.data.length === 0) break;

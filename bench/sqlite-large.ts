@@ -92,15 +92,18 @@ interface Window {
 }
 
 /** A process that does nothing, and stands still only where the machine does. */
-async function idleProcess(): Promise<{ begin(): Promise<void>; end(): Promise<number>; stop(): void }> {
+async function idleProcess(): Promise<{ begin(): Promise<void>; end(): Promise<number>; stop(): unknown }> {
   const child = fork(fileURLToPath(import.meta.url), ["idle"], { execArgv: ["--import", "tsx"] });
   const asked = async (what: string): Promise<number> => {
     const answer = new Promise<number>((resolve) => child.once("message", (value) => resolve(Number(value))));
     child.send(what);
     return answer;
   };
-  await asked("begin");
-  return { begin: async () => void (await asked("begin")), end: () => asked("end"), stop: () => void child.kill() };
+  const begin = async (): Promise<void> => {
+    await asked("begin");
+  };
+  await begin();
+  return { begin, end: () => asked("end"), stop: () => child.kill() };
 }
 
 function idle(): void {
@@ -152,9 +155,10 @@ function holdable(): Int32Array {
   }`;
   threads.Worker = class extends Worker {
     constructor(source: string, options: threads.WorkerOptions) {
-      super(prelude + source, { ...options, workerData: { ...(options.workerData as object), hold: hold.buffer } });
+      const workerData = options.workerData as object;
+      super(prelude + source, { ...options, workerData: { ...workerData, hold: hold.buffer } });
     }
-  } as typeof Worker;
+  };
   syncBuiltinESMExports();
   return hold;
 }
@@ -372,7 +376,10 @@ async function reportRecords(folder: string): Promise<void> {
 
 async function main(): Promise<void> {
   const [what, build = "", path = ""] = process.argv.slice(2);
-  if (what === "idle") return idle();
+  if (what === "idle") {
+    idle();
+    return;
+  }
   if (what === "large" || what === "opened") {
     process.send?.(await (what === "large" ? largeFile(build, path) : opened(build, path)));
     await pause(100);
