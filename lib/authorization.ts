@@ -1,6 +1,6 @@
 /**
  * The fail-closed checks. Whatever happens, a check resolves, in time, and to an allow only if an allow was proved in
- * time. The methods of our stores and the functions over any store end in the same {@link decide} and {@link proved}.
+ * time. The methods of our stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
  */
 import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
@@ -90,19 +90,6 @@ export function denialOf(error: unknown, aborted: boolean): Decision {
   }
 }
 
-/** Runs `ask` within the call's time and answers `fallback` of whatever goes wrong. Never rejects. */
-export async function proved<T>(
-  call: Call,
-  ask: (call: Call) => Promise<T>,
-  fallback: (error: unknown, aborted: boolean) => T,
-): Promise<T> {
-  try {
-    return await call.run(ask);
-  } catch (error) {
-    return fallback(error, call.aborted);
-  }
-}
-
 const deny = (): boolean => false;
 
 /** What a store of anybody says is believed only in the exact form of a proof. */
@@ -130,7 +117,7 @@ function checked(
   const timeoutMs = bounds.timeoutMs ?? opTimeoutOf(store);
   const limits: CallOptions = { timeoutMs };
   if (bounds.signal !== undefined) limits.signal = bounds.signal;
-  return proved(new Call(bounds, timeoutMs, "read"), () => ask(limits), deny);
+  return new Call(bounds, timeoutMs, "read").answer(() => ask(limits), deny);
 }
 
 const isOwn = (store: unknown): boolean => typeof store === "object" && store !== null && OwnStore.includes(store);

@@ -202,41 +202,53 @@ export class Call {
    */
   run<T>(operation: (call: this) => Promise<T>, explain: (error: unknown, call: this) => unknown = asIs): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const fail = (error: unknown): void => {
+      this.#run(operation, resolve, (error) => {
         const reason = explain(error, this);
         reject(isError(reason) ? reason : unexplained(reason));
-      };
-      if (this.#ended !== undefined || this.aborted) {
-        fail(this.#stop(this.#abortError()));
-        return;
-      }
-      const settled = this.#begin(fail);
-      let running: Promise<T>;
-      try {
-        running = operation(this);
-      } catch (error) {
-        running = Promise.reject(isError(error) ? error : unexplained(error));
-      }
-      running.then(
-        (value) => {
-          if (this.#ended !== undefined) return;
-          // The timer may be late where the event loop was busy: an answer after the deadline is late all the same.
-          if (this.remaining() <= 0) {
-            this.expire();
-            return;
-          }
-          settled();
-          resolve(value);
-        },
-        (error: unknown) => {
-          if (this.#ended !== undefined) return;
-          settled();
-          // What else was begun for it, side by side with what failed, is to stop too.
-          this.#ended = isStoreError(error) ? error : unexplained(error);
-          fail(error);
-        },
-      );
+      });
     });
+  }
+
+  /** The same, and never rejects: whatever it ends with otherwise, `fallback` makes the answer of it. It must not throw. */
+  answer<T>(operation: (call: this) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
+    return new Promise<T>((resolve) => {
+      this.#run(operation, resolve, (error) => {
+        resolve(fallback(error, this.aborted));
+      });
+    });
+  }
+
+  #run<T>(operation: (call: this) => Promise<T>, done: (value: T) => void, fail: (error: unknown) => void): void {
+    if (this.#ended !== undefined || this.aborted) {
+      fail(this.#stop(this.#abortError()));
+      return;
+    }
+    const settled = this.#begin(fail);
+    let running: Promise<T>;
+    try {
+      running = operation(this);
+    } catch (error) {
+      running = Promise.reject(isError(error) ? error : unexplained(error));
+    }
+    running.then(
+      (value) => {
+        if (this.#ended !== undefined) return;
+        // The timer may be late where the event loop was busy: an answer after the deadline is late all the same.
+        if (this.remaining() <= 0) {
+          this.expire();
+          return;
+        }
+        settled();
+        done(value);
+      },
+      (error: unknown) => {
+        if (this.#ended !== undefined) return;
+        settled();
+        // What else was begun for it, side by side with what failed, is to stop too.
+        this.#ended = isStoreError(error) ? error : unexplained(error);
+        fail(error);
+      },
+    );
   }
 
   /** Waits for the end that comes first, and answers how to wait no longer. */

@@ -4,7 +4,7 @@
  */
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
-import { OwnStore, decide, denialOf, denied, proved } from "./authorization.js";
+import { OwnStore, decide, denialOf, denied } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
 import type { Driver, MembersDriver, RoomKeysDriver, RoomsDriver, SyncCheckReads, UsersDriver } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
@@ -280,10 +280,7 @@ export class MembershipStore extends OwnStore implements Store {
         );
       }
       const folded = args.signKey(key, "key");
-      return async (call) => {
-        const user = await checks.facts(folded, call);
-        return user !== undefined && rule(user, Date.now());
-      };
+      return (call) => checks.facts(folded, call).then((user) => isAllowed(user, rule, Date.now()));
     });
   }
 
@@ -310,7 +307,7 @@ export class MembershipStore extends OwnStore implements Store {
     ask: (call: Call) => Promise<T>,
     fallback: (error: unknown, aborted: boolean) => T,
   ): Promise<T> {
-    return proved(new Call(bounds, this.#opTimeoutMs, "read", this.#calls), ask, fallback);
+    return new Call(bounds, this.#opTimeoutMs, "read", this.#calls).answer(ask, fallback);
   }
 
   #ofMember<T>(

@@ -86,13 +86,21 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   /** What a check needs of the user, as of a moment after this call: what an allow, and a denial that says why, is based on. */
-  async provedFacts(key: string, call: Call): Promise<rules.UserFacts | undefined> {
+  provedFacts(key: string, call: Call): Promise<rules.UserFacts | undefined> {
     const recordKey = keys.user(key);
-    const kept = this.#staged.has(recordKey) ? undefined : await this.#bucket.proveKept(recordKey, call);
-    if (kept === undefined || kept.value.slot !== undefined) return (await this.#proved(key, call)).facts;
-    const opened = this.#bucket.checkOpen(kept.asOf, call);
-    if (opened !== undefined) await opened;
-    return kept.value.facts;
+    const kept = this.#staged.has(recordKey) ? undefined : this.#bucket.proveKept(recordKey, call);
+    if (kept === undefined) return this.#facts(key, call);
+    // Nearly all checks end here, where each further promise is a good part of what they cost.
+    return kept.then((found) => {
+      if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call);
+      const { facts } = found.value;
+      const opened = this.#bucket.checkOpen(found.asOf, call);
+      return opened === undefined ? facts : opened.then(() => facts);
+    });
+  }
+
+  async #facts(key: string, call: Call): Promise<rules.UserFacts | undefined> {
+    return (await this.#proved(key, call)).facts;
   }
 
   /** The same with the whole record. */
