@@ -104,6 +104,7 @@ export class ExactCache<V> {
   #log = 0;
   /** The copy was not needed for a while: whether the log is the one that is known has to be looked at. */
   #mustRevalidate = false;
+  #changes = 0;
 
   constructor(cache: Cache<V>, own: OwnBarriers, continuity: Continuity) {
     this.#cache = cache;
@@ -117,6 +118,11 @@ export class ExactCache<V> {
 
   get generation(): number {
     return this.#generation;
+  }
+
+  /** Another number whenever a record was kept, or a generation began: while it is the same, what was valid still is. */
+  get changes(): number {
+    return this.#changes;
   }
 
   get mustRevalidate(): boolean {
@@ -276,6 +282,7 @@ export class ExactCache<V> {
   /** Begins a new generation as of the sequence of a barrier, however the copy came to need it. */
   beginGeneration(seq: number): void {
     this.#generation++;
+    this.#changes++;
     this.#inUse = false;
     this.#asOf = Math.max(this.#asOf, seq);
     for (const found of this.#pendingFills.splice(0)) this.#applyFill(found);
@@ -354,6 +361,7 @@ export class ExactCache<V> {
   }
 
   #put(entry: Entry, generation = this.#generation, payload?: string): void {
+    this.#changes++;
     this.#cache.put(entry, generation);
     if (generation === this.#generation) this.#inUse = true;
     this.#remember(entry, payload);

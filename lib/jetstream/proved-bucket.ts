@@ -8,7 +8,7 @@ import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
 import { ExactCache } from "./exact-cache.js";
-import type { Cache, Fill } from "./exact-cache.js";
+import type { Cache, Fill, Known } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
 import { joinAll } from "./join.js";
@@ -105,10 +105,16 @@ export class ProvedBucket<V> extends Bucket {
    */
   proveKept(key: string, call: Call): Promise<Proved<V> | undefined> | undefined {
     this.use();
-    if (!this.#isSure() || this.mayBeAnother() || this.#copy.valid(key) === undefined) return undefined;
+    if (!this.#isSure() || this.mayBeAnother()) return undefined;
+    const known = this.#copy.valid(key);
+    if (known === undefined) return undefined;
+    const { changes } = this.#copy;
     return this.barrier.prove(call).then((seq) => {
       if (this.isDoubted) return undefined;
-      return (this.#copy.advanceTo(seq) ? this.#kept(key) : undefined) ?? this.#broughtTo(seq, key, call);
+      if (!this.#copy.advanceTo(seq)) return this.#broughtTo(seq, key, call);
+      // Looked up again only where something has changed: of a million records each look is a miss of the processor's cache.
+      const kept = this.#copy.changes === changes ? this.#asOf(known) : this.#kept(key);
+      return kept ?? this.#broughtTo(seq, key, call);
     });
   }
 
@@ -122,8 +128,12 @@ export class ProvedBucket<V> extends Bucket {
 
   #kept(key: string): Proved<V> | undefined {
     const known = this.#copy.valid(key);
-    if (known === undefined) return undefined;
-    return ofRecord({ value: known.value, seq: known.seq, asOf: this.#copy.asOf });
+    return known === undefined ? undefined : this.#asOf(known);
+  }
+
+  /** What is valid, as of the copy's moment. */
+  #asOf({ value, seq }: Known<V | StoreState>): Proved<V> {
+    return ofRecord({ value, seq, asOf: this.#copy.asOf });
   }
 
   async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {

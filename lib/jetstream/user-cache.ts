@@ -138,13 +138,11 @@ export class UserCache implements Cache<UserState> {
   }
 
   get(recordKey: string): Known<UserState> | undefined {
-    const object = this.#objects.size === 0 ? undefined : this.#objects.get(recordKey);
-    if (object !== undefined) return object;
+    // Nobody has both an entry and an object, and nearly everybody has an entry.
     const at = this.#find(recordKey);
-    if (at === undefined) return undefined;
+    const value = at === undefined ? undefined : STATES[at.shard.words[at.at + KIND] ?? 0];
+    if (at === undefined || value === undefined) return this.#objects.get(recordKey);
     const { words } = at.shard;
-    const value = STATES[words[at.at + KIND] ?? 0];
-    if (value === undefined) return undefined;
     return { value, seq: seqAt(words, at.at), generation: words[at.at + ERA] ?? 0 };
   }
 

@@ -605,6 +605,35 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       for (let i = 0; i < 3; i++) await isRevoked(here, "guest");
     });
 
+    it("hide no change from a check that had looked at what is kept, and waits for its barrier while all is begun anew", async () => {
+      await using all = await stores();
+      const { taps, here, there, warm, guest, gap } = all;
+      await here.users.add({ key: "another" });
+      await warm(() => here.isAuthorized("another"));
+      await warm(guest);
+      await gap();
+      await there.users.revoke("guest");
+      const isLooking = signal();
+      taps.beforeCatchUp = () => {
+        isLooking.now();
+        return Promise.resolve();
+      };
+      const another = here.isAuthorized("another");
+      await isLooking.happened;
+      let held = 0;
+      taps.barrier = async (send) => {
+        const answer = await send();
+        held++;
+        await another;
+        return answer;
+      };
+      const checked = guest();
+      expect(await another).to.equal(true);
+      taps.barrier = undefined;
+      expect(await checked).to.equal(false);
+      expect(held).to.be.greaterThan(0);
+    });
+
     it("a replica that is behind says nothing of what came since", async () => {
       await using all = await stores();
       const { taps, here, there, warm, guest } = all;

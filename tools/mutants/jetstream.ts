@@ -184,6 +184,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("is no sign of the log of before"),
   },
   {
+    name: "a generation that began since the check looked",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "    this.#generation++;\n    this.#changes++;",
+    replace: "    this.#generation++;",
+    breaks: "A check uses what it found before its barrier only in the generation in which it was valid.",
+    killedBy: copyFaults("waits for its barrier while all is begun anew"),
+  },
+  {
     name: "checks with little time wait for who explains a gap",
     file: "lib/jetstream/proved-bucket.ts",
     find: "const half = (call.expiresAt - call.startedAt) / 2;",

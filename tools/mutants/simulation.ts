@@ -51,6 +51,13 @@ const changes: readonly Change[] = [
     breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
   },
   {
+    name: "simulated: a change that was taken since the check looked",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "    this.#changes++;\n    this.#cache.put(entry, generation);",
+    replace: "    this.#cache.put(entry, generation);",
+    breaks: "A check uses what it found before its barrier only where nothing was kept since.",
+  },
+  {
     name: "simulated: what is proved late is kept over a change",
     file: "lib/jetstream/exact-cache.ts",
     find: "this.#fills.set(key, { count: 1, changed: 0 });",
