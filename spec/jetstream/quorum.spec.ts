@@ -4,13 +4,10 @@ import { startNatsCluster, type CutMode, type NatsCluster } from "unibus-members
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
-import { CHECKS, PROBE_TIMEOUT_MS, Probes } from "./support/probes.js";
+import { CHECKS, PATIENCE_MS, PROBE_TIMEOUT_MS, Probes } from "./support/probes.js";
 
 /** What the machine may need to wake a timer, on top of the time that was asked for. */
 const SLACK_MS = 1500;
-
-/** Allows come back within this, on the side that has the quorum, and after a heal: no store is opened anew. */
-const BACK_MS = 15_000;
 
 /**
  * How long the side without quorum is asked. Its old leader reads what was, for 3 to 8 s, and calls itself leader.
@@ -24,7 +21,7 @@ const STREAMS = ["rooms", "members", "rooms_by_member", "room_keys", "users"].ma
 const subject = { user: "root", room: "room", endpoint: "bob" };
 
 describe("jetstream: quorum", function () {
-  this.timeout(240_000 + WITHOUT_MS);
+  this.timeout(5 * PATIENCE_MS + WITHOUT_MS);
   let cluster: NatsCluster;
   /** One for each node, and connected to that node alone. They stay open over everything that happens here. */
   const sides: { connection: Connection; store: Store }[] = [];
@@ -36,7 +33,7 @@ describe("jetstream: quorum", function () {
       sides.push({ connection, store: await openJetStream(connection, 3, { prefix: PREFIX }) });
     }
     const { store } = side(0);
-    const timeoutMs = 20_000;
+    const timeoutMs = PATIENCE_MS;
     await store.users.addFirstAdmin({ key: subject.user }, { timeoutMs });
     await store.rooms.create({ id: subject.room, owner: "own" }, { timeoutMs });
     await store.members.add(subject.room, { endpoint: subject.endpoint, state: "joined" }, { timeoutMs });
@@ -47,7 +44,7 @@ describe("jetstream: quorum", function () {
     await Promise.all(cluster.nodes.map((node) => node.resume()));
     cluster.heal();
     await bringBack();
-    await cluster.ready(120_000);
+    await cluster.ready(PATIENCE_MS);
   });
 
   after(async () => {
@@ -78,16 +75,20 @@ describe("jetstream: quorum", function () {
   async function lead(index: number): Promise<void> {
     const { name } = cluster.node(index);
     for (const stream of STREAMS) {
-      await eventually(`${name} leads ${stream}`, async () => {
-        const leader = await leaderOf(stream, index);
-        if (leader === name) return true;
-        if (leader !== undefined) {
-          await api(index, `STREAM.LEADER.STEPDOWN.${stream}`, { placement: { preferred: name } }).catch(
-            () => undefined,
-          );
-        }
-        return false;
-      });
+      await eventually(
+        `${name} leads ${stream}`,
+        async () => {
+          const leader = await leaderOf(stream, index);
+          if (leader === name) return true;
+          if (leader !== undefined) {
+            await api(index, `STREAM.LEADER.STEPDOWN.${stream}`, { placement: { preferred: name } }).catch(
+              () => undefined,
+            );
+          }
+          return false;
+        },
+        PATIENCE_MS,
+      );
     }
   }
 
@@ -97,7 +98,7 @@ describe("jetstream: quorum", function () {
       await eventually(
         `${stream} has another leader`,
         async () => ![undefined, "", old].includes(await leaderOf(stream, via)),
-        60_000,
+        PATIENCE_MS,
       );
     }
   }
@@ -106,13 +107,13 @@ describe("jetstream: quorum", function () {
   async function probing<T>(indexes: readonly number[], use: (...probes: Probes[]) => Promise<T>): Promise<T> {
     const probes = indexes.map((index) => new Probes(side(index).store, subject));
     try {
-      await Promise.all(probes.map((each) => each.answer(true, performance.now(), BACK_MS)));
+      await Promise.all(probes.map((each) => each.allow()));
       return await use(...probes);
     } finally {
       await Promise.all(probes.map((each) => each.stop()));
       for (const { all } of probes) {
-        for (const { check, began, ended } of all)
-          expect(ended - began, `${check} in time`).to.be.below(PROBE_TIMEOUT_MS + SLACK_MS);
+        for (const { check, began, ended, timeoutMs } of all)
+          expect(ended - began, `${check} in time`).to.be.below(timeoutMs + SLACK_MS);
       }
     }
   }
@@ -152,7 +153,7 @@ describe("jetstream: quorum", function () {
         await pause(WITHOUT_MS);
         deniedSince(cut, probes);
         await bringBack();
-        await probes.answer(true, performance.now(), BACK_MS);
+        await probes.allow();
       });
     });
   }
@@ -166,22 +167,21 @@ describe("jetstream: quorum", function () {
       await lead(leader);
       const [a, b] = others(leader);
       const revoked = `revoked-${mode}`;
-      await side(a).store.users.add({ key: revoked }, { timeoutMs: 10_000 });
-      expect(await side(leader).store.isAuthorized(revoked, { timeoutMs: 10_000 })).to.equal(true);
+      await side(a).store.users.add({ key: revoked }, { timeoutMs: PATIENCE_MS });
+      expect(await side(leader).store.isAuthorized(revoked, { timeoutMs: PATIENCE_MS })).to.equal(true);
 
       await probing([leader, a, b], async (minority, ...majority) => {
         cluster.isolate(leader, mode);
         const cut = performance.now();
         // Elections are the servers' own affair, and take what they take on a machine that does much else.
         await Promise.all([a, b].map((via) => elected(via, cluster.node(leader).name)));
-        const since = performance.now();
-        await Promise.all(majority.map((probes) => probes.answer(true, since, BACK_MS)));
+        await Promise.all(majority.map((probes) => probes.allow()));
         const settled = performance.now();
         const firsts = majority.map((probes) => probes.since(cut).find(({ allowed }) => allowed)?.ended ?? Infinity);
         console.log(`      allowed again ${Math.round(Math.max(...firsts) - cut)} ms after the cut`);
 
         // The old leader may still believe that it leads.
-        await side(b).store.users.revoke(revoked, { timeoutMs: 10_000 });
+        await side(b).store.users.revoke(revoked, { timeoutMs: PATIENCE_MS });
         const checks: Promise<boolean>[] = [];
         while (performance.now() < Math.max(cut + WITHOUT_MS, settled + 1000) || checks.length < 15) {
           for (const { store } of sides) checks.push(store.isAuthorized(revoked, { timeoutMs: PROBE_TIMEOUT_MS }));
@@ -191,8 +191,11 @@ describe("jetstream: quorum", function () {
 
         cluster.heal();
         const healed = performance.now();
-        const healing = minority.answer(true, healed, BACK_MS);
-        while (minority.since(healed).length < 40 && performance.now() < healed + BACK_MS) {
+        const back = { is: false };
+        const healing = minority.allow().finally(() => {
+          back.is = true;
+        });
+        while (!back.is || minority.since(healed).length < 40) {
           for (const { store } of sides) checks.push(store.isAuthorized(revoked, { timeoutMs: PROBE_TIMEOUT_MS }));
           await pause(100);
         }
@@ -202,9 +205,9 @@ describe("jetstream: quorum", function () {
           "allows after the revocation",
         ).to.deep.equal([]);
       });
-      await cluster.ready();
+      await cluster.ready(PATIENCE_MS);
       for (const { store } of sides) {
-        expect(await store.authorize(revoked, { timeoutMs: 10_000 })).to.deep.include({
+        expect(await store.authorize(revoked, { timeoutMs: PATIENCE_MS })).to.deep.include({
           allowed: false,
           reason: "revoked",
         });
@@ -216,12 +219,12 @@ describe("jetstream: quorum", function () {
     await probing([0, 1, 2], async (...probes) => {
       await Promise.all(cluster.nodes.map((node) => node.kill()));
       const cut = performance.now();
-      await Promise.all(probes.map((each) => each.answer(false, cut)));
+      await Promise.all(probes.map((each) => each.deny(cut)));
       await pause(2 * PROBE_TIMEOUT_MS);
       for (const each of probes) expect(each.since(cut).filter(({ allowed }) => allowed)).to.deep.equal([]);
       await bringBack();
-      await cluster.ready();
-      await Promise.all(probes.map((each) => each.answer(true, performance.now(), BACK_MS)));
+      await cluster.ready(PATIENCE_MS);
+      await Promise.all(probes.map((each) => each.allow()));
     });
   });
 
@@ -241,7 +244,7 @@ describe("jetstream: quorum", function () {
         const silent = probes.since(cut).filter(({ ended }) => ended < resumed);
         expect(silent.filter(({ allowed }) => allowed)).to.deep.equal([]);
         expect(silent).to.have.length.greaterThan(3);
-        await probes.answer(true, resumed, BACK_MS);
+        await probes.allow();
       });
     });
   }
@@ -251,16 +254,16 @@ describe("jetstream: quorum", function () {
       const connection = await client.connect(cluster.node(index).url);
       const store = await openJetStream(connection, undefined, { prefix: PREFIX });
       const probes = new Probes(store, subject);
-      await probes.answer(true, performance.now(), BACK_MS);
+      await probes.allow();
       await connection.close();
       const cut = performance.now();
-      await probes.answer(false, cut);
+      await probes.deny(cut);
       expect(probes.since(cut).filter(({ allowed }) => allowed)).to.deep.equal([]);
       await probes.stop();
       for (const call of [store.users.get("root"), store.users.add({ key: "late" }), store.members.list("room")]) {
         expect(await call.then(() => "done", codeOf)).to.equal("UNAVAILABLE");
       }
-      expect(await side(index).store.isAuthorized("root", { timeoutMs: 10_000 })).to.equal(true);
+      expect(await side(index).store.isAuthorized("root", { timeoutMs: PATIENCE_MS })).to.equal(true);
       await store.close();
     }
   });
@@ -290,11 +293,10 @@ describe("jetstream: quorum", function () {
     const loops = Promise.all(sides.flatMap(({ store }) => [0, 1, 2, 3].map((kind) => loop(store, kind))));
     await probing([0, 1, 2], async (...probes) => {
       await disturb();
-      const since = performance.now();
-      await Promise.all(probes.map((each) => each.answer(true, since, BACK_MS)));
+      await Promise.all(probes.map((each) => each.allow()));
     });
     const before = ended.filter((end) => end === "done").length;
-    await eventually("calls go on", () => ended.filter((end) => end === "done").length > before + 20);
+    await eventually("calls go on", () => ended.filter((end) => end === "done").length > before + 20, PATIENCE_MS);
     stopped = true;
     await loops;
     expect(ended.filter((end) => !["done", "TIMEOUT", "UNAVAILABLE"].includes(end))).to.deep.equal([]);
@@ -304,7 +306,7 @@ describe("jetstream: quorum", function () {
     await working(async () => {
       for (const node of cluster.nodes) {
         await node.restart();
-        await cluster.ready();
+        await cluster.ready(PATIENCE_MS);
       }
     });
   });
@@ -315,7 +317,11 @@ describe("jetstream: quorum", function () {
         for (const stream of STREAMS) {
           const before = await leaderOf(stream, 0);
           await api(0, `STREAM.LEADER.STEPDOWN.${stream}`, {}).catch(() => undefined);
-          await eventually("another one leads", async () => ![undefined, before].includes(await leaderOf(stream, 0)));
+          await eventually(
+            "another one leads",
+            async () => ![undefined, before].includes(await leaderOf(stream, 0)),
+            PATIENCE_MS,
+          );
         }
       }
     });
@@ -327,7 +333,7 @@ describe("jetstream: quorum", function () {
       await cluster.node(1).lameDuck();
       await cluster.node(1).exited();
       await cluster.node(1).restart();
-      await cluster.ready();
+      await cluster.ready(PATIENCE_MS);
     });
   });
 });

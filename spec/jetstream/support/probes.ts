@@ -10,6 +10,8 @@ export interface Probe {
   readonly began: number;
   readonly ended: number;
   readonly allowed: boolean;
+  /** The bound that it was given. */
+  readonly timeoutMs: number;
 }
 
 export interface Subject {
@@ -19,6 +21,9 @@ export interface Subject {
 }
 
 export const PROBE_TIMEOUT_MS = 1000;
+
+/** What a slow machine needs to answer, and to wake a store after a heal. It bounds a wait for what has to come. */
+export const PATIENCE_MS = 120_000;
 
 /**
  * Between two probes of a kind, so that what they show is not that a machine is busy. What they look for lasts for seconds:
@@ -31,6 +36,7 @@ export class Probes {
   readonly #store: Store;
   readonly #subject: Subject;
   readonly #done: Promise<unknown>;
+  #timeoutMs = PROBE_TIMEOUT_MS;
   #stopped = false;
   readonly all: Probe[] = [];
 
@@ -50,21 +56,36 @@ export class Probes {
     return this.all.filter(({ began }) => began >= time);
   }
 
-  /** Resolves when each check was answered so, begun at `time` or later. */
-  async answer(allowed: boolean, since: number, withinMs = 15_000): Promise<void> {
+  /**
+   * Resolves when each check has allowed, begun from now on. Meanwhile probes have much time: a machine that does much else may not
+   * prove anything within the bound of a probe that has to be denied.
+   */
+  async allow(): Promise<void> {
+    this.#timeoutMs = PATIENCE_MS;
+    try {
+      await this.#each("allows", performance.now(), ({ allowed }) => allowed);
+    } finally {
+      this.#timeoutMs = PROBE_TIMEOUT_MS;
+    }
+    // None of those with much time is under way any more: the next ones are as short as the denials have to be.
+    await this.#each("goes on", performance.now(), () => true);
+  }
+
+  /** Resolves when each check has denied, begun at `since` or later. */
+  async deny(since: number): Promise<void> {
+    await this.#each("denies", since, ({ allowed }) => !allowed);
+  }
+
+  async #each(does: string, since: number, isMeant: (probe: Probe) => boolean): Promise<void> {
     const missing = (): Check[] => {
       const answered = new Set(
         this.since(since)
-          .filter((probe) => probe.allowed === allowed)
+          .filter(isMeant)
           .map(({ check }) => check),
       );
       return CHECKS.filter((check) => !answered.has(check));
     };
-    await eventually(
-      allowed ? "every check allows" : "every check denies",
-      () => missing().length === 0,
-      withinMs,
-    ).catch((error: unknown) => {
+    await eventually(`every check ${does}`, () => missing().length === 0, PATIENCE_MS).catch((error: unknown) => {
       throw new Error(`${String(error)}: not ${missing().join(", ")}`);
     });
   }
@@ -72,15 +93,15 @@ export class Probes {
   async #loop(check: Check): Promise<void> {
     while (!this.#stopped) {
       const began = performance.now();
-      const allowed = await this.#ask(check);
-      this.all.push({ check, began, ended: performance.now(), allowed });
+      const timeoutMs = this.#timeoutMs;
+      const allowed = await this.#ask(check, { timeoutMs });
+      this.all.push({ check, began, ended: performance.now(), allowed, timeoutMs });
       await pause(PAUSE_MS);
     }
   }
 
-  #ask(check: Check): Promise<boolean> {
+  #ask(check: Check, options: { readonly timeoutMs: number }): Promise<boolean> {
     const { user, room, endpoint } = this.#subject;
-    const options = { timeoutMs: PROBE_TIMEOUT_MS };
     switch (check) {
       case "isAuthorized":
         return this.#store.isAuthorized(user, options);
