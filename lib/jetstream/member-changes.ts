@@ -9,7 +9,9 @@ import { RetryLoop } from "./retry-loop.js";
 import type { MemberRow, RoomRecord } from "./room-record.js";
 import { inPlace } from "./room-log.js";
 import { joinAll } from "./join.js";
-import type { CleanUp, Commit, LiveRoom, RoomLog, StagedWrites, CurrentMember } from "./room-log.js";
+import type { Commit, RoomLog, StagedWrites } from "./room-log.js";
+import type { CurrentMember, RoomMembers } from "./room-members.js";
+import type { CleanUp, LiveRoom } from "./room-records.js";
 import { isRefusal } from "../rules.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
@@ -114,10 +116,12 @@ type Decided =
 
 export class MemberChanges {
   readonly #log: RoomLog;
+  readonly #members: RoomMembers;
   readonly #waiting = new Map<string, Item[]>();
 
-  constructor(log: RoomLog) {
+  constructor(log: RoomLog, members: RoomMembers) {
     this.#log = log;
+    this.#members = members;
   }
 
   change<T>(roomId: string, endpoint: string, bytes: number, call: Call, decide: Decide<T>): Promise<T> {
@@ -191,20 +195,20 @@ export class MemberChanges {
     const freshness = fresh ? "certain" : "any";
     let room: LiveRoom;
     try {
-      room = await this.#log.room(roomId, freshness, call);
+      room = await this.#log.records.room(roomId, freshness, call);
     } catch (error) {
       if (fresh || !isRefusal(error)) throw error;
       for (const item of items) item.fresh = true;
       return;
     }
-    const standings = await this.#log.standings(
+    const members = await this.#members.currentMembers(
       room,
       items.map((item) => item.endpoint),
       freshness,
       call,
     );
-    if (standings === undefined) return;
-    const { going, working } = decide(items, room, standings, fresh);
+    if (members === undefined) return;
+    const { going, working } = decide(items, room, members, fresh);
     if (going.length > 0) await this.#commit(room, working, items, going, call);
   }
 
@@ -271,14 +275,14 @@ interface Going {
 function decide(
   items: Item[],
   room: LiveRoom,
-  standings: readonly (CurrentMember | undefined)[],
+  members: readonly (CurrentMember | undefined)[],
   fresh: boolean,
 ): { readonly going: readonly Going[]; readonly working: LiveRoom } {
   const v = room.record.v + 1;
   const going: Going[] = [];
   let working = room;
   for (const [i, item] of [...items].entries()) {
-    const member = standings[i];
+    const member = members[i];
     const { ended } = item.call;
     if (member === undefined || ended !== undefined) {
       // Nobody waits for it any more: its caller was told that it was not made.

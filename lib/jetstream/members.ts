@@ -6,32 +6,29 @@ import type { Member } from "../store.js";
 import { writeKey } from "./key-record.js";
 import { keys, newId } from "./keys.js";
 import { base64 } from "./record-fields.js";
-import { toMember, type RoomRecord } from "./room-record.js";
+import { toMember } from "./room-record.js";
 import { MemberChanges } from "./member-changes.js";
 import type { Memberships } from "./memberships.js";
-import { holderOf, isSparse, need, orCertain } from "./room-log.js";
+import { holderOf, need } from "./room-members.js";
+import type { RoomMembers } from "./room-members.js";
+import { orCertain } from "./room-records.js";
+import type { RosterCopies } from "./roster-copies.js";
 import { joinAll } from "./join.js";
 import type { RoomLog } from "./room-log.js";
 
-/** Not at each removal: somebody may be at it, or it came to nothing. */
-const COMPACT_EVERY = 16;
-
-/** Whether the removal that makes version `v` adds the last of so many. By what there is: versions of removals can all be odd. */
-function isDue({ rows, members }: RoomRecord, v: number): boolean {
-  if (rows === undefined) return v % COMPACT_EVERY < 2;
-  const [before, after] = [rows - 2 * members, rows - 2 * (members - 1)];
-  return Math.floor((after - 1) / COMPACT_EVERY) > Math.floor((before - 1) / COMPACT_EVERY);
-}
-
 export class JetStreamMembers implements MembersDriver {
   readonly #log: RoomLog;
+  readonly #members: RoomMembers;
+  readonly #copies: RosterCopies;
   readonly #memberships: Memberships;
   readonly #changes: MemberChanges;
 
-  constructor(log: RoomLog, memberships: Memberships) {
+  constructor(log: RoomLog, members: RoomMembers, copies: RosterCopies, memberships: Memberships) {
     this.#log = log;
+    this.#members = members;
+    this.#copies = copies;
     this.#memberships = memberships;
-    this.#changes = new MemberChanges(log);
+    this.#changes = new MemberChanges(log, members);
   }
 
   add(roomId: string, input: MemberInput, call: Call): Promise<Member> {
@@ -81,7 +78,7 @@ export class JetStreamMembers implements MembersDriver {
 
   async get(roomId: string, endpoint: string, call: Call): Promise<Member> {
     return orCertain(async (freshness) => {
-      const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
+      const { room, member } = await this.#members.member(roomId, endpoint, freshness, call);
       return toMember(roomId, endpoint, room.record.incarnation, need(roomId, endpoint, member));
     });
   }
@@ -107,7 +104,7 @@ export class JetStreamMembers implements MembersDriver {
           row: { ...before, gone: true, invitedBy: undefined, publicKey: undefined, v },
           next: { members: record.members - 1, ...(record.encrypted ? { rekeyRequired: true } : {}) },
           after: (own) => {
-            if (isDue(record, v) && isSparse(record.rows, record.members - 1)) this.#log.compact(roomId);
+            this.#copies.removed(roomId, record, v);
             return joinAll([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
               membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
@@ -120,7 +117,7 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   async list(roomId: string, call: Call): Promise<Member[]> {
-    const { room, members } = await this.#log.roster(roomId, "certain", call);
+    const { room, members } = await this.#members.roster(roomId, "certain", call);
     const found = Array.from(members, ([endpoint, row]) => toMember(roomId, endpoint, room.record.incarnation, row));
     return rules.sortedBy(found, (member) => member.endpoint);
   }

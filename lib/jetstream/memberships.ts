@@ -4,8 +4,9 @@ import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
 import { keys, parseHint } from "./keys.js";
 import { readMember, readRoom, type MemberRow, type RoomRecord } from "./room-record.js";
-import { standing } from "./room-log.js";
-import type { RoomLog } from "./room-log.js";
+import { currentMember } from "./room-members.js";
+import type { RoomMembers } from "./room-members.js";
+import type { RoomRecords } from "./room-records.js";
 
 /** Keys of one read: the server answers at most 1,024. */
 const CHUNK = 200;
@@ -20,12 +21,14 @@ export interface Membership {
 }
 
 export class Memberships {
-  readonly #log: RoomLog;
+  readonly #records: RoomRecords;
+  readonly #members: RoomMembers;
   readonly #stale: (hintKeys: readonly string[]) => void;
 
   /** `stale` is told of index entries that lead nowhere. */
-  constructor(log: RoomLog, stale: (hintKeys: readonly string[]) => void) {
-    this.#log = log;
+  constructor(records: RoomRecords, members: RoomMembers, stale: (hintKeys: readonly string[]) => void) {
+    this.#records = records;
+    this.#members = members;
     this.#stale = stale;
   }
 
@@ -34,7 +37,7 @@ export class Memberships {
    * membership and removed after it. Whether the endpoint is a member is what the room says.
    */
   async of(endpoint: string, call: Call): Promise<Membership[]> {
-    const { rooms, members, membersByEndpoint } = this.#log.buckets;
+    const { rooms, members, membersByEndpoint } = this.#records.buckets;
     const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.readIndex(call), rooms.readIndex(call)]);
     const hints = await membersByEndpoint.scans.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
     const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
@@ -44,7 +47,7 @@ export class Memberships {
       const snapshot = await rooms.reads.read(chunk.map(keys.room), roomsMin, call);
       const live = chunk.flatMap((roomId) => {
         const slot = readRoom(snapshot.get(keys.room(roomId)));
-        this.#log.met(roomId, slot);
+        this.#records.met(roomId, slot);
         const { record } = slot;
         return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.roster) }];
       });
@@ -57,7 +60,7 @@ export class Memberships {
       );
       for (const { roomId, record, key } of live) {
         const entry = rows.get(key);
-        const { row } = standing(record, endpoint, entry === undefined ? undefined : readMember(entry), false);
+        const { row } = currentMember(record, endpoint, entry === undefined ? undefined : readMember(entry), false);
         // Who is none has a row, or never had one. But rows are copied under another id, and a replica can miss one.
         const sure = row === undefined && entry === undefined ? await this.#certain(roomId, endpoint, call) : undefined;
         if (sure !== undefined) found.push(sure);
@@ -73,7 +76,7 @@ export class Memberships {
 
   async #certain(roomId: string, endpoint: string, call: Call): Promise<Membership | undefined> {
     try {
-      const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
+      const { room, member } = await this.#members.member(roomId, endpoint, "certain", call);
       return member.row === undefined ? undefined : { roomId, record: room.record, row: member.row };
     } catch (error) {
       if (isNotFound(error)) return undefined;

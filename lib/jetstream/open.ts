@@ -32,7 +32,11 @@ import { readRoom, type RoomSlot } from "./room-record.js";
 import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
 import { RoomIndex } from "./room-index.js";
-import { RoomLog, type CleanUp } from "./room-log.js";
+import { RoomLifecycle } from "./room-lifecycle.js";
+import { RoomLog } from "./room-log.js";
+import { RoomMembers } from "./room-members.js";
+import { RoomRecords, type CleanUp } from "./room-records.js";
+import { RosterCopies } from "./roster-copies.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import { Sweep } from "./sweep.js";
@@ -207,6 +211,7 @@ interface Parts {
   readonly userRecords: ProvedBucket<UserState>;
   readonly index: RoomIndex;
   readonly log: RoomLog;
+  readonly members: RoomMembers;
   readonly sweep: Sweep;
   readonly memberships: Memberships;
   readonly versions: ServerVersions;
@@ -235,8 +240,9 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     else background.run(timeoutMs, "end", work);
   };
   const index = new RoomIndex(rooms, bucket.membersByEndpoint, sweepIndex);
-  const log = new RoomLog(bucket, cleanUp, joined, index, seenBytesOf(cacheBytes));
-  const sweep = new Sweep(log);
+  const records = new RoomRecords(bucket, cleanUp, index, seenBytesOf(cacheBytes));
+  const members = new RoomMembers(records, joined);
+  const sweep = new Sweep(records);
   const versions = new ServerVersions(client);
   return {
     client,
@@ -246,9 +252,10 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     users: new JetStreamUsers(bucket.users),
     userRecords: bucket.users,
     index,
-    log,
+    log: new RoomLog(records),
+    members,
     sweep,
-    memberships: new Memberships(log, sweepIndex),
+    memberships: new Memberships(records, members, sweepIndex),
     versions,
     rollout: new Rollout(client, new ReplicaFloors(rooms), versions, background, onRollout),
     looksForRooms: 0,
@@ -384,18 +391,18 @@ async function look(parts: Parts, one: Bucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
-function driverOf({ log, memberships, index, users }: Parts, close: () => Promise<void>): Driver {
+function driverOf({ log, members, memberships, index, users }: Parts, close: () => Promise<void>): Driver {
   return {
     backend: "jetstream",
-    rooms: new JetStreamRooms(log, memberships, index),
-    members: new JetStreamMembers(log, memberships),
-    roomKeys: new JetStreamRoomKeys(log),
+    rooms: new JetStreamRooms(log, new RoomLifecycle(log, index), members, memberships, index),
+    members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
+    roomKeys: new JetStreamRoomKeys(log, members),
     users,
     checks: {
       synchronous: false,
       user: (key, call) => users.proved(key, call),
       facts: (key, call) => users.provedFacts(key, call),
-      joined: (roomId, endpoint, call) => log.provedJoined(roomId, endpoint, call),
+      joined: (roomId, endpoint, call) => members.provedJoined(roomId, endpoint, call),
       admin: (now, call) => users.provedAdmin(now, call),
     },
     close,

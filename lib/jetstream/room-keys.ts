@@ -8,9 +8,12 @@ import { readEpoch, readKey, writeKey, type KeyRow } from "./key-record.js";
 import { keys, newId, type MembershipRef } from "./keys.js";
 import { toJson } from "./record-fields.js";
 import { toRoom } from "./room-record.js";
-import { holderOf, memberFacts, need, orCertain } from "./room-log.js";
+import { holderOf, memberFacts, need } from "./room-members.js";
+import type { RoomMembers } from "./room-members.js";
+import { orCertain } from "./room-records.js";
+import type { Freshness, LiveRoom } from "./room-records.js";
 import { joinBoth, inParallel } from "./join.js";
-import type { Freshness, LiveRoom, RoomLog } from "./room-log.js";
+import type { RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
 const PARALLEL = 1024;
@@ -19,9 +22,11 @@ const PARALLEL_BYTES = 8 * 1024 * 1024;
 
 export class JetStreamRoomKeys implements RoomKeysDriver {
   readonly #log: RoomLog;
+  readonly #members: RoomMembers;
 
-  constructor(log: RoomLog) {
+  constructor(log: RoomLog, members: RoomMembers) {
     this.#log = log;
+    this.#members = members;
   }
 
   async put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey> {
@@ -31,7 +36,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
-      const { room, member } = await this.#log.member(roomId, endpoint, "certain", call);
+      const { room, member } = await this.#members.member(roomId, endpoint, "certain", call);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
       const at = holderOf(room, endpoint, need(roomId, endpoint, member));
       const key = keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
@@ -64,7 +69,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
     const [{ room, member }, newest] = await joinBoth(
-      this.#log.member(roomId, endpoint, freshness, call),
+      this.#members.member(roomId, endpoint, freshness, call),
       roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
     );
     const at = holderOf(room, endpoint, need(roomId, endpoint, member));
@@ -109,7 +114,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     freshness: Freshness,
     call: Call,
   ): Promise<{ room: LiveRoom; at: MembershipRef }> {
-    const { room, member } = await this.#log.member(roomId, endpoint, freshness, call);
+    const { room, member } = await this.#members.member(roomId, endpoint, freshness, call);
     return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
   }
 
@@ -122,11 +127,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     return this.#log.changeUnqueued(call, async (freshness) => {
       rules.checkRekey(
-        (await this.#log.room(roomId, freshness, call)).facts,
+        (await this.#log.records.room(roomId, freshness, call)).facts,
         options.expectedEpoch,
         options.ifRevision,
       );
-      const { room, v, members } = await this.#log.roster(roomId, freshness, call);
+      const { room, v, members } = await this.#members.roster(roomId, freshness, call);
       const { record } = room;
       rules.checkRekey(room.facts, options.expectedEpoch, options.ifRevision);
       // Rows newer than the record: the condition of the commit would not hold, so that nothing need be staged.
@@ -134,31 +139,17 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       rules.checkRekeyMembers(sealed, new Set(members.keys()));
       const attempt = newId();
       const epoch = record.epoch + 1;
-      const now = Date.now();
-      const rows = [...sealed].flatMap(([endpoint, key]) => {
+      const staged = [...sealed].flatMap(([endpoint, key]) => {
         const row = members.get(endpoint);
         return row === undefined
           ? []
           : [{ key: keys.roomKey(holderOf(room, endpoint, row), epoch, attempt), sealed: key }];
       });
-      const stageAll = async (own: Call): Promise<number> => {
-        let last = 0;
-        if (record.epoch > 0) {
-          const before = keys.epoch(roomId, record.incarnation, record.epoch);
-          last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), own);
-        }
-        const longest = rows.reduce((most, row) => Math.max(most, row.sealed.length), 1);
-        await inParallel(rows, Math.min(PARALLEL, Math.ceil(PARALLEL_BYTES / longest)), async (row) => {
-          const seq = await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), own);
-          last = Math.max(last, seq);
-        });
-        return last;
-      };
       return {
         room,
         step: {
           commit: {
-            stage: { keys: stageAll },
+            stage: { keys: (own) => this.#stageKeys(room, staged, attempt, own) },
             undo: (own) => roomKeys.purge(keys.roomKeysOfAttempt(roomId, record.incarnation, epoch, attempt), own),
             next: { v: record.v + 1, epoch, attempt, rekeyRequired: false },
             result: (next) => toRoom(roomId, next),
@@ -166,6 +157,28 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         },
       };
     });
+  }
+
+  /** The keys of a new epoch, and the attempt of the one that ends. Answers the highest sequence of them. */
+  async #stageKeys(
+    { id: roomId, record }: LiveRoom,
+    staged: readonly { readonly key: string; readonly sealed: Uint8Array }[],
+    attempt: string,
+    call: Call,
+  ): Promise<number> {
+    const { roomKeys } = this.#log.buckets;
+    const now = Date.now();
+    let last = 0;
+    if (record.epoch > 0) {
+      const before = keys.epoch(roomId, record.incarnation, record.epoch);
+      last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), call);
+    }
+    const longest = staged.reduce((most, row) => Math.max(most, row.sealed.length), 1);
+    await inParallel(staged, Math.min(PARALLEL, Math.ceil(PARALLEL_BYTES / longest)), async (row) => {
+      const seq = await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), call);
+      last = Math.max(last, seq);
+    });
+    return last;
   }
 
   /** The attempt whose keys are the epoch's. */

@@ -11,7 +11,10 @@ import { keys } from "./keys.js";
 import { base64 } from "./record-fields.js";
 import { toRoom, type MemberRow } from "./room-record.js";
 import type { RoomIndex } from "./room-index.js";
-import { memberFacts, need, orCertain } from "./room-log.js";
+import type { RoomLifecycle } from "./room-lifecycle.js";
+import { memberFacts, need } from "./room-members.js";
+import type { RoomMembers } from "./room-members.js";
+import { orCertain } from "./room-records.js";
 import type { RoomLog } from "./room-log.js";
 
 /** A place in the index of rooms, and not in `rooms`, of which a version before it gave the places. */
@@ -19,11 +22,21 @@ const CURSOR = "i";
 
 export class JetStreamRooms implements RoomsDriver {
   readonly #log: RoomLog;
+  readonly #lifecycle: RoomLifecycle;
+  readonly #members: RoomMembers;
   readonly #memberships: Memberships;
   readonly #index: RoomIndex;
 
-  constructor(log: RoomLog, memberships: Memberships, index: RoomIndex) {
+  constructor(
+    log: RoomLog,
+    lifecycle: RoomLifecycle,
+    members: RoomMembers,
+    memberships: Memberships,
+    index: RoomIndex,
+  ) {
     this.#log = log;
+    this.#lifecycle = lifecycle;
+    this.#members = members;
     this.#memberships = memberships;
     this.#index = index;
   }
@@ -31,7 +44,7 @@ export class JetStreamRooms implements RoomsDriver {
   create(input: RoomInput, call: Call): Promise<Room> {
     const roomId = input.id ?? randomBytes(16).toString("base64url");
     const { membersByEndpoint, roomKeys } = this.#log.buckets;
-    return this.#log.create(roomId, call, ({ incarnation, membership, attempt }) => {
+    return this.#lifecycle.create(roomId, call, ({ incarnation, membership, attempt }) => {
       const now = Date.now();
       const { sealedKey, owner } = input;
       const hint = keys.hint(owner, roomId, incarnation, membership);
@@ -84,12 +97,12 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   get(id: string, call: Call): Promise<Room> {
-    return orCertain(async (freshness) => toRoom(id, (await this.#log.room(id, freshness, call)).record));
+    return orCertain(async (freshness) => toRoom(id, (await this.#log.records.room(id, freshness, call)).record));
   }
 
   update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room> {
     return this.#log.change(id, call, async (freshness) => {
-      const room = await this.#log.room(id, freshness, call);
+      const room = await this.#log.records.room(id, freshness, call);
       const { record, facts } = room;
       rules.checkRevision(facts.revision, ifRevision);
       const owner = change.owner ?? record.owner;
@@ -99,9 +112,9 @@ export class JetStreamRooms implements RoomsDriver {
         return { room, step: { commit: { next: { v: record.v + 1, name }, result: (next) => toRoom(id, next) } } };
       }
       const pair = [record.owner, owner] as const;
-      const standings = await this.#log.standings(room, pair, freshness, call);
-      if (standings === undefined) return { room, step: "again" };
-      const [before, successor] = standings;
+      const members = await this.#members.currentMembers(room, pair, freshness, call);
+      if (members === undefined) return { room, step: "again" };
+      const [before, successor] = members;
       rules.checkOwner(id, owner, memberFacts(successor.row));
       const from = need(id, record.owner, before);
       const to = need(id, owner, successor);
@@ -127,7 +140,7 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   delete(id: string, call: Call): Promise<void> {
-    return this.#log.delete(id, call);
+    return this.#lifecycle.delete(id, call);
   }
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {

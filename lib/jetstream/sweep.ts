@@ -3,7 +3,7 @@
  * already; this is only about space, and about ciphertext that nobody should keep.
  *
  * An attempt that seems dead may be a stopped process that wakes at any time. So it is first made unable to commit: a
- * write of the room's record that changes nothing visible (`RoomLog.fence`) breaks the condition of every attempt under
+ * write of the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt under
  * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides.
  */
 import type { Call } from "../call.js";
@@ -13,7 +13,7 @@ import { readEpoch } from "./key-record.js";
 import { keys, parseHint, parseKey, parseMember, parseRoomHint } from "./keys.js";
 import { readMember, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll } from "./join.js";
-import type { Freshness, RoomLog } from "./room-log.js";
+import type { Freshness, RoomBuckets, RoomRecords } from "./room-records.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
 const AT_ONCE = 1024;
@@ -38,19 +38,19 @@ interface StagedRecord {
 type Verdict = "live" | "dead" | "open";
 
 export class Sweep {
-  readonly #log: RoomLog;
+  readonly #records: RoomRecords;
 
-  constructor(log: RoomLog) {
-    this.#log = log;
+  constructor(records: RoomRecords) {
+    this.#records = records;
   }
 
   /** Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged. */
   async some(call: Call): Promise<void> {
-    const { membersByEndpoint, roomKeys, members } = this.#log.buckets;
+    const { membersByEndpoint, roomKeys, members } = this.#records.buckets;
     const traces: StagedRecord[] = [];
     for (const bucket of [membersByEndpoint, roomKeys, members]) {
       for (const entry of await sample(bucket, call)) {
-        const trace = traceOf(this.#log, bucket, entry);
+        const trace = traceOf(this.#records.buckets, bucket, entry);
         if (trace !== undefined) traces.push(trace);
       }
     }
@@ -59,7 +59,7 @@ export class Sweep {
 
   /** Looks at index entries that a reader found to lead nowhere. */
   async hints(hintKeys: readonly string[], call: Call): Promise<void> {
-    const bucket = this.#log.buckets.membersByEndpoint;
+    const bucket = this.#records.buckets.membersByEndpoint;
     await this.#settle(
       hintKeys.flatMap((key) => hintTrace(bucket, key) ?? []),
       call,
@@ -78,12 +78,12 @@ export class Sweep {
 
   async #room(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<void> {
     // First as cheap as possible: nearly always everything is in order.
-    const suspects = await this.#suspects(roomId, await this.#log.slot(roomId, "any", call), traces, "any", call);
+    const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
-    const slot = await this.#log.slot(roomId, "certain", call);
+    const slot = await this.#records.slot(roomId, "certain", call);
     const found = await this.#suspects(roomId, slot, suspects, "certain", call);
     const open = found.filter(({ verdict }) => verdict === "open");
-    const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));
+    const fenced = open.length === 0 || (await this.#records.fence(roomId, slot, call));
     // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
     const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
     await joinAll(removable.map(({ bucket, key }) => bucket.purge(key, call)));
@@ -117,7 +117,7 @@ export class Sweep {
     // Rows under another id are of before a copy, or of a copy that may still be committed.
     if (roster !== undefined) return roster === record.roster || roster === record.copying ? "live" : "open";
     if (membership === undefined) return "live";
-    const { members, roomKeys } = this.#log.buckets;
+    const { members, roomKeys } = this.#records.buckets;
     const rowKey = keys.member(roomId, membership.endpoint, record.roster);
     // Only what is certain is followed by a removal: a replica can be behind, or miss a row.
     const entry =
@@ -158,8 +158,7 @@ function hintTrace(bucket: Bucket, key: string): StagedRecord | undefined {
   return { bucket, key, roomId, incarnation, membership: { endpoint, id: membership } };
 }
 
-function traceOf(log: RoomLog, bucket: Bucket, entry: Entry): StagedRecord | undefined {
-  const { membersByEndpoint, members } = log.buckets;
+function traceOf({ membersByEndpoint, members }: RoomBuckets, bucket: Bucket, entry: Entry): StagedRecord | undefined {
   if (bucket === membersByEndpoint) return hintTrace(bucket, entry.key);
   const at = bucket === members ? parseMember(entry.key) : parseKey(entry.key);
   return at === undefined ? undefined : { bucket, key: entry.key, ...at };

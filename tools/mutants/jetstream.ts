@@ -94,9 +94,9 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a read of a member goes back behind what was seen",
-    file: "lib/jetstream/room-log.ts",
-    find: `if (this.#rows.allow(key, v) !== "yes") return`,
-    replace: "if (v < 0) return",
+    file: "lib/jetstream/room-members.ts",
+    find: `if (this.#records.seenRows.allow(key, v) !== "yes")`,
+    replace: "if (v < 0)",
     breaks: "Reads of a member never go back behind a row, or a head, that was seen.",
     killedBy: staleReads("of a member, where"),
   },
@@ -411,8 +411,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "an endpoint's memberships without the head of each room",
     file: "lib/jetstream/memberships.ts",
-    find: "standing(record, endpoint,",
-    replace: "standing({ ...record, head: [] }, endpoint,",
+    find: "currentMember(record, endpoint,",
+    replace: "currentMember({ ...record, head: [] }, endpoint,",
     breaks: "Readers lay the head over the rows.",
     killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint follows a membership"),
   },
@@ -501,7 +501,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a record says that its room is in the index, whoever wrote it before",
-    file: "lib/jetstream/room-log.ts",
+    file: "lib/jetstream/room-records.ts",
     find: "if (!indexed) await this.#index.add(roomId, incarnation, call);",
     replace: "if (!indexed) await Promise.resolve();",
     breaks: "A room that an older version made is put into the index before a record says that it is there.",
@@ -557,7 +557,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a copy of a roster without what changed meanwhile",
-    file: "lib/jetstream/room-log.ts",
+    file: "lib/jetstream/roster-copies.ts",
     find: "known === undefined ? !row.gone : known.row.v !== row.v || known.row.id !== row.id;",
     replace: "known === undefined && !row.gone;",
     breaks: "What changes while rows are copied is copied in the next round.",

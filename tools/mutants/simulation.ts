@@ -17,9 +17,9 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: rows from before the room's record",
-    file: "lib/jetstream/room-log.ts",
-    find: "keys.membersMark(roomId, record.roster),\n        record.membersSeq,",
-    replace: "keys.membersMark(roomId, record.roster),\n        0,",
+    file: "lib/jetstream/room-members.ts",
+    find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
+    replace: "keys.membersMark(roomId, record.roster),\n      0,",
     breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
   },
   {
@@ -174,7 +174,7 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a sweep without a fence",
     file: "lib/jetstream/sweep.ts",
-    find: "const fenced = open.length === 0 || (await this.#log.fence(roomId, slot, call));",
+    find: "const fenced = open.length === 0 || (await this.#records.fence(roomId, slot, call));",
     replace: "const fenced = open.length >= 0;",
     breaks: "An attempt is made unable to commit before what it staged is removed.",
   },
@@ -215,7 +215,7 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a list that does not count",
-    file: "lib/jetstream/room-log.ts",
+    file: "lib/jetstream/room-members.ts",
     find: "if (v === record.v && present.size === record.members) return",
     replace: "if (v >= record.v) return",
     breaks: "A list of members is one version of the room, whole.",

@@ -1,0 +1,255 @@
+/** Members as they stand: what `members` holds of a room, with the head of the room's record laid over it. */
+import type { Call } from "../call.js";
+import { memberNotFound } from "../rules.js";
+import type { MemberFacts } from "../rules.js";
+import type { Entry } from "./entry.js";
+import { joinAll, joinBoth } from "./join.js";
+import type { JoinedRows } from "./joined-rows.js";
+import { keys, untoken, type MembershipRef } from "./keys.js";
+import { RetryLoop } from "./retry-loop.js";
+import { readMember, type MemberRow, type RoomRecord, type StoredMember } from "./room-record.js";
+import { roomOf } from "./room-records.js";
+import type { Freshness, LiveRoom, RoomRecords } from "./room-records.js";
+
+/** A member as it stands: the row, and the sequence that the row after it follows upon. */
+export interface CurrentMember {
+  /** `undefined`: not a member. */
+  readonly row: MemberRow | undefined;
+  /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
+  readonly expectedSeq: number | undefined;
+  /** Whether `expectedSeq` was proved. What was read from some replica has to be fenced before anything is committed upon it. */
+  readonly isCertain: boolean;
+}
+
+/** Members of a room, as of one version of it. */
+export interface Roster {
+  readonly room: LiveRoom;
+  readonly v: number;
+  readonly members: ReadonlyMap<string, MemberRow>;
+  /** Those who are gone included. */
+  readonly everyone: ReadonlyMap<string, MemberRow>;
+}
+
+/**
+ * Invariants, each with the spec that goes red without it:
+ *
+ * 1. A row counts only as of the record's `membersSeq` or later: `stale-reads.spec.ts`.
+ * 2. No read of a member goes back behind a row, or a head, that this store has seen: the same.
+ * 3. Whoever has no row is no member only if the room still names the roster that was looked at: `rosters.spec.ts`.
+ * 4. A list is one version of the room, whole: the simulation, and the mutant "a list that does not count".
+ */
+export class RoomMembers {
+  readonly #records: RoomRecords;
+  readonly #joined: JoinedRows;
+
+  constructor(records: RoomRecords, joined: JoinedRows) {
+    this.#records = records;
+    this.#joined = joined;
+  }
+
+  /** The room and one member of it. Certain, it is as of one moment after the call: the row is at least as new as the record says. */
+  async member(
+    roomId: string,
+    endpoint: string,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<{ room: LiveRoom; member: CurrentMember }> {
+    if (freshness === "certain") {
+      for (const retries = new RetryLoop(call); ;) {
+        await retries.next();
+        const room = await this.#records.room(roomId, "certain", call);
+        const member = await this.#certain(room, endpoint, call);
+        if (member !== undefined) return { room, member };
+      }
+    }
+    // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
+    const { members } = this.#records.buckets;
+    const [slot, newest] = await joinBoth(
+      this.#records.slot(roomId, "any", call),
+      members.newest(keys.memberOfAny(roomId, endpoint), call),
+    );
+    const room = roomOf(roomId, slot);
+    const key = keys.member(roomId, endpoint, room.record.roster);
+    const stored = newest?.key === key ? storedRow(newest) : undefined;
+    const head = room.record.head.find((candidate) => candidate.endpoint === endpoint);
+    if (stored === undefined && head === undefined)
+      return { room, member: await this.#ofAnyReplica(room, endpoint, call) };
+    const v = Math.max(stored?.row.v ?? 0, head?.row.v ?? 0);
+    if (this.#records.seenRows.allow(key, v) !== "yes")
+      return { room, member: await this.#ofAnyReplica(room, endpoint, call) };
+    this.#records.seenRows.note(key, v);
+    return { room, member: currentMember(room.record, endpoint, stored, false) };
+  }
+
+  /**
+   * Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit.
+   * `undefined`: it has, and who seems to be none may be a member.
+   */
+  async currentMembers<E extends readonly string[]>(
+    room: LiveRoom,
+    endpoints: E,
+    freshness: Freshness,
+    call: Call,
+  ): Promise<{ [K in keyof E]: CurrentMember } | undefined> {
+    const found = await joinAll(
+      endpoints.map((endpoint) =>
+        freshness === "any" ? this.#ofAnyReplica(room, endpoint, call) : this.#certain(room, endpoint, call),
+      ),
+    );
+    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: CurrentMember });
+  }
+
+  /** As some replica has it, and never older than this store has seen it. */
+  async #ofAnyReplica(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember> {
+    const { record } = room;
+    const key = keys.member(room.id, endpoint, record.roster);
+    let isAskedAgain = false;
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const stored = storedRow(await this.#records.buckets.members.get(key, call));
+      // A row that the head replaces need not have been seen.
+      const head = record.head.find((candidate) => candidate.endpoint === endpoint);
+      const allowed = this.#records.seenRows.allow(key, Math.max(stored?.row.v ?? 0, head?.row.v ?? 0));
+      if (allowed === "no" && stored !== undefined && !isAskedAgain) {
+        isAskedAgain = true;
+        continue;
+      }
+      // The head of a newer record than this one can have been seen, whose row comes into the bucket with the next change only.
+      if (allowed === "unknown" || (allowed === "no" && stored !== undefined))
+        return (await this.#certain(room, endpoint, call)) ?? currentMember(record, endpoint, stored, false);
+      if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
+      return currentMember(record, endpoint, stored, false);
+    }
+  }
+
+  /** As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
+  async #certain(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember | undefined> {
+    const { record } = room;
+    const key = keys.member(room.id, endpoint, record.roster);
+    // The record was read before: every row that it demands stands before the fence.
+    const { entry, asOf } = await this.#records.buckets.members.readLinearizable(key, call);
+    this.#records.buckets.members.demand(record.membersSeq, asOf);
+    const stored = storedRow(entry);
+    if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
+    const member = currentMember(record, endpoint, stored, true);
+    if (member.row !== undefined || stored !== undefined) return member;
+    // A room that was deleted, or whose rows were copied, has none of them any more.
+    const now = await this.#records.slot(room.id, "certain", call);
+    return now.record?.roster === record.roster ? member : undefined;
+  }
+
+  /** Whether the endpoint has joined the room, as of a moment after this call. */
+  async provedJoined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
+    const { rooms, members } = this.#records.buckets;
+    const key = keys.room(roomId);
+    let proved = (await rooms.proveKept(key, call)) ?? (await rooms.prove(key, call));
+    const opened = rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
+    if (opened !== undefined) await opened;
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      if (proved === undefined) return false;
+      this.#records.met(roomId, proved.value);
+      const { record } = proved.value;
+      if (record === undefined) return false;
+      // The record is as it stands, and its head the newest of the rows that it names.
+      const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
+      if (head !== undefined) return head.joined && !head.gone;
+      const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
+      if (joined !== undefined) return joined;
+      // There is no such row, if the record names this roster still: those of another are removed once it was copied.
+      proved = await rooms.prove(key, call);
+      await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
+      if (proved?.value.record?.roster === record.roster) return false;
+    }
+  }
+
+  /**
+   * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
+   * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room had.
+   */
+  async roster(roomId: string, freshness: Freshness, call: Call): Promise<Roster> {
+    let needed = freshness;
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const room = await this.#records.room(roomId, needed, call);
+      const { record } = room;
+      const { rows, isHeadApplied } = await this.#rows(room, call);
+      let { v } = record;
+      for (const row of rows.values()) v = Math.max(v, row.v);
+      const present = new Map([...rows].filter(([, row]) => !row.gone));
+      if (v === record.v && present.size === record.members) return { room, v, members: present, everyone: rows };
+      // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
+      // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
+      // of a read that a write got in the way of.
+      needed = "certain";
+      const newest = [...rows.values()].filter((row) => row.v === v);
+      const total = newest[0]?.members ?? present.size;
+      // A head before the newest stands in the bucket: where it does not, the replica missed rows.
+      if (v > record.v && isHeadApplied && newest.length === newest[0]?.of && present.size === total) {
+        const now = await this.#records.room(roomId, "certain", call);
+        if (now.record.incarnation === record.incarnation) return { room, v, members: present, everyone: rows };
+      }
+    }
+  }
+
+  /** The rows of a room by endpoint, with the head laid over them, and whether all of the head stood there already. */
+  async #rows(
+    { id: roomId, record }: LiveRoom,
+    call: Call,
+  ): Promise<{ readonly rows: ReadonlyMap<string, MemberRow>; readonly isHeadApplied: boolean }> {
+    const entries = await this.#records.buckets.members.scans.all(
+      keys.members(roomId, record.roster),
+      keys.membersMark(roomId, record.roster),
+      record.membersSeq,
+      call,
+    );
+    const rows = new Map<string, MemberRow>();
+    for (const entry of entries.values()) {
+      const { row } = readMember(entry);
+      this.#records.seenRows.note(entry.key, row.v);
+      rows.set(untoken(entry.key.split(".")[1] ?? ""), row);
+    }
+    let isHeadApplied = true;
+    for (const { endpoint, row } of record.head) {
+      const stored = rows.get(endpoint);
+      if (stored !== undefined && stored.v >= row.v) continue;
+      rows.set(endpoint, row);
+      isHeadApplied = false;
+    }
+    return { rows, isHeadApplied };
+  }
+}
+
+/** Lays the head over the row: whichever is of the later version counts. */
+export function currentMember(
+  record: RoomRecord,
+  endpoint: string,
+  stored: StoredMember | undefined,
+  isCertain: boolean,
+): CurrentMember {
+  const head = record.head.find((candidate) => candidate.endpoint === endpoint);
+  if (head !== undefined && (stored === undefined || stored.row.v < head.row.v)) {
+    return { row: head.row.gone ? undefined : head.row, expectedSeq: undefined, isCertain };
+  }
+  return {
+    row: stored === undefined || stored.row.gone ? undefined : stored.row,
+    expectedSeq: stored?.seq ?? 0,
+    isCertain,
+  };
+}
+
+const storedRow = (entry: Entry | undefined): StoredMember | undefined =>
+  entry === undefined ? undefined : readMember(entry);
+
+export function need(roomId: string, endpoint: string, member: CurrentMember): MemberRow {
+  if (member.row === undefined) throw memberNotFound(roomId, endpoint);
+  return member.row;
+}
+
+export function memberFacts(row: MemberRow | undefined): MemberFacts | undefined {
+  return row === undefined ? undefined : { state: row.joined ? "joined" : "invited" };
+}
+
+export function holderOf(room: LiveRoom, endpoint: string, row: Pick<MemberRow, "id">): MembershipRef {
+  return { roomId: room.id, endpoint, incarnation: room.record.incarnation, membership: row.id };
+}

@@ -1,0 +1,175 @@
+/** The records of rooms in their bucket: how one is read, and how it is written on the condition that it is as it was read. */
+import type { Call } from "../call.js";
+import { isRefusal, roomNotFound } from "../rules.js";
+import type { RoomFacts } from "../rules.js";
+import type { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
+import { keys } from "./keys.js";
+import type { ProvedBucket } from "./proved-bucket.js";
+import { toJson } from "./record-fields.js";
+import type { RoomIndex } from "./room-index.js";
+import { readRoom, writeRoom, writeTombstone, type RoomRecord, type RoomSlot } from "./room-record.js";
+import { Seen } from "./seen.js";
+import { appendWrite, includesWrite, newWrite, type WriteHistory } from "./write-history.js";
+
+export interface RoomBuckets {
+  readonly rooms: ProvedBucket<RoomSlot>;
+  readonly members: Bucket;
+  readonly membersByEndpoint: Bucket;
+  readonly roomKeys: Bucket;
+}
+
+/** A room that is there, as it was read. */
+export interface LiveRoom {
+  readonly id: string;
+  readonly seq: number;
+  readonly record: RoomRecord;
+  readonly facts: RoomFacts;
+}
+
+/** How a read is meant: as some replica has it, or as it stands at a moment after the call, so that a refusal may rest on it. */
+export type Freshness = "any" | "certain";
+
+/** Removes what nothing refers to any more, in time of its own. What it leaves is invisible, and swept up later. */
+export type CleanUp = (call: Call) => Promise<unknown>;
+
+/** A room's record as a write follows upon it. */
+interface Predecessor {
+  readonly seq: number;
+  readonly written: WriteHistory;
+}
+
+export class RoomRecords {
+  readonly buckets: RoomBuckets;
+  /** Runs work behind the operation's back, so that what is already committed is not held up by it. */
+  readonly cleanUp: (work: CleanUp, timeoutMs?: number) => void;
+  /** The versions of members' rows that were seen: in their bucket, or as the head of a record. */
+  readonly seenRows: Seen;
+  readonly #index: RoomIndex;
+  /** Rooms that are being put into the index. */
+  readonly #indexing = new Set<string>();
+
+  constructor(
+    buckets: RoomBuckets,
+    cleanUp: (work: CleanUp, timeoutMs?: number) => void,
+    index: RoomIndex,
+    seenBytes: number,
+  ) {
+    this.buckets = buckets;
+    this.cleanUp = cleanUp;
+    this.#index = index;
+    this.seenRows = new Seen(seenBytes);
+  }
+
+  async slot(roomId: string, freshness: Freshness, call: Call): Promise<RoomSlot> {
+    const { rooms } = this.buckets;
+    const key = keys.room(roomId);
+    const slot = readRoom(
+      freshness === "any" ? await rooms.get(key, call) : (await rooms.readLinearizable(key, call)).entry,
+    );
+    this.#noteHead(roomId, slot);
+    this.met(roomId, slot);
+    return slot;
+  }
+
+  /** The room, or `NOT_FOUND`, which is sure if it was asked for as certain. */
+  async room(roomId: string, freshness: Freshness, call: Call): Promise<LiveRoom> {
+    return roomOf(roomId, await this.slot(roomId, freshness, call));
+  }
+
+  /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
+  #noteHead(roomId: string, { record }: RoomSlot): void {
+    for (const { endpoint, row } of record?.head ?? [])
+      this.seenRows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
+  }
+
+  /** A record was read. Where a version of the library wrote it that knows no index, the room is put there. */
+  met(roomId: string, { record }: RoomSlot): void {
+    if (record === undefined || record.indexed || this.#indexing.has(roomId)) return;
+    this.#indexing.add(roomId);
+    this.cleanUp(async (own) => {
+      try {
+        const slot = readRoom((await this.buckets.rooms.readLinearizable(keys.room(roomId), own)).entry);
+        // Nothing visible changes: the record says from here on that the entry is there.
+        if (slot.record?.indexed === false) await this.fence(roomId, slot, own);
+      } finally {
+        this.#indexing.delete(roomId);
+      }
+    });
+  }
+
+  /** What has to be there before a record says that the room is in the index. */
+  async putIntoIndex(roomId: string, { indexed, incarnation }: RoomRecord, call: Call): Promise<void> {
+    if (!indexed) await this.#index.add(roomId, incarnation, call);
+  }
+
+  /**
+   * Writes a room's record, which says that the room is in the index, on the condition that the one before stands where it stood.
+   * Answers what was written. `undefined`: the condition does not hold.
+   */
+  async write(
+    roomId: string,
+    before: Predecessor,
+    next: Omit<RoomRecord, keyof WriteHistory | "indexed">,
+    call: Call,
+    kind: "commit" | "step",
+  ): Promise<RoomRecord | undefined> {
+    const id = newWrite();
+    const record: RoomRecord = { ...next, ...appendWrite(before.written, before.seq, id), indexed: true };
+    return (await this.#write(roomId, before, id, writeRoom(record), call, kind)) ? record : undefined;
+  }
+
+  /** The same with a record that says that there is no such room. */
+  async writeTombstone(roomId: string, before: Predecessor, call: Call, kind: "commit" | "step"): Promise<boolean> {
+    const id = newWrite();
+    const tombstone = writeTombstone(appendWrite(before.written, before.seq, id));
+    return this.#write(roomId, before, id, tombstone, call, kind);
+  }
+
+  async #write(
+    roomId: string,
+    { seq, written }: Predecessor,
+    id: string,
+    value: object,
+    call: Call,
+    kind: "commit" | "step",
+  ): Promise<boolean> {
+    const isMine = (entry: Entry): "yes" | "no" | "unknown" => includesWrite(readRoom(entry).written, written, id);
+    return (await this.buckets.rooms.write(keys.room(roomId), toJson(value), seq, call, isMine, kind)) !== undefined;
+  }
+
+  /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */
+  async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
+    const { record } = slot;
+    if (record === undefined) return this.writeTombstone(roomId, slot, call, "step");
+    await this.putIntoIndex(roomId, record, call);
+    return (await this.write(roomId, slot, record, call, "step")) !== undefined;
+  }
+}
+
+/** The room that the record tells of, or `NOT_FOUND`. */
+export function roomOf(roomId: string, slot: RoomSlot): LiveRoom {
+  const { record, seq } = slot;
+  if (record === undefined) throw roomNotFound(roomId);
+  return {
+    id: roomId,
+    seq,
+    record,
+    facts: {
+      encrypted: record.encrypted,
+      owner: record.owner,
+      epoch: record.epoch,
+      revision: `${record.incarnation}.${String(record.v)}`,
+    },
+  };
+}
+
+/** Runs a read, and where it refuses, again as certain: a refusal is said only by what the quorum says. */
+export async function orCertain<T>(read: (freshness: Freshness) => Promise<T>): Promise<T> {
+  try {
+    return await read("any");
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    return read("certain");
+  }
+}
