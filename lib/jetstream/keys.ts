@@ -52,6 +52,9 @@ export const keys = {
   admins: "admins",
 } as const;
 
+/** The user of a record. */
+export const parseUser = (key: string): string => untoken(key.slice(keys.user("").length));
+
 /** Whose keys: a membership, of an incarnation of a room. */
 export interface MembershipRef {
   readonly roomId: string;

@@ -5,6 +5,7 @@ import { MembershipStore } from "../membership-store.js";
 import type { StoreError } from "../errors.js";
 import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
+import { AdminGuard } from "./admin-guard.js";
 import { Background } from "./background.js";
 import { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
@@ -19,6 +20,7 @@ import {
   incompatibility,
 } from "./provisioning.js";
 import type { StreamState } from "./provisioning.js";
+import { JetStreamChecks } from "./checks.js";
 import { JetStreamClient } from "./client.js";
 import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
@@ -41,6 +43,7 @@ import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import { Sweep } from "./sweep.js";
 import { UserCache, stateOf, type UserState } from "./user-cache.js";
+import { UserViews } from "./user-views.js";
 import { JetStreamUsers } from "./users.js";
 import { ServerVersions } from "./versions.js";
 
@@ -207,8 +210,9 @@ interface Parts {
   readonly background: Background;
   readonly rooms: ProvedBucket<RoomSlot>;
   readonly buckets: readonly Bucket[];
-  readonly users: JetStreamUsers;
-  readonly userRecords: ProvedBucket<UserState>;
+  readonly users: ProvedBucket<UserState>;
+  readonly userViews: UserViews;
+  readonly guard: AdminGuard;
   readonly index: RoomIndex;
   readonly log: RoomLog;
   readonly members: RoomMembers;
@@ -243,14 +247,16 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
   const records = new RoomRecords(bucket, cleanUp, index, seenBytesOf(cacheBytes));
   const members = new RoomMembers(records, joined);
   const sweep = new Sweep(records);
+  const userViews = new UserViews(bucket.users);
   const versions = new ServerVersions(client);
   return {
     client,
     background,
     rooms,
     buckets: Object.values(bucket),
-    users: new JetStreamUsers(bucket.users),
-    userRecords: bucket.users,
+    users: bucket.users,
+    userViews,
+    guard: new AdminGuard(bucket.users, userViews),
     index,
     log: new RoomLog(records),
     members,
@@ -291,7 +297,7 @@ interface Opened {
 
 /** Makes sure of the servers, the buckets and what has to stand in them. Answers whether replicas are to be raised. */
 async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Opening, call: Call): Promise<boolean> {
-  const { client, buckets, rooms, userRecords, users, index, rollout } = parts;
+  const { client, buckets, rooms, users, guard, index, rollout } = parts;
   opening.begin("server");
   await checkServer(client, parts.versions, call);
   const found = await ensureBuckets(parts, replicas, opening, call);
@@ -301,7 +307,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Op
   const older = found.filter(({ state }) => state.format < FORMAT);
   if (older.length > 0) await raiseFormats(client, older, opening, call);
   opening.begin("users");
-  const states = await Promise.all([rooms.prepareState(call), userRecords.prepareState(call)]);
+  const states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
   const moved = states.find(({ isMoved }) => isMoved)?.refusal;
   if (moved !== undefined) throw moved;
   for (const { one, state } of found) one.drift = closedBy(state.config);
@@ -310,7 +316,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Op
     opening.end();
     return false;
   }
-  const [isIndexed] = await Promise.all([index.isComplete(call), users.prepare(call)]);
+  const [isIndexed] = await Promise.all([index.isComplete(call), guard.prepare(call)]);
   if (!isIndexed) {
     opening.begin("index", found.find(({ one }) => one === rooms)?.state.messages);
     await index.follow(call, undefined, (by) => {
@@ -391,20 +397,15 @@ async function look(parts: Parts, one: Bucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
-function driverOf({ log, members, memberships, index, users }: Parts, close: () => Promise<void>): Driver {
+function driverOf(parts: Parts, close: () => Promise<void>): Driver {
+  const { log, members, memberships, index, users, userViews, guard } = parts;
   return {
     backend: "jetstream",
     rooms: new JetStreamRooms(log, new RoomLifecycle(log, index), members, memberships, index),
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
-    users,
-    checks: {
-      synchronous: false,
-      user: (key, call) => users.proved(key, call),
-      facts: (key, call) => users.provedFacts(key, call),
-      joined: (roomId, endpoint, call) => members.provedJoined(roomId, endpoint, call),
-      admin: (now, call) => users.provedAdmin(now, call),
-    },
+    users: new JetStreamUsers(users, userViews, guard),
+    checks: new JetStreamChecks(users, members),
     close,
   };
 }

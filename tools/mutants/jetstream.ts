@@ -307,7 +307,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a head of the guard that is not put in place",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);",
     replace: "",
     breaks: "A replica that has the user's record from before the stage says nothing of whether it was put in place.",
@@ -384,7 +384,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a stage that can still be committed is written over",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "|| seq > stage.guard) return true;",
     replace: "|| seq >= stage.guard) return true;",
     breaks: "A stage is not written over while it can still be committed.",
@@ -533,8 +533,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a check of a user by a store that is closed",
-    file: "lib/jetstream/users.ts",
-    find: "await this.#bucket.checkOpen(alone?.asOf ?? this.#bucket.highestSeen, call);",
+    file: "lib/jetstream/checks.ts",
+    find: "await this.#users.checkOpen(alone?.asOf ?? this.#users.highestSeen, call);",
     replace: "",
     breaks: "From where a store is closed in the log no check is proved.",
     killedBy: closedStore("denies and refuses at once"),

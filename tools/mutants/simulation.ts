@@ -101,7 +101,7 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a head of the guard that is not put in place",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);",
     replace: "",
     breaks: "A replica that has the user's record from before the stage says nothing of whether it was put in place.",
@@ -151,14 +151,14 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a stage is written over",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "if (guard.head?.attempt === stage.attempt || seq > stage.guard) return true;",
     replace: "if (seq > 0) return true;",
     breaks: "A stage that the guard can still commit is fenced off before it is written over.",
   },
   {
     name: "simulated: a committed change of an admin is lost",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);",
     replace:
       "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.check());",
@@ -166,7 +166,7 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: the last admin goes",
-    file: "lib/jetstream/users.ts",
+    file: "lib/jetstream/admin-guard.ts",
     find: "if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();",
     replace: "if (others.length > MAX_WITNESSES) throw rules.lastAdmin();",
     breaks: "At least one active admin remains.",

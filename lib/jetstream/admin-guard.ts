@@ -1,0 +1,213 @@
+/**
+ * The guard of the admins: the one record of `users` through which every change goes that makes or unmakes an active admin. The
+ * change is staged in the user's record, where it does not count; the guard, under the condition that it is as it was when the
+ * rules were checked, names the attempt, and from then on it does. docs/protocol.md has the argument.
+ */
+import type { Call } from "../call.js";
+import * as rules from "../rules.js";
+import { joinBoth } from "./join.js";
+import { keys, newId, parseUser } from "./keys.js";
+import type { ProvedBucket } from "./proved-bucket.js";
+import { toJson } from "./record-fields.js";
+import type { UserState } from "./user-cache.js";
+import {
+  factsOf,
+  readGuard,
+  readUser,
+  type Guard,
+  type GuardSlot,
+  type LongestAdmin,
+  type UserRow,
+} from "./user-record.js";
+import type { GuardedView, UserView, UserViews } from "./user-views.js";
+import { appendWrite, includesWrite, newWrite } from "./write-history.js";
+
+/** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
+const MAX_WITNESSES = 8;
+
+/** What is believed of the guard as long as it was not read. */
+export const NO_GUARD = readGuard(undefined).guard;
+
+/**
+ * Invariants, each with the spec that goes red without it:
+ *
+ * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case of two admins who
+ *    demote each other, `races.ts`.
+ * 2. A staged change counts only if the guard's head names its attempt: `crash-points.spec.ts`.
+ * 3. A stage is not written over while its commit can still succeed: `stale-reads.spec.ts`.
+ * 4. The guard gets another head only after the one before stands in its user's record: `crash-points.spec.ts`.
+ */
+export class AdminGuard {
+  readonly #bucket: ProvedBucket<UserState>;
+  readonly #views: UserViews;
+
+  constructor(bucket: ProvedBucket<UserState>, views: UserViews) {
+    this.#bucket = bucket;
+    this.#views = views;
+  }
+
+  /** Lays down a guard where there is none yet, so that reads of it are hits. */
+  async prepare(call: Call): Promise<void> {
+    const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
+    if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
+  }
+
+  /** Whether the user's record may be written over. A stage on it that could still be committed is fenced off first. */
+  async settle(seen: UserView, call: Call): Promise<boolean> {
+    const { stage } = seen.slot.record;
+    if (stage === undefined) return true;
+    if (seen.guard === undefined) return false;
+    const { guard, seq } = seen.guard;
+    if (guard.head?.attempt === stage.attempt || seq > stage.guard) return true;
+    await this.#writeGuard(seen.guard, guard, newWrite(), call, "step");
+    return false;
+  }
+
+  /**
+   * Commits a change that the guard has to know of: stages it in the user's record, puts the change before it in place side by
+   * side, and names it in the guard. `false`: something is no longer as it was read.
+   */
+  async commit(key: string, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
+    if (!(await this.settle(seen, call))) return false;
+    const guard = await this.#nextGuard(seen, next, call);
+    if (guard === undefined) return false;
+    const attempt = newId();
+    const before = seen.slot.record;
+    const id = newWrite();
+    const staged = {
+      ...appendWrite(before, seen.slot.seq, id),
+      user: seen.user,
+      stage: { attempt, guard: seen.guard.seq },
+    };
+    const { head } = seen.guard.guard;
+    // Where the change before is of the same user, staging this one carries it over; else it is carried out beside.
+    const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);
+    const [seq] = await joinBoth(
+      this.#bucket.write(
+        keys.user(key),
+        toJson(staged),
+        seen.slot.seq,
+        call,
+        (entry) => includesWrite(readUser(entry).record, before, id),
+        "step",
+      ),
+      apply,
+    );
+    if (seq === undefined) return false;
+    return this.#writeGuard(seen.guard, { ...guard, head: { attempt, seq, user: next } }, attempt, call, "commit");
+  }
+
+  async #writeGuard(seen: GuardSlot, guard: Guard, id: string, call: Call, kind: "commit" | "step"): Promise<boolean> {
+    const before = seen.guard;
+    const record: Guard = { ...guard, ...appendWrite(before, seen.seq, id) };
+    const seq = await this.#bucket.write(
+      keys.admins,
+      toJson(record),
+      seen.seq,
+      call,
+      (entry) => includesWrite(readGuard(entry).guard, before, id),
+      kind,
+    );
+    return seq !== undefined;
+  }
+
+  /** Puts a committed change into the user's record. Whoever comes second, or too late, changes nothing. */
+  async #apply(head: NonNullable<Guard["head"]>, call: Call): Promise<void> {
+    const id = newWrite();
+    const recordKey = keys.user(head.user.key);
+    let before = readUser(await this.#bucket.get(recordKey, call));
+    if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);
+    if (before.seq !== head.seq) return;
+    const record = { ...appendWrite(before.record, before.seq, id), user: head.user };
+    await this.#bucket.write(
+      recordKey,
+      toJson(record),
+      head.seq,
+      call,
+      (now) => includesWrite(readUser(now).record, before.record, id),
+      "step",
+    );
+  }
+
+  /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */
+  async #nextGuard(seen: GuardedView, next: UserRow, call: Call): Promise<Guard | undefined> {
+    const { guard } = seen.guard;
+    const from = adminUntil(seen.user);
+    const to = adminUntil(next);
+    const now = Date.now();
+    let others = guard.witnesses.filter((witness) => witness.key !== next.key);
+    const rest = guard.admins - (from === undefined ? 0 : 1);
+    if (others.length === 0 && rest > 0) {
+      const found = await this.#witnesses(next.key, rest, call);
+      if (found === undefined) return undefined;
+      others = found;
+    }
+    if (
+      to === undefined &&
+      from !== undefined &&
+      seen.user !== undefined &&
+      rules.isActiveAdmin(factsOf(seen.user), now)
+    ) {
+      if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();
+    }
+    const admins = rest + (to === undefined ? 0 : 1);
+    const shortest = others.at(-1);
+    const complete = others.length === rest;
+    let witnesses = others;
+    if (to !== undefined && (complete || shortest === undefined || to >= untilOf(shortest))) {
+      const witness: LongestAdmin = { key: next.key, until: next.expiresAt };
+      witnesses = [...others, witness].sort(longestFirst).slice(0, MAX_WITNESSES);
+    }
+    return { ...guard, ever: guard.ever || next.admin, admins, witnesses, head: undefined };
+  }
+
+  /**
+   * The admins that last longest, of all users but one: needed only when no witness is left. `undefined`: there are not `count`
+   * of them, because the guard has moved on, or because a replica that catches up from a snapshot missed some.
+   */
+  async #witnesses(except: string, count: number, call: Call): Promise<LongestAdmin[] | undefined> {
+    const admins = new Map<string, LongestAdmin>();
+    const staged: string[] = [];
+    const consider = (recordKey: string, user: UserRow | undefined): void => {
+      // Met again, it was changed meanwhile.
+      admins.delete(recordKey);
+      if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
+      admins.set(recordKey, { key: user.key, until: user.expiresAt });
+    };
+    await this.#bucket.scans.scan(">", call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
+      if (entry.key.startsWith("user.")) {
+        const { record } = readUser(entry);
+        if (record.stage === undefined) consider(entry.key, record.user);
+        else staged.push(entry.key);
+      }
+      return "go on";
+    });
+    for (const key of staged) consider(key, (await this.#views.certain(parseUser(key), true, call)).user);
+    if (admins.size !== count) return undefined;
+    return [...admins.values()].sort(longestFirst).slice(0, MAX_WITNESSES);
+  }
+}
+
+/** How long the user counts as an admin: not at all, until an instant, or for ever. */
+function adminUntil(user: UserRow | undefined): number | undefined {
+  if (user === undefined || !user.admin || user.revokedAt !== undefined) return undefined;
+  return user.expiresAt ?? Number.POSITIVE_INFINITY;
+}
+
+/** Whether the guard has to know: of every change of an active admin, and of the first admin that there ever was. */
+export function concernsAdmins(before: UserRow | undefined, next: UserRow, guard: Guard): boolean {
+  return adminUntil(before) !== adminUntil(next) || (next.admin && !guard.ever);
+}
+
+/** Whether an admin is active: one witness is enough, as no other admin lasts longer than all of them. */
+export function hasActiveAdmin({ witnesses }: Guard, now: number): boolean {
+  return witnesses.some((witness) => now < untilOf(witness));
+}
+
+const untilOf = (witness: LongestAdmin): number => witness.until ?? Number.POSITIVE_INFINITY;
+
+const longestFirst = (a: LongestAdmin, b: LongestAdmin): number => {
+  const x = untilOf(a);
+  const y = untilOf(b);
+  return x === y ? 0 : x > y ? -1 : 1;
+};

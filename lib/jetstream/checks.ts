@@ -1,0 +1,106 @@
+/** What a check may believe: a record, and an absence, as of a moment after the check began. */
+import type { Call } from "../call.js";
+import type { AsyncCheckReads } from "../driver.js";
+import type { UserFacts } from "../rules.js";
+import type { User } from "../store.js";
+import { hasActiveAdmin } from "./admin-guard.js";
+import { joinBoth } from "./join.js";
+import { keys } from "./keys.js";
+import type { Proved, ProvedBucket } from "./proved-bucket.js";
+import { RetryLoop } from "./retry-loop.js";
+import type { RoomMembers } from "./room-members.js";
+import type { UserState } from "./user-cache.js";
+import { factsOf, readUser, toUser, type GuardSlot, type UserRow } from "./user-record.js";
+import { counts } from "./user-views.js";
+
+/** Of so many it is remembered that they are proved together with the guard. Of others it is found out anew. */
+const MAX_STAGED = 1024;
+
+export class JetStreamChecks implements AsyncCheckReads {
+  readonly synchronous = false;
+  readonly #users: ProvedBucket<UserState>;
+  readonly #members: RoomMembers;
+  /** Records with a staged change, as they were met. */
+  readonly #staged = new Set<string>();
+
+  constructor(users: ProvedBucket<UserState>, members: RoomMembers) {
+    this.#users = users;
+    this.#members = members;
+  }
+
+  /** What a check needs of the user, as of a moment after this call: what an allow, and a denial that says why, is based on. */
+  facts(key: string, call: Call): Promise<UserFacts | undefined> {
+    const recordKey = keys.user(key);
+    const kept = this.#staged.has(recordKey) ? undefined : this.#users.proveKept(recordKey, call);
+    if (kept === undefined) return this.#facts(key, call);
+    // Nearly all checks end here, where each further promise is a good part of what they cost.
+    return kept.then((found) => {
+      if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call);
+      const { facts } = found.value;
+      const opened = this.#users.checkOpen(found.asOf, call);
+      return opened === undefined ? facts : opened.then(() => facts);
+    });
+  }
+
+  async #facts(key: string, call: Call): Promise<UserFacts | undefined> {
+    return (await this.#proved(key, call)).facts;
+  }
+
+  /** The same with the whole record. */
+  async user(key: string, call: Call): Promise<User | undefined> {
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      // The record and what proves it come side by side: it is the one that is proved if it stands at the same place.
+      const [found, entry] = await joinBoth(this.#proved(key, call), this.#users.get(keys.user(key), call));
+      if (found.facts === undefined) return undefined;
+      if (found.row !== undefined) return toUser(found.row);
+      if (entry?.seq !== found.seq) continue;
+      const { user } = readUser(entry).record;
+      if (user !== undefined) return toUser(user);
+    }
+  }
+
+  /** Who counts for the user at one moment after this call, and where the record stands. */
+  async #proved(key: string, call: Call): Promise<{ facts?: UserFacts | undefined; seq?: number; row?: UserRow }> {
+    const recordKey = keys.user(key);
+    const isStaged = this.#staged.has(recordKey);
+    const alone = isStaged ? undefined : await this.#users.prove(recordKey, call);
+    if (!isStaged && alone?.value.slot === undefined) {
+      await this.#users.checkOpen(alone?.asOf ?? this.#users.highestSeen, call);
+      return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
+    }
+    const [guard, user] = await this.#withGuard(recordKey, call);
+    this.#noteStaged(recordKey, user?.value.slot !== undefined);
+    await this.#users.checkOpen(user?.asOf ?? this.#users.highestSeen, call);
+    if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
+    const row = counts(user.value.slot, guard);
+    return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
+  }
+
+  #noteStaged(recordKey: string, isStaged: boolean): void {
+    if (!isStaged) this.#staged.delete(recordKey);
+    else if (this.#staged.size < MAX_STAGED) this.#staged.add(recordKey);
+  }
+
+  async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const [guard, user] = await this.#users.proveBoth(keys.admins, recordKey, call);
+      // It is there from the opening on: an answer without it is no answer.
+      if (guard?.value.guard !== undefined) return [guard.value.guard, user];
+    }
+  }
+
+  /** Whether an admin is active, by one record however many users there are. */
+  async admin(now: () => number, call: Call): Promise<boolean> {
+    const found = await this.#users.prove(keys.admins, call);
+    await this.#users.checkOpen(found?.asOf ?? this.#users.highestSeen, call);
+    const time = now();
+    const guard = found?.value.guard?.guard;
+    return guard !== undefined && hasActiveAdmin(guard, time);
+  }
+
+  joined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
+    return this.#members.provedJoined(roomId, endpoint, call);
+  }
+}
