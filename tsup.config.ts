@@ -2,17 +2,21 @@ import { createHash, randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { brotliCompressSync, constants } from "node:zlib";
-import { defineConfig, type Options } from "tsup";
+import type { Options } from "tsup";
 
 type Plugin = NonNullable<Options["esbuildPlugins"]>[number];
 type BuildPlugin = NonNullable<Options["plugins"]>[number];
 
-/** sql.js is passed on under its own terms. */
+/** What stands at the head of a file that holds sql.js, which is passed on under its own terms. */
+export async function licenseHead(): Promise<string> {
+  const text = await readFile(join(import.meta.dirname, "node_modules/sql.js/LICENSE"), "utf8");
+  return `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${text.trim()}\n*/\n`;
+}
+
 const license: BuildPlugin = {
   name: "license",
   async buildEnd({ writtenFiles }) {
-    const text = await readFile(join(import.meta.dirname, "node_modules/sql.js/LICENSE"), "utf8");
-    const head = `/*!\nThis file holds sql.js, and in it SQLite, which is in the public domain.\n\n${text.trim()}\n*/\n`;
+    const head = await licenseHead();
     for (const { name } of writtenFiles.filter(({ name }) => /^sql-js\.c?js$/.test(basename(name))))
       await writeFile(name, head + (await readFile(name, "utf8")));
   },
@@ -148,6 +152,10 @@ const ownFile: Plugin = {
   },
 };
 
+/** The NATS client in the ES modules: below. */
+export const clientByDefault = (code: string): string =>
+  code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)');
+
 /**
  * What is loaded later.
  *
@@ -158,8 +166,7 @@ const ownFile: Plugin = {
 const loadedLater: BuildPlugin = {
   name: "loaded-later",
   renderChunk(code) {
-    if (this.format === "esm")
-      return { code: code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)') };
+    if (this.format === "esm") return { code: clientByDefault(code) };
     return {
       code: code.replaceAll(
         /\bimport\("([^"]+)"\)/g,
@@ -169,10 +176,19 @@ const loadedLater: BuildPlugin = {
   },
 };
 
-export default defineConfig({
-  entry: { index: "lib/index.ts", testing: "lib/testing/index.ts", "sql-js": "lib/sqlite/sql-js.ts" },
+/** Of the ES modules, and of the CommonJS build. */
+export const ENTRIES = {
+  index: "lib/index.ts",
+  testing: "lib/testing/index.ts",
+  "sql-js": "lib/sqlite/sql-js.ts",
+};
+export const TARGET = "node20";
+export const CODE_PLUGINS = [inlineWasm, asModule, ownFile, programs];
+
+export default {
+  entry: ENTRIES,
   format: ["esm", "cjs"],
-  target: "node20",
+  target: TARGET,
   platform: "node",
   splitting: true,
   treeshake: true,
@@ -183,11 +199,11 @@ export default defineConfig({
   removeNodeProtocol: false,
   // sql.js is part of the code, in the file that holds its license too. What remains external is what is imported.
   noExternal: ["sql.js"],
-  esbuildPlugins: [inlineWasm, asModule, ownFile, programs],
+  esbuildPlugins: CODE_PLUGINS,
   plugins: [loadedLater, license],
   dts: {
     entry: { index: "lib/index.ts", testing: "lib/testing/index.ts" },
     // Store extends AsyncDisposable: a consumer's own `lib` need not name it.
     banner: '/// <reference lib="esnext.disposable" />',
   },
-});
+} satisfies Options;

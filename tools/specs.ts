@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { Counts, FileReport } from "../spec/support/reporter.js";
-import { buildIfNeeded } from "./build-if-needed.js";
+import { buildIfNeeded, type Build } from "./build-if-needed.js";
 import { options, runSpecFile, type SpecFileOptions } from "./spec-file.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -51,8 +51,10 @@ const LONGEST_FIRST = [
   /times/,
 ];
 
-/** These read more of the build than the ES modules: the CommonJS build, the declaration files, or the package as it is packed. */
-const WHOLE_BUILD = [/builds/, /errors/, /package/, /readme/, /matrix/, /sqlite\/lock\.spec/, /simulation/, /soak/];
+/** These read the CommonJS build too. */
+const BOTH_BUILDS = [/builds/, /errors/, /sqlite\/lock\.spec/, /soak/];
+/** These read the declaration files, the package as it is packed, or code that they look for as tree shaking leaves it. */
+const WHOLE_BUILD = [/package/, /readme/, /matrix/, /simulation/];
 
 const DID_NOT_END = "Every test passed, but the process failed or did not end by itself.";
 
@@ -65,6 +67,14 @@ function allSpecs(): string[] {
     .map((path) => join("spec", path).replaceAll("\\", "/"))
     .filter((path) => path.endsWith(".spec.ts"))
     .sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+}
+
+/** What the named specs read of the build. None named are all. */
+function buildOf(named: readonly string[]): Build {
+  const areSome = (patterns: readonly RegExp[]): boolean =>
+    named.some((path) => patterns.some((pattern) => pattern.test(path)));
+  if (named.length === 0 || areSome(WHOLE_BUILD)) return "whole";
+  return areSome(BOTH_BUILDS) ? "both" : "code";
 }
 
 interface Totals extends Counts {
@@ -174,8 +184,7 @@ export const closingLine = ({ passed, failed }: Counts): string => `${String(pas
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({ allowPositionals: true, options });
   const [file, ...others] = positionals;
-  const isWhole = file === undefined || positionals.some((path) => WHOLE_BUILD.some((pattern) => pattern.test(path)));
-  if (!buildIfNeeded(isWhole ? "whole" : "code")) {
+  if (!(await buildIfNeeded(buildOf(positionals)))) {
     process.exitCode = 1;
     return;
   }
