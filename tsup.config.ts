@@ -152,9 +152,13 @@ const ownFile: Plugin = {
   },
 };
 
-/** The NATS client in the ES modules: below. */
-export const clientByDefault = (code: string): string =>
-  code.replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)');
+/** Comments are for who reads `lib/`, and the declaration files have theirs: here they would be a tenth of the code. */
+const withoutComments = (code: string): string =>
+  code.replaceAll(/^ *(?:\/\/ (?:lib|node_modules)\/.*|\/\*\*[^]*?\*\/)\n/gm, "");
+
+/** What becomes of an ES module at last; of the NATS client it is said below. */
+export const finished = (code: string): string =>
+  withoutComments(code).replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)');
 
 /**
  * What is loaded later.
@@ -166,9 +170,9 @@ export const clientByDefault = (code: string): string =>
 const loadedLater: BuildPlugin = {
   name: "loaded-later",
   renderChunk(code) {
-    if (this.format === "esm") return { code: clientByDefault(code) };
+    if (this.format === "esm") return { code: finished(code) };
     return {
-      code: code.replaceAll(
+      code: withoutComments(code).replaceAll(
         /\bimport\("([^"]+)"\)/g,
         (_, path: string) => `Promise.resolve().then(() => require("${path.replace(/^(\.\/.*)\.js$/, "$1.cjs")}"))`,
       ),

@@ -73,7 +73,7 @@ async function buildCode(): Promise<void> {
   // Those that others are told by come last: an interrupted build counts as none.
   const isNamed = (path: string): boolean => built.code.includes(basename(path));
   for (const { path, text } of outputFiles.sort((a, b) => Number(isNamed(a.path)) - Number(isNamed(b.path)))) {
-    const code = config.clientByDefault(text);
+    const code = config.finished(text);
     writeFileSync(path, basename(path) === "sql-js.js" ? head + code : code);
   }
 }
