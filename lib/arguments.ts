@@ -61,8 +61,8 @@ function namesOf(value: unknown, path: string): readonly string[] {
 }
 
 /**
- * A field that is inherited, as of a class instance, counts too; one that something put into every object's prototype does
- * not. Read once, so that a getter cannot answer twice.
+ * A field may be inherited, as from a class. One that somebody put on `Object.prototype` does not count. Each field is read
+ * once: a getter could give two answers.
  */
 function field(value: object, name: string, path: string): unknown {
   try {
@@ -120,7 +120,7 @@ const ASCII_WHITE_SPACE = "\t\n\v\f\r ";
 const PRINTABLE_ASCII = /^[\x21-\x7e]{1,256}$/;
 const MAX_KEY_CHARS = 256;
 
-/** Whether a key is already in its one form, which is what nearly every call comes with. */
+/** Whether a key is folded already. Nearly every one is. */
 function isFolded(key: string): boolean {
   if (key.length < 1 || key.length > MAX_KEY_CHARS) return false;
   for (let i = 0; i < key.length; i++) {
@@ -143,13 +143,13 @@ export function signKey(value: unknown, path: string): string {
   return trimmed.toLowerCase();
 }
 
-/** Of any realm, and what the engine knows of it: its own properties may say anything. */
+/** A `Uint8Array` of any realm. The engine is asked for its length: the object's own properties may say anything. */
 function bytes(value: unknown, path: string, max: number): Uint8Array {
   if (!types.isUint8Array(value)) throw invalid(path, "a Uint8Array");
   const length: unknown = Reflect.get(TYPED_ARRAY, "length", value);
   if (typeof length !== "number" || length < 1 || length > max) throw invalid(path, `1 to ${String(max)} bytes`);
   const copy = new Uint8Array(value);
-  // Memory that is shared may have grown meanwhile.
+  // Shared memory may have grown since.
   if (copy.length > max) throw invalid(path, `1 to ${String(max)} bytes`);
   return copy;
 }
@@ -201,13 +201,13 @@ export function opTimeout(value: unknown, path: string): number {
   return value === undefined ? DEFAULT_OP_TIMEOUT_MS : integer(value, path, 1, MAX_OP_TIMEOUT_MS);
 }
 
-/** What is told of something as it happens. */
+/** A function that is told of events. */
 export function listener(value: unknown, path: string): ((event: never) => void) | undefined {
   if (value !== undefined && typeof value !== "function") throw invalid(path, "a function");
   return value as ((event: never) => void) | undefined;
 }
 
-/** What a call may take in time. */
+/** What bounds a call: its time, and a signal. */
 export interface Bounds {
   readonly timeoutMs: number | undefined;
   readonly signal: AbortSignal | undefined;

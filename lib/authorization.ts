@@ -1,6 +1,6 @@
 /**
- * The fail-closed checks. Whatever happens, a check resolves, in time, and to an allow only if an allow was proved in
- * time. The methods of our stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
+ * The fail-closed checks. A check always resolves in time, and allows only if an allow was proved in time. The methods of our
+ * stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
  */
 import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
@@ -11,27 +11,27 @@ import type { UserFacts } from "./rules.js";
 import type { CallOptions, Decision, Store, User } from "./store.js";
 
 /**
- * Under this name a store tells its `opTimeoutMs` to every copy of the library that a process may hold: the ES modules, the
- * CommonJS build, the testing entry, another version. Copies share no module, so there is nothing secret that they could
- * tell each other by, and whatever one copy can say any object can say. That is why the name gives no trust, only time:
+ * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the CommonJS
+ * build, the testing entry, another version. Copies share no module, and so no secret: any object can have this property. That
+ * is why it gives no trust, only time:
  *
- * - The answers of a store of this very copy are believed as they are. That it is one shows its private `#own`, which
- *   nobody else can have: no copy of the object, no object that inherits from it, no proxy of it.
- * - The answers of any other store, ours by another copy or a stranger that calls itself so, are held against the same
- *   proof, within a deadline of our own. A forged name moves that deadline within the bounds of `opTimeoutMs`.
+ * - A store of this very copy is believed as it is. Its private `#own` proves that it is one: no copy of the object, no object
+ *   that inherits from it and no proxy of it can have that.
+ * - Any other store, one of another copy or a stranger, has to give the proof itself, within a deadline of our own. A forged
+ *   property moves that deadline within the bounds of `opTimeoutMs`.
  *
- * A shared `WeakSet` on `globalThis` would be no harder to forge, and be state of the whole process.
+ * A shared `WeakSet` on `globalThis` would be as easy to forge, and would be state of the whole process.
  */
 export const OP_TIMEOUT_MS = Symbol.for("unibus-membership.opTimeoutMs");
 
-/** A store of this copy: its methods keep the time and never reject by themselves, so that nothing has to be put around them. */
+/** A store of this copy. Its checks keep the time and never reject, so that nothing is put around them. */
 export abstract class OwnStore {
   readonly #own = true;
   readonly [OP_TIMEOUT_MS]: number;
 
   constructor(opTimeoutMs: number) {
     this[OP_TIMEOUT_MS] = opTimeoutMs;
-    // Not enumerable: a store in other clothes that spreads this one does not say more than its author wrote.
+    // Not enumerable: an object that spreads this store does not get it.
     Object.defineProperty(this, OP_TIMEOUT_MS, { enumerable: false, writable: false, configurable: false });
   }
 

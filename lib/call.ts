@@ -1,16 +1,16 @@
 /**
- * One call's time. Every wait of an operation goes through its `Call`, so that whatever a backend does, hang, die or
- * answer late, the call settles in time and a late answer has nobody left to reach.
+ * One call's time. Every wait of an operation goes through its `Call`. A backend may hang, die or answer late: the call settles
+ * in time all the same, and a late answer is dropped.
  */
-// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+// Node's own timers. A window, or a test that stops time, replaces the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
 import { StoreError, isError, isStoreError } from "./errors.js";
 import type { Bounds } from "./arguments.js";
 import { abortReason, isAborted, onAbort } from "./signal.js";
 
 /**
- * The calls of a store that run, and one timer that ends those whose time is over: one for each call would be a good part
- * of what a fast call costs. The timer stays set when the call for which it was set is done, without keeping the process.
+ * The running calls of a store. One timer ends those whose time is over: a timer for each call would be a good part of what a
+ * fast call costs. It stays set when its call is done, but does not keep the process alive.
  */
 export class CallRegistry {
   readonly #running: Call[] = [];
@@ -18,7 +18,7 @@ export class CallRegistry {
   /** When the timer fires. */
   #due = Infinity;
   #whenIdle: (() => void) | undefined;
-  /** When whatever still runs is ended, and with what. */
+  /** When the store ends the calls that still run, and with which error. */
   #closing: { readonly at: number; readonly error: (call: Call) => StoreError } | undefined;
 
   begin(call: Call): void {
@@ -29,7 +29,7 @@ export class CallRegistry {
 
   finish(call: Call): void {
     if (this.#running[call.place] !== call) return;
-    // The last one takes its place.
+    // The last call of the list takes its place.
     const last = this.#running.pop();
     if (last !== undefined && last !== call) {
       this.#running[call.place] = last;
@@ -40,7 +40,7 @@ export class CallRegistry {
     this.#whenIdle?.();
   }
 
-  /** Resolves when no call runs; after `graceMs` those whose own time is not over are ended with `error`. */
+  /** Resolves when no call runs. After `graceMs`, calls that still have time are ended with `error`. */
   async close(graceMs: number, error: (call: Call) => StoreError): Promise<void> {
     if (this.#running.length > 0) {
       const now = performance.now();
@@ -60,7 +60,7 @@ export class CallRegistry {
   }
 
   #wakeAt(at: number, now: number): void {
-    // A timer that should have fired is late, or was lost: nobody's time may hang on it.
+    // The timer should have fired by now: it is late, or lost. No call may depend on it.
     if (this.#due < now) this.#setTimer(now);
     else if (at < this.#due) this.#setTimer(at);
   }
@@ -76,7 +76,7 @@ export class CallRegistry {
     );
   }
 
-  /** Timers fire up to a millisecond early: who has time left keeps it. */
+  /** A timer can fire a millisecond early: a call that has time left keeps it. */
   #wake(): void {
     this.clearTimer();
     const closing = this.#closing;
@@ -117,7 +117,7 @@ export class Call {
     this.#outcome = kind === "write" ? "none" : undefined;
   }
 
-  /** What a write would have to admit if it ended now. A backend sets it to `unknown` before it sends what may commit. */
+  /** The `outcome` of the error, if the write ended now. A backend sets it to `unknown` before it sends what may commit. */
   get outcome(): "none" | "unknown" | undefined {
     return this.#outcome;
   }
@@ -145,12 +145,12 @@ export class Call {
     return isAborted(this.#signal);
   }
 
-  /** What ended the call, once something did. A backend that lets go of an ended call's work rejects it with this. */
+  /** The error that ended the call, if one did. A backend that stops work on an ended call rejects with it. */
   get ended(): StoreError | undefined {
     return this.#ended;
   }
 
-  /** Whether it has ended, or is to, at that time by `performance.now()`: then {@link throwIfEnded} says why. */
+  /** Whether the call is over at `now`, by `performance.now()`. If it is, {@link throwIfEnded} throws why. */
   isOver(now: number): boolean {
     return this.ended !== undefined || this.aborted || this.#expiresAt <= now;
   }
@@ -233,7 +233,7 @@ export class Call {
     running.then(
       (value) => {
         if (this.#ended !== undefined) return;
-        // The timer may be late where the event loop was busy: an answer after the deadline is late all the same.
+        // The event loop may have been busy, and the timer is late. An answer after the deadline is late all the same.
         if (this.remaining() <= 0) {
           this.expire();
           return;
@@ -244,14 +244,14 @@ export class Call {
       (error: unknown) => {
         if (this.#ended !== undefined) return;
         settled();
-        // What else was begun for it, side by side with what failed, is to stop too.
+        // Other work of this call, begun beside what failed, stops too.
         this.#ended = isStoreError(error) ? error : unexplained(error);
         fail(error);
       },
     );
   }
 
-  /** Waits for the end that comes first, and answers how to wait no longer. */
+  /** Waits for the first end. Answers a function that stops waiting. */
   #begin(fail: (error: StoreError) => void): () => void {
     const calls = this.#calls ?? new CallRegistry();
     const signal = this.#signal;

@@ -51,7 +51,7 @@ export interface StoreErrorOptions {
  */
 export class StoreError extends Error {
   readonly code: StoreErrorCode;
-  // Declared only: an error has the fields that say something, and no others.
+  // Declared only, so that a field is there only where it says something.
   declare readonly argument?: string;
   declare readonly outcome?: "none" | "unknown";
   declare readonly details?: Readonly<Record<string, unknown>>;
@@ -79,7 +79,7 @@ const codes: ReadonlySet<unknown> = new Set<StoreErrorCode>([
   "INCOMPATIBLE",
 ]);
 
-/** Never throws: what somebody rejects with may be of any kind, a proxy that was revoked too. */
+/** Never throws. `error` may be anything, even a revoked proxy. */
 export function isError(error: unknown): error is Error {
   try {
     return error instanceof Error;

@@ -43,7 +43,7 @@ export class MembershipStore extends OwnStore implements Store {
     this.roomKeys = this.#roomKeysOf(driver.roomKeys);
     this.users = this.#usersOf(driver.users);
 
-    // The functions over any store rely on these methods being the ones of this class.
+    // The functions over any store rely on these methods: nobody may replace them.
     Object.freeze(this);
   }
 
@@ -221,7 +221,7 @@ export class MembershipStore extends OwnStore implements Store {
     const { checks } = this.#driver;
     return this.#check(options, () => {
       if (checks.synchronous) {
-        // Who is there is there under ids that were checked when they came in.
+        // Ids that are stored were checked. So an id that is found needs no check.
         if (!checks.joined(roomId, endpoint)) return false;
         return checks.isCurrent(Date.now()) || (() => renewed(checks, () => checks.joined(roomId, endpoint)));
       }
@@ -252,7 +252,7 @@ export class MembershipStore extends OwnStore implements Store {
     return this.close();
   }
 
-  /** Calls in flight keep the time that a call has; what hangs beyond it is ended, so that closing ends too. */
+  /** Calls in flight may take one call's time more. What hangs longer is ended, so that closing ends. */
   async #close(): Promise<void> {
     await this.#calls.close(
       this.#opTimeoutMs,
@@ -261,7 +261,7 @@ export class MembershipStore extends OwnStore implements Store {
     await this.#driver.close();
   }
 
-  /** What `authorize` allows, without the record that it would give. */
+  /** Decides like `authorize`, but makes no record. */
   #passes(
     key: string,
     options: CallOptions | undefined,
@@ -270,7 +270,7 @@ export class MembershipStore extends OwnStore implements Store {
     const { checks } = this.#driver;
     return this.#check(options, () => {
       if (checks.synchronous) {
-        // Who is there is there under a key in its one form: only what is not found need be folded.
+        // Keys are stored folded. So only a key that is not found needs to be folded.
         const user = checks.facts(key) ?? checks.facts(args.signKey(key, "key"));
         const now = Date.now();
         if (!isAllowed(user, rule, now)) return false;
@@ -357,7 +357,7 @@ function isAllowed(user: UserFacts | undefined, rule: (user: UserFacts, now: num
   return user !== undefined && rule(user, now);
 }
 
-/** What memory says after it was made sure of. */
+/** The answer from memory, after the backend made sure that the memory is current. */
 async function renewed<T>(checks: SyncCheckReads, answer: (now: number) => T): Promise<T> {
   await checks.renew();
   const now = Date.now();
@@ -367,7 +367,7 @@ async function renewed<T>(checks: SyncCheckReads, answer: (now: number) => T): P
   return answered;
 }
 
-/** No driver's error leaks, and what may have been written is said. */
+/** Every error becomes a `StoreError`, and that of a write says its outcome. */
 function toStoreError(error: unknown, call: Call): StoreError {
   if (!isStoreError(error)) {
     return new StoreError("UNAVAILABLE", "The backend failed", {
@@ -376,7 +376,7 @@ function toStoreError(error: unknown, call: Call): StoreError {
     });
   }
   if ((error.code === "INCOMPATIBLE" || error.code === "CORRUPT") && call.outcome === "unknown") {
-    // Found out after what commits was sent: these codes alone would say that nothing was written.
+    // The commit was sent before this was found out. These codes alone would say that nothing was written.
     return new StoreError("UNAVAILABLE", `The outcome is unknown: ${error.message}`, {
       outcome: "unknown",
       cause: error,

@@ -2,7 +2,7 @@
 import { notify } from "./notify.js";
 import type { CommonOptions } from "./store.js";
 
-/** What happens between two tellings of a phase. */
+/** The shortest time between two events of a phase. */
 const TELL_EVERY_MS = 100;
 
 export class Opening {
@@ -28,7 +28,7 @@ export class Opening {
     if (this.#listener !== undefined && performance.now() - this.#told >= TELL_EVERY_MS) this.#tell();
   }
 
-  /** The phase is over, with all of it done. */
+  /** The phase is over, and all of it is done. */
   end(): void {
     this.#done = this.#total ?? this.#done;
     this.#tell();

@@ -1,15 +1,15 @@
 /**
- * A caller's `AbortSignal`, read by what signals themselves have: a property of the object's own may say anything, and
- * another thing each time.
+ * A caller's `AbortSignal`. It is read by the getters of `AbortSignal.prototype`: an own property of the object may say anything,
+ * and something else each time.
  */
 import { types } from "node:util";
 
-/** Looks at what is there now: a test runner may have put signals of its own in place of the platform's. */
+/** The prototype is looked up each time: a test runner may have replaced the global `AbortSignal`. */
 function read(signal: AbortSignal, name: "aborted" | "reason"): unknown {
   return Reflect.get(AbortSignal.prototype, name, signal);
 }
 
-/** Never throws, and what it lets through does not throw later: what only inherits from a signal, or stands for one, may. */
+/** Never throws. It lets no subclass and no proxy through: those may throw later. */
 export function isSignal(value: unknown): value is AbortSignal {
   try {
     if (typeof value !== "object" || value === null || types.isProxy(value)) return false;
@@ -30,7 +30,7 @@ export function abortReason(signal: AbortSignal | undefined): unknown {
   return signal === undefined ? undefined : read(signal, "reason");
 }
 
-/** Answers how to listen no longer. */
+/** Answers a function that stops listening. */
 export function onAbort(signal: AbortSignal, listener: () => void): () => void {
   EventTarget.prototype.addEventListener.call(signal, "abort", listener, { once: true });
   return () => {

@@ -2,7 +2,7 @@
  * Checkpoints: the log goes on in a new segment, the image is brought up to date with the old one, written beside the
  * file and renamed over it. At every moment the files are an image and the segments that lead from it to now.
  */
-// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+// Node's own timers. A window, or a test that stops time, replaces the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
 import { StoreError } from "../errors.js";
 import { MAX_LOG_BYTES } from "./budget.js";

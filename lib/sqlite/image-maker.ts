@@ -4,7 +4,7 @@
  */
 import { promises as fs } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
-// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+// Node's own timers. A window, or a test that stops time, replaces the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
 import { Worker } from "node:worker_threads";
 import { createFile, removeIfThere, statIfThere, sync, writeAll } from "./files.js";
