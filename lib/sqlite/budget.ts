@@ -48,7 +48,7 @@ export function keyBytes(row: KeyRow): number {
   return textBytes(row.roomId, row.endpoint) + blobBytes(row.sealed);
 }
 
-/** What the rows that a transaction puts in take. What it takes out, or puts them in the place of, is not told off. */
+/** The bytes of the rows that a transaction adds. What it removes or replaces is not subtracted. */
 export function changesBytes(changes: readonly Change[]): number {
   let bytes = 0;
   for (const change of changes) {

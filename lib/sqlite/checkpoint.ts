@@ -16,7 +16,7 @@ import { Segment } from "./segment.js";
 import type { Watermark } from "./watermark.js";
 
 const MIN_LOG_BYTES = 32 * 1024 * 1024;
-/** So that a log is far from full, and never takes long to read, however large the image is. */
+/** At this length a checkpoint begins, however large the image is: the log is far from full, and is read quickly. */
 const LARGE_LOG_BYTES = MAX_LOG_BYTES / 4;
 /** After a checkpoint that failed. Each further one waits twice as long, up to the second. */
 const MIN_PAUSE_MS = 1000;
@@ -173,7 +173,7 @@ export class Checkpoints {
   /** Puts everything into the file, as far as the disk allows, and closes the log. */
   async close(): Promise<void> {
     this.#closing = true;
-    // Who closes waits for this, and no one else any more.
+    // Only the caller of `close` still waits for the disk.
     this.#maker.hurry();
     clearTimeout(this.#retry);
     this.#retry = undefined;
@@ -190,7 +190,7 @@ export class Checkpoints {
   }
 
   async #closeFiles(): Promise<void> {
-    // Each, whatever becomes of the others: nobody has them afterwards.
+    // All of them, even if one fails: nobody can close them afterwards.
     const closed = await Promise.allSettled([
       this.#watermark.close(),
       this.#unpublished?.old.close(),
@@ -199,7 +199,7 @@ export class Checkpoints {
     for (const each of closed) if (each.status === "rejected") throw each.reason;
   }
 
-  /** Nothing is published any more. */
+  /** No image is put in place any more. */
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#retry);
@@ -211,20 +211,20 @@ export class Checkpoints {
     return this.#segment.isThere();
   }
 
-  /** Each step can be done again, so that what failed goes on where it was. */
+  /** Every step can be repeated: after a failure the next attempt goes on from there. */
   async #publish(work: Unpublished): Promise<void> {
     if (!work.renamed) {
       try {
         await this.#replaceImage(work);
       } catch (error) {
-        // Not in the way of whoever needs the room until the next attempt.
+        // Until the next attempt others may need the room on the disk.
         await removeIfThere(temporaryImagePath(this.#path)).catch(() => undefined);
         throw error;
       }
     }
     await syncFolderOf(this.#path);
     await work.old.close();
-    // What has its name may be another holder's by now.
+    // The file of that name may be another holder's by now.
     await this.#lease.renew();
     await removeIfThere(work.old.path);
   }

@@ -27,7 +27,7 @@ export function answer<T>(read: () => T): Promise<T> {
   return new Promise((resolve) => resolve(read()));
 }
 
-/** The transaction that an operation would be. */
+/** The transaction that an operation becomes, if it changes something. */
 export interface Transaction {
   readonly sequence: number;
   readonly now: number;
@@ -41,13 +41,13 @@ export interface DatabaseEvents {
 
 export class Database {
   readonly tables: Tables;
-  /** What writes see: the tables, and what was submitted after them. */
+  /** The tables with all submitted changes: writes decide on it. */
   readonly view: PendingView;
   readonly journal: Journal;
   readonly #events: DatabaseEvents;
   readonly #holding: Holding;
   readonly #budget: Budget;
-  /** What that which waits for the disk takes in an image, at most. */
+  /** The most bytes that waiting changes can take in an image. */
   #waitingBytes = 0;
   #sequence: number;
   #durableSequence: number;
@@ -126,7 +126,7 @@ export class Database {
     if (this.journal.logBytes > logBytes) throw logFull(this.journal.logBytes, logBytes);
     let bytes = this.tables.bytes + this.#waitingBytes + added;
     if (bytes <= imageBytes) return;
-    // Most of what changes takes the place of something.
+    // Most rows replace another one.
     bytes -= this.#replacedBytes(changes);
     if (bytes > imageBytes && bytes > this.tables.bytes + this.#waitingBytes) throw imageFull(bytes, imageBytes);
   }
@@ -172,7 +172,7 @@ export class Database {
     });
   }
 
-  /** Behind everything that was submitted until now. */
+  /** Answers once everything that was submitted before is durable. */
   async #inTurn<T>(result: () => T): Promise<T> {
     if (this.view.isEmpty) await this.#holding.ensure();
     else await this.#submit({ changes: [], result: () => undefined }, 0, 0);

@@ -13,7 +13,7 @@ const SHORT_BYTES = 1024;
 /** Bytes that nobody changes: short ones as text, each character a byte. */
 type KeptBytes = string | Uint8Array;
 
-/** Where short bytes are while they become text: to make a buffer for each costs more than that. */
+/** Short bytes become text in this buffer: a buffer for each would cost more than the text. */
 let scratch: Buffer | undefined;
 
 function kept(bytes: Uint8Array): KeptBytes {

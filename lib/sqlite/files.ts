@@ -98,13 +98,13 @@ export async function statIfThere(path: string): Promise<Stats | undefined> {
   }
 }
 
-/** Gives a new file the owner, as far as that is allowed, and the mode of another. */
+/** Gives a new file the mode of another, and its owner where that is allowed. */
 async function makeLike(handle: FileHandle, { uid, gid, mode }: Stats): Promise<void> {
   const own = await handle.stat();
   // Only root gives files away, and others only to a group of theirs.
   const kept =
     (own.uid === uid && own.gid === gid) || (await canGive(handle, uid, gid)) || (await canGive(handle, own.uid, gid));
-  // Another group is not to have what that one had.
+  // If the group is another one, it gets no rights.
   await handle.chmod(mode & (kept ? 0o777 : 0o707));
 }
 

@@ -21,7 +21,7 @@ export const LEASE_MS = 500;
 /** How often it is looked while the store is in use. */
 const LOOK_EVERY_MS = 100;
 
-/** When something began, by the clock that stands still while the machine sleeps, and by the one that may be set. */
+/** A moment by two clocks: the monotonic one stands still while the machine sleeps, the wall clock can be set. */
 interface Moment {
   readonly monotonic: number;
   readonly wall: number;
@@ -48,7 +48,7 @@ export class Lease {
   #looked: Moment = { monotonic: -Infinity, wall: -Infinity };
   /** The millisecond of the wall clock for which both clocks were asked. */
   #checkedFor = NaN;
-  /** How often what was looked was called into question. */
+  /** Counts the calls of `doubt`: a look that began before one proves nothing after it. */
   #doubts = 0;
   #used = false;
   #timer: NodeJS.Timeout | undefined;
@@ -62,7 +62,7 @@ export class Lease {
     this.#lost = lost;
   }
 
-  /** For whoever holds the file, and has just put everything in its place. `lost` is called at most once. */
+  /** Begins when this process holds the file and all files are in place. `lost` is called at most once. */
   static async begin(places: Places, lost: (error: StoreError) => void): Promise<Lease> {
     const lease = new Lease(places, lost);
     const { image, socket } = places;
@@ -113,7 +113,7 @@ export class Lease {
     this.#images = [next];
   }
 
-  /** Something went wrong that a file which is gone would explain: whoever checks next looks first. */
+  /** Something failed, and a deleted file would explain it. The next check looks first. */
   doubt(): void {
     this.#doubts++;
     this.#looked = { monotonic: -Infinity, wall: -Infinity };
@@ -191,7 +191,7 @@ export class Lease {
       if (foundSocket !== undefined && identity(foundSocket) !== this.#socket)
         throw this.#lose(`${String(socket)} is another file now`);
     } catch (error) {
-      // Any other error says nothing about names. What was looked before goes on counting for its time.
+      // Any other error says nothing about names. The last look still counts, for its time.
       if (isAbsent(error) || codeOf(error) === "ENOTDIR")
         throw this.#lose(error instanceof Error ? error.message : "a file is gone");
       throw error;

@@ -79,7 +79,7 @@ async function replace(path: string, text: string): Promise<void> {
   }
 }
 
-/** What root leaves beside the file of another user must not be in that one's way: in a sticky folder only its owner may remove it. */
+/** Root gives what it makes beside the file to the file's owner: in a sticky folder nobody else could remove it. */
 export async function giveToOwner(path: string, own: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   const image = await statIfThere(path);

@@ -19,14 +19,14 @@ import { LOCK, giveToOwner, readHolder, readLockFile, removeHolder, writeHolder,
 import type { Holder } from "./lock-file.js";
 import { Sockets, ask, isTaken, isWithoutSockets, listen, stopListening } from "./sockets.js";
 
-/** A contender decides in a few milliseconds; one that is stopped meanwhile holds the file as far as we can tell. */
+/** A contender decides in a few milliseconds. One that takes longer than this is taken for a holder: it may be stopped. */
 const CONTEND_MS = 1500;
-/** So much longer waits the first in line. */
+/** The first in line waits this much longer. */
 const PATIENCE_MS = 10_000;
-/** How long a holder that nobody sees may go on, and what the two of them may differ in. */
+/** How long a holder whose socket is gone may go on, and what two clocks may differ by. */
 const UNSEEN_MS = LEASE_MS + 100;
 
-/** What a holder has. */
+/** What a holder of the file has. */
 interface Claim {
   /** The socket's place, where it is a file that could be deleted. */
   readonly socket: string | undefined;

@@ -55,7 +55,7 @@ export class OpenFile {
     }
   }
 
-  /** The system has given it up then, whatever it says: nothing was written to it that could be lost. */
+  /** The file was only read, so that an error of closing loses nothing. */
   async close(): Promise<void> {
     await this.#handle.close().catch(() => undefined);
   }

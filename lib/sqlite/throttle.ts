@@ -1,16 +1,16 @@
 /**
- * What a thread that writes an image leaves to the others. Disk, processor and the file system's journal are shared with callers who
- * wait for each of their writes, and nothing tells how much of each they need. So it works for a short while, has what it
- * wrote go to the disk as it goes, and then sleeps for several times as long: whatever it takes, it takes for a part of the time only.
+ * What a thread that writes an image leaves to the others. It shares the disk, the processor and the file system's journal with
+ * callers who wait for each of their writes, and nobody knows how much of each they need. So it works for a short while, sends to the
+ * disk what it wrote, and then sleeps for several times as long. Whatever it uses, it uses for a part of the time only.
  */
-/** So long it works at a stretch. */
+/** The longest time that it works without a rest. */
 const STRETCH_MS = 4;
-/** For each part of the time that it takes, it leaves so many. */
+/** It rests for this many times as long as it worked. */
 const LEAVES = 3;
-/** A single step that was slow, as on a disk that hangs, is not paid for at length. */
+/** The longest rest: one step that was slow, as on a disk that hangs, is not repaid in full. */
 const MAX_REST_MS = 1000;
 
-/** What is shared with the thread: whether it may take all that it can. */
+/** A flag that is shared with the thread: whether it may use all that it can get. */
 export class Haste {
   readonly #shared: Int32Array;
 
@@ -27,7 +27,7 @@ export class Haste {
     return Atomics.load(this.#shared, 0) !== 0;
   }
 
-  /** From here on nothing is left to others. Whoever rests is woken. */
+  /** From here on the thread does not rest, and one that rests wakes. */
   make(): void {
     Atomics.store(this.#shared, 0, 1);
     Atomics.notify(this.#shared, 0);
