@@ -22,17 +22,17 @@ interface Waiter {
 interface Log {
   /** The newest sequence that is known to be there. */
   readonly highestSeen: number;
-  /** The next barrier of this store, and its key, which is its own until it is known what became of it. */
+  /** The next barrier of this store. No other has its key until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
-  /** It may not be the one that was known: it is not there at the moment. */
+  /** Another log may be there: nobody answers for this one at the moment. */
   doubt(): void;
-  /** It is not the one that was known. */
+  /** Another log is there. */
   goneBack(): void;
-  /** It acknowledged just now what was sent then. */
+  /** The log acknowledged just now what was sent at `sent`. */
   heard(sent: Moment): void;
-  /** A barrier of this store stands there. */
+  /** A barrier of this store stands at `seq`. */
   noteBarrier(seq: number, key: string): void;
-  /** It was surely not stored. */
+  /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
 }
 
@@ -52,7 +52,7 @@ export class Barrier {
   #sent = 0;
   #covered = 0;
   #inFlight = 0;
-  /** Barriers for whose acknowledgement the next one waits: not one that was overtaken, whose server may be dead. */
+  /** Numbers of barriers for which the next one waits. One that was overtaken is not among them: its server may be dead. */
   readonly #awaited = new Set<number>();
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -108,7 +108,7 @@ export class Barrier {
   }
 
   async #flight(number: number): Promise<void> {
-    // Nobody waits longer than its call, so that nothing is left behind when the last call has ended.
+    // The barrier waits as long as the longest call, so that nothing is under way once all calls have ended.
     const sent = moment();
     let longest = 1;
     for (const { call } of this.#waiters) longest = Math.max(longest, call.expiresAt - sent.monotonic);

@@ -1,16 +1,16 @@
 /**
- * Records that were read, kept exact by the order of the bucket. A bucket is one log, so that a barrier tells how far it is,
- * and everything that was stored since is read from any replica, in order. What was read before still holds then.
+ * A cache of records that is exact as of a sequence of the bucket's log. A barrier tells how far the log is. What was stored since
+ * is read from any replica, in order. Every record that it does not name still stands as it did.
  *
- * That reading is believed only as far as it has no gap: a replica that catches up from a snapshot drops what was superseded
- * before it has what superseded it. A sequence that is missing is no gap if it is known what stood there:
+ * That reading is believed only up to its first gap: a replica that catches up from a snapshot may have dropped a record before
+ * it has the newer one. A missing sequence is no gap if it is known what stood there:
  *
  * 1. a barrier of this store, which was acknowledged;
  * 2. a barrier of another store, which a later one of that store tells of;
  * 3. an older state of a record that was read in its newer one, which tells of it.
  *
- * Where a gap stays, the copy is as of a barrier anew, and a new *generation* begins: no record is known to be as it stands, but
- * each is still known as it was, so that one fence proves it. docs/protocol.md has the argument.
+ * Where a gap stays, a new *generation* begins at a barrier. Of no record it is known then whether it still stands. But each is
+ * known as it was, so that one fence proves it. docs/protocol.md has the argument.
  */
 import { asObject } from "./json.js";
 import { moment } from "./continuity.js";
@@ -26,19 +26,19 @@ export interface Known<V> {
   /** What the record says. */
   readonly value: V;
   readonly seq: number;
-  /** The generation in which it was last known to be as it stands. */
+  /** The last generation in which the record was known to stand so. */
   readonly generation: number;
 }
 
-/** Where it is kept, in bounded memory: a record can be gone at any time. */
+/** Where records are kept, in bounded memory: a record can be gone at any time. */
 export interface Cache<V> {
   /** `key` is the record's in the bucket. */
   get(key: string): Known<V> | undefined;
   put(entry: Entry, generation: number): void;
-  /** It is known to stand as it did. */
+  /** The record still stands as it did. */
   renew(key: string, generation: number): void;
   clear(): void;
-  /** Told up to where the records stood that are not kept any more. */
+  /** Told the highest sequence of the records that were dropped. */
   onForget: ((seq: number) => void) | undefined;
 }
 
@@ -49,25 +49,25 @@ export interface Fill {
   readonly log: number;
 }
 
-/** What was proved on its own as of `at`, which the copy has not come to. It is remembered as it stood, at `seq`. */
+/** A record that was proved on its own as of `asOf`, to which the cache has not come yet. It stood at `seq`. */
 interface PendingFill {
   readonly asOf: number;
   readonly reading: Fill;
   readonly seq: number;
 }
 
-/** A message by which the log is known again. */
+/** A message by which the log is recognized: where it still stands, the log is the same. */
 interface Anchor {
   readonly key: string;
   readonly seq: number;
   /** When it was stored. */
   readonly stamp: string;
-  /** Of what this store wrote and did not read: what it says, with an id of its own. */
+  /** What this store wrote there, if it was not read: it has an id of its own in it. */
   readonly payload: string | undefined;
 }
 
 const MAX_AHEAD = 4096;
-/** Writes of this store that wait for what stands between them and the copy. */
+/** Writes of this store beyond the cache, which wait for what stands between. */
 const MAX_WROTE = 1024;
 const MAX_ANCHORS = 8;
 
@@ -90,7 +90,7 @@ export class ExactCache<V> {
   #generation = 1;
   /** Whether there are records of this generation. */
   #inUse = false;
-  /** How many are proving the same record. What the log says of it meanwhile is kept. */
+  /** By key: how many prove the record, and where the log last changed it meanwhile. */
   readonly #fills = new Map<string, { count: number; changed: number }>();
   /** Of this generation, in ascending order. */
   readonly #pendingFills: PendingFill[] = [];
@@ -98,11 +98,11 @@ export class ExactCache<V> {
   readonly #ownWrites = new Map<number, { readonly key: string; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
   #anchors: Anchor[] = [];
-  /** Records of an generation before this one, above this sequence, may be of another log. */
+  /** Records of an earlier generation than this, above this sequence, may be of another log. */
   #limit = { generation: 0, seq: 0 };
-  /** Another number for each log. */
+  /** Grows whenever another log may have taken the place of this one. */
   #log = 0;
-  /** The copy was not needed for a while: whether the log is the one that is known has to be looked at. */
+  /** The cache was not used for a while. Before it is used again, it has to be seen that the log is still the same. */
   #mustRevalidate = false;
   #changes = 0;
 
@@ -120,7 +120,7 @@ export class ExactCache<V> {
     return this.#generation;
   }
 
-  /** Another number whenever a record was kept, or a generation began: while it is the same, what was valid still is. */
+  /** Grows whenever a record was kept or a generation began. While it is the same, a record that was valid still is. */
   get changes(): number {
     return this.#changes;
   }
@@ -129,12 +129,12 @@ export class ExactCache<V> {
     return this.#mustRevalidate;
   }
 
-  /** Messages of which one has to stand where it did, with its time, newest first, so that the log is the one that is known. */
+  /** Newest first. If one of them stands where it did, with its time, the log is the same. */
   get anchors(): readonly Anchor[] {
     return [...this.#anchors];
   }
 
-  /** To be asked before what is kept is used: it is not sure for ever which log it is of. */
+  /** To be called before the cache is used: after a while without an answer another log may be there. */
   checkAge(): void {
     if (!this.#continuity.isFresh) this.invalidate();
   }
@@ -194,7 +194,7 @@ export class ExactCache<V> {
     if (this.#pendingFills.length > MAX_AHEAD) this.#applyFill(this.#pendingFills.shift());
   }
 
-  /** The sequence of a barrier that was acknowledged. Answers whether the copy is as of it, or later. */
+  /** The sequence of a barrier that was acknowledged. Answers whether the cache is as of it, or later. */
   advanceTo(seq: number): boolean {
     if (this.#mustRevalidate) return false;
     if (seq > this.#asOf) {
@@ -208,7 +208,7 @@ export class ExactCache<V> {
     return seq <= this.#asOf;
   }
 
-  /** This store's own write was acknowledged: the copy takes it without reading, if nothing that is not known stands before it. */
+  /** This store's own write was acknowledged: the cache takes it without reading, if nothing that is not known stands before it. */
   applyOwnWrite(key: string, payload: string, seq: number): void {
     if (this.#mustRevalidate || seq <= this.#asOf) return;
     this.#ownWrites.set(seq, { key, payload });
@@ -265,7 +265,7 @@ export class ExactCache<V> {
     let before = this.#asOf;
     let end = before;
     let explained: Explained | undefined;
-    // What a gap was before stands up to here: without it the gap is one.
+    // What explains the gaps stands up to here. It has to be taken with them.
     let needed = 0;
     for (const { seq } of changes) {
       if (seq <= before) continue;
@@ -279,7 +279,7 @@ export class ExactCache<V> {
     return end;
   }
 
-  /** Begins a new generation as of the sequence of a barrier, however the copy came to need it. */
+  /** Begins a new generation as of the sequence of a barrier. */
   beginGeneration(seq: number): void {
     this.#generation++;
     this.#changes++;
@@ -288,19 +288,19 @@ export class ExactCache<V> {
     for (const found of this.#pendingFills.splice(0)) this.#applyFill(found);
   }
 
-  /** The same where there is nothing to lose: what is ahead of a gap waits for nobody. */
+  /** The same, if this generation has no records yet: nothing is lost by it. */
   beginGenerationIfUnused(seq: number): void {
     if (!this.#inUse && !this.#mustRevalidate && seq > this.#asOf) this.beginGeneration(seq);
   }
 
-  /** Time has passed in which another log could have taken the place of the one that is known. */
+  /** Another log may be there: so much time has passed. Nothing is exact until one of the three below is called. */
   invalidate(): void {
     this.#own.freeze();
     this.#ownWrites.clear();
     this.#mustRevalidate = true;
   }
 
-  /** The log is the one that is known up to this sequence, and everything that is kept stands below: nothing was lost. */
+  /** The log is the same, up to this sequence, and everything that is kept stands at or below it. Nothing is lost. */
   revalidate(seq: number, asked: Moment): void {
     this.#mustRevalidate = false;
     this.#own.thaw(seq, this.#continuity.isUnbroken);
@@ -308,7 +308,7 @@ export class ExactCache<V> {
     this.#asOf = Math.min(this.#asOf, seq);
   }
 
-  /** The anchor that stands where it did: the log is the one that is known, up to there. Without one, it may be another. */
+  /** The log is the same up to this anchor, which stands where it did. Without an anchor it may be another. */
   revalidateBy(anchor: Anchor | undefined, asked: Moment): void {
     if (anchor === undefined) {
       this.forgetLog();
@@ -322,7 +322,7 @@ export class ExactCache<V> {
     this.#anchors = this.#anchors.filter(({ seq }) => seq <= anchor.seq);
   }
 
-  /** Forgets everything: another log may have taken the place of the one that is known. */
+  /** Forgets everything: another log may be there. */
   forgetLog(): void {
     this.#log++;
     this.#ownWrites.clear();
@@ -344,7 +344,7 @@ export class ExactCache<V> {
     const { reading, asOf: at, seq } = found;
     const changed = this.#fills.get(reading.key)?.changed ?? 0;
     this.#endFill(reading);
-    // What came after it may have been kept, and forgotten again.
+    // The log has a newer state. It may have been kept, and dropped again.
     if (changed > at) return;
     // Of another generation, or not yet come to, it is only remembered. Of this one the log has said what came after it.
     if (reading.log !== this.#log || reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate)

@@ -13,15 +13,15 @@ import type { Moment } from "./continuity.js";
 
 interface Log {
   readonly highestSeen: number;
-  /** A barrier of this store, and its key, which is its own until it is known what became of it. */
+  /** The next barrier of this store. No other has its key until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
-  /** A barrier of this store stands there. */
+  /** A barrier of this store stands at `seq`. */
   noteBarrier(seq: number, key: string): void;
-  /** It was surely not stored. */
+  /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
-  /** It is not the log that was known. */
+  /** Another log is there. */
   goneBack(): void;
-  /** It acknowledged just now what was sent then. */
+  /** The log acknowledged just now what was sent at `sent`. */
   heard(sent: Moment): void;
 }
 
@@ -30,17 +30,17 @@ type Answer = { readonly at: number | undefined } | { readonly failure: Failure;
 
 const REFUSED: Answer = { at: undefined };
 
-/** Fences of one key. The server refuses the second of two that are under way: who comes meanwhile shares the next. */
+/** Fences of one key. The server refuses a second one that is under way. So callers that come meanwhile share the next. */
 interface Turn {
   readonly running: Promise<Answer>;
   next?: { readonly expected: number; readonly calls: Call[]; readonly answer: Promise<Answer> };
 }
 
-/** Each fence is a write. So many at once, that those who ask for what is not there do not hold up everybody else. */
+/** Each fence is a write. These bound how many are under way, so that questions about absent records do not hold up the others. */
 const MAX_OF_ABSENT = 64;
 const MAX_OF_PRESENT = 256;
 
-/** So many at a time. */
+/** Runs at most so many at a time. */
 class Slots {
   readonly #most: number;
   #taken = 0;
@@ -51,7 +51,7 @@ class Slots {
   }
 
   async run<T>(work: () => Promise<T>): Promise<T> {
-    // Whoever ends hands its slot on, so that nobody who comes just then takes one more.
+    // One that ends hands its slot on, so that no newcomer takes it in between.
     if (this.#taken < this.#most) this.#taken++;
     else await new Promise<void>((resolve) => this.#queue.push(resolve));
     try {
@@ -109,7 +109,7 @@ export class Fences {
         next.calls.push(call);
         return next.answer;
       }
-      // Others go by another state of the record: after them.
+      // The next fence expects another sequence. This one comes after it.
       await next.answer;
       call.throwIfEnded();
     }
@@ -125,7 +125,7 @@ export class Fences {
   }
 
   async #send(key: string, expected: number, calls: readonly Call[]): Promise<Answer> {
-    // Nobody waits longer than its call, and for nobody nothing is sent.
+    // The fence waits as long as the longest call. If every call has ended, none is sent.
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;
     const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));

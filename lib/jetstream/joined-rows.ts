@@ -1,7 +1,7 @@
 /**
- * Who has joined, as checks have read it. A row is as it stands up to the fence that proved it, and a room's record says up to where the
- * rows of its changes stand: a row that was proved at or after that is the newest, however long ago it was. So what is kept
- * needs no barrier of its own.
+ * A cache of who has joined, for checks. A fence proved each row as of a sequence. A room's record says up to which sequence the rows
+ * of its changes stand. A row that was proved at or after that sequence is the newest one, however long ago that was. So the
+ * cache needs no barrier of its own.
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
@@ -12,11 +12,11 @@ interface Row {
   readonly seq: number;
   readonly v: number;
   readonly joined: boolean;
-  /** It stood so at this sequence. */
+  /** The sequence at which the row surely stood so. */
   readonly asOf: number;
 }
 
-/** What a row takes, about, beside its key. */
+/** About what a row takes, beside its key. */
 const ROW_BYTES = 200;
 
 export class JoinedRows {
@@ -48,13 +48,13 @@ export class JoinedRows {
     members.demand(needed, asOf);
     if (entry === undefined) return undefined;
     const row = rowOf(entry, asOf);
-    // A newer row than the record's was committed since. Kept is only what a record says that was read, by which the log is known again.
+    // A newer row was committed since the record was read. Only a row that a record which was read speaks of is kept.
     return row.v > room.v || log !== this.#log ? row : this.#keep(key, row);
   }
 
   #keep(key: string, row: Row): Row {
     const known = this.#rows.get(key);
-    // Of two that were under way the later one is kept.
+    // Of two reads that were under way the later one is kept.
     if (known !== undefined && known.asOf >= row.asOf) return row;
     if (known === undefined) this.#bytes += ROW_BYTES + 2 * key.length;
     this.#rows.set(key, row);
@@ -66,7 +66,7 @@ export class JoinedRows {
     return row;
   }
 
-  /** Another log may have taken the place of the one that is known. */
+  /** Another log may be there. */
   clear(): void {
     this.#log++;
     this.#rows.clear();

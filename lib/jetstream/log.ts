@@ -1,6 +1,6 @@
 /**
- * The log of one bucket: whether it may be used, how far it is known to be, and whether it is still the one that was known. What proves
- * something of it, a barrier or a fence, goes through here.
+ * The log of one bucket: whether it may be used, how far it is known to be, and whether it is still the same log. Barriers and
+ * fences, which prove something of it, go through here.
  */
 import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -23,23 +23,23 @@ export class Log {
   protected readonly continuity = new Continuity();
   protected readonly fences: Fences;
   protected readonly barrier: Barrier;
-  /** Of a barrier that is there: every read that has to find something asks for it too. */
+  /** The key of a barrier that stands there. A read that asks for it too finds at least one message. */
   barrierKey = "";
   #seen = 0;
   #drift: StoreError | undefined;
   #looked = performance.now();
-  /** The newest barrier of this store of which it is known that it stood in the log. */
+  /** The newest barrier of this store that surely stood in this log. */
   #landmark: { readonly key: string; readonly seq: number } | undefined;
-  /** Another log may have taken the place of the one that is known. */
+  /** Another log may be there. */
   protected isDoubted = false;
   #recognizing: Promise<void> | undefined;
-  /** What is there is another log, for good. */
+  /** Set once another log is there: the store is of no use any more. */
   #gone: StoreError | undefined;
-  /** Looks whether the settings are still what the promises rest on. */
+  /** Called every few seconds of use: looks whether the bucket's settings still keep the promises. */
   onUse: (() => void) | undefined;
-  /** It is the log that is known: the newest barrier that was known stood at that sequence, and its key has this message now. */
+  /** The log is the same: the newest barrier of this store stood at `seq`, and `found` is the message of its key now. */
   protected onRecognized: ((seq: number, found: DirectMessage, asked: Moment) => void) | undefined;
-  /** What others keep of the bucket may be of another log. */
+  /** Called when caches of this bucket may be of another log. */
   onDoubt: (() => void) | undefined;
 
   constructor(link: JetStreamClient, name: string) {
@@ -51,7 +51,7 @@ export class Log {
     this.fences = new Fences(link, this.stream, this.subjects, this);
   }
 
-  /** What makes the bucket unfit for use, found after opening: while it lasts, every operation on it is refused. */
+  /** A setting that breaks a promise, found after opening. While it lasts, every operation on the bucket is refused. */
   set drift(error: StoreError | undefined) {
     this.#drift = error;
   }
@@ -60,7 +60,7 @@ export class Log {
     return this.#drift;
   }
 
-  /** To be asked before the bucket is gone by: throws while it is unfit, and looks at its settings now and then. */
+  /** To be called before the bucket is used. Throws while it is unfit, and looks at its settings now and then. */
   use(): void {
     const now = performance.now();
     if (now - this.#looked > LOOK_MS) {
@@ -85,7 +85,7 @@ export class Log {
     return this.own.take();
   }
 
-  /** What is kept of the log is forgotten: see {@link Barrier}. */
+  /** Forgets what is known of the log: another one may be there. */
   doubt(): void {
     this.own.forget();
     this.isDoubted = true;
@@ -93,8 +93,8 @@ export class Log {
   }
 
   /**
-   * The log ends before what this store has seen of it, as one does that was restored from a backup or made anew. What was taken away may
-   * be there again, and however far it gets, nothing tells what: the store is of no use any more.
+   * The log ends before what this store has seen of it: it was restored from a backup, or made anew. What was taken away may be
+   * there again, and nothing tells what. The store is of no use any more.
    */
   goneBack(): void {
     this.#gone ??= new StoreError(
@@ -124,12 +124,12 @@ export class Log {
     this.suspect();
   }
 
-  /** Another log may have taken the place of the one that is known. */
+  /** Another log may be there. */
   protected suspect(): void {
     this.own.clear();
   }
 
-  /** Whether another log may have taken the place of the one that is known: to be asked before something is proved. */
+  /** Whether another log may be there. To be asked before something is proved. */
   protected mayBeAnother(): boolean {
     if (!this.isDoubted && !this.continuity.isFresh) {
       this.isDoubted = true;
@@ -138,7 +138,7 @@ export class Log {
     return this.isDoubted;
   }
 
-  /** Waits until it is known which log it is, if nothing was heard of it for a while. */
+  /** If nothing was heard of the log for a while: waits until it is known whether it is the same. */
   protected async recognize(call: Call): Promise<void> {
     for (const retries = new RetryLoop(call); this.mayBeAnother();) {
       await retries.next();

@@ -22,7 +22,7 @@ export interface Proved<V> {
 }
 
 /**
- * Changes that are read at once to bring the copy up to date: all that several stores have under way at a time. Our records have at
+ * Changes that are read at once to bring the cache up to date: all that several stores have under way at a time. Our records have at
  * most some 20 KiB, and the server cuts an answer short at 64 MiB.
  */
 const MAX_CHANGES = 256;
@@ -31,7 +31,7 @@ const MAX_READ = 2048;
 /** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
 const FOLLOW_MS = 200;
 /**
- * After so many reads, and so long, in which the copy got nowhere, every record is proved on its own. What stores write meanwhile tells of
+ * After so many reads, and so long, in which the cache got nowhere, every record is proved on its own. What stores write meanwhile tells of
  * what they wrote before: to be patient costs a moment, and the other way a write for each record, which others have to be told of.
  */
 const MAX_ATTEMPTS = 4;
@@ -42,7 +42,7 @@ const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
 export class ProvedBucket<V> extends Bucket {
-  readonly #copy: ExactCache<V | StoreState>;
+  readonly #cache: ExactCache<V | StoreState>;
   readonly #valueOf: (entry: Entry) => V | StoreState;
   #catchingUp: Promise<DirectAnswer | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
@@ -50,24 +50,24 @@ export class ProvedBucket<V> extends Bucket {
   /** `valueOf` makes of a record what the cache keeps of it. */
   constructor(link: JetStreamClient, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
     super(link, name, limits);
-    this.#copy = new ExactCache(new CacheWithState(cache), this.own, this.continuity);
+    this.#cache = new ExactCache(new CacheWithState(cache), this.own, this.continuity);
     this.#valueOf = (entry) => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
     // What it wrote needs not be read, where nothing stands between that and what it knows.
     this.onStored = (key, payload, seq) => {
-      this.#copy.applyOwnWrite(key, payload, seq);
+      this.#cache.applyOwnWrite(key, payload, seq);
     };
     cache.onForget = (seq) => {
       this.forgot(seq);
     };
     this.onRecognized = (last, found, asked) => {
       const stands = found.seq === last && this.own.isOwn(decode(found, this.subjects.length).value);
-      if (stands && this.#copy.mustRevalidate && (this.#copy.anchors[0]?.seq ?? 0) <= last)
-        this.#copy.revalidate(last, asked);
+      if (stands && this.#cache.mustRevalidate && (this.#cache.anchors[0]?.seq ?? 0) <= last)
+        this.#cache.revalidate(last, asked);
     };
   }
 
   protected override allowed(key: string, seq: number): "yes" | "no" | "unknown" {
-    const seen = this.#copy.seen(key);
+    const seen = this.#cache.seen(key);
     if (seen !== undefined && seq < seen) return "no";
     const allowed = super.allowed(key, seq);
     return seen !== undefined && allowed === "unknown" ? "yes" : allowed;
@@ -75,22 +75,22 @@ export class ProvedBucket<V> extends Bucket {
 
   override takeBarrier(): { readonly key: string; readonly value: string } {
     // Before it is taken for one of the log that is known.
-    this.#copy.checkAge();
+    this.#cache.checkAge();
     return super.takeBarrier();
   }
 
   override noteBarrier(seq: number, key: string): void {
     super.noteBarrier(seq, key);
-    this.#copy.advanceTo(seq);
+    this.#cache.advanceTo(seq);
   }
 
   override doubt(): void {
     super.doubt();
-    this.#copy.forgetLog();
+    this.#cache.forgetLog();
   }
 
   protected override suspect(): void {
-    this.#copy.invalidate();
+    this.#cache.invalidate();
   }
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */
@@ -106,14 +106,14 @@ export class ProvedBucket<V> extends Bucket {
   proveKept(key: string, call: Call): Promise<Proved<V> | undefined> | undefined {
     this.use();
     if (!this.#isSure() || this.mayBeAnother()) return undefined;
-    const known = this.#copy.valid(key);
+    const known = this.#cache.valid(key);
     if (known === undefined) return undefined;
-    const { changes } = this.#copy;
+    const { changes } = this.#cache;
     return this.barrier.prove(call).then((seq) => {
       if (this.isDoubted) return undefined;
-      if (!this.#copy.advanceTo(seq)) return this.#broughtTo(seq, key, call);
+      if (!this.#cache.advanceTo(seq)) return this.#broughtTo(seq, key, call);
       // Looked up again only where something has changed: of a million records each look is a miss of the processor's cache.
-      const kept = this.#copy.changes === changes ? this.#asOf(known) : this.#kept(key);
+      const kept = this.#cache.changes === changes ? this.#asOf(known) : this.#kept(key);
       return kept ?? this.#broughtTo(seq, key, call);
     });
   }
@@ -127,13 +127,13 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   #kept(key: string): Proved<V> | undefined {
-    const known = this.#copy.valid(key);
+    const known = this.#cache.valid(key);
     return known === undefined ? undefined : this.#asOf(known);
   }
 
-  /** What is valid, as of the copy's moment. */
+  /** What is valid, as of the cache's moment. */
   #asOf({ value, seq }: Known<V | StoreState>): Proved<V> {
-    return ofRecord({ value, seq, asOf: this.#copy.asOf });
+    return ofRecord({ value, seq, asOf: this.#cache.asOf });
   }
 
   async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {
@@ -141,7 +141,7 @@ export class ProvedBucket<V> extends Bucket {
       await retries.next();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
-      const valid = this.#copy.valid(key) === undefined ? undefined : (await this.#byBarrier([key], call))?.[0];
+      const valid = this.#cache.valid(key) === undefined ? undefined : (await this.#byBarrier([key], call))?.[0];
       if (valid !== undefined) return valid;
       const found = await this.#byFence(key, call);
       if (found !== "unknown") return found;
@@ -163,20 +163,20 @@ export class ProvedBucket<V> extends Bucket {
    * to be there.
    */
   checkOpen(seq: number, call: Call): Promise<void> | undefined {
-    if (this.#copy.asOf >= seq) {
-      const value = this.#copy.valid(STATE)?.value;
+    if (this.#cache.asOf >= seq) {
+      const value = this.#cache.valid(STATE)?.value;
       if (value instanceof StoreState && value.refusal === undefined) return undefined;
     }
     return this.#checkOpen(seq, call);
   }
 
   async #checkOpen(seq: number, call: Call): Promise<void> {
-    let known = this.#copy.valid(STATE);
-    if (known !== undefined && this.#copy.asOf < seq) {
+    let known = this.#cache.valid(STATE);
+    if (known !== undefined && this.#cache.asOf < seq) {
       await this.#bring(seq, call);
-      known = this.#copy.valid(STATE);
+      known = this.#cache.valid(STATE);
     }
-    const value = known === undefined || this.#copy.asOf < seq ? (await this.#prove(STATE, call))?.value : known.value;
+    const value = known === undefined || this.#cache.asOf < seq ? (await this.#prove(STATE, call))?.value : known.value;
     // It is there from the opening on. Where it is not, this is another log.
     if (!(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
@@ -195,7 +195,7 @@ export class ProvedBucket<V> extends Bucket {
     mine: (entry: Entry) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
   ): Promise<number | undefined> {
-    const known = this.#copy.remembered(STATE)?.value;
+    const known = this.#cache.remembered(STATE)?.value;
     // What is not surely open is looked at before anything is sent.
     if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined))
       await this.checkOpen(this.highestSeen, call);
@@ -214,7 +214,7 @@ export class ProvedBucket<V> extends Bucket {
       await retries.next();
       this.use();
       if (!this.#isSure()) await this.#sure(call);
-      if (this.#copy.valid(first) !== undefined && this.#copy.valid(second) !== undefined) {
+      if (this.#cache.valid(first) !== undefined && this.#cache.valid(second) !== undefined) {
         const found = (await this.#byBarrier([first, second], call))?.map(ofRecord);
         if (found !== undefined) return [found[0], found[1]];
       }
@@ -225,32 +225,32 @@ export class ProvedBucket<V> extends Bucket {
     }
   }
 
-  /** Records of the copy, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
+  /** Records of the cache, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
   async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
     const seq = await this.readIndex(call);
-    if (!this.#copy.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
+    if (!this.#cache.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
     const found: Proved<V | StoreState>[] = [];
     for (const key of keys) {
-      const known = this.#copy.valid(key);
+      const known = this.#cache.valid(key);
       if (known === undefined) return undefined;
-      found.push({ value: known.value, seq: known.seq, asOf: this.#copy.asOf });
+      found.push({ value: known.value, seq: known.seq, asOf: this.#cache.asOf });
     }
     return found;
   }
 
   /** One record, by a fence on it. */
   async #byFence(key: string, call: Call): Promise<Proved<V | StoreState> | undefined | "unknown"> {
-    const known = this.#copy.remembered(key);
+    const known = this.#cache.remembered(key);
     if (known !== undefined) {
       const { seq, value } = known;
       const asOf = await this.#reading(key, async (reading) => {
         const at = await this.stands(key, seq, call);
         // Whether the log is still the one that is known has to be sure.
-        if (at === undefined || !this.#copy.isOf(reading)) return undefined;
+        if (at === undefined || !this.#cache.isOf(reading)) return undefined;
         return { at, seq };
       });
       if (asOf !== undefined) return { value, seq, asOf: asOf.at };
-      if (this.#copy.mustRevalidate) return "unknown";
+      if (this.#cache.mustRevalidate) return "unknown";
     }
     const found = await this.#reading(key, async () => {
       const { entry, asOf } = await this.settled(key, call);
@@ -264,52 +264,52 @@ export class ProvedBucket<V> extends Bucket {
     key: string,
     prove: (reading: Fill) => Promise<T | undefined>,
   ): Promise<T | undefined> {
-    const reading = this.#copy.beginFill(key);
+    const reading = this.#cache.beginFill(key);
     let found: T | undefined;
     try {
       found = await prove(reading);
       return found;
     } finally {
       if (found === undefined) {
-        this.#copy.abandonFill(reading);
+        this.#cache.abandonFill(reading);
       } else {
-        this.#copy.fill(reading, found.at, found.seq, found.entry);
+        this.#cache.fill(reading, found.at, found.seq, found.entry);
         // What is not kept there is remembered as what every other record is.
-        if (found.entry !== undefined && this.#copy.seen(key) === undefined) this.noted(found.entry);
+        if (found.entry !== undefined && this.#cache.seen(key) === undefined) this.noted(found.entry);
         this.#comeTo(found.at);
       }
     }
   }
 
-  /** Brings the copy to what was proved on its own, so that the next check finds it there. Nobody waits for it. */
+  /** Brings the cache to what was proved on its own, so that the next check finds it there. Nobody waits for it. */
   #comeTo(seq: number): void {
-    if (this.#catchingUp !== undefined || this.#copy.mustRevalidate || this.#copy.advanceTo(seq)) return;
+    if (this.#catchingUp !== undefined || this.#cache.mustRevalidate || this.#cache.advanceTo(seq)) return;
     const begin = (): void => {
-      if (!this.#copy.advanceTo(seq)) this.#copy.beginGenerationIfUnused(seq);
+      if (!this.#cache.advanceTo(seq)) this.#cache.beginGenerationIfUnused(seq);
     };
     this.#catchUp().then(begin, begin);
   }
 
-  /** Brings the copy to a barrier's sequence. `false`: it has begun anew there, or is about to. */
+  /** Brings the cache to a barrier's sequence. `false`: it has begun anew there, or is about to. */
   async #bring(seq: number, call: Call): Promise<boolean> {
-    const { generation } = this.#copy;
+    const { generation } = this.#cache;
     const retries = new RetryLoop(call);
-    let { asOf: at } = this.#copy;
+    let { asOf: at } = this.#cache;
     const began = performance.now();
     let since = began;
     // Also calls that have little time get somewhere, be it the next one.
     const half = (call.expiresAt - call.startedAt) / 2;
-    for (let attempts = 0; !this.#copy.advanceTo(seq); attempts++) {
-      if (this.#copy.mustRevalidate || this.#copy.generation !== generation) return false;
+    for (let attempts = 0; !this.#cache.advanceTo(seq); attempts++) {
+      if (this.#cache.mustRevalidate || this.#cache.generation !== generation) return false;
       const now = performance.now();
-      if (this.#copy.asOf > at) {
-        at = this.#copy.asOf;
+      if (this.#cache.asOf > at) {
+        at = this.#cache.asOf;
         since = now;
         attempts = 0;
       }
       const isStuck = attempts >= MAX_ATTEMPTS && now - since > Math.min(MAX_GAP_MS, half);
       if (isStuck || now - began > Math.min(MAX_BEHIND_MS, half)) {
-        this.#copy.beginGeneration(seq);
+        this.#cache.beginGeneration(seq);
         this.own.part();
         return false;
       }
@@ -318,10 +318,10 @@ export class ProvedBucket<V> extends Bucket {
       const answer = await this.#catchUp();
       if (answer !== "gap" && answer.kind === "failed") retries.failed(answer.failure, answer.error);
     }
-    return this.#copy.generation === generation;
+    return this.#cache.generation === generation;
   }
 
-  /** Reads what was stored since the copy's moment. Whoever needs it meanwhile shares it. */
+  /** Reads what was stored since the cache's moment. Whoever needs it meanwhile shares it. */
   #catchUp(): Promise<DirectAnswer | "gap"> {
     this.#catchingUp ??= this.#follow().finally(() => {
       this.#catchingUp = undefined;
@@ -330,13 +330,13 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   async #follow(): Promise<DirectAnswer | "gap"> {
-    const { generation } = this.#copy;
+    const { generation } = this.#cache;
     const began = performance.now();
     // What was read behind a gap, of which something further on may tell.
     let read: readonly Entry[] = [];
     for (;;) {
       const request = {
-        seq: Math.max(this.#copy.asOf, read.at(-1)?.seq ?? 0) + 1,
+        seq: Math.max(this.#cache.asOf, read.at(-1)?.seq ?? 0) + 1,
         next_by_subj: ">",
         batch: MAX_CHANGES,
       };
@@ -348,12 +348,12 @@ export class ProvedBucket<V> extends Bucket {
         return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
       const isFull = answer.messages.length >= MAX_CHANGES;
       read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
-      const isWhole = this.#copy.applyChanges(generation, read);
+      const isWhole = this.#cache.applyChanges(generation, read);
       // Nothing that comes later may lie before what was seen here.
-      this.observe(this.#copy.asOf);
-      read = isWhole ? [] : read.filter(({ seq }) => seq > this.#copy.asOf);
+      this.observe(this.#cache.asOf);
+      read = isWhole ? [] : read.filter(({ seq }) => seq > this.#cache.asOf);
       if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";
-      if (!isFull || this.#copy.generation !== generation) return answer;
+      if (!isFull || this.#cache.generation !== generation) return answer;
       // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
       if (performance.now() - began > FOLLOW_MS)
         return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
@@ -362,14 +362,14 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Whether the log is the one that is known: to be asked before what is kept is used. */
   #isSure(): boolean {
-    this.#copy.checkAge();
-    return !this.#copy.mustRevalidate;
+    this.#cache.checkAge();
+    return !this.#cache.mustRevalidate;
   }
 
   /** Looks whether the log is the one that is known. */
   async #sure(call: Call): Promise<void> {
-    if (this.#copy.mustRevalidate) await this.recognize(call);
-    for (const retries = new RetryLoop(call); this.#copy.mustRevalidate;) {
+    if (this.#cache.mustRevalidate) await this.recognize(call);
+    for (const retries = new RetryLoop(call); this.#cache.mustRevalidate;) {
       await retries.next();
       this.#identifying ??= this.#identify().finally(() => {
         this.#identifying = undefined;
@@ -384,14 +384,14 @@ export class ProvedBucket<V> extends Bucket {
    */
   async #identify(): Promise<void> {
     const asked = moment();
-    const { anchors } = this.#copy;
+    const { anchors } = this.#cache;
     const { last } = this.own;
     if (last !== undefined && (anchors[0]?.seq ?? 0) <= last.seq) {
       const answer = await this.link.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
       if (answer.kind === "found") {
         const { key, seq, value } = decode(answer.message, this.subjects.length);
         if (seq === last.seq && this.own.isOwn(value)) {
-          this.#copy.revalidate(last.seq, asked);
+          this.#cache.revalidate(last.seq, asked);
           return;
         }
         // Each time that nothing is asked for a while another one's would stand there.
@@ -415,7 +415,7 @@ export class ProvedBucket<V> extends Bucket {
     // Records that are kept are never removed: it is there, or a later one of its key, or the log has gone back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
-    this.#copy.revalidateBy(standing, asked);
+    this.#cache.revalidateBy(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
 }

@@ -129,7 +129,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     file: "lib/jetstream/exact-cache.ts",
     find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);",
     replace: "this.#asOf = Math.max(this.#asOf, seq);",
-    breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
+    breaks: "Between the cache's moment and the barrier nothing else was stored, or it is read.",
     killedBy: copyFaults("hide no change that lies behind them"),
   },
   {
@@ -167,7 +167,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("a log that has gone back"),
   },
   {
-    name: "a copy that was not needed for a while is not looked at",
+    name: "a cache that was not needed for a while is not looked at",
     file: "lib/jetstream/exact-cache.ts",
     find: "if (!this.#continuity.isFresh) this.invalidate();",
     replace: "",
@@ -218,8 +218,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "what is remembered is believed",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "if (at === undefined || !this.#copy.isOf(reading)) return undefined;",
-    replace: "if (!this.#copy.isOf(reading)) return undefined;",
+    find: "if (at === undefined || !this.#cache.isOf(reading)) return undefined;",
+    replace: "if (!this.#cache.isOf(reading)) return undefined;",
     breaks: "What is remembered is proved by a fence.",
     killedBy: copyFaults("hide no change that lies behind them"),
   },

@@ -48,7 +48,7 @@ const changes: readonly Change[] = [
     file: "lib/jetstream/exact-cache.ts",
     find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);",
     replace: "this.#asOf = Math.max(this.#asOf, seq);",
-    breaks: "Between the copy's moment and the barrier nothing else was stored, or it is read.",
+    breaks: "Between the cache's moment and the barrier nothing else was stored, or it is read.",
   },
   {
     name: "simulated: a change that was taken since the check looked",
