@@ -7,6 +7,8 @@ export type { NatsConnection } from "./jetstream/nats-connection.js";
 export type { NatsConnectOptions } from "./jetstream/section.js";
 export { openStore } from "./config.js";
 export type { StoreConfig } from "./config.js";
+export { storeConfigFromEnv } from "./config-from-env.js";
+export { fromSubjectToken, subjectToken } from "./subject-token.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {
   StoreError,

@@ -199,6 +199,16 @@ describe("openStore", function () {
           ["config.jetstream.connect.servers", { decentralized, sqlite, jetstream: { connect: { servers: [4222] } } }],
           ["config.jetstream.connect.pass", { decentralized, sqlite, jetstream: { connect: { pass: 7 } } }],
           ["config.jetstream.connect.tls", { decentralized, sqlite, jetstream: { connect: { tls: true } } }],
+          ["config.jetstream.connect.creds", { decentralized, sqlite, jetstream: { connect: { creds: "a.jwt" } } }],
+          ["config.jetstream.connect.nkeySeed", { decentralized, sqlite, jetstream: { connect: { nkeySeed: "SUX" } } }],
+          [
+            "config.jetstream.connect.authenticator",
+            { decentralized, sqlite, jetstream: { connect: { authenticator: {} } } },
+          ],
+          [
+            "config.jetstream.connect.authenticator",
+            { decentralized, sqlite, jetstream: { connect: { credsFile: "x", authenticator: () => ({}) } } },
+          ],
           [
             "config.jetstream.connect.tls.cafile",
             { decentralized, sqlite, jetstream: { connect: { tls: { cafile: "x" } } } },

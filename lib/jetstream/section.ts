@@ -1,4 +1,5 @@
 /** JetStream's section of a config: a connection, or how to make one. */
+import type * as nats from "nats";
 import * as args from "../arguments.js";
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -16,8 +17,14 @@ export interface NatsConnectOptions {
   user?: string;
   pass?: string;
   token?: string;
-  /** The path of a file with a user JWT and an nkey seed. */
+  /** The path of a file with a user JWT and an nkey seed. It is read again at each reconnect, so that it can be renewed. */
   credsFile?: string;
+  /** What stands in such a file, as a secret store gives it. */
+  creds?: string;
+  /** The seed of a user's nkey, `SU...`. */
+  nkeySeed?: string;
+  /** One of your own, as the NATS client takes it: asked at each connect and reconnect, with the server's nonce. */
+  authenticator?: (nonce?: string) => unknown;
   /** `{}` asks for TLS with the system's authorities. */
   tls?: {
     ca?: string;
@@ -48,7 +55,7 @@ export type JetStreamSection = JetStreamOptions & { replicas?: Replicas } & (
     { connection: NatsConnection } | { connect: NatsConnectOptions }
   );
 
-type Kind = "text" | "count" | "flag" | "servers" | "tls";
+type Kind = "text" | "count" | "flag" | "servers" | "tls" | "creds" | "seed" | "function";
 
 const CONNECT: Readonly<Record<keyof NatsConnectOptions, Kind>> = {
   servers: "servers",
@@ -57,6 +64,9 @@ const CONNECT: Readonly<Record<keyof NatsConnectOptions, Kind>> = {
   pass: "text",
   token: "text",
   credsFile: "text",
+  creds: "creds",
+  nkeySeed: "seed",
+  authenticator: "function",
   tls: "tls",
   inboxPrefix: "text",
   timeout: "count",
@@ -69,6 +79,12 @@ const CONNECT: Readonly<Record<keyof NatsConnectOptions, Kind>> = {
   ignoreClusterUpdates: "flag",
   waitOnFirstConnect: "flag",
 };
+
+/** Ways to log in, of which one is meant. */
+const LOGINS = ["credsFile", "creds", "nkeySeed", "authenticator"] as const;
+
+const USER_SEED = /^SU[A-Z2-7]{56}$/;
+const CREDS_PARTS = ["BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"];
 
 const TLS: Readonly<Record<keyof NonNullable<NatsConnectOptions["tls"]>, Kind>> = {
   ca: "text",
@@ -102,6 +118,16 @@ function checkedKind(value: unknown, kind: Kind, path: string): unknown {
     }
     case "tls":
       return checkedTable(value, TLS, path);
+    case "creds":
+      if (typeof value !== "string" || !CREDS_PARTS.every((part) => value.includes(part)))
+        throw args.invalid(path, "a user JWT and an nkey seed, as a creds file has them");
+      return value;
+    case "seed":
+      if (typeof value !== "string" || !USER_SEED.test(value)) throw args.invalid(path, "the seed of a user's nkey");
+      return value;
+    case "function":
+      if (typeof value !== "function") throw args.invalid(path, "a function");
+      return value;
   }
 }
 
@@ -159,22 +185,26 @@ async function openConfigured(section: Section, path: string): Promise<Store> {
   }
 }
 
+type Nats = typeof nats;
+type Authenticator = ReturnType<Nats["credsAuthenticator"]>;
+
 /** Connects within the call's time: what the client would go on trying for ever is tried here, attempt by attempt. */
-async function connectTo(options: Readonly<Record<string, unknown>>, call: Call) {
-  const nats = await import("nats").catch((error: unknown) => {
+async function connectTo(options: Section, call: Call) {
+  const client: Nats = await import("nats").catch((error: unknown) => {
     const reason = error instanceof Error ? error.message : String(error);
     throw new StoreError("UNAVAILABLE", `The NATS client cannot be loaded (${reason})`, { cause: error });
   });
-  const { credsFile, waitOnFirstConnect, timeout, ...plain } = options;
+  const { credsFile, creds, nkeySeed, authenticator, waitOnFirstConnect, timeout, ...plain } = options;
+  const login = await loginOf(client, { credsFile, creds, nkeySeed, authenticator });
   for (const retries = new RetryLoop(call); ;) {
     await retries.next();
     const left = Math.ceil(call.remaining());
     try {
-      return await nats.connect({
+      return await client.connect({
         maxReconnectAttempts: -1,
         ...plain,
         timeout: typeof timeout === "number" ? Math.min(timeout, left) : left,
-        ...(typeof credsFile === "string" ? { authenticator: nats.credsAuthenticator(await readFile(credsFile)) } : {}),
+        ...(login === undefined ? {} : { authenticator: login }),
       });
     } catch (error) {
       if (waitOnFirstConnect === true) continue;
@@ -182,14 +212,58 @@ async function connectTo(options: Readonly<Record<string, unknown>>, call: Call)
       throw new StoreError(
         "UNAVAILABLE",
         `Cannot connect to NATS: ${error instanceof Error ? error.message : String(error)}`,
+        { details: { servers: serversOf(plain["servers"]) } },
       );
     }
   }
 }
 
-async function readFile(path: string): Promise<Uint8Array> {
-  const fs = await import("node:fs/promises");
-  return fs.readFile(path);
+/** What was tried, for the error. A server's address can hold a password. */
+function serversOf(servers: unknown): readonly string[] {
+  const list = Array.isArray(servers) ? servers : [servers ?? "127.0.0.1:4222"];
+  return list.map((server) => String(server).replace(/^(.*:\/\/)?.*@/s, "$1"));
+}
+
+async function loginOf(
+  client: Nats,
+  { credsFile, creds, nkeySeed, authenticator }: Readonly<Record<(typeof LOGINS)[number], unknown>>,
+): Promise<Authenticator | undefined> {
+  const encoder = new TextEncoder();
+  if (typeof credsFile === "string") return credsOfFile(client, credsFile);
+  if (typeof creds === "string") return client.credsAuthenticator(encoder.encode(creds));
+  if (typeof nkeySeed === "string") return client.nkeyAuthenticator(encoder.encode(nkeySeed));
+  return authenticator as Authenticator | undefined;
+}
+
+/** Reads the file at each reconnect. What cannot be read, or is half written, does not take the place of what was read before. */
+async function credsOfFile(client: Nats, path: string): Promise<Authenticator> {
+  const fs = await import("node:fs");
+  let login: Authenticator;
+  try {
+    login = client.credsAuthenticator(await fs.promises.readFile(path));
+    // What has no creds shows here, and not where nobody hears of it.
+    login("");
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    const why = typeof code === "string" && code.startsWith("E") ? code : "it has no creds";
+    throw new StoreError("UNAVAILABLE", `The creds file cannot be used: ${why}`, { details: { credsFile: path } });
+  }
+  return (nonce) => {
+    try {
+      const renewed = client.credsAuthenticator(fs.readFileSync(path));
+      const answer = renewed(nonce);
+      login = renewed;
+      return answer;
+    } catch {
+      return login(nonce);
+    }
+  };
+}
+
+/** Of several ways to log in nobody can tell which one is meant. */
+function checkOneLogin(connect: Section, path: string): void {
+  const [, second] = LOGINS.filter((name) => connect[name] !== undefined);
+  if (second !== undefined) throw args.invalid(`${path}.${second}`, `one of ${LOGINS.join(", ")}`);
 }
 
 /** Checks the section, and answers how to open what it names. */
@@ -199,5 +273,6 @@ export function jetStreamSection(value: unknown, path: string): () => Promise<St
   replicasInput(section["replicas"], `${path}.replicas`);
   if (section["connect"] === undefined) return () => openConfigured(section, path);
   const connect = checkedTable(section["connect"], CONNECT, `${path}.connect`);
+  checkOneLogin(connect, `${path}.connect`);
   return () => openConfigured({ ...section, connect }, path);
 }
