@@ -21,7 +21,8 @@ export interface NatsSubscription {
 /**
  * What is called on a NATS connection. A connection of `nats` 2.29 and one of `@nats-io/transport-node` 3.x are both
  * assignable. With `publish` and `subscribe` a store answers its own requests, which takes a fifth of the client's processor time;
- * one that hands through `request` alone works as well.
+ * one that hands through `request` alone works as well. Whoever wraps a connection and hands through those two hands through `status`
+ * and `options` too: docs/operations.md says what is missing otherwise.
  */
 export interface NatsConnection {
   readonly info?: {
@@ -45,7 +46,7 @@ export interface NatsConnection {
     subject: string,
     options: { callback: (error: Error | null, message: NatsMessage & { readonly subject: string }) => void },
   ): NatsSubscription;
-  /** What may not be published is told here alone. */
+  /** What may not be published is told here alone. Without it such a call ends when its time is over. */
   status?(): AsyncIterable<unknown>;
   isClosed(): boolean;
   isDraining(): boolean;

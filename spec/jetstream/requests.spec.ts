@@ -157,6 +157,28 @@ for (const [name, connect] of clients) {
       own.close();
     });
 
+    it("of a wrapper without `status` and `options` are answered below _INBOX, and lost where they are not permitted", async () => {
+      const mute = await as({ user: "mute", inboxPrefix: "_INBOX_other" });
+      const subjects: string[] = [];
+      const own = new Requests({
+        publish: (...sent) => {
+          mute.publish(...sent);
+        },
+        subscribe: (subject, options) => {
+          subjects.push(subject);
+          return mute.subscribe(subject, options);
+        },
+        request: () => Promise.reject(new Error("not asked this way")),
+        requestMany: () => Promise.reject(new Error("not asked this way")),
+        isClosed: () => mute.isClosed(),
+        isDraining: () => mute.isDraining(),
+      });
+      expect(await failure(own.request("refused.one", "", { timeout: 500 }))).to.equal("lost");
+      expect(subjects).to.have.length(1);
+      expect(subjects[0]).to.match(/^_INBOX\.\w+\.\*$/);
+      own.close();
+    });
+
     for (const settings of [
       { user: "own", inboxPrefix: "_INBOX_own" },
       // To the clients it is as if there were none.
