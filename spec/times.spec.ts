@@ -111,7 +111,7 @@ describe("the time that a call has", function () {
       if (client === undefined) throw new Error("no client");
       inner = await client.connect(server.url);
       connection = tapped(inner, {
-        request: (...args) => answered(inner.request(...args)),
+        request: (send, ...asked) => answered(send(...asked)),
         requestMany: (...args) => answered(inner.requestMany(...args)),
       });
     });

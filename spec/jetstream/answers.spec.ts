@@ -9,7 +9,7 @@ import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, readOf } from "./support/messages.js";
 import { api } from "./support/streams.js";
-import { given, isEnd, messagesOf, natsError, tapped, type Request } from "./support/taps.js";
+import { given, isEnd, messagesOf, natsError, requestsAlone, tapped, type Request } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -45,10 +45,13 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   });
 
   let prefixes = 0;
+  let connection: Connection;
+  const openStore = (on: Connection): Promise<Store> =>
+    openJetStream(on, 1, { prefix: `answers${prefixes}_`, opTimeoutMs });
   beforeEach(async () => {
     cut = lost = between = hole = meanwhile = undefined;
-    const connection = tapped(inner, {
-      request: async (subject, payload, options) => {
+    connection = tapped(inner, {
+      request: async (ask, subject, payload, options) => {
         asked.push(subject);
         const read = readOf(subject, payload);
         if (read !== undefined) await meanwhile?.(read);
@@ -57,7 +60,7 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
           hole = undefined;
           asks = JSON.stringify({ last_by_subj: `${read}.none` });
         }
-        const send = (): ReturnType<Request> => inner.request(subject, asks, options);
+        const send = (): ReturnType<Request> => ask(subject, asks, options);
         return between === undefined || fenced(subject, options) !== undefined ? send() : between(subject, send);
       },
       requestMany: async (subject, payload, options) => {
@@ -72,7 +75,8 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
         return given(messages.filter(isEnd));
       },
     });
-    store = await openJetStream(connection, 1, { prefix: `answers${prefixes++}_`, opTimeoutMs });
+    prefixes++;
+    store = await openStore(connection);
     // An opening goes on behind its answer, and what it asks is not what is tested.
     await quiet();
   });
@@ -126,7 +130,7 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     await quiet();
     let swallowed = 0;
     between = (subject, send) => {
-      if (!isBarrier(subject, `answers${prefixes - 1}_users`) || swallowed > 0) return send();
+      if (!isBarrier(subject, `answers${prefixes}_users`) || swallowed > 0) return send();
       swallowed++;
       return new Promise((_, reject) => setTimeout(() => reject(natsError("TIMEOUT")), 2000));
     };
@@ -177,11 +181,11 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   });
 
   it("an addition to a room that is deleted between its reads does not take a member for none", async () => {
-    await using other = await openJetStream(inner, 1, { prefix: `answers${prefixes - 1}_`, opTimeoutMs });
+    await using other = await openJetStream(inner, 1, { prefix: `answers${prefixes}_`, opTimeoutMs });
     await other.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey: bytes("1") });
     // So that the owner's row stands in the bucket, and no longer in the room's record.
     await other.members.add("r", { endpoint: "m" });
-    const bucket = `answers${prefixes - 1}_members`;
+    const bucket = `answers${prefixes}_members`;
     let reads = 0;
     meanwhile = async (subject) => {
       // The first one finds the member, which is said only of what is certain.
@@ -200,7 +204,9 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     expect(meanwhile).to.equal(undefined);
   });
 
+  // These errors are the client's own. Where the store listens by itself they come otherwise, which is in requests.spec.ts.
   it("a write of which the client may not hear the answer is not surely undone, as one is that it may not send", async () => {
+    await using own = await openStore(requestsAlone(connection));
     const denied = (operation: string): Error =>
       natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation, subject: "_INBOX.x.*" } });
     for (const [key, operation] of [
@@ -213,7 +219,7 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
         if (operation === "subscription") await send();
         throw denied(operation);
       };
-      const error = await store.users.add({ key: user }).catch((failure: unknown) => failure);
+      const error = await own.users.add({ key: user }).catch((failure: unknown) => failure);
       between = undefined;
       expect(codeOf(error), key).to.equal("UNAVAILABLE");
       const there = await store.users.get(user).then(
@@ -227,13 +233,15 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   });
 
   it("nothing is published any more for a call that has failed, while another bucket has no leader", async () => {
-    await store.rooms.create({ id: "r", owner: "o" });
+    await using own = await openStore(requestsAlone(connection));
+    await own.rooms.create({ id: "r", owner: "o" });
+    await quiet();
     between = (subject, send) => {
-      if (isBarrier(subject, `answers${prefixes - 1}_rooms_by_member`))
+      if (isBarrier(subject, `answers${prefixes}_rooms_by_member`))
         return Promise.reject(natsError("PERMISSIONS_VIOLATION", { permissionContext: { operation: "publish" } }));
-      return isBarrier(subject, `answers${prefixes - 1}_rooms`) ? Promise.reject(natsError("503")) : send();
+      return isBarrier(subject, `answers${prefixes}_rooms`) ? Promise.reject(natsError("503")) : send();
     };
-    expect(await store.rooms.listForEndpoint("o").then(() => "done", codeOf)).to.equal("UNAVAILABLE");
+    expect(await own.rooms.listForEndpoint("o").then(() => "done", codeOf)).to.equal("UNAVAILABLE");
     await quiet();
   });
 

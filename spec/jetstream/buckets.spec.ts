@@ -438,12 +438,12 @@ describe("jetstream: buckets", function () {
         const own = await each.connect(server.url);
         let purges = 0;
         const dying = tapped(own, {
-          request: async (...args) => {
-            if (args[0].includes("STREAM.PURGE")) {
+          request: async (send, ...asked) => {
+            if (asked[0].includes("STREAM.PURGE")) {
               purges++;
               await own.close();
             }
-            return own.request(...args);
+            return send(...asked);
           },
         });
         // As long as a timeout can be, and the time that clearing away has: whoever waits for it is found out.

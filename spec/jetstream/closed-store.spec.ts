@@ -9,7 +9,7 @@ import { eventually } from "../support/wait.js";
 import { isBarrier } from "./support/messages.js";
 import { configure, streamInfo, type Json } from "./support/streams.js";
 import { recordAt, tokenOf } from "./support/format-1.js";
-import { tapped, type Request } from "./support/taps.js";
+import { tapped, type Tap } from "./support/taps.js";
 
 const opTimeoutMs = 20_000;
 const MOVING = { state: "moving", to: "nats://there", since: Date.UTC(2026, 0, 2) };
@@ -159,7 +159,7 @@ describe("jetstream: a store that is closed", function () {
     expect(error.details).to.deep.equal({ movedTo: "nats://there" });
   });
 
-  /** Holds the first message that `isHeld` until it is let go. */
+  /** Holds the messages that `isHeld`, with what a store that does not wait for ever says again, until they are let go. */
   function holding(isHeld: (subject: string) => boolean): {
     tap: Connection;
     reached: Promise<void>;
@@ -173,14 +173,12 @@ describe("jetstream: a store that is closed", function () {
     const released = new Promise<void>((resolve) => {
       letGo = resolve;
     });
-    let isDone = false;
-    const request: Request = async (...args) => {
-      if (!isDone && isHeld(args[0])) {
-        isDone = true;
+    const request: Tap = async (send, ...asked) => {
+      if (isHeld(asked[0])) {
         reach();
         await released;
       }
-      return connection.request(...args);
+      return send(...asked);
     };
     return {
       tap: tapped(connection, { request }),
@@ -277,9 +275,9 @@ describe("jetstream: a store that is closed", function () {
       let isStopped = false;
       const held: (() => void)[] = [];
       const tap = tapped(connection, {
-        request: async (...args) => {
-          if (isStopped && isBarrier(args[0])) await new Promise<void>((resolve) => held.push(resolve));
-          return connection.request(...args);
+        request: async (send, ...asked) => {
+          if (isStopped && isBarrier(asked[0])) await new Promise<void>((resolve) => held.push(resolve));
+          return send(...asked);
         },
       });
       const store = await open(prefix, cacheBytes, tap);

@@ -7,7 +7,7 @@ import { codeOf } from "../support/code-of.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, isCatchUp, readOf } from "./support/messages.js";
 import { api, streamInfo } from "./support/streams.js";
-import { given, isEnd, messagesOf, natsError, type Message, type Request } from "./support/taps.js";
+import { given, isEnd, messagesOf, natsError, tapped, type Message, type Request } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -82,7 +82,7 @@ function held() {
   };
 }
 
-function tapped(connection: Connection): Taps {
+function tappedCopy(connection: Connection): Taps {
   const counts = { barriers: 0, fences: 0, reads: 0, catchUps: 0 };
   const taps: Taps = {
     afterCatchUp: undefined,
@@ -93,10 +93,9 @@ function tapped(connection: Connection): Taps {
     fence: undefined,
     slot: "",
     counts,
-    connection: {
-      ...(connection.info === undefined ? {} : { info: connection.info }),
-      request: async (subject, payload, options) => {
-        const send = (): ReturnType<Request> => connection.request(subject, payload, options);
+    connection: tapped(connection, {
+      request: async (ask, subject, payload, options) => {
+        const send = (): ReturnType<Request> => ask(subject, payload, options);
         const read = readOf(subject, payload);
         if (read !== undefined) {
           counts.reads++;
@@ -124,9 +123,7 @@ function tapped(connection: Connection): Taps {
         const after = taps.afterCatchUp;
         return after === undefined ? answers() : given(await after(await messagesOf(await answers())));
       },
-      isClosed: () => connection.isClosed(),
-      isDraining: () => connection.isDraining(),
-    },
+    }),
   };
   return taps;
 }
@@ -181,7 +178,7 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
   /** Two stores on the same buckets, of which the first keeps a guest who may come in. */
   async function stores(options: { cacheBytes?: number } = {}) {
     const prefix = `faults${prefixes++}_`;
-    const taps = tapped(raw);
+    const taps = tappedCopy(raw);
     const here = await openJetStream(taps.connection, 1, { prefix, opTimeoutMs, ...options });
     const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
     await here.users.addFirstAdmin({ key: "root" });
@@ -654,7 +651,7 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     const { prefix, here, warm, guest, costsOf } = all;
     const keys = Array.from({ length: 64 }, (_, i) => `one-of-many-${String(i)}`);
     await Promise.all(keys.map((key) => here.users.add({ key })));
-    const theirs = tapped(other);
+    const theirs = tappedCopy(other);
     await using busy = await openJetStream(theirs.connection, 1, { prefix, opTimeoutMs, cacheBytes: 0 });
     await warm(guest);
     // All of them are stored, and nobody has heard of it.

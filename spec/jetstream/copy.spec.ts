@@ -4,6 +4,7 @@ import { openJetStream, type NatsConnection, type Store } from "unibus-membershi
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
+import { tapped } from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -16,19 +17,16 @@ function counting(connection: Connection): { connection: NatsConnection; counts:
   const counts = { writes: 0, reads: 0 };
   return {
     counts,
-    connection: {
-      ...(connection.info === undefined ? {} : { info: connection.info }),
-      request: (subject, payload, options) => {
+    connection: tapped(connection, {
+      request: (send, subject, ...more) => {
         if (subject.startsWith("$KV.")) counts.writes++;
-        return connection.request(subject, payload, options);
+        return send(subject, ...more);
       },
       requestMany: (subject, payload, options) => {
         counts.reads++;
         return connection.requestMany(subject, payload, options);
       },
-      isClosed: () => connection.isClosed(),
-      isDraining: () => connection.isDraining(),
-    },
+    }),
   };
 }
 

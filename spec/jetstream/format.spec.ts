@@ -125,9 +125,9 @@ describe("jetstream: format", function () {
       const own = await connectAnew();
       // The request is sent, and nothing is heard of it any more.
       const dying = tapped(own, {
-        request: async (...args) => {
-          if (++count !== at) return own.request(...args);
-          await own.request(...args).catch(() => undefined);
+        request: async (send, ...asked) => {
+          if (++count !== at) return send(...asked);
+          await send(...asked).catch(() => undefined);
           await own.close();
           throw natsError("CONNECTION_CLOSED");
         },
@@ -154,9 +154,9 @@ describe("jetstream: format", function () {
     let made = 0;
     const own = await connectAnew();
     const dying = tapped(own, {
-      request: async (...args) => {
-        if (args[0].startsWith(`$KV.${prefix}rooms_by_member.=.`) && ++made === 2200) await own.close();
-        return own.request(...args);
+      request: async (send, ...asked) => {
+        if (asked[0].startsWith(`$KV.${prefix}rooms_by_member.=.`) && ++made === 2200) await own.close();
+        return send(...asked);
       },
     });
     expect(await openJetStream(dying, 1, { prefix, opTimeoutMs }).catch((error: unknown) => codeOf(error))).to.equal(
@@ -165,9 +165,9 @@ describe("jetstream: format", function () {
     expect(await recordAt(first(), `${prefix}rooms`, "index")).to.have.property("complete", false);
     let again = 0;
     const counting = tapped(second(), {
-      request: (...args) => {
-        if (args[0].startsWith(`$KV.${prefix}rooms_by_member.=.`)) again++;
-        return second().request(...args);
+      request: (send, ...asked) => {
+        if (asked[0].startsWith(`$KV.${prefix}rooms_by_member.=.`)) again++;
+        return send(...asked);
       },
     });
     const phases = new Set<string>();

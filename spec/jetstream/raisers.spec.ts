@@ -13,7 +13,7 @@ import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { BUCKETS, configure, streamInfo } from "./support/streams.js";
-import { tapped, type Request } from "./support/taps.js";
+import { requestsAlone, tapped, type Tap } from "./support/taps.js";
 
 const opTimeoutMs = 20_000;
 const WITHIN_MS = 90_000;
@@ -39,8 +39,8 @@ class Stopping {
     this.stopped = new Promise((resolve) => (stop = resolve));
     const awake = new Promise<void>((resolve) => (this.#wake = resolve));
     let isStopped = false;
-    const request: Request = async (...args) => {
-      const isUpdate = args[0].includes("STREAM.UPDATE");
+    const request: Tap = async (send, ...asked) => {
+      const isUpdate = asked[0].includes("STREAM.UPDATE");
       if (isUpdate && !isStopped) {
         isStopped = true;
         stop();
@@ -50,15 +50,17 @@ class Stopping {
       if (isStopped && (isUpdate || what === "all of it")) await awake;
       if (this.#dies && this.#updates > 0) throw new Error("this process is dead");
       if (isUpdate) this.#updates++;
-      return inner.request(...args);
+      return send(...asked);
     };
-    this.connection = tapped(inner, {
+    // The client's own requests: a process that is stopped has timers that stand still, and those of the store's own would go on.
+    const tap = tapped(inner, {
       request,
       requestMany: async (...args) => {
         if (isStopped && what === "all of it") await awake;
         return inner.requestMany(...args);
       },
     });
+    this.connection = requestsAlone(tap);
   }
 
   wake(): void {

@@ -7,6 +7,7 @@ import { expect } from "chai";
 import { openJetStream, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
+import { tapped } from "./support/taps.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const token = (id: string): string => Buffer.from(id).toString("base64url");
@@ -26,25 +27,18 @@ function refusing(inner: Connection) {
     get refused(): number {
       return refused;
     },
-    connection: {
-      get info() {
-        return inner.info ?? { version: "" };
-      },
-      isClosed: () => inner.isClosed(),
-      isDraining: () => inner.isDraining(),
-      requestMany: (...args) => inner.requestMany(...args),
-      request: async (...args) => {
-        const [subject] = args;
-        if (planned === undefined || !subject.startsWith(planned.prefix)) return inner.request(...args);
+    connection: tapped(inner, {
+      request: async (send, ...asked) => {
+        const [subject] = asked;
+        if (planned === undefined || !subject.startsWith(planned.prefix)) return send(...asked);
         const { how, code } = planned;
         planned = undefined;
         refused++;
-        if (how === "besides") await inner.request(...args);
+        if (how === "besides") await send(...asked);
         const error = { code: 400, err_code: code, description: "wrong last sequence" };
         return { data: bytes(JSON.stringify({ error, stream: "", seq: 0 })) };
       },
-      close: () => inner.close(),
-    } satisfies Connection,
+    }),
   };
 }
 

@@ -91,17 +91,17 @@ describe("jetstream: rosters", function () {
     let count = 0;
     const own = await connect();
     const tap = tapped(own, {
-      request: async (...args) => {
+      request: async (send, ...asked) => {
         // A roster that is not the first has a token more.
         if (
-          args[0].startsWith(`$KV.${prefix}members.${tokenOf("room")}.`) &&
-          args[0].split(".").length === 6 &&
+          asked[0].startsWith(`$KV.${prefix}members.${tokenOf("room")}.`) &&
+          asked[0].split(".").length === 6 &&
           ++count >= at
         ) {
           reach();
           await released;
         }
-        return own.request(...args);
+        return send(...asked);
       },
     });
     return {

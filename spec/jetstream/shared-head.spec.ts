@@ -101,12 +101,11 @@ describe("jetstream: changes that are committed together", function () {
     let isDeaf = false;
     let unheard = 0;
     const deaf = tapped(connection, {
-      request: async (subject, payload, options) => {
+      request: async (send, subject, payload, options) => {
         // A fence is a barrier under a condition, which stands in its headers.
         const isOfAll = isBarrier(subject) && options?.headers === undefined;
-        if (!isDeaf || !isOfAll) return connection.request(subject, payload, options);
+        if (!isDeaf || !isOfAll) return send(subject, payload, options);
         unheard++;
-        await pause(options?.timeout ?? 0);
         throw natsError("TIMEOUT");
       },
     });

@@ -10,7 +10,7 @@ import { natsClients, type Connection } from "../support/nats-clients.js";
 import { pause } from "../support/wait.js";
 import { isBarrier, readOf } from "./support/messages.js";
 import { streamInfo } from "./support/streams.js";
-import { given, messagesOf, tapped, type Message, type Request, type RequestMany } from "./support/taps.js";
+import { given, messagesOf, tapped, type Message, type RequestMany, type Tap } from "./support/taps.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -43,13 +43,13 @@ function lagging(inner: Connection) {
   };
   const requestMany: RequestMany = async (subject, payload, options) =>
     given(await answer(subject, payload, async () => messagesOf(await inner.requestMany(subject, payload, options))));
-  const request: Request = async (subject, payload, options) => {
+  const request: Tap = async (send, subject, payload, options) => {
     if (readOf(subject, payload) === undefined) {
-      const acknowledged = await inner.request(subject, payload, options);
+      const acknowledged = await send(subject, payload, options);
       if (isBarrier(subject)) await pause(slowMs);
       return acknowledged;
     }
-    const [message] = await answer(subject, payload, async () => [await inner.request(subject, payload, options)]);
+    const [message] = await answer(subject, payload, async () => [await send(subject, payload, options)]);
     if (message === undefined) throw new Error("an answer is a message");
     return message;
   };
@@ -362,9 +362,9 @@ describe("jetstream: what another replica is behind with", function () {
       read = resolve;
     });
     let room: Promise<unknown> = Promise.resolve();
-    const request: Request = async (subject, payload, options) => {
+    const request: Tap = async (send, subject, payload, options) => {
       const of = readOf(subject, payload) ?? "";
-      const answer = clean.request(subject, payload, options);
+      const answer = send(subject, payload, options);
       if (of.startsWith("$KV.rooms.room.")) room = answer;
       // The newest row of the member, which is asked for together with the room.
       if (of.startsWith("$KV.members.") && /[*>]$/.test(of)) {

@@ -23,9 +23,9 @@ function saying(inner: Connection, versions: ReadonlyMap<string, string>, connec
         name === "data" ? encode(change(decode(target.data))) : (Reflect.get(target, name) as unknown),
     });
   const connection = tapped(inner, {
-    request: async (...args) => {
-      const answer = await inner.request(...args);
-      if (!args[0].startsWith("$JS.API.STREAM.")) return answer;
+    request: async (send, ...asked) => {
+      const answer = await send(...asked);
+      if (!asked[0].startsWith("$JS.API.STREAM.")) return answer;
       return other(answer, (body) => {
         const { config, cluster } = body as { config?: { metadata?: object }; cluster?: { leader?: string } };
         const version = versions.get(cluster?.leader ?? "");

@@ -15,7 +15,7 @@ import {
   messagesOf,
   tapped,
   type Message,
-  type Request,
+  type Tap,
   type RequestMany,
 } from "../jetstream/support/taps.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
@@ -68,8 +68,8 @@ class ChosenReads {
 
   constructor(others: Connection) {
     this.#others = others;
-    const request: Request = async (subject, payload, options) => {
-      if (!isRead(subject)) return others.request(subject, payload, options);
+    const request: Tap = async (send, subject, payload, options) => {
+      if (!isRead(subject)) return send(subject, payload, options);
       const [message] = await this.#read(payload, async (connection, timeoutMs) => [
         await connection.request(subject, payload, timeoutMs === undefined ? options : { timeout: timeoutMs }),
       ]);

@@ -1,10 +1,8 @@
 import type { Connection } from "../../support/nats-clients.js";
 import { isBarrier } from "./messages.js";
-import { natsError } from "./taps.js";
+import { TappedRequests, natsError, type Request } from "./tapped-requests.js";
 
-type Request = Connection["request"];
 type Message = Awaited<ReturnType<Request>>;
-type Options = Parameters<Request>[2];
 
 /**
  * What happens at the `at`-th write from now on, counted as they are sent.
@@ -12,8 +10,9 @@ type Options = Parameters<Request>[2];
  * - `before`: the connection dies when every write before it is acknowledged. It is not sent, nor is any after it.
  * - `after`: it dies when this one is acknowledged too; the acknowledgement is not delivered.
  * - `without`: all writes that are under way at the same time are stored, this one is not; then it dies.
- * - `lose`: this one is stored, its acknowledgement is lost; the connection lives.
- * - `hold`: this one is sent when `release` is called.
+ * - `lose`: this one is stored, its acknowledgement is lost; the connection lives. What is heard in its place proves nothing, and
+ *   is there sooner than the end of a store's patience.
+ * - `hold`: this one is sent when `release` is called, and so is the same one said again: a store does not wait for ever.
  * - `unheard`: nobody takes this one, nor any after it, until `release` is called.
  */
 export interface Fault {
@@ -25,6 +24,9 @@ export interface Fault {
 export function isWrite(subject: string): boolean {
   return (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes("STREAM.PURGE");
 }
+
+/** No stream acknowledges so. */
+const PROVES_NOTHING: Message = { data: new TextEncoder().encode("{}") };
 
 const closed = (): Error => natsError("CONNECTION_CLOSED");
 
@@ -48,6 +50,7 @@ function signal(): Signal {
 /** A real connection that dies, forgets or hesitates at a chosen write. */
 export class FaultyConnection {
   readonly #inner: Connection;
+  readonly #requests: TappedRequests;
   #fault: Fault | undefined;
   #count = 0;
   #underWay = 0;
@@ -60,6 +63,7 @@ export class FaultyConnection {
 
   constructor(inner: Connection) {
     this.#inner = inner;
+    this.#requests = new TappedRequests(inner, (...asked) => this.#ask(...asked));
   }
 
   /** From now on writes are counted, and the fault waits for its own. */
@@ -113,9 +117,28 @@ export class FaultyConnection {
     return this.#dead ? Promise.reject(closed()) : this.#inner.requestMany(...args);
   }
 
-  async request(subject: string, payload?: Uint8Array | string, options?: Options): Promise<Message> {
+  request(...asked: Parameters<Request>): ReturnType<Request> {
+    return this.#requests.request(...asked);
+  }
+
+  publish(...sent: Parameters<TappedRequests["publish"]>): void {
     if (this.#dead) throw closed();
-    const send = (): Promise<Message> => this.#inner.request(subject, payload, options);
+    this.#requests.publish(...sent);
+  }
+
+  subscribe(...asked: Parameters<TappedRequests["subscribe"]>): ReturnType<TappedRequests["subscribe"]> {
+    if (this.#dead) throw closed();
+    return this.#requests.subscribe(...asked);
+  }
+
+  async #ask(
+    ask: Request,
+    subject: string,
+    payload?: Uint8Array | string,
+    options?: Parameters<Request>[2],
+  ): Promise<Message> {
+    if (this.#dead) throw closed();
+    const send = (): Promise<Message> => ask(subject, payload, options);
     if (!isWrite(subject)) return this.#delivered(send());
     this.subjects.push(subject);
     const n = ++this.#count;
@@ -123,6 +146,7 @@ export class FaultyConnection {
     if (fault === undefined) return this.#written(send);
     const { at, how } = fault;
     if (n === at) this.#reached.now();
+    if (how === "hold" && n > at && subject === this.subjects[at - 1]) await this.#released.happened;
     if (n >= at && how === "unheard" && !this.#released.is()) throw natsError("503");
     if (n === at) {
       switch (how) {
@@ -139,6 +163,7 @@ export class FaultyConnection {
         }
         case "lose":
           await this.#written(send);
+          if (subject.startsWith("$KV.")) return PROVES_NOTHING;
           throw natsError("TIMEOUT");
         case "hold":
           await this.#released.happened;

@@ -1,6 +1,6 @@
 // What a store sends, told apart by subject, payload and headers, as a server tells it apart.
 
-import type { Request } from "./taps.js";
+import type { Request } from "./tapped-requests.js";
 
 type Options = Parameters<Request>[2];
 

@@ -1,17 +1,42 @@
 import type { Connection } from "../../support/nats-clients.js";
+import { TappedRequests, type Request, type Tap } from "./tapped-requests.js";
 
-export type Request = Connection["request"];
+export type { Request, Tap } from "./tapped-requests.js";
+export { natsError } from "./tapped-requests.js";
 export type RequestMany = Connection["requestMany"];
 export type Message = Awaited<ReturnType<RequestMany>> extends AsyncIterable<infer M> ? M : never;
 
 /** The same connection, with something between it and whoever asks: nothing is made up. */
-export function tapped(inner: Connection, taps: Partial<Pick<Connection, "request" | "requestMany">>): Connection {
+export function tapped(
+  inner: Connection,
+  { request: tap, requestMany }: { readonly request?: Tap; readonly requestMany?: RequestMany },
+): Connection {
+  const requests = tap === undefined ? undefined : new TappedRequests(inner, tap);
+  const instead: Partial<Connection> = {
+    ...(requests === undefined
+      ? {}
+      : {
+          request: (...asked: Parameters<Request>) => requests.request(...asked),
+          publish: (...sent: Parameters<TappedRequests["publish"]>) => {
+            requests.publish(...sent);
+          },
+          subscribe: (...asked: Parameters<TappedRequests["subscribe"]>) => requests.subscribe(...asked),
+        }),
+    ...(requestMany === undefined ? {} : { requestMany }),
+  };
   return new Proxy(inner, {
     get(target, name) {
-      if (name === "request" && taps.request !== undefined) return taps.request;
-      // What is tapped must not go past the tap.
+      const found: unknown = Reflect.get(instead, name) ?? Reflect.get(target, name);
+      return typeof found === "function" ? (found.bind(target) as unknown) : found;
+    },
+  });
+}
+
+/** The same connection as a wrapper hands it on that knows of requests alone: a store then asks by the client's own. */
+export function requestsAlone(inner: Connection): Connection {
+  return new Proxy(inner, {
+    get(target, name) {
       if (name === "publish" || name === "subscribe") return undefined;
-      if (name === "requestMany" && taps.requestMany !== undefined) return taps.requestMany;
       const found: unknown = Reflect.get(target, name);
       return typeof found === "function" ? (found.bind(target) as unknown) : found;
     },
@@ -38,11 +63,6 @@ export async function* given(messages: readonly Message[]): AsyncGenerator<Messa
   yield* messages;
 }
 
-/** An error in the shape of the 2.x client's. The library knows errors by their shape. */
-export function natsError(code: string, more: object = {}): Error {
-  return Object.assign(new Error(code), { name: "NatsError", code }, more);
-}
-
 /** How often the event loop turns while a store that is at work asks nothing: from an answer to the next request. */
 const IDLE_TURNS = 20;
 
@@ -55,10 +75,10 @@ export function quieted(inner: Connection): { connection: Connection; quiet: () 
     asked++;
   };
   const connection = tapped(inner, {
-    request: async (...args) => {
+    request: async (send, ...asked) => {
       begin();
       try {
-        return await inner.request(...args);
+        return await send(...asked);
       } finally {
         underWay--;
       }
