@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { Counts, FileReport } from "../spec/support/reporter.js";
 import { buildIfNeeded, type Build } from "./build-if-needed.js";
+import { temporaryFolderOf } from "./memory-folder.js";
 import { options, runSpecFile, type SpecFileOptions } from "./spec-file.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -85,8 +86,10 @@ interface Totals extends Counts {
 async function runFile(file: string, { test, bail }: SpecFileOptions, running: Set<ChildProcess>): Promise<FileReport> {
   const began = performance.now();
   const args = [file, ...(test === undefined ? [] : ["--test", test]), ...(bail ? ["--bail"] : [])];
+  const temporary = temporaryFolderOf(file);
   const child = fork(join(root, "tools/spec-file.ts"), args, {
     cwd: root,
+    env: { ...process.env, ...(temporary === undefined ? {} : { TMPDIR: temporary }) },
     execArgv: ["--import", "tsx"],
     silent: true,
   });
@@ -118,6 +121,8 @@ async function runFile(file: string, { test, bail }: SpecFileOptions, running: S
 /** Prints the closing line when the process ends, which is when nothing that the tests opened is open any more. */
 async function runHere(file: string, options: SpecFileOptions): Promise<void> {
   let report: Counts = { passed: 0, failed: 0 };
+  const temporary = temporaryFolderOf(file);
+  if (temporary !== undefined) process.env["TMPDIR"] = temporary;
   process.once("exit", (code) => {
     const { passed, failed } = report;
     const isLeft = failed === 0 && (code !== 0 || passed === 0);
