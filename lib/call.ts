@@ -263,10 +263,12 @@ export class Call {
       if (this.#calls === undefined) calls.clearTimer();
       listenNoLonger?.();
     };
-    this.#end = (error) => {
+    const end = (error: StoreError): void => {
       settled();
       fail(error);
     };
+    // Not made where it is assigned: V8 takes such a function for a method, and puts it among what lives long, with all that it holds.
+    this.#end = end;
     return settled;
   }
 }

@@ -193,9 +193,10 @@ export async function openOn(
     await parts.index.follow(own, ROOMS_AT_OPENING);
   });
   for (const one of buckets) {
-    one.onUse = () => {
+    const used = (): void => {
       background.run(opTimeoutMs, "end", (own) => look(parts, one, own));
     };
+    one.onUse = used;
   }
   const close = async (): Promise<void> => {
     await end();
@@ -228,9 +229,10 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
   const bucket = bucketsOf(client, prefix, cacheBytes);
   const { rooms } = bucket;
   const joined = new JoinedRows(cacheBytes / 4);
-  rooms.onDoubt = bucket.members.onDoubt = () => {
+  const doubted = (): void => {
     joined.clear();
   };
+  rooms.onDoubt = bucket.members.onDoubt = doubted;
   const background = new Background();
   const sweepIndex = (entries: readonly string[]): void => {
     background.run(opTimeoutMs, "end", async (own) => {

@@ -51,19 +51,24 @@ export class ProvedBucket<V> extends Bucket {
   constructor(link: JetStreamClient, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
     super(link, name, limits);
     this.#cache = new ExactCache(new CacheWithState(cache), this.own, this.continuity);
-    this.#valueOf = (entry) => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
-    // What it wrote needs not be read, where nothing stands between that and what it knows.
-    this.onStored = (key, payload, seq) => {
+    // As in `Call`: a function that is made where it is assigned would keep its store in memory longer than it lives.
+    const read = (entry: Entry): V | StoreState => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
+    const stored: typeof this.onStored = (key, payload, seq) => {
       this.#cache.applyOwnWrite(key, payload, seq);
     };
-    cache.onForget = (seq) => {
+    const forgot: typeof cache.onForget = (seq) => {
       this.forgot(seq);
     };
-    this.onRecognized = (last, found, asked) => {
+    const recognized: typeof this.onRecognized = (last, found, asked) => {
       const stands = found.seq === last && this.own.isOwn(decode(found, this.subjects.length).value);
       if (stands && this.#cache.mustRevalidate && (this.#cache.anchors[0]?.seq ?? 0) <= last)
         this.#cache.revalidate(last, asked);
     };
+    this.#valueOf = read;
+    // What it wrote needs not be read, where nothing stands between that and what it knows.
+    this.onStored = stored;
+    cache.onForget = forgot;
+    this.onRecognized = recognized;
   }
 
   protected override allowed(key: string, seq: number): "yes" | "no" | "unknown" {
