@@ -81,9 +81,10 @@ export class SimulatedConnection implements NatsConnection {
     const timer = this.#process.after(options?.maxWait ?? 5000, () => {
       answers.end();
     });
-    answers.whenOver = () => {
+    const over = (): void => {
       timer.cancel();
     };
+    answers.whenOver = over;
     this.#send(subject, payload, undefined, (messages) => {
       for (const message of messages) answers.push(message);
     });

@@ -1,17 +1,33 @@
 /** JSON that is read again and again, by one store after the other, is parsed once. Nobody can change what all of them have. */
 
-const known = new Map<string, unknown>();
+/** What more than one simulation has: acknowledgements, settings, what all requests are made of. */
+const lasting = new Map<string, unknown>();
+/** What this one had, and the one before. What stayed longer would only be carried along: ids are of one simulation. */
+let current = new Map<string, unknown>();
+let previous = new Map<string, unknown>();
 
-/** Those of a few simulations, and the acknowledgements, which are nearly the same in all of them. */
-const MAX_KNOWN = 8000;
+const MAX_LASTING = 8000;
 
 export function parseOnce(text: string): unknown {
-  const found = known.get(text);
-  if (found !== undefined) return found;
-  const parsed: unknown = frozen(JSON.parse(text));
-  if (known.size >= MAX_KNOWN) known.clear();
-  known.set(text, parsed);
-  return parsed;
+  return current.get(text) ?? lasting.get(text) ?? parsed(text);
+}
+
+function parsed(text: string): unknown {
+  const before = previous.get(text);
+  if (before === undefined) {
+    const value: unknown = frozen(JSON.parse(text));
+    current.set(text, value);
+    return value;
+  }
+  if (lasting.size >= MAX_LASTING) lasting.clear();
+  lasting.set(text, before);
+  return before;
+}
+
+/** Another simulation begins. */
+export function forgetOlder(): void {
+  previous = current;
+  current = new Map();
 }
 
 /** From the inside out. A reviver would do the same at several times the cost. */

@@ -4,6 +4,7 @@ import type { Store } from "unibus-membership";
 import { Chance } from "./chance.js";
 import { SimulatedConnection } from "./connection.js";
 import { Engine } from "./engine.js";
+import { forgetOlder } from "./json.js";
 import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
 import {
   Guesses,
@@ -137,6 +138,7 @@ class Simulation {
   readonly #taste: Taste;
 
   constructor(schedule: Schedule, loader: LibraryLoader, wantsTrace: boolean) {
+    forgetOlder();
     this.#schedule = schedule;
     this.#loader = loader;
     this.#left = schedule.operations;
@@ -317,9 +319,11 @@ class Simulation {
       calls: new Set(),
       asked: new Set(),
     };
-    process.whenChanged = () => {
+    const changed = (): void => {
       this.#changed(client);
     };
+    // Not made where it is assigned: V8 takes such a function for a method, and keeps it, and the whole simulation with it, for long.
+    process.whenChanged = changed;
     process.enter(() => {
       library.openJetStream(connection, this.#mix.replicas, { opTimeoutMs: OP_TIMEOUT_MS }).then(
         (store) => {
