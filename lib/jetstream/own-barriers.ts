@@ -1,23 +1,23 @@
 /**
- * The barriers and fences of one store in one bucket. Each has a key, which the next one takes once it was acknowledged, and
- * then supersedes it. That leaves a gap in the log, so that each tells where those before it stood. So whoever reads the log
- * up to any moment finds each of them, or one that tells where it stood.
+ * The barriers and fences of one store in one bucket. Each has a key. Once one is acknowledged, the next takes its key and so
+ * supersedes it. That leaves a gap in the log. So each lists where those before it stood: a reader of the log finds every one of
+ * them, or a later one that lists it.
  */
 import { randomBytes } from "node:crypto";
 import type { Json } from "./json.js";
 import { SequenceWindow } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 
-/** So many groups of keys a bucket has. Two stores with one group are right, too, but make gaps for each other. */
+/** How many groups of keys a bucket has. Two stores of one group are right too, but make gaps for each other. */
 const GROUPS = 64;
-/** So many keys has a group, of two tokens, as no record has: more than barriers and fences of one store are under way at a time. */
+/** How many keys a group has: more than one store has under way. They have two tokens, which no record's key has. */
 const KEYS = 512;
 /**
- * How far back a barrier tells, in sequences of the log: one bit for each. Where several stores prove thousands of records a second, each
- * on its own, that is a tenth of a second, and several times what a look at the log takes.
+ * How many sequences of the log a barrier lists, one bit for each. Where several stores prove thousands of records a second, that is
+ * a tenth of a second: several times what a read of the log takes.
  */
 const WINDOW = 2048;
-/** Every so often one tells of many more, and keeps its key until the next of its kind: for stores that did not look for a while. */
+/** Once in so many sequences one lists many more, for stores that did not read for a while. It keeps its key until the next such one. */
 const LONG_EVERY = 1024;
 const LONG_WINDOW = 65_536;
 const PREFIX = "barrier.";
@@ -28,26 +28,26 @@ export class OwnBarriers {
   /** Tells this store's barriers from those of another with the same key. */
   readonly #id = randomBytes(6).toString("base64url");
   #stood = new SequenceWindow();
-  /** Those of before the log became unsure. */
+  /** While frozen: those that were acknowledged before. */
   #before: SequenceWindow | undefined;
   #group = newGroup("");
-  /** Keys of the group that nothing is under way to, those that were used last at the end. */
+  /** Keys of the group with nothing under way, the last used at the end. */
   #free: string[] = [];
   #made = 0;
   #last: { readonly key: string; readonly seq: number } | undefined;
   #isFrozen = false;
   #spared: string | undefined;
   #list: Json | undefined;
-  /** The newest that tells of many was acknowledged, and told of all up to there. */
+  /** The newest acknowledged barrier with a long list, which goes up to `top`. */
   #long: { readonly key: string; readonly top: number } | undefined;
   #nextLong: { readonly key: string; readonly top: number } | undefined;
 
-  /** The next barrier, whose key nobody gets until it is told by {@link add} or {@link unsent} what became of it. */
+  /** The next barrier. Nobody gets its key again until {@link add} or {@link unsent} tells what became of it. */
   take(): { readonly key: string; readonly value: string } {
     const key = this.#freeKey();
     const { top } = this.#stood;
     let list = (this.#list ??= this.#stood.list(WINDOW));
-    // One that is never heard of is followed by another.
+    // If the last long one is never heard of, another follows.
     if (top - Math.max(this.#long?.top ?? 0, this.#nextLong?.top ?? 0) >= LONG_EVERY) {
       this.#nextLong = { key, top };
       list = this.#stood.list(LONG_WINDOW);
@@ -56,23 +56,23 @@ export class OwnBarriers {
   }
 
   #freeKey(): string {
-    // The last one is still looked for.
+    // While frozen, the last barrier is still looked for by its key.
     const looked = this.#isFrozen ? this.#last?.key : undefined;
     for (let i = this.#free.length - 1; i >= 0; i--) {
       if (this.#free[i] !== looked && this.#free[i] !== this.#spared)
         return this.#free.splice(i, 1)[0] ?? this.#freeKey();
     }
-    // All of them are under way, or were never heard of again, as happens while a cluster is cut.
+    // All keys are under way, or were never heard of again: so it is while a cluster is cut.
     if (this.#made === KEYS) this.part();
     return `${this.#group}-${String(this.#made++)}`;
   }
 
-  /** The message of that key is looked for: nothing may take its place. */
+  /** The message of this key is looked for: nothing may supersede it. */
   spare(key: string | undefined): void {
     this.#spared = key;
   }
 
-  /** The newest that was acknowledged. Its key stays in the log, whoever writes it anew. */
+  /** The newest acknowledged one. Its key stays in the log, even if another store writes it. */
   get last(): { readonly key: string; readonly seq: number } | undefined {
     return this.#last;
   }
@@ -83,8 +83,8 @@ export class OwnBarriers {
   }
 
   /**
-   * Only one that was acknowledged: what was sent and not heard of may stand elsewhere, or nowhere, and what stands there
-   * instead would be passed over.
+   * Notes one that was acknowledged, and no other: one that was not heard of may stand elsewhere, and a record that stands in its
+   * place would be passed over.
    */
   add(seq: number, key: string): void {
     if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
@@ -100,7 +100,7 @@ export class OwnBarriers {
     }
   }
 
-  /** It was surely not stored. What was never heard of keeps its key: it may be stored late, and nothing would tell of it. */
+  /** The one of this key was surely not stored. One that was never heard of keeps its key: it may be stored late, and none would list it. */
   unsent(key: string): void {
     if (key === this.#nextLong?.key) this.#nextLong = undefined;
     if (this.#isOfGroup(key)) this.#free.push(key);
@@ -115,15 +115,15 @@ export class OwnBarriers {
     return this.#stood.since(seq);
   }
 
-  /** What was known of the log may not be of this one: nothing is told of it any more. */
+  /** Another log may be there: nothing of the old one is listed any more. */
   clear(): void {
     this.#stood.clear();
     this.#listAnew();
   }
 
   /**
-   * Whether the log is the one that is known has to be looked at. What is acknowledged from here on may stand in another: only
-   * the last one of before tells whether it does, and until then nothing is told of those before.
+   * Until {@link thaw}, another log may be there: what is acknowledged meanwhile may stand in that one. Only the last one of before tells
+   * whether the log is the same, and until then none of those before is listed.
    */
   freeze(): void {
     this.#before ??= this.#stood;
@@ -133,8 +133,8 @@ export class OwnBarriers {
   }
 
   /**
-   * The log is known again, up to a sequence. What was acknowledged since then is of it too if nothing can have come between: else it may
-   * stand in one that was there meanwhile, and something else at its place in this one.
+   * The log is the same, up to `seq`. If it was `isUnbroken`, what was acknowledged since stands in it too. Else that may stand in a log
+   * that was there meanwhile, and something else stands at its place in this one.
    */
   thaw(seq: number, isUnbroken: boolean): void {
     const before = this.#before;
@@ -148,7 +148,7 @@ export class OwnBarriers {
     this.#listAnew();
   }
 
-  /** The log is another one. */
+  /** Another log is there. */
   forget(): void {
     this.clear();
     this.#before = undefined;
@@ -157,12 +157,12 @@ export class OwnBarriers {
     this.part();
   }
 
-  /** A barrier was met in the log. Where it is another store's with the same key, the two part. */
+  /** A barrier was read from the log. If another store has the same key, this one takes other keys. */
   met(key: string, value: Json): void {
     if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();
   }
 
-  /** Takes another group: of this one may be another store too, whose barriers nobody sees before these supersede them. */
+  /** Takes another group of keys: another store in this group would supersede barriers before anybody reads them. */
   part(): void {
     this.#group = newGroup(this.#group);
     this.#free = [];

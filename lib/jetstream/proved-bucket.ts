@@ -1,4 +1,4 @@
-/** A bucket that keeps what it has read, so that what was read before is proved by a barrier that all checks share. */
+/** A bucket with an exact cache: a record that is in it is proved by one barrier, which all checks of the moment share. */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { whole } from "./answers.js";
@@ -22,21 +22,21 @@ export interface Proved<V> {
 }
 
 /**
- * Changes that are read at once to bring the cache up to date: all that several stores have under way at a time. Our records have at
- * most some 20 KiB, and the server cuts an answer short at 64 MiB.
+ * How many changes one read takes: as many as several stores have under way. Our records have at most some 20 KiB, and the server
+ * cuts an answer short at 64 MiB.
  */
 const MAX_CHANGES = 256;
-/** And behind a gap. */
+/** How many changes behind a gap are read: one of them may explain it. */
 const MAX_READ = 2048;
-/** How long a read of them may take. A replica that takes longer is left alone: the leader can prove every record. */
+/** How long such a read may take. A replica that is slower is given up: the leader can prove every record. */
 const FOLLOW_MS = 200;
 /**
- * After so many reads, and so long, in which the cache got nowhere, every record is proved on its own. What stores write meanwhile tells of
- * what they wrote before: to be patient costs a moment, and the other way a write for each record, which others have to be told of.
+ * If the cache gets nowhere in so many reads and so much time, a new generation begins, and every record is proved on its own. Before
+ * that it is worth waiting: later writes explain gaps, and a fence for each record is a write for each.
  */
 const MAX_ATTEMPTS = 4;
 const MAX_GAP_MS = 200;
-/** So long it may be behind, also where it gets on: others can write more than is read. */
+/** How long the cache may be behind although it gets on: others can write faster than it reads. */
 const MAX_BEHIND_MS = 500;
 const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
@@ -65,7 +65,7 @@ export class ProvedBucket<V> extends Bucket {
         this.#cache.revalidate(last, asked);
     };
     this.#valueOf = read;
-    // What it wrote needs not be read, where nothing stands between that and what it knows.
+    // The cache takes this store's own write without reading it, if it knows everything before.
     this.onStored = stored;
     cache.onForget = forgot;
     this.onRecognized = recognized;
@@ -79,7 +79,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   override takeBarrier(): { readonly key: string; readonly value: string } {
-    // Before it is taken for one of the log that is known.
+    // First, so that the barrier is not taken for one of the old log.
     this.#cache.checkAge();
     return super.takeBarrier();
   }
@@ -105,8 +105,8 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /**
-   * What {@link prove} answers of a record that is kept, in fewer turns: nearly all checks are of one. `undefined`: only {@link prove}
-   * can tell.
+   * Like {@link prove}, in fewer turns, for a record in the cache: nearly all checks are of one. `undefined`: only {@link prove} can
+   * tell.
    */
   proveKept(key: string, call: Call): Promise<Proved<V> | undefined> | undefined {
     this.use();
@@ -117,13 +117,13 @@ export class ProvedBucket<V> extends Bucket {
     return this.barrier.prove(call).then((seq) => {
       if (this.isDoubted) return undefined;
       if (!this.#cache.advanceTo(seq)) return this.#broughtTo(seq, key, call);
-      // Looked up again only where something has changed: of a million records each look is a miss of the processor's cache.
+      // Looked up again only if something has changed: among a million records each look misses the processor's cache.
       const kept = this.#cache.changes === changes ? this.#asOf(known) : this.#kept(key);
       return kept ?? this.#broughtTo(seq, key, call);
     });
   }
 
-  /** Where the cache cannot be brought to the barrier in time, the leader proves the record: a second barrier would end as the first. */
+  /** If the cache does not come to the barrier in time, a fence proves the record: a second barrier would fare as the first. */
   async #broughtTo(seq: number, key: string, call: Call): Promise<Proved<V> | undefined> {
     const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
     if (kept !== undefined) return kept;
@@ -136,7 +136,7 @@ export class ProvedBucket<V> extends Bucket {
     return known === undefined ? undefined : this.#asOf(known);
   }
 
-  /** What is valid, as of the cache's moment. */
+  /** A valid record, as of the cache's `asOf`. */
   #asOf({ value, seq }: Known<V | StoreState>): Proved<V> {
     return ofRecord({ value, seq, asOf: this.#cache.asOf });
   }
@@ -153,7 +153,7 @@ export class ProvedBucket<V> extends Bucket {
     }
   }
 
-  /** Lays down that the store may be used, where nothing says whether it may. Answers what is said. */
+  /** Writes the state `open` if there is no state yet. Answers the state. */
   async prepareState(call: Call): Promise<StoreState> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -164,8 +164,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /**
-   * Rejects unless the store may be used, at a moment of the log at or after `seq`, which is one of a message that this store knows
-   * to be there.
+   * Rejects unless the state is `open` as of `seq` or later. A message surely stands at `seq`.
    */
   checkOpen(seq: number, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
@@ -182,15 +181,15 @@ export class ProvedBucket<V> extends Bucket {
       known = this.#cache.valid(STATE);
     }
     const value = known === undefined || this.#cache.asOf < seq ? (await this.#prove(STATE, call))?.value : known.value;
-    // It is there from the opening on. Where it is not, this is another log.
+    // The state is there since the opening. If it is not, another log is there.
     if (!(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
   }
 
   /**
-   * A write that commits is acknowledged only where it surely stands before what closes the store. Whoever finds out afterwards cannot
-   * say that it was not stored.
+   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is found out after
+   * the write, its outcome is unknown.
    */
   override async write(
     key: string,
@@ -201,7 +200,7 @@ export class ProvedBucket<V> extends Bucket {
     kind: "commit" | "step" = "commit",
   ): Promise<number | undefined> {
     const known = this.#cache.remembered(STATE)?.value;
-    // What is not surely open is looked at before anything is sent.
+    // If it is not known to be open, the state is proved before anything is sent.
     if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined))
       await this.checkOpen(this.highestSeen, call);
     const seq = await super.write(key, value, expected, call, mine, kind);
@@ -225,12 +224,12 @@ export class ProvedBucket<V> extends Bucket {
       }
       const a = await this.prove(first, call);
       const b = await this.prove(second, call);
-      // As it stands at the later moment the second has stood since before the first one's.
+      // The second has stood unchanged since before the moment of the first.
       if (a !== undefined && (b === undefined || (b.seq <= a.asOf && b.asOf >= a.asOf))) return [a, b];
     }
   }
 
-  /** Records of the cache, by a barrier that is sent after this call. `undefined`: it does not have all of them any more. */
+  /** Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer valid there. */
   async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
     const seq = await this.readIndex(call);
     if (!this.#cache.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
@@ -243,14 +242,14 @@ export class ProvedBucket<V> extends Bucket {
     return found;
   }
 
-  /** One record, by a fence on it. */
+  /** One record, proved by a fence on it. */
   async #byFence(key: string, call: Call): Promise<Proved<V | StoreState> | undefined | "unknown"> {
     const known = this.#cache.remembered(key);
     if (known !== undefined) {
       const { seq, value } = known;
       const asOf = await this.#reading(key, async (reading) => {
         const at = await this.stands(key, seq, call);
-        // Whether the log is still the one that is known has to be sure.
+        // The fence proves nothing if another log may be there.
         if (at === undefined || !this.#cache.isOf(reading)) return undefined;
         return { at, seq };
       });
@@ -264,7 +263,7 @@ export class ProvedBucket<V> extends Bucket {
     return found === undefined ? undefined : { value: this.#valueOf(found.entry), seq: found.seq, asOf: found.at };
   }
 
-  /** What is proved is kept, if the log says nothing else of it meanwhile. */
+  /** Keeps what is proved, unless the log changed the record meanwhile. */
   async #reading<T extends { readonly at: number; readonly seq: number; readonly entry?: Entry }>(
     key: string,
     prove: (reading: Fill) => Promise<T | undefined>,
@@ -279,14 +278,14 @@ export class ProvedBucket<V> extends Bucket {
         this.#cache.abandonFill(reading);
       } else {
         this.#cache.fill(reading, found.at, found.seq, found.entry);
-        // What is not kept there is remembered as what every other record is.
+        // A record that the cache does not keep is noted like every other one.
         if (found.entry !== undefined && this.#cache.seen(key) === undefined) this.noted(found.entry);
         this.#comeTo(found.at);
       }
     }
   }
 
-  /** Brings the cache to what was proved on its own, so that the next check finds it there. Nobody waits for it. */
+  /** Brings the cache to `seq`, so that the next check finds the record there. Nobody waits for it. */
   #comeTo(seq: number): void {
     if (this.#catchingUp !== undefined || this.#cache.mustRevalidate || this.#cache.advanceTo(seq)) return;
     const begin = (): void => {
@@ -295,14 +294,14 @@ export class ProvedBucket<V> extends Bucket {
     this.#catchUp().then(begin, begin);
   }
 
-  /** Brings the cache to a barrier's sequence. `false`: it has begun anew there, or is about to. */
+  /** Brings the cache to a barrier's sequence. `false`: a new generation has begun, or is about to. */
   async #bring(seq: number, call: Call): Promise<boolean> {
     const { generation } = this.#cache;
     const retries = new RetryLoop(call);
     let { asOf: at } = this.#cache;
     const began = performance.now();
     let since = began;
-    // Also calls that have little time get somewhere, be it the next one.
+    // A call with little time gives up early too: then the next one gets on.
     const half = (call.expiresAt - call.startedAt) / 2;
     for (let attempts = 0; !this.#cache.advanceTo(seq); attempts++) {
       if (this.#cache.mustRevalidate || this.#cache.generation !== generation) return false;
@@ -326,7 +325,7 @@ export class ProvedBucket<V> extends Bucket {
     return this.#cache.generation === generation;
   }
 
-  /** Reads what was stored since the cache's moment. Whoever needs it meanwhile shares it. */
+  /** Reads what was stored since `asOf`. Callers that come meanwhile share it. */
   #catchUp(): Promise<DirectAnswer | "gap"> {
     this.#catchingUp ??= this.#follow().finally(() => {
       this.#catchingUp = undefined;
@@ -337,7 +336,7 @@ export class ProvedBucket<V> extends Bucket {
   async #follow(): Promise<DirectAnswer | "gap"> {
     const { generation } = this.#cache;
     const began = performance.now();
-    // What was read behind a gap, of which something further on may tell.
+    // What was read behind a gap. Something further on may explain the gap.
     let read: readonly Entry[] = [];
     for (;;) {
       const request = {
@@ -345,7 +344,7 @@ export class ProvedBucket<V> extends Bucket {
         next_by_subj: ">",
         batch: MAX_CHANGES,
       };
-      // Everybody waits for it, so that it has a time of its own.
+      // Several calls wait for it, so that its time is nobody's call's.
       const answer = await this.link.direct(this.stream, request, FOLLOW_MS);
       if (answer.kind === "empty" && read.length > 0) return "gap";
       if (answer.kind !== "end") return answer;
@@ -354,24 +353,24 @@ export class ProvedBucket<V> extends Bucket {
       const isFull = answer.messages.length >= MAX_CHANGES;
       read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
       const isWhole = this.#cache.applyChanges(generation, read);
-      // Nothing that comes later may lie before what was seen here.
+      // No later read may be older than this one.
       this.observe(this.#cache.asOf);
       read = isWhole ? [] : read.filter(({ seq }) => seq > this.#cache.asOf);
       if (!isWhole && (!isFull || read.length >= MAX_READ)) return "gap";
       if (!isFull || this.#cache.generation !== generation) return answer;
-      // Others write faster than they are read, or have written much at once: whoever waits decides for how long.
+      // Others write faster than this reads, or wrote much at once. Each caller decides whether to go on.
       if (performance.now() - began > FOLLOW_MS)
         return { kind: "failed", failure: "lost", error: new Error("too much has changed") };
     }
   }
 
-  /** Whether the log is the one that is known: to be asked before what is kept is used. */
+  /** Whether the log is surely the same. To be asked before the cache is used. */
   #isSure(): boolean {
     this.#cache.checkAge();
     return !this.#cache.mustRevalidate;
   }
 
-  /** Looks whether the log is the one that is known. */
+  /** Waits until it is known whether the log is the same. */
   async #sure(call: Call): Promise<void> {
     if (this.#cache.mustRevalidate) await this.recognize(call);
     for (const retries = new RetryLoop(call); this.#cache.mustRevalidate;) {
@@ -384,8 +383,8 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /**
-   * This store's last barrier, or a record that was kept, stands where it stood, which nobody else can have written: the log
-   * up to there is the same.
+   * If this store's last barrier, or a record that was kept, still stands where it stood, the log is the same up to there: nobody else
+   * can have written it.
    */
   async #identify(): Promise<void> {
     const asked = moment();
@@ -399,7 +398,7 @@ export class ProvedBucket<V> extends Bucket {
           this.#cache.revalidate(last.seq, asked);
           return;
         }
-        // Each time that nothing is asked for a while another one's would stand there.
+        // Another store writes this key too: it would stand there again after the next pause.
         this.own.met(key, value);
       }
     }
@@ -414,10 +413,10 @@ export class ProvedBucket<V> extends Bucket {
       }),
     );
     const standing = anchors.find((_, i) => looks[i] === "stands");
-    // Who did not answer may know it.
+    // One of those that were not answered may stand.
     if (standing === undefined && looks.includes("unknown")) return;
     const [newest] = anchors;
-    // Records that are kept are never removed: it is there, or a later one of its key, or the log has gone back.
+    // Records of this bucket are never removed. So this one is there, or a later one of its key, or the log has gone back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
     this.#cache.revalidateBy(standing, asked);

@@ -71,15 +71,14 @@ export class Requests {
     });
   }
 
-  /** Nothing may be under way. What is asked afterwards fails: nobody would end the subscription that it began. */
+  /** Nothing may be under way. A later request fails: nobody would end the subscription that it began. */
   close(): void {
     this.#isClosed = true;
     this.#inbox?.end();
   }
 
   /**
-   * From a stack of its own: the client makes an error for each request, in case that it fails, and what an error costs grows with the
-   * calls that wait for it.
+   * On a fresh stack: the client makes an error for each request, in case it fails, and the cost of an error grows with the stack.
    */
   #byClient(subject: string, payload: Uint8Array | string, options: RequestOptions): Promise<NatsMessage> {
     return new Promise((resolve, reject) => {
@@ -111,7 +110,7 @@ export class Requests {
           this.#failAll(new RequestFailure("no-answers", error.message));
           return;
         }
-        // Nobody waits any more for one that comes late, or twice.
+        // Nobody waits for an answer that comes late, or twice.
         const waiting = this.#take(message.subject.slice(prefix.length));
         if (waiting === undefined) return;
         if (message.data.length === 0 && message.headers?.code === NO_RESPONDERS) {
@@ -130,7 +129,7 @@ export class Requests {
       end();
       this.#failAll(new RequestFailure("closed", "the connection is closed"));
     };
-    // Ours is not closed by anybody but `end`, which nobody calls while something waits, and the connection.
+    // Only `end` and the connection close this subscription, and nobody calls `end` while something waits.
     subscription.closed?.then(closed, closed);
     return { prefix, subscription, end };
   }
