@@ -7,7 +7,7 @@
  * - It refuses with what `rules.ts` throws: `NOT_FOUND`, `ALREADY_EXISTS`, `CONFLICT`. A refusal rests on
  *   a read as fresh as a check's, and then nothing was written.
  * - A write is seen whole or not at all, by every reader and after every crash, and is durable before it is answered.
- * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.check()` before each
+ * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.throwIfEnded()` before each
  *   step, so that work that nobody waits for any more ends.
  * - What else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
  * - Records are fresh copies in depth, their dates and bytes too, and leave out what is not there. The bytes and dates

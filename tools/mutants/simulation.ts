@@ -161,7 +161,7 @@ const changes: readonly Change[] = [
     file: "lib/jetstream/admin-guard.ts",
     find: "const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);",
     replace:
-      "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.check());",
+      "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.throwIfEnded());",
     breaks: "The guard gets another head only after the one before stands in its user's record.",
   },
   {
