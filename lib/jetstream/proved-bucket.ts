@@ -164,12 +164,15 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /**
-   * Rejects unless the state is `open` as of `seq` or later. A message surely stands at `seq`.
+   * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves nothing, even if
+   * the store is opened later: whoever fills a store can find out last that somebody was revoked.
    */
   checkOpen(seq: number, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
-      const value = this.#cache.valid(STATE)?.value;
-      if (value instanceof StoreState && value.refusal === undefined) return undefined;
+      const known = this.#cache.valid(STATE);
+      const value = known?.value;
+      if (known !== undefined && known.seq <= seq && value instanceof StoreState && value.refusal === undefined)
+        return undefined;
     }
     return this.#checkOpen(seq, call);
   }
@@ -180,11 +183,21 @@ export class ProvedBucket<V> extends Bucket {
       await this.#bring(seq, call);
       known = this.#cache.valid(STATE);
     }
-    const value = known === undefined || this.#cache.asOf < seq ? (await this.#prove(STATE, call))?.value : known.value;
+    const found = known === undefined || this.#cache.asOf < seq ? await this.#prove(STATE, call) : known;
+    const value = found?.value;
     // The state is there since the opening. If it is not, another log is there.
-    if (!(value instanceof StoreState))
+    if (found === undefined || !(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
+    if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
+  }
+
+  /** Rejects unless the store is known to be open. To be called before anything is sent. */
+  async checkNotClosed(call: Call): Promise<void> {
+    const known = this.#cache.remembered(STATE)?.value;
+    if (known instanceof StoreState && known.refusal === undefined) return;
+    // The store may be open again.
+    await this.checkOpen(await this.readIndex(call), call);
   }
 
   /**
@@ -199,10 +212,7 @@ export class ProvedBucket<V> extends Bucket {
     mine: (entry: Entry) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
   ): Promise<number | undefined> {
-    const known = this.#cache.remembered(STATE)?.value;
-    // If it is not known to be open, the state is proved before anything is sent.
-    if (kind === "commit" && (!(known instanceof StoreState) || known.refusal !== undefined))
-      await this.checkOpen(this.highestSeen, call);
+    if (kind === "commit") await this.checkNotClosed(call);
     const seq = await super.write(key, value, expected, call, mine, kind);
     if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
     return seq;

@@ -33,6 +33,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const { roomKeys } = this.#log.buckets;
     const createdAt = Date.now();
     const id = newId();
+    const { rooms } = this.#log.buckets;
+    await rooms.checkNotClosed(call);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
@@ -45,7 +47,6 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       );
       if (seq !== undefined) {
         // Its log has no word on that: who closes the store looks at this one only after the other says so.
-        const { rooms } = this.#log.buckets;
         await rooms.checkOpen(await rooms.readIndex(call), call);
         return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       }

@@ -6,7 +6,7 @@ import { isStoreError, openJetStream, type Store, type StoreError } from "unibus
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually } from "../support/wait.js";
-import { isBarrier } from "./support/messages.js";
+import { fenced, isBarrier } from "./support/messages.js";
 import { configure, streamInfo, type Json } from "./support/streams.js";
 import { recordAt, tokenOf } from "./support/format-1.js";
 import { tapped, type Tap } from "./support/taps.js";
@@ -14,6 +14,38 @@ import { tapped, type Tap } from "./support/taps.js";
 const opTimeoutMs = 20_000;
 const MOVING = { state: "moving", to: "nats://there", since: Date.UTC(2026, 0, 2) };
 const DETAILS = { movingTo: "nats://there", since: "2026-01-02T00:00:00.000Z" };
+
+/** Records without which a check says no, and the check. */
+const lateOnes: readonly {
+  readonly name: string;
+  readonly bucket: "users" | "rooms";
+  readonly key: string;
+  readonly check: (store: Store) => Promise<boolean>;
+}[] = [
+  {
+    name: "isAuthorized",
+    bucket: "users",
+    key: `user.${tokenOf("amy")}`,
+    check: (store) => store.isAuthorized("amy"),
+  },
+  { name: "hasAdmin", bucket: "users", key: "admins", check: (store) => store.hasAdmin() },
+  {
+    name: "isMember",
+    bucket: "rooms",
+    key: `room.${tokenOf("room")}`,
+    check: (store) => store.isMember("room", "bob"),
+  },
+];
+
+/** The same record, after everything that it grants was taken away. */
+function withNobody(record: Json): Json {
+  const { user } = record;
+  if (typeof user === "object" && user !== null) return { ...record, user: { ...user, revokedAt: 1 } };
+  return { ...record, ...("witnesses" in record ? { witnesses: [] } : { gone: true }) };
+}
+
+const isRefused = (answer: { readonly data: Uint8Array }): boolean =>
+  Buffer.from(answer.data).toString().includes('"error"');
 
 let cases = 0;
 const newPrefix = (): string => `m${++cases}_`;
@@ -292,6 +324,79 @@ describe("jetstream: a store that is closed", function () {
       await store.close();
     });
   }
+
+  // Whoever fills a store may find out last that somebody was revoked. A check that rests on what stood before says nothing of that.
+  for (const { name, bucket, key, check } of lateOnes) {
+    it(`${name}: what was proved while the store was closed is no answer once it is open`, async () => {
+      const prefix = newPrefix();
+      await filled(prefix);
+      await say(prefix, { ...MOVING, state: "importing" });
+      const proved = `$KV.${prefix}${bucket}.${key}`;
+      const other = `${bucket === "users" ? "user" : "room"}.${tokenOf("other")}`;
+      let isDone = false;
+      const tap = tapped(connection, {
+        request: async (send, ...args) => {
+          const isFence = !isDone && fenced(args[0], args[2]) === proved;
+          // Another's record stands before the fence, so that the store has to read what came since.
+          if (isFence) await connection.request(`$KV.${prefix}${bucket}.${other}`, JSON.stringify({ k: other }));
+          const answer = await send(...args);
+          if (!isFence || isRefused(answer)) return answer;
+          isDone = true;
+          const value = await recordAt(connection, prefix + bucket, key);
+          await connection.request(proved, JSON.stringify({ k: key, ...withNobody(value ?? {}) }));
+          await say(prefix, { state: "open" });
+          return answer;
+        },
+      });
+      const store = await open(prefix, undefined, tap);
+      expect(await check(store)).to.equal(false);
+      expect(isDone, "the record was fenced").to.equal(true);
+      await store.close();
+    });
+  }
+
+  it("a write that landed while the store was closed is not acknowledged once it is open", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const subject = `$KV.${prefix}users.user.${tokenOf("new")}`;
+    const tap = tapped(connection, {
+      request: async (send, ...args) => {
+        if (args[0] !== subject) return send(...args);
+        await say(prefix, MOVING);
+        const answer = await send(...args);
+        await say(prefix, { state: "open" });
+        return answer;
+      },
+    });
+    const store = await open(prefix, undefined, tap);
+    const error = await errorOf(store.users.add({ key: "new" }));
+    expect(`${error.code} ${error.outcome ?? ""}`).to.equal("UNAVAILABLE unknown");
+    expect(await store.isAuthorized("new")).to.equal(true);
+    await store.close();
+  });
+
+  it("a store that only writes finds out that it is open again", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    await say(prefix, MOVING);
+    const store = await open(prefix);
+    expect(await errorOf(store.users.add({ key: "new" }))).to.include({ code: "UNAVAILABLE", outcome: "none" });
+    await say(prefix, { state: "open" });
+    expect(await store.users.add({ key: "new" })).to.include({ key: "new" });
+    await store.close();
+  });
+
+  it("no key is put into a store that is known to be closed", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    await say(prefix, { ...MOVING, state: "importing" });
+    const store = await open(prefix);
+    const before = await streamInfo(connection, `${prefix}room_keys`);
+    const error = await errorOf(store.roomKeys.put("room", "bob", 1, Uint8Array.of(7)));
+    expect(`${error.code} ${error.outcome ?? ""}`).to.equal("UNAVAILABLE none");
+    expect((await streamInfo(connection, `${prefix}room_keys`)).state.messages).to.equal(before.state.messages);
+    await store.close();
+  });
 
   it("settings that refuse records meanwhile are no drift, where the metadata say why: every operation is refused within seconds of use", async () => {
     const prefix = newPrefix();

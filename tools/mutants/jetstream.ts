@@ -540,6 +540,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: closedStore("denies and refuses at once"),
   },
   {
+    name: "what stood while the store was closed counts once it is open",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: `if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");`,
+    replace: "",
+    breaks: "A check is of a moment at which the store was open.",
+    killedBy: closedStore("is no answer once it is open"),
+  },
+  {
     name: "a commit behind what closes the store",
     file: "lib/jetstream/proved-bucket.ts",
     find: `if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);`,
