@@ -86,6 +86,24 @@ export const closingCases = [
       }
     },
 
+    "checks in flight settle while the store closes, and none of them allows who may not": async ({ store }) => {
+      const w = await world(store);
+      await store.users.revoke(w.member);
+      const keys = Array.from({ length: 200 }, (_, i) =>
+        i % 2 === 0 ? w.admin : i % 4 === 1 ? w.member : unique("key"),
+      );
+      const deciding = Promise.all(keys.map((key) => store.authorize(key)));
+      const closing = store.close();
+      const decisions = await deciding;
+      await closing;
+      for (const [i, decision] of decisions.entries()) {
+        const honest = keys[i] === w.admin ? "active" : keys[i] === w.member ? "revoked" : "unknown";
+        assert.ok([honest, "closed", "unavailable"].includes(decision.reason), `${honest}: ${decision.reason}`);
+        assert.equal(decision.allowed, decision.reason === "active");
+      }
+      assert.deepEqual(new Set(await Promise.all(keys.map((key) => store.isAuthorized(key)))), new Set([false]));
+    },
+
     "a store closes although calls ran out of time or were aborted": async ({ store }) => {
       const w = await world(store);
       for (let round = 0; round < 10; round++) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import {
   Revisions,
+  atOnce,
   bytes,
   byCodePoint,
   cases,
@@ -14,6 +15,8 @@ import {
   unique,
   settled,
 } from "./case.js";
+
+const endpointOf = ({ endpoint }: { readonly endpoint: string }): string => endpoint;
 
 export const memberCases = cases("members", {
   "a member is invited by default and has what was given": async ({ store }) => {
@@ -392,6 +395,52 @@ export const memberCases = cases("members", {
     await store.rooms.delete(id);
     await store.rooms.create({ id, owner: endpoint });
     await shows("the owner of another one", ["owner", "joined"]);
+  },
+
+  "a room that many joined and left lists who is in it, and who left can come back": async ({ store, other }) => {
+    const stays = [unique("stays"), unique("stays")];
+    const { id, owner } = await encryptedRoom(store, ...stays);
+    const another = await other();
+    const inRoom = [owner, ...stays].sort(byCodePoint);
+    const left: string[] = [];
+    // More of them than of members, several times over.
+    for (let round = 0; round < 3; round++) {
+      const guests = Array.from({ length: 24 }, () => unique("guest"));
+      await atOnce(guests, async (endpoint, i) => {
+        const each = i % 2 === 0 ? store : another;
+        await each.members.add(id, { endpoint, state: "joined" });
+        await each.members.remove(id, endpoint);
+      });
+      left.push(...guests);
+      for (const each of [store, another]) {
+        assert.deepEqual((await each.members.list(id)).map(endpointOf), inRoom, "who is in the room");
+        assert.deepEqual(
+          await Promise.all(inRoom.map((endpoint) => each.isMember(id, endpoint))),
+          inRoom.map((endpoint) => endpoint === owner),
+          "invited is not joined",
+        );
+      }
+    }
+    await atOnce(left, async (endpoint) => {
+      assert.equal(await another.isMember(id, endpoint), false, "who left is no member");
+      assert.deepEqual(await another.members.listForEndpoint(endpoint), []);
+    });
+    const back = left.at(-1) ?? "";
+    await refused("NOT_FOUND", () => another.members.join(id, back));
+    const member = await store.members.add(id, { endpoint: back });
+    assert.deepEqual(await another.members.listForEndpoint(back), [member]);
+    assert.deepEqual(await store.roomKeys.list(id, back), []);
+    const everyone = [...inRoom, back];
+    const room = await another.roomKeys.rekey(id, sealedFor(2, everyone), { expectedEpoch: 1 });
+    assert.deepEqual([room.epoch, room.rekeyRequired], [2, false]);
+    for (const each of [store, another]) {
+      assert.deepEqual((await each.members.list(id)).map(endpointOf), everyone.toSorted(byCodePoint));
+      for (const endpoint of stays)
+        assert.deepEqual(
+          (await each.roomKeys.list(id, endpoint)).map((key) => key.epoch),
+          [1, 2],
+        );
+    }
   },
 
   "a room of sixty members is listed, rekeyed and deleted whole": async ({ store }) => {

@@ -208,6 +208,55 @@ export const raceCases = cases("at once", {
     await consistent(stores, id, endpoints);
   },
 
+  "a hundred changes of one room, each of another member, all happen, and every list is exact": async ({
+    store,
+    other,
+  }) => {
+    const stores = [store, await other()] as const;
+    const endpoints = (label: string): string[] => Array.from({ length: 25 }, () => unique(label));
+    const [leaving, joining, coming, staying] = [
+      endpoints("leaves"),
+      endpoints("joins"),
+      endpoints("comes"),
+      endpoints("stays"),
+    ];
+    const { id, owner } = await encryptedRoom(store);
+    await Promise.all([...leaving, ...joining, ...staying].map((endpoint) => store.members.add(id, { endpoint })));
+    const names = Array.from({ length: 25 }, (_, i) => `name ${String(i)}`);
+    const changes: ((each: Store) => Promise<unknown>)[] = Array.from({ length: 25 }, (_, i) => [
+      (each: Store) => each.members.remove(id, leaving[i] ?? ""),
+      (each: Store) => each.members.join(id, joining[i] ?? ""),
+      (each: Store) => each.members.add(id, { endpoint: coming[i] ?? "", state: "joined" }),
+      (each: Store) => each.rooms.update(id, { name: names[i] ?? "" }),
+    ]).flat();
+    // One store's half after the other's: how long a change of one waits for those of another nobody promises.
+    for (const [half, each] of stores.entries()) {
+      const mine = changes.filter((_, i) => Math.floor(i / 4) % 2 === half);
+      const outcomes = await together(mine.map((change) => () => change(each)));
+      assert.deepEqual(
+        outcomes.errors.map((error) => `${error.code}: ${error.message}`),
+        [],
+        "none is in another's way",
+      );
+    }
+    const expected = [
+      [owner, "joined"],
+      ...[...joining, ...coming].map((endpoint) => [endpoint, "joined"]),
+      ...staying.map((endpoint) => [endpoint, "invited"]),
+    ].sort(([a = ""], [b = ""]) => byCodePoint(a, b));
+    for (const each of stores) {
+      assert.deepEqual(
+        (await each.members.list(id)).map((member) => [member.endpoint, member.state]),
+        expected,
+      );
+      for (const endpoint of leaving) assert.deepEqual(await each.members.listForEndpoint(endpoint), []);
+    }
+    const room = await store.rooms.get(id);
+    assert.ok(names.includes(room.name), "one of the names");
+    assert.equal(room.rekeyRequired, true, "somebody was removed");
+    await consistent(stores, id, [leaving[0] ?? "", joining[0] ?? "", coming[0] ?? "", staying[0] ?? ""]);
+  },
+
   "of concurrent rekeys of one epoch one succeeds, and no key of a loser is ever seen": async ({ store, other }) => {
     const stores = [store, await other()] as const;
     const guest = unique("guest");

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import {
   Revisions,
   bytes,
@@ -265,6 +266,37 @@ export const roomCases = cases("rooms", {
     await store.members.add(id, { endpoint: guest });
     assert.deepEqual(await store.roomKeys.list(id, guest), [], "a member of before has no key of before");
     await refused("NOT_FOUND", () => store.roomKeys.get(id, guest));
+  },
+
+  "a room made again and again with the same members has the keys of its own life alone": async ({ store, other }) => {
+    const id = unique("room");
+    const [owner, guest] = [unique("owner"), unique("guest")];
+    const another = await other();
+    for (let life = 0; life < 4; life++) {
+      const [one, two] = life % 2 === 0 ? [store, another] : [another, store];
+      const sealedOf = (epoch: number): Uint8Array => bytes(`life ${String(life)} epoch ${String(epoch)}`);
+      await one.rooms.create({ id, owner, encrypted: true, sealedKey: sealedOf(1) });
+      await one.members.add(id, { endpoint: guest, state: "joined" });
+      assert.deepEqual(await one.roomKeys.list(id, guest), [], "no key of an earlier life");
+      const epochs = 2 + (life % 2);
+      for (let epoch = 2; epoch <= epochs; epoch++) {
+        const sealed = new Map([owner, guest].map((endpoint) => [endpoint, sealedOf(epoch)]));
+        await one.roomKeys.rekey(id, sealed, { expectedEpoch: epoch - 1 });
+      }
+      await settled(async () => {
+        const held = await two.roomKeys.list(id, guest);
+        assert.deepEqual(
+          held.map((key) => [key.epoch, Buffer.from(key.sealed).toString()]),
+          Array.from({ length: epochs - 1 }, (_, i) => [i + 2, Buffer.from(sealedOf(i + 2)).toString()]),
+        );
+      });
+      sameBytes((await one.roomKeys.get(id, owner, 1)).sealed, sealedOf(1), "the owner's first key");
+      await refused("NOT_FOUND", () => one.roomKeys.get(id, guest, epochs + 1));
+      assert.equal(await two.isMember(id, guest), true);
+      await one.rooms.delete(id);
+      assert.equal(await two.isMember(id, guest), false);
+      assert.deepEqual(await two.members.listForEndpoint(guest), []);
+    }
   },
 
   "a room deleted and made again with other properties is the new one for good": async ({ store }) => {

@@ -3,6 +3,7 @@ import {
   Revisions,
   aloneCases,
   alternating,
+  atOnce,
   cases,
   oneWinner,
   recent,
@@ -11,6 +12,7 @@ import {
   sleep,
   together,
   unique,
+  walk,
 } from "./case.js";
 import type { Store } from "../../store.js";
 
@@ -128,6 +130,51 @@ export const userCases = [
       const again = await another.users.reinstate(key);
       assert.deepEqual(again, { ...first, revision: again.revision });
       for (const each of [store, another]) await allowed(each, key, "member");
+    },
+
+    "revoked and reinstated again and again, a user is each time what he was, and nothing more is seen": async ({
+      store,
+      other,
+    }) => {
+      const key = unique("key");
+      const another = await other();
+      const first = await store.users.add({ key, name: "n", expiresAt: soon(3_600_000) });
+      const revisions = new Revisions(first.revision);
+      for (let round = 0; round < 4; round++) {
+        const [one, two] = round % 2 === 0 ? [store, another] : [another, store];
+        const revoked = await one.users.revoke(key);
+        revisions.changed(revoked.revision, "revoked");
+        assert.equal(await two.isAuthorized(key), false, "between two grants");
+        const again = await two.users.reinstate(key);
+        revisions.changed(again.revision, "reinstated");
+        // How often something was taken away is nobody's field.
+        assert.deepEqual(again, { ...first, revision: again.revision });
+        for (const each of [one, two]) await allowed(each, key, "member");
+      }
+      const listed = (await walk((page) => another.users.list(page))).filter((user) => user.key === key);
+      assert.deepEqual(listed, [await another.users.get(key)]);
+    },
+
+    "of a thousand and twenty-four keys at once each is answered as it is": async ({ store, other }) => {
+      const another = await other();
+      const keys = Array.from({ length: 1024 }, () => unique("key"));
+      const kindOf = (i: number): "active" | "revoked" | "unknown" =>
+        i % 4 === 0 ? "unknown" : i % 4 === 1 ? "revoked" : "active";
+      await atOnce(keys, async (key, i) => {
+        if (kindOf(i) !== "unknown") await store.users.add({ key });
+        if (kindOf(i) === "revoked") await store.users.revoke(key);
+      });
+      // Each store once when it has read none of them, and once when it has.
+      for (const each of [another, store, another]) {
+        assert.deepEqual(
+          (await Promise.all(keys.map((key) => each.authorize(key)))).map(({ reason }) => reason),
+          keys.map((_, i) => kindOf(i)),
+        );
+        assert.deepEqual(
+          await Promise.all(keys.map((key) => each.isAuthorized(key))),
+          keys.map((_, i) => kindOf(i) === "active"),
+        );
+      }
     },
 
     "revoke and reinstate are idempotent": async ({ store }) => {
