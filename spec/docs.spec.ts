@@ -66,3 +66,22 @@ describe("docs/architecture.md", () => {
     expect([...named].filter((name) => ![...there, ...other].includes(name))).to.deep.equal([]);
   });
 });
+
+describe("docs/model/README.md", () => {
+  it("names only functions that stand in the file that it names", async () => {
+    const text = await read("docs/model/README.md");
+    const rows = text.split("\n").filter((line) => /^\|.*`[\w-]+\.ts`/.test(line));
+    expect(rows.length).to.be.greaterThan(15);
+    const missing: string[] = [];
+    for (const row of rows) {
+      for (const part of (row.split("|")[2] ?? "").split(";")) {
+        const [, file = "", names = ""] = /`([\w-]+\.ts)`(.*)/.exec(part) ?? [];
+        if (file === "") continue;
+        const code = await read(`lib/jetstream/${file}`);
+        for (const [, name = ""] of names.matchAll(/`(?:\w+\.)?(#?\w+)`/g))
+          if (!new RegExp(`${name}\\b`).test(code)) missing.push(`${file} ${name}`);
+      }
+    }
+    expect(missing).to.deep.equal([]);
+  });
+});

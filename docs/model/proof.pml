@@ -4,6 +4,7 @@
  *
  * One stream, the bucket `users`, with a user U and the guard G. U is an admin: a revocation is staged in U and committed by G.
  * Or U is a member (MEMBER): the record of U is all there is to it, and G is any other record.
+ * Or G is the record that says whether the store may be used (STATE, with MEMBER): it is closed and opened again meanwhile.
  *
  * A step is atomic. What a step reads is read then; that an answer is late is that the replica which gave it is behind.
  */
@@ -27,7 +28,7 @@
 /* ---- the log: what is committed. Its sequences are 1 to n ---- */
 byte n = 2;
 byte typ[N + 1];
-bit val[N + 1];                 /* U: the user is revoked. G: the user of the head is */
+bit val[N + 1];                 /* U: the user is revoked. G: the user of the head is; or (STATE) the store is closed */
 byte ref[N + 1];                /* U: the guard's sequence that its stage names, 0 without a stage. G: where the stage that its head names stands, 0 if that is of another user */
 short lst[N + 1];               /* barriers and fences: what the store lists, a bit for each sequence */
 #ifdef PREDECESSORS_UNACKED
@@ -51,6 +52,14 @@ byte readS[FIBERS];             /* the fence's sequence: it waits until the copy
 /* ---- what is asked ---- */
 bool revoked;                   /* the revocation is committed: the earliest moment at which it can be acknowledged */
 bool must[FIBERS];              /* it was acknowledged before the check began */
+#ifdef STATE
+/* Of a check: 0 there is none, 1 at no moment since it began was the store open and the user not revoked, 2 at one it was. */
+byte since[FIBERS];
+bool isRevoked, isClosed;       /* as the log says now */
+bool stored;                    /* a key stands in the other log, `room_keys` */
+bool acked;                     /* and its writer was told so */
+bool copied, copy;              /* whoever closed the store has read that log; and has the key */
+#endif
 
 byte i, j, x, end, ok;          /* of one step each, 0 between steps */
 short seen, quiet;
@@ -69,9 +78,21 @@ inline last(subject) { x = n; do :: typ[x] != subject -> x-- :: else -> break od
 inline append(subject, value, reference, list) {
   n++;
   typ[n] = subject; val[n] = value; ref[n] = reference; lst[n] = list;
+#ifdef STATE
+  if :: typ[n] == U -> isRevoked = val[n] :: typ[n] == G -> isClosed = val[n] :: else fi;
   if
+  :: !isRevoked && !isClosed -> i = 0; do :: i < FIBERS -> if :: since[i] == 1 -> since[i] = 2 :: else fi; i++ :: else -> break od; i = 0
+  :: else
+  fi;
+#endif
+  if
+#ifdef STATE
+  :: typ[n] == U -> printf("entry %d: user, revoked %d\n", n, val[n])
+  :: typ[n] == G -> printf("entry %d: the store is closed: %d\n", n, val[n])
+#else
   :: typ[n] == U -> printf("entry %d: user, revoked %d, stage on guard %d\n", n, val[n], ref[n])
   :: typ[n] == G -> printf("entry %d: guard, its head: stage %d, revoked %d\n", n, ref[n], val[n])
+#endif
   :: typ[n] >= B -> printf("entry %d: barrier of store %d, lists %x\n", n, typ[n] - B, lst[n])
   fi
 }
@@ -244,7 +265,65 @@ inline catchUp(s, p, q) {
 
 /* ---- a check ---- */
 
+/* What `catchUp` reads: a replica at p, in the middle of a snapshot of q. */
+inline follow(s) {
+  p = at[s] + 1;
+  do :: p < n -> p++ :: break od;
+  q = p;
+  do :: q < n -> q++ :: break od;
+  catchUp(s, p, q);
+  p = 0; q = 0; tidy()
+}
+
+/* The gap stays: a new era. */
+inline beginEra(s, S) {
+#ifndef NO_ERA
+  copyU[s] = 0;
+#ifndef STATE_OUTLIVES_ERA
+  copyG[s] = 0;
+#endif
+#endif
+  at[s] = S; era[s] = S; settle(s);
+  printf("store %d begins an era at %d\n", s, at[s]); tidy()
+}
+
+#ifdef STATE
+/* The copy's own way to say that the store was open at `moment`: the state stood there already, and stands there still. */
+#if defined(STATE_BEFORE)
+#define COPY_TELLS(moment) (copyG[s])
+#else
+#define COPY_TELLS(moment) (copyG[s] && at[s] >= moment)
+#endif
+#ifdef STATE_LATER
+#define OPEN_AT(state, moment) (!val[state])
+#else
+#define OPEN_AT(state, moment) (!val[state] && state <= moment)
+#endif
+/*
+ * Whether the store was open at `moment`, by the copy, which is brought there, or by a fence. The state has a place of its own among
+ * what is being proved: that of the store's second check, of which there is none.
+ */
+inline openAt(moment, isOpen) {
+  do
+  :: atomic { COPY_TELLS(moment) -> isOpen = OPEN_AT(copyG[s], moment); break }
+  :: atomic { copyG[s] == 0 && n < N ->
+#ifdef STATE_UNFENCED
+       g = n; do :: g > 2 -> g-- :: break od; if :: typ[g] == G :: else -> g = 2 fi;
+#else
+       f = f + 1; certain(G, g); f = f - 1;
+#endif
+       isOpen = OPEN_AT(g, moment); g = 0; tidy(); break }
+  :: atomic { copyG[s] && at[s] < moment -> follow(s) }
+  :: atomic { copyG[s] && at[s] < moment -> beginEra(s, moment) }
+  od
+}
+#endif
+
 inline answer(no) {
+#ifdef STATE
+  assert(no || since[f] == 2);                        /* a yes, and at no moment since the check began was the store open and the user not revoked */
+  since[f] = 0;
+#endif
   printf("store %d answers %d (1: revoked), asked after the revocation was acknowledged: %d\n", s, no, must[f]);
   assert(no || !must[f]);                             /* a yes, and the revocation was acknowledged before the check began */
   assert(!no || revoked);                             /* `revoked`, and nobody was */
@@ -272,15 +351,27 @@ inline certain(K, found) {
 proctype Check(byte f; byte s) {
   byte S, r, g, gs, p, q;
   bool no;
+#ifdef STATE
+  bool isOpen;
+#endif
 begin:
   /* A check that has begun and waits for a barrier to be sent has done nothing yet: it begins here at the last moment. */
   if
   :: atomic { n < N ->
+#ifdef STATE
+       since[f] = (!isRevoked && !isClosed -> 2 : 1);
+#else
        must[f] = revoked;
+#endif
        append(B + s, 0, 0, own[s]);
        own[s] = own[s] | BIT(n);
        S = n }
   :: atomic { n < N -> append(B + s, 0, 0, own[s]); goto begin }    /* it is stored, and its acknowledgement is lost: nothing knows of it */
+#ifdef STATE
+  :: atomic { n < N && copyU[s] == 0 ->                /* what is not kept needs no barrier: a fence is one */
+       since[f] = (!isRevoked && !isClosed -> 2 : 1);
+       certain(U, r); S = n; goto opened }
+#endif
 #ifdef LISTS_UNACKED
   :: atomic { n < N && !(own[s] & BIT(n + 1)) -> own[s] = own[s] | BIT(n + 1); goto begin }
 #endif
@@ -298,21 +389,30 @@ begin:
          x = 0
        }
        if :: ok -> ok = 0; at[s] = S; settle(s); tidy() :: else fi }
-  :: atomic { at[s] < S ->
-       p = at[s] + 1;
-       do :: p < n -> p++ :: break od;
-       q = p;
-       do :: q < n -> q++ :: break od;
-       catchUp(s, p, q);
-       p = 0; q = 0; tidy() }
-  :: atomic { at[s] < S ->                             /* the gap stays: a new era */
-#ifndef NO_ERA
-       copyU[s] = 0; copyG[s] = 0;
-#endif
-       at[s] = S; era[s] = S; settle(s);
-       printf("store %d begins an era at %d\n", s, at[s]); tidy() }
+  :: atomic { at[s] < S -> follow(s) }
+  :: atomic { at[s] < S -> beginEra(s, S) }
   od;
   S = 0;
+#ifdef STATE
+  if
+  :: atomic { copyU[s] -> r = copyU[s]; S = at[s] }
+  :: atomic { copyU[s] == 0 && n < N -> certain(U, r); S = n }
+  fi;
+opened:
+  openAt(S, isOpen);
+  atomic {
+    no = val[r];
+    if
+    :: isOpen ->
+#ifdef REACHES_ALLOWED_AGAIN
+       assert(no || r < 3 || n < 5 || S < 4 || !(typ[3] == G && val[3] == 1));
+#endif
+       answer(no)
+    :: else -> printf("store %d answers: unavailable\n", s); no = 1; since[f] = 0; S = 0; r = 0; tidy()
+    fi;
+    isOpen = 0; no = 0 }
+  goto begin;
+#endif
   if
   :: atomic { copyU[s] && (ref[copyU[s]] == 0 || copyG[s]) ->
        no = VALUE(copyU[s], copyG[s]);
@@ -479,12 +579,84 @@ proctype ChangeAnother() {
 }
 #endif
 
+#ifdef STATE
+/* Whoever moves the store, or fills it, closes it and opens it again. */
+proctype Mover() {
+  do
+  :: atomic { n < N -> last(G); append(G, 1 - val[x], 0, 0); x = 0; copied = 0; copy = 0 }
+  :: atomic { isClosed && !copied -> copied = 1; copy = stored; assert(!acked || copy) }
+  od
+}
+
+/* A write that commits, of store s: it is acknowledged if the store was open where it stands. */
+proctype Write(byte f; byte s) {
+  byte w, g, p, q;
+  bool isOpen, wasOpen;
+  do
+  :: atomic { n < N -> last(U); append(U, val[x], 0, 0); x = 0; w = n; wasOpen = !isClosed };
+#ifdef WRITE_TRUSTS_BEFORE
+     isOpen = (copyG[s] && !val[copyG[s]]);
+#else
+     if
+     :: atomic { at[s] < w ->                          /* the copy takes it as it was written, if all before was this store's own */
+          d_step {
+            ok = 1; x = at[s] + 1;
+            do :: x < w -> if :: own[s] & BIT(x) :: else -> ok = 0 fi; x++ :: else -> break od;
+            x = 0
+          }
+          if
+          :: ok -> ok = 0; if :: copyU[s] || BEING_READ(s, U) -> copyU[s] = w :: else fi; overtake(s, U); at[s] = w; settle(s); tidy()
+          :: else
+          fi }
+     :: skip
+     fi;
+     openAt(w, isOpen);
+#endif
+     atomic {
+       if
+       :: isOpen -> printf("the write at %d is acknowledged\n", w); assert(wasOpen)
+       :: else -> printf("the write at %d: unknown\n", w)
+       fi;
+       w = 0; isOpen = 0; wasOpen = 0 }
+  od
+}
+
+/* A key, in the other log, which says nothing of the store: a barrier in this one, sent after it was acknowledged, tells. */
+proctype Put(byte f; byte s) {
+  byte S, g, p, q;
+  bool isOpen;
+#ifdef PUT_AFTER_BARRIER
+  atomic { n < N -> append(B + s, 0, 0, own[s]); own[s] = own[s] | BIT(n); S = n };
+  stored = 1;
+#else
+  stored = 1;
+  atomic { n < N -> append(B + s, 0, 0, own[s]); own[s] = own[s] | BIT(n); S = n };
+#endif
+  openAt(S, isOpen);
+  atomic {
+    if
+    :: isOpen -> acked = 1; printf("the key is acknowledged\n"); assert(!copied || copy)
+    :: else
+    fi;
+    S = 0; isOpen = 0 }
+}
+#endif
+
 init {
   atomic {
     typ[1] = U; typ[2] = G;
+#ifdef STATE
+    if :: val[2] = 1; isClosed = 1 :: skip fi;         /* it is being filled */
+#endif
     at[0] = 2;
     if :: copyU[0] = 1; copyG[0] = 2 :: skip fi;
+#ifdef WRITES
+    run Write(0, 0);
+#elif defined(PUTS)
+    run Put(0, 0);
+#else
     run Check(0, 0);
+#endif
 #if CHECKS > 1
     run Check(1, 0);
 #endif
@@ -496,7 +668,9 @@ init {
     run Absent(0);
 #endif
     run ChangeOwn();
-#ifdef MEMBER
+#if defined(STATE)
+    run Mover()
+#elif defined(MEMBER)
     run ChangeAnother()
 #else
     run RevokeAdmin();

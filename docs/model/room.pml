@@ -10,7 +10,17 @@
 #ifndef R
 #define R 5                     /* entries of the room's record; the first is there from the beginning */
 #endif
-#define M (R + 4)               /* entries of `members` */
+#ifdef COMPACT
+#define M (R + 6)               /* entries of `members` */
+#else
+#define M (R + 4)
+#endif
+#ifndef WRITERS
+#define WRITERS 2
+#endif
+#ifndef COPIERS
+#define COPIERS 1
+#endif
 #define IDS 5                   /* memberships, each with an id of its own; 0 is none */
 #define BIT(k) (1 << (k))
 
@@ -20,6 +30,7 @@
 byte r;
 byte inc[R + 1];                /* the incarnation; 0: a tombstone */
 byte ros[R + 1];                /* the roster: the id under which its rows stand */
+byte cop[R + 1];                /* the id under which they are being copied; 0: they are not */
 byte ver[R + 1];                /* v */
 byte least[R + 1];              /* membersSeq */
 byte size[R + 1];               /* how many members */
@@ -98,7 +109,7 @@ inline commit(incarnation, version, membersSeq, count) {
   r++;
   printf("record %d: incarnation %d, version %d, membersSeq %d, members %d\n", r, incarnation, version, membersSeq, count);
   inc[r] = incarnation; ver[r] = version; least[r] = membersSeq; size[r] = count;
-  ros[r] = ros[r - 1];
+  ros[r] = ros[r - 1]; cop[r] = (incarnation && incarnation == inc[r - 1] -> cop[r - 1] : 0);
   since[0] = since[0] | STATE; since[1] = since[1] | STATE
 }
 
@@ -150,33 +161,15 @@ again:
     :: inc[q] == 0 && ids < IDS && incs < 3 && rosters < 3 ->         /* create: under the ids of a new incarnation */
        ids++; incs++; rosters++; id = ids; after = rosters; idOf[id] = e; idInc[id] = incs; entries = entries | BIT(id);
        nextIn = 2
-#ifdef COMPACT
-    :: inc[q] && size[q] && rosters < 3 && m + 2 <= M ->  /* compact: the members' rows are copied under the id of a new roster */
-       rosters++; id = rosters; nextIn = 3;
-       e = 1;
-       do
-       :: e < 3 ->
-          lastRow(e, ros[q], m);
-          if
-          :: isIn[e] ->
-             m++;
-             rowOf[m] = e; rowRos[m] = id; rowIn[m] = 1; rowId[m] = idIn[e]; rowSize[m] = size[q];
-             rowVer[m] = (headOf[q] == e && (x == 0 || rowVer[x] < headVer[q]) -> headVer[q] : rowVer[x])
-          :: else
-          fi;
-          x = 0; e++
-       :: else -> break
-       od;
-       e = 0; applied = m
-#endif
-    :: inc[q] ->                                       /* delete */
+    :: inc[q] && q == r ->                             /* delete */
        dead = dead | BIT(inc[q]); old = old | BIT(ros[q]);
+       if :: cop[q] -> old = old | BIT(cop[q]) :: else fi;
        isIn[1] = 0; isIn[2] = 0; idIn[1] = 0; idIn[2] = 0;
        commit(0, 0, 0, 0);
        q = 0; e = 0;
        goto again
     fi;
-    printf("a writer has read record %d: endpoint %d, membership %d, to be in: %d (2: create, 3: compact)\n", q, e, id, nextIn) }
+    printf("a writer has read record %d: endpoint %d, membership %d, to be in: %d (2: create)\n", q, e, id, nextIn) }
   /* Puts the head before into `members`. */
   if
   :: atomic { nextIn >= 2 -> skip }
@@ -196,13 +189,7 @@ again:
   /* Commits, if the record is as it was read. */
   atomic {
     if
-#ifdef COMPACT
-    :: nextIn == 3 && HOLDS && r < R ->
-       commit(inc[q], ver[q], applied, size[q]);
-       ros[r] = id; old = old | BIT(ros[q])
-    :: nextIn == 3 && !(HOLDS && r < R) -> old = old | BIT(id)
-#endif
-    :: nextIn < 3 && HOLDS && (nextIn == 2 || applied) && r < R ->
+    :: HOLDS && (nextIn == 2 || applied) && r < R ->
        /* The change is one of what is so: it adds who is none, or changes or removes this very membership. */
        assert((isIn[e] && idIn[e] == id) || (!isIn[e] && nextIn && !(used & BIT(id))));
        used = used | BIT(id);
@@ -222,7 +209,7 @@ again:
        headOf[r] = e; headIn[r] = isIn[e]; headId[r] = id; headVer[r] = ver[r];
        printf("its head: endpoint %d, membership %d, is in %d, after %d\n", e, id, headIn[r], headAfter[r]);
        if :: !isIn[e] -> entries = entries & (~BIT(id)) :: skip fi              /* at once, or left to the sweep */
-    :: nextIn < 3 && !(HOLDS && (nextIn == 2 || applied) && r < R) ->
+    :: !(HOLDS && (nextIn == 2 || applied) && r < R) ->
        if :: nextIn == 2 -> old = old | BIT(after) :: else fi;
        if :: (nextIn == 2 || (entries & BIT(id))) && idIn[e] != id -> check(id); if :: entries = entries & (~BIT(id)) :: skip fi :: else fi
     fi;
@@ -264,13 +251,169 @@ proctype Purge() {
   od
 }
 
+/* The record as it is, at another place. */
+inline unchanged() {
+  commit(inc[r - 1], ver[r - 1], least[r - 1], size[r - 1]);
+  headOf[r] = headOf[r - 1]; headIn[r] = headIn[r - 1]; headId[r] = headId[r - 1]; headAfter[r] = headAfter[r - 1]; headVer[r] = headVer[r - 1]
+}
+
 inline rewrite() {
   x = 0;
 #ifndef NO_FENCE_IN_SWEEP
-  commit(inc[r - 1], ver[r - 1], least[r - 1], size[r - 1]);
-  headOf[r] = headOf[r - 1]; headIn[r] = headIn[r - 1]; headId[r] = headId[r - 1]; headAfter[r] = headAfter[r - 1]; headVer[r] = headVer[r - 1]
+  unchanged()
 #endif
 }
+
+#define OVER(k, e, row) (headOf[k] == (e) && ((row) == 0 || rowVer[row] < headVer[k]))
+
+#ifdef COMPACT
+/*
+ * The members' rows are copied under the id of a new roster, in rounds, while changes go on, and a commit of the room's record makes
+ * that the room's. A copier stops anywhere, for any time.
+ */
+byte lateRow, lateAfter;        /* a message that was sent twice: its second copy comes at any time */
+
+#ifdef COPY_NAME_IGNORED
+#define NAMED(k, id) (inc[k] && ros[k] != id)
+#else
+#define NAMED(k, id) (inc[k] && cop[k] == id)
+#endif
+#ifdef COPY_COMMIT_UNCONDITIONAL
+#define UNCHANGED(k) (inc[r] == inc[k])
+#else
+#define UNCHANGED(k) (k == r)
+#endif
+
+proctype Copier() {
+  byte id, k, e;
+  byte found[3], after[3];      /* of each endpoint the row as this round found it, and its own copy of it, by their sequences */
+  bit isHead[3];                /* it was in the record's head */
+  atomic { inc[r] && r < R && rosters < 3 ->
+#ifdef COPY_SHARES_ID
+    if
+    :: cop[r] -> id = cop[r]
+    :: cop[r] == 0 -> rosters++; id = rosters; unchanged(); cop[r] = id
+    fi;
+#else
+    rosters++; id = rosters;
+#ifndef COPY_UNNAMED
+    if :: cop[r] -> old = old | BIT(cop[r]) :: else fi;
+    unchanged(); cop[r] = id;
+#endif
+#endif
+    printf("a copy to roster %d begins\n", id) }
+round:
+  /* The record as it stands, and the rows as of it. */
+  atomic {
+#ifdef COPY_UNNAMED
+    if :: inc[r] -> skip :: else -> goto over fi;
+#else
+    if :: NAMED(r, id) -> skip :: else -> goto over fi;
+#endif
+    k = r; e = 1;
+    do
+    :: e < 3 ->
+       lastRow(e, ros[k], m);
+#ifdef COPY_READ_MISSES
+       if :: x = 0 :: skip fi;
+#endif
+       found[e] = x; isHead[e] = OVER(k, e, x);
+#ifdef COPY_SHARES_ID
+       lastRow(e, id, m); after[e] = x;
+#endif
+       x = 0; e++
+    :: else -> break
+    od;
+    e = 1 }
+  do
+  :: atomic { e < 3 && m < M ->
+       lastRow(e, id, m);
+       if
+       :: (!isHead[e] && found[e] == 0) -> x = 0       /* there never was one */
+       :: isHead[e] && after[e] == 0 && !headIn[k] -> x = 0
+       :: !isHead[e] && found[e] && after[e] == 0 && !rowIn[found[e]] -> x = 0
+       :: isHead[e] && after[e] && rowVer[after[e]] == headVer[k] -> x = 0
+       :: !isHead[e] && found[e] && after[e] && rowVer[after[e]] == rowVer[found[e]] -> x = 0
+       :: else ->
+          if
+#ifdef COPY_PURGES
+          :: after[e] && ((isHead[e] && !headIn[k]) || (!isHead[e] && !rowIn[found[e]])) ->    /* who left meanwhile */
+             i = 1; do :: i <= m -> if :: rowOf[i] == e && rowRos[i] == id -> purged[i] = 1 :: else fi; i++ :: else -> break od; i = 0;
+             after[e] = 0; x = 0
+#elif defined(COPY_LEAVES_LEAVERS)
+          :: after[e] && ((isHead[e] && !headIn[k]) || (!isHead[e] && !rowIn[found[e]])) -> x = 0
+#endif
+          :: else ->
+             if
+             :: x != after[e] -> x = 0; goto over      /* it is not as it was written: somebody purges it */
+             :: x == after[e] ->
+                m++;
+                rowOf[m] = e; rowRos[m] = id;
+                if
+                :: isHead[e] -> rowIn[m] = headIn[k]; rowId[m] = headId[k]; rowVer[m] = headVer[k]; rowSize[m] = size[k]
+                :: else -> x = found[e]; rowIn[m] = rowIn[x]; rowId[m] = rowId[x]; rowVer[m] = rowVer[x]; rowSize[m] = rowSize[x]
+                fi;
+                printf("row %d: endpoint %d, copied to roster %d, membership %d, version %d, is in %d\n", m, e, id, rowId[m], rowVer[m], rowIn[m]);
+#ifdef LATE
+                if :: lateRow == 0 -> lateRow = m; lateAfter = after[e] :: skip fi;
+#endif
+                after[e] = m; x = 0
+             fi
+          fi
+       fi;
+       e++ }
+  :: e == 3 -> break
+  od;
+  atomic {
+    e = 0; found[1] = 0; found[2] = 0; isHead[1] = 0; isHead[2] = 0;
+    if
+    :: UNCHANGED(k) && r < R ->
+       unchanged();
+       headOf[r] = 0; headIn[r] = 0; headId[r] = 0; headAfter[r] = 0; headVer[r] = 0;
+       old = old | BIT(ros[r]); ros[r] = id; cop[r] = 0;
+       if :: after[1] > least[r] -> least[r] = after[1] :: else fi;
+       if :: after[2] > least[r] -> least[r] = after[2] :: else fi;
+       printf("the room's roster is %d\n", id);
+       id = 0
+    :: else -> k = 0; goto round
+    fi;
+    k = 0; after[1] = 0; after[2] = 0 }
+#ifdef REACHES_SECOND_ROUND
+  assert(m < 5);
+#endif
+  goto end;
+over:
+  atomic {
+#ifndef COPY_SHARES_ID
+    old = old | BIT(id);
+#endif
+    printf("the copy to roster %d is over\n", id);
+    id = 0; k = 0; e = 0; after[1] = 0; after[2] = 0; found[1] = 0; found[2] = 0; isHead[1] = 0; isHead[2] = 0 }
+end:
+  skip
+}
+
+#ifdef LATE
+proctype Late() {
+  do
+  :: atomic { lateRow && m < M ->
+       lastRow(rowOf[lateRow], rowRos[lateRow], m);
+#ifdef COPIES_UNCONDITIONAL
+       x = lateAfter;
+#endif
+       if
+       :: x == lateAfter ->
+          m++; i = lateRow;
+          rowOf[m] = rowOf[i]; rowRos[m] = rowRos[i]; rowIn[m] = rowIn[i]; rowId[m] = rowId[i]; rowVer[m] = rowVer[i]; rowSize[m] = rowSize[i];
+          printf("row %d: the second copy of row %d\n", m, i);
+          i = 0; lateRow = 0; lateAfter = 0
+       :: else
+       fi;
+       x = 0 }
+  od
+}
+#endif
+#endif
 
 /*
  * The sweep looks at an entry of the index. What may still be committed is fenced: the room's record is rewritten unchanged (or a
@@ -316,7 +459,7 @@ proctype Sweep() {
   :: atomic { r < R ->                                  /* rows of a roster that is not the room's: one that is to be committed, perhaps */
        id = 1; do :: id < rosters -> id++ :: break od;
        if
-       :: id != ros[r] && !(old & BIT(id)) && inc[r] -> rewrite(); old = old | BIT(id)
+       :: id != ros[r] && id != cop[r] && !(old & BIT(id)) && inc[r] -> rewrite(); old = old | BIT(id)
        :: else
        fi;
        id = 0 }
@@ -335,7 +478,6 @@ proctype Index() {
  * isMember(1). The record is of a moment after the call began, by the copy or by CERTAIN; here the call begins at that moment. The row was
  * fenced with P, some time ago or now: it is used if P is at or after membersSeq.
  */
-#define OVER(k, e, row) (headOf[k] == (e) && ((row) == 0 || rowVer[row] < headVer[k]))
 proctype IsMember(byte me) {
   byte k, p;
   bit yes;
@@ -427,8 +569,19 @@ init {
     ids = 2; idOf[1] = 1; idOf[2] = 2; idInc[1] = 1; idInc[2] = 1; entries = BIT(1) | BIT(2); incs = 1; rosters = 1;
     isIn[1] = 1; isIn[2] = 1; idIn[1] = 1; idIn[2] = 2; used = BIT(1) | BIT(2);
     run Writer();
+#if WRITERS > 1
     run Writer();
+#endif
     run Purge();
+#ifdef COMPACT
+    run Copier();
+#if COPIERS > 1
+    run Copier();
+#endif
+#ifdef LATE
+    run Late();
+#endif
+#endif
 #ifdef SWEEP
     run Sweep();
     run Index();
