@@ -17,11 +17,11 @@ const CHARACTER_BYTES = 3;
 const PAGE_BYTES = 4096;
 const LOCAL_BYTES = 1024;
 
-function textBytes(a: string, b: string, c = ""): number {
-  return ROW_BYTES + CHARACTER_BYTES * (a.length + b.length + c.length);
+function textBytes(characters: number): number {
+  return ROW_BYTES + CHARACTER_BYTES * characters;
 }
 
-function blobBytes({ length }: Uint8Array): number {
+function blobBytes(length: number): number {
   return (
     2 * Math.min(length, LOCAL_BYTES) +
     (length < LOCAL_BYTES / 2 ? 0 : Math.ceil(length / (PAGE_BYTES - 4)) * PAGE_BYTES)
@@ -30,22 +30,34 @@ function blobBytes({ length }: Uint8Array): number {
 
 // What rows take in the image, at most.
 
-export function userBytes(row: UserRow): number {
-  return textBytes(row.key, row.name);
+export function userBytes({ key, name }: UserRow): number {
+  return textBytes(key.length + name.length);
 }
 
-export function roomBytes(row: RoomRow): number {
-  return textBytes(row.id, row.name, row.owner);
+export function roomBytes({ id, name, owner }: RoomRow): number {
+  return packedRoomBytes(id.length + name.length + owner.length);
 }
 
-export function memberBytes(row: MemberRow): number {
-  return (
-    textBytes(row.roomId, row.endpoint, row.invitedBy) + (row.publicKey === undefined ? 0 : blobBytes(row.publicKey))
-  );
+export function memberBytes({ roomId, endpoint, invitedBy, publicKey }: MemberRow): number {
+  return packedMemberBytes(roomId.length + endpoint.length + (invitedBy?.length ?? 0), publicKey?.length);
 }
 
-export function keyBytes(row: KeyRow): number {
-  return textBytes(row.roomId, row.endpoint) + blobBytes(row.sealed);
+export function keyBytes({ roomId, endpoint, sealed }: KeyRow): number {
+  return packedKeyBytes(roomId.length + endpoint.length, sealed.length);
+}
+
+// The same of rows of which only this is known: the characters of their texts, and how long their bytes are.
+
+export function packedRoomBytes(characters: number): number {
+  return textBytes(characters);
+}
+
+export function packedMemberBytes(characters: number, publicKey: number | undefined): number {
+  return textBytes(characters) + (publicKey === undefined ? 0 : blobBytes(publicKey));
+}
+
+export function packedKeyBytes(characters: number, sealed: number): number {
+  return textBytes(characters) + blobBytes(sealed);
 }
 
 /** The bytes of the rows that a transaction adds. What it removes or replaces is not subtracted. */

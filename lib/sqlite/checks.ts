@@ -22,8 +22,7 @@ export function checkReads({ tables, view }: Database, holding: Holding): SyncCh
 
     facts: (key) => (view.touchesUser(key) ? admitted(key) : tables.users.facts(key)),
 
-    joined: (roomId, endpoint) =>
-      tables.rooms.get(roomId)?.members.get(endpoint)?.hasJoined === true && !view.deniesMember(roomId, endpoint),
+    joined: (roomId, endpoint) => tables.rooms.hasJoined(roomId, endpoint) && !view.deniesMember(roomId, endpoint),
 
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
 

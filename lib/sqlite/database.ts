@@ -66,7 +66,7 @@ export class Database {
     this.#sequence = sequence;
     this.#durableSequence = sequence;
     this.#lastUser = tables.usersInOrder.last;
-    this.#lastRoom = tables.roomsInOrder.last;
+    this.#lastRoom = tables.rooms.last;
     this.journal = new Journal(
       log,
       {

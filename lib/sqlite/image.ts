@@ -4,12 +4,14 @@
  */
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
-import type { Database, SqlValue, Statement } from "sql.js";
-import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
+import type { SqlValue, Statement } from "sql.js";
+import type { OpenDatabase, SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
+import { loadTables } from "./image-loader.js";
+import { RowReader } from "./row-reader.js";
 import type { TimeSlice } from "./time-slice.js";
-import { toRevision, toSequence } from "./rows.js";
+import { toSequence } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { SUPERBLOCK_BYTES } from "./superblock.js";
 import type { Tables } from "./tables.js";
@@ -72,23 +74,21 @@ function metaChecksum(values: readonly string[]): string {
   return String(crc32(Buffer.from(values.join("\n"), "utf8")));
 }
 
-const USER_ROLES = ["admin", "member"] as const;
-const STATUSES = ["active", "revoked"] as const;
-const MEMBER_ROLES = ["owner", "member"] as const;
-const STATES = ["invited", "joined"] as const;
 const META_NAMES = ["database", "generation", "sequence", "admin_ever"] as const;
 
 export class Image {
-  readonly #database: Database;
+  readonly #sqlJs: SqlJs;
+  readonly #database: OpenDatabase;
 
-  private constructor(database: Database) {
+  private constructor(sqlJs: SqlJs, database: OpenDatabase) {
+    this.#sqlJs = sqlJs;
     this.#database = database;
     database.run(PRIVATE);
   }
 
   /** Makes an image in an empty file. */
   static empty(sqlJs: SqlJs, file: ImageFile): Image {
-    const image = new Image(new sqlJs.Database(file));
+    const image = new Image(sqlJs, new sqlJs.Database(file));
     image.#database.run(SCHEMA);
     return image;
   }
@@ -97,7 +97,7 @@ export class Image {
   static of(sqlJs: SqlJs, file: ImageFile): Image {
     const database = new sqlJs.Database(file);
     try {
-      return new Image(database);
+      return new Image(sqlJs, database);
     } catch (error) {
       database.close();
       throw error;
@@ -125,113 +125,7 @@ export class Image {
   /** Fills empty tables. Throws on rows that the library does not write. */
   async load(tables: Tables, pace: TimeSlice): Promise<void> {
     tables.adminEver = this.meta().adminEver;
-    tables.users.reserve(integer(this.#database.exec("SELECT count(*) FROM users")[0]?.values[0]?.[0]));
-    await this.#loadUsers(tables, pace);
-    await this.#loadRooms(tables, pace);
-    await this.#loadMembers(tables, pace);
-    await this.#loadKeys(tables, pace);
-    for (const { owner, members } of tables.rooms.values()) {
-      if (members.get(owner)?.isOwner !== true) throw new Error("a room has no owner");
-      if (pace.due()) await pace.rest();
-    }
-  }
-
-  #loadUsers(tables: Tables, pace: TimeSlice): Promise<void> {
-    return this.#each(
-      `SELECT ordinal, key, ${which("role", USER_ROLES)}, ${which("status", STATUSES)}, ${asIs("name")}, created_at, revoked_at, expires_at, revision
-         FROM users ORDER BY ordinal`,
-      pace,
-      (row) => {
-        const user: UserRow = {
-          ordinal: integer(row[0]),
-          key: text(row[1]),
-          role: oneOf(row[2], USER_ROLES),
-          status: oneOf(row[3], STATUSES),
-          name: text(row[4]),
-          createdAt: integer(row[5]),
-          revokedAt: row[6] === null ? undefined : integer(row[6]),
-          expiresAt: row[7] === null ? undefined : integer(row[7]),
-          revision: toRevision(integer(row[8])),
-        };
-        // One that is there twice would have two places.
-        tables.apply({ kind: "user", row: user });
-      },
-    );
-  }
-
-  #loadRooms(tables: Tables, pace: TimeSlice): Promise<void> {
-    return this.#each(
-      `SELECT ordinal, ${asIs("id")}, ${asIs("name")}, encrypted, ${asIs("owner")}, epoch, rekey_required, created_at, revision
-         FROM rooms ORDER BY ordinal`,
-      pace,
-      (row) => {
-        const room: RoomRow = {
-          ordinal: integer(row[0]),
-          id: text(row[1]),
-          name: text(row[2]),
-          encrypted: flag(row[3]),
-          owner: text(row[4]),
-          epoch: integer(row[5]),
-          rekeyRequired: flag(row[6]),
-          createdAt: integer(row[7]),
-          revision: toRevision(integer(row[8])),
-        };
-        if (tables.rooms.has(room.id)) throw new Error("a room is there twice");
-        tables.apply({ kind: "room", row: room });
-      },
-    );
-  }
-
-  #loadMembers(tables: Tables, pace: TimeSlice): Promise<void> {
-    return this.#each(
-      `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, ${which("role", MEMBER_ROLES)}, ${which("state", STATES)},
-         ${asIs("invited_by")}, public_key, since, revision FROM members`,
-      pace,
-      (row) => {
-        const member: MemberRow = {
-          roomId: text(row[0]),
-          endpoint: text(row[1]),
-          role: oneOf(row[2], MEMBER_ROLES),
-          state: oneOf(row[3], STATES),
-          invitedBy: row[4] === null ? undefined : text(row[4]),
-          publicKey: row[5] === null ? undefined : blob(row[5]),
-          since: integer(row[6]),
-          revision: toRevision(integer(row[7])),
-        };
-        tables.apply({ kind: "member", row: member });
-      },
-    );
-  }
-
-  #loadKeys(tables: Tables, pace: TimeSlice): Promise<void> {
-    return this.#each(
-      `SELECT ${asIs("room_id")}, ${asIs("endpoint")}, epoch, sealed, created_at FROM room_keys`,
-      pace,
-      (row) => {
-        tables.apply({
-          kind: "key",
-          row: {
-            roomId: text(row[0]),
-            endpoint: text(row[1]),
-            epoch: integer(row[2]),
-            sealed: blob(row[3]),
-            createdAt: integer(row[4]),
-          },
-        });
-      },
-    );
-  }
-
-  async #each(sql: string, pace: TimeSlice, visit: (row: SqlValue[]) => void): Promise<void> {
-    const statement = this.#database.prepare(sql);
-    try {
-      while (statement.step()) {
-        visit(statement.get());
-        if (pace.due()) await pace.rest();
-      }
-    } finally {
-      statement.free();
-    }
+    await loadTables((sql) => new RowReader(this.#sqlJs, this.#database.db, sql), tables, pace);
   }
 
   /** Brings it up to date with what a log says, given in pieces. */
@@ -315,16 +209,6 @@ export class Image {
   }
 }
 
-/** sql.js takes a byte order mark off the front of a text, where it is part of somebody's id: such a one is read as bytes. */
-function asIs(column: string): string {
-  return `iif(unicode(${column}) = 65279, CAST(${column} AS BLOB), ${column})`;
-}
-
-/** Which of two words a column has, as a number: each text costs more to bring over than all that is done with it. */
-function which(column: string, [a, b]: readonly [string, string]): string {
-  return `CASE ${column} WHEN '${a}' THEN 0 WHEN '${b}' THEN 1 END`;
-}
-
 function text(value: SqlValue | undefined): string {
   if (value instanceof Uint8Array) return Buffer.from(value).toString("utf8");
   if (typeof value !== "string") throw new Error("a column has a value of another type");
@@ -334,22 +218,6 @@ function text(value: SqlValue | undefined): string {
 function integer(value: SqlValue | undefined): number {
   if (typeof value !== "number") throw new Error("a column has a value of another type");
   return value;
-}
-
-function flag(value: SqlValue | undefined): boolean {
-  if (value !== 0 && value !== 1) throw new Error("a column has a value of another type");
-  return value === 1;
-}
-
-function blob(value: SqlValue | undefined): Uint8Array {
-  if (!(value instanceof Uint8Array)) throw new Error("a column has a value of another type");
-  return value;
-}
-
-function oneOf<const T extends string>(value: SqlValue | undefined, [a, b]: readonly [T, T]): T {
-  if (value === 0) return a;
-  if (value === 1) return b;
-  throw new Error("a column has a value that is none of its own");
 }
 
 const userValues = (row: UserRow): SqlValue[] => [

@@ -57,7 +57,7 @@ export function members(database: Database): MembersDriver {
 
     listForEndpoint: (endpoint) =>
       answer(() => {
-        const found = tables.memberships.of(endpoint).map(({ row }) => memberRecord(row));
+        const found = tables.rooms.membersOf(endpoint).map(memberRecord);
         return found.sort((a, b) => byCodePoint(a.roomId, b.roomId));
       }),
   };

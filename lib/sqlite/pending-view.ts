@@ -69,7 +69,7 @@ export class PendingView {
 
   room(id: string): RoomRow | undefined {
     const waiting = this.#rooms.get(id);
-    return waiting === undefined ? this.#tables.rooms.get(id)?.row : waiting.row;
+    return waiting === undefined ? this.#tables.rooms.row(id) : waiting.row;
   }
 
   member(roomId: string, endpoint: string): MemberRow | undefined {
@@ -226,7 +226,7 @@ export class PendingView {
   #touchRoom(id: string, sequence: number): PendingRoom {
     let room = this.#rooms.get(id);
     if (room === undefined) {
-      room = { sequence, row: this.#tables.rooms.get(id)?.row, hides: 0, members: new Map() };
+      room = { sequence, row: this.#tables.rooms.row(id), hides: 0, members: new Map() };
       this.#rooms.set(id, room);
     }
     room.sequence = sequence;

@@ -16,9 +16,9 @@ export function rooms(database: Database): RoomsDriver {
 
     get: (id) =>
       answer(() => {
-        const entry = tables.rooms.get(id);
-        if (entry === undefined) throw roomNotFound(id);
-        return roomRecord(entry.row);
+        const row = tables.rooms.row(id);
+        if (row === undefined) throw roomNotFound(id);
+        return roomRecord(row);
       }),
 
     update: (id, change, ifRevision, call) =>
@@ -33,16 +33,16 @@ export function rooms(database: Database): RoomsDriver {
 
     list: (page) =>
       answer(() => {
-        const { rows, next } = tables.roomsInOrder.page(cursor(page.after), page.limit);
+        const { rows, next } = tables.rooms.page(cursor(page.after), page.limit);
         return {
-          items: rows.map(({ row }) => roomRecord(row)),
+          items: rows.map(roomRecord),
           ...(next === undefined ? {} : { next: toCursor(next) }),
         };
       }),
 
     listForEndpoint: (endpoint) =>
       answer(() => {
-        const found = tables.memberships.of(endpoint).map(({ room }) => roomRecord(room.row));
+        const found = tables.rooms.roomsOf(endpoint).map(roomRecord);
         return found.sort((a, b) => byCodePoint(a.id, b.id));
       }),
   };

@@ -3,6 +3,9 @@
 
 declare namespace WebAssembly {
   type Imports = Record<string, Record<string, unknown>>;
+  class Memory {
+    readonly buffer: ArrayBuffer;
+  }
   interface Instance {
     readonly exports: Readonly<Record<string, unknown>>;
   }
@@ -20,13 +23,41 @@ declare module "sql.js/dist/sql-wasm-browser.js" {
     write(source: Int8Array, offset: number, length: number, position: number): number;
   }
 
-  export interface SqlJs {
-    readonly Database: new (file: SqlFile) => Database;
+  /** `db` is where SQLite has it. */
+  export interface OpenDatabase extends Database {
+    readonly db: number;
+  }
+
+  /** What sql.js itself works with: SQLite's own functions, and addresses in the memory of its WebAssembly. */
+  interface Functions {
+    _sqlite3_prepare_v2(database: number, sql: number, bytes: number, statement: number, rest: number): number;
+    _sqlite3_step(statement: number): number;
+    _sqlite3_finalize(statement: number): number;
+    _sqlite3_column_type(statement: number, column: number): number;
+    _sqlite3_column_double(statement: number, column: number): number;
+    _sqlite3_column_text(statement: number, column: number): number;
+    _sqlite3_column_blob(statement: number, column: number): number;
+    _sqlite3_column_bytes(statement: number, column: number): number;
+    _sqlite3_errmsg(database: number): number;
+    _free(address: number): void;
+    stringToNewUTF8(text: string): number;
+    UTF8ToString(address: number): string;
+    stackSave(): number;
+    stackAlloc(bytes: number): number;
+    stackRestore(stack: number): void;
+  }
+
+  export interface SqlJsModule extends Functions {
+    readonly Database: new (file: SqlFile) => OpenDatabase;
+  }
+
+  export interface SqlJs extends SqlJsModule {
+    readonly memory: WebAssembly.Memory;
   }
 
   const initSqlJs: (config: {
     instantiateWasm: (imports: WebAssembly.Imports, fulfil: (instance: WebAssembly.Instance) => void) => object;
-  }) => Promise<SqlJs>;
+  }) => Promise<SqlJsModule>;
   export default initSqlJs;
 }
 

@@ -5,7 +5,7 @@
  * no `__dirname`, which a bundle changes.
  */
 import initSqlJs from "sql.js/dist/sql-wasm-browser.js";
-import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
+import type { SqlJs, SqlJsModule } from "sql.js/dist/sql-wasm-browser.js";
 
 interface Request {
   readonly imports: WebAssembly.Imports;
@@ -13,7 +13,7 @@ interface Request {
 }
 
 /** sql.js starts once for all time: it asks for its instance once, and a second attempt answers the same request. */
-let started: { readonly request: Request; readonly sqlJs: Promise<SqlJs> } | undefined;
+let started: { readonly request: Request; readonly sqlJs: Promise<SqlJsModule> } | undefined;
 
 /**
  * Rejects if there is no memory for it, and can be called again then.
@@ -24,11 +24,19 @@ let started: { readonly request: Request; readonly sqlJs: Promise<SqlJs> } | und
 export async function startSqlJs(module: WebAssembly.Module): Promise<SqlJs> {
   started ??= start();
   const { request, sqlJs } = started;
-  request.fulfil(await WebAssembly.instantiate(module, request.imports));
-  return sqlJs;
+  const instance = await WebAssembly.instantiate(module, request.imports);
+  request.fulfil(instance);
+  return Object.assign(await sqlJs, { memory: memoryOf(instance) });
 }
 
-function start(): { readonly request: Request; readonly sqlJs: Promise<SqlJs> } {
+/** It has no name of its own there. */
+function memoryOf({ exports }: WebAssembly.Instance): WebAssembly.Memory {
+  const memory = Object.values(exports).find((each) => each instanceof WebAssembly.Memory);
+  if (memory === undefined) throw new Error("sql.js has no memory");
+  return memory;
+}
+
+function start(): { readonly request: Request; readonly sqlJs: Promise<SqlJsModule> } {
   let request: Request | undefined;
   const sqlJs = initSqlJs({
     instantiateWasm: (imports, fulfil) => {

@@ -4,22 +4,20 @@
 import { isActiveAdmin } from "../rules.js";
 import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change } from "./changes.js";
-import { Memberships, RoomEntry } from "./entries.js";
+import { RoomEntry } from "./entries.js";
 import type { MemberEntry } from "./entries.js";
+import { InOrder } from "./in-order.js";
+import { RoomTable } from "./room-table.js";
 import { InconsistentState } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
-import { ShardedMap } from "./sharded-map.js";
 import { UserTable } from "./user-table.js";
 
 export class Tables {
   readonly users = new UserTable();
   readonly usersInOrder = new InOrder<UserRow>();
   readonly admins = new ActiveAdmins();
-  readonly rooms = new ShardedMap<RoomEntry>();
+  readonly rooms = new RoomTable();
   #lastRoom: RoomEntry | undefined;
-  readonly roomsInOrder = new InOrder<RoomEntry>();
-  /** The reverse index. */
-  readonly memberships = new Memberships();
   /** Whether any user is or was an admin. */
   adminEver = false;
   /** What all of it takes in an image, at most. */
@@ -56,18 +54,16 @@ export class Tables {
       if (before.ordinal !== row.ordinal) throw new InconsistentState("a user changed its place");
       this.admins.delete(before);
     }
-    this.usersInOrder.set(row);
+    this.usersInOrder.set(row.ordinal, row);
     this.admins.add(row);
     if (row.role === "admin") this.adminEver = true;
   }
 
   #room(row: RoomRow): void {
-    const entry = this.rooms.get(row.id);
+    const entry = this.rooms.toChange(row.id);
     this.bytes += roomBytes(row);
     if (entry === undefined) {
-      const added = new RoomEntry(row);
-      this.rooms.set(row.id, added);
-      this.roomsInOrder.set(added);
+      this.rooms.add(new RoomEntry(row));
       return;
     }
     if (entry.ordinal !== row.ordinal) throw new InconsistentState("a room changed its place");
@@ -76,16 +72,12 @@ export class Tables {
   }
 
   #roomGone(id: string): void {
-    const entry = this.rooms.get(id);
+    const entry = this.rooms.toChange(id);
     if (entry === undefined) throw new InconsistentState("a room that is deleted is not there");
-    for (const member of entry.members.all()) {
-      this.memberships.delete(member);
-      this.bytes -= bytesOf(member);
-    }
+    for (const member of entry.members.all()) this.bytes -= bytesOf(member);
     this.bytes -= roomBytes(entry.row);
     this.#lastRoom = undefined;
-    this.rooms.delete(id);
-    this.roomsInOrder.delete(entry.ordinal);
+    this.rooms.delete(entry);
   }
 
   #member(row: MemberRow): void {
@@ -98,23 +90,23 @@ export class Tables {
       entry.update(row);
       return;
     }
-    const added = this.memberships.add(room, row);
+    const added = this.rooms.memberships.add(room, row);
     room.members.add(added);
     room.shareOwner(added.endpoint);
   }
 
   /** An image has the rows of one room together: mostly it is the one of the row before. */
   #roomOf({ roomId }: { readonly roomId: string }): RoomEntry | undefined {
-    if (this.#lastRoom?.id !== roomId) this.#lastRoom = this.rooms.get(roomId);
+    if (this.#lastRoom?.id !== roomId) this.#lastRoom = this.rooms.toChange(roomId);
     return this.#lastRoom;
   }
 
   #memberGone(roomId: string, endpoint: string): void {
-    const room = this.rooms.get(roomId);
+    const room = this.rooms.toChange(roomId);
     const entry = room?.members.get(endpoint);
     if (room === undefined || entry === undefined) throw new InconsistentState("a member that is removed is not there");
     room.members.delete(endpoint);
-    this.memberships.delete(entry);
+    this.rooms.memberships.delete(entry);
     this.bytes -= bytesOf(entry);
   }
 
@@ -133,81 +125,6 @@ function bytesOf({ row, keys }: MemberEntry): number {
   let bytes = memberBytes(row);
   for (const key of keys) bytes += keyBytes(key);
   return bytes;
-}
-
-/** Rows by ordinal, for pages: a row keeps its place, and new ones come at the end. */
-export class InOrder<Row extends { readonly ordinal: number }> {
-  #rows: (Row | undefined)[] = [];
-  /** The ordinal of each place, also of those that are empty by now. */
-  #ordinals: number[] = [];
-  #empty = 0;
-
-  /** The last ordinal that was ever used. */
-  get last(): number {
-    return this.#ordinals.at(-1) ?? 0;
-  }
-
-  set(row: Row): void {
-    if (row.ordinal > this.last) {
-      this.#rows.push(row);
-      this.#ordinals.push(row.ordinal);
-      return;
-    }
-    const place = this.#place(row.ordinal);
-    if (this.#ordinals[place] !== row.ordinal) throw new InconsistentState("a place that was never given");
-    if (this.#rows[place] === undefined) this.#empty--;
-    this.#rows[place] = row;
-  }
-
-  delete(ordinal: number): void {
-    const place = this.#place(ordinal);
-    if (this.#ordinals[place] !== ordinal || this.#rows[place] === undefined) return;
-    this.#rows[place] = undefined;
-    this.#empty++;
-    if (this.#empty > 64 && this.#empty * 2 > this.#rows.length) this.#compact();
-  }
-
-  /** Up to `limit` rows after `ordinal`, and the ordinal to go on after if there are more. */
-  page(after: number, limit: number): { rows: Row[]; next: number | undefined } {
-    const rows: Row[] = [];
-    for (let place = this.#place(after + 1); place < this.#rows.length; place++) {
-      const row = this.#rows[place];
-      if (row === undefined) continue;
-      if (rows.length === limit) return { rows, next: rows.at(-1)?.ordinal };
-      rows.push(row);
-    }
-    return { rows, next: undefined };
-  }
-
-  /** The first place whose ordinal is not below this one. */
-  #place(ordinal: number): number {
-    let low = 0;
-    let high = this.#ordinals.length;
-    // Without a hole the place is known: nearly always so for users, of whom none is ever deleted.
-    if (ordinal >= 1 && this.#ordinals[ordinal - 1] === ordinal) return ordinal - 1;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.#ordinals[middle] ?? Infinity) < ordinal) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
-  #compact(): void {
-    // The last place stays, empty or not: it says which ordinals were given.
-    const end = this.#rows.length - 1;
-    const rows: (Row | undefined)[] = [];
-    const ordinals: number[] = [];
-    for (let place = 0; place <= end; place++) {
-      const row = this.#rows[place];
-      if (row === undefined && place !== end) continue;
-      rows.push(row);
-      ordinals.push(this.#ordinals[place] ?? 0);
-    }
-    this.#rows = rows;
-    this.#ordinals = ordinals;
-    this.#empty = this.#rows.at(-1) === undefined ? 1 : 0;
-  }
 }
 
 /**

@@ -8,6 +8,7 @@
  */
 import { randomInt } from "node:crypto";
 import type { UserFacts } from "../rules.js";
+import { finished, mixed } from "./murmur.js";
 import { InconsistentState } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
@@ -223,8 +224,7 @@ export class UserTable {
   }
 
   /**
-   * By MurmurHash3, the one of 32 bits: weaker ones let keys meet that differ in a running number. `undefined` if a character
-   * is not ASCII: the words would hold a part of it, and be taken for another character's.
+   * `undefined` if a character is not ASCII: the words would hold a part of it, and be taken for another character's.
    */
   #hash(key: string): number | undefined {
     const { length } = key;
@@ -246,18 +246,8 @@ export class UserTable {
       if (i < KEY_CHARS) this.#asked[i >>> 2] = four;
       hash = mixed(hash, four);
     }
-    if (all > 0x7f) return undefined;
-    hash ^= length;
-    hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
-    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-    return hash ^ (hash >>> 16);
+    return all > 0x7f ? undefined : finished(hash, length);
   }
-}
-
-function mixed(hash: number, four: number): number {
-  const scaled = Math.imul(four, 0xcc9e2d51);
-  const bits = hash ^ Math.imul((scaled << 15) | (scaled >>> 17), 0x1b873593);
-  return (Math.imul((bits << 13) | (bits >>> 19), 5) + 0xe6546b64) | 0;
 }
 
 function capacityFor(entries: number): number {

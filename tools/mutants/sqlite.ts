@@ -523,6 +523,6 @@ export const sqliteMutants: readonly Mutant[] = [
     find: "return members.concat(member);",
     replace: "return [...members, member];",
     breaks: "A membership takes little memory.",
-    killedBy: bySpec("spec/sqlite/memory.spec.ts", "takes little for a membership"),
+    killedBy: bySpec("spec/sqlite/memory.spec.ts", "takes little for a membership of a room that was written to"),
   },
 ];
