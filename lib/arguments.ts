@@ -8,6 +8,7 @@ import { StoreError } from "./errors.js";
 import { isSignal } from "./signal.js";
 import type {
   CallOptions,
+  CheckOptions,
   CommonOptions,
   NewMember,
   NewRoom,
@@ -246,6 +247,26 @@ export function commonInput(found: Readonly<Record<string, unknown>>, path: stri
 export function callOptions(options: CallOptions | undefined): Bounds {
   if (options === undefined) return UNBOUNDED;
   return bounds(fields(options, "options", ["timeoutMs", "signal"]), "options");
+}
+
+export interface CheckBounds extends Bounds {
+  readonly maxStalenessMs: number | undefined;
+}
+
+const MAX_STALENESS_MS = 60_000;
+const UNBOUNDED_CHECK: CheckBounds = { ...UNBOUNDED, maxStalenessMs: undefined };
+
+export function maxStaleness(value: unknown, path: string): number | undefined {
+  return value === undefined ? undefined : integer(value, path, 0, MAX_STALENESS_MS);
+}
+
+export function checkOptions(options: CheckOptions | undefined): CheckBounds {
+  if (options === undefined) return UNBOUNDED_CHECK;
+  const found = fields(options, "options", ["timeoutMs", "signal", "maxStalenessMs"]);
+  return {
+    ...bounds(found, "options"),
+    maxStalenessMs: maxStaleness(found["maxStalenessMs"], "options.maxStalenessMs"),
+  };
 }
 
 export interface Conditional extends Bounds {

@@ -2,13 +2,13 @@
  * The fail-closed checks. A check always resolves in time, and allows only if an allow was proved in time. The methods of our
  * stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
  */
-import { DEFAULT_OP_TIMEOUT_MS, callOptions, id, opTimeout, signKey } from "./arguments.js";
+import { DEFAULT_OP_TIMEOUT_MS, checkOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { Call } from "./call.js";
 import { isStoreError } from "./errors.js";
 import { isActive } from "./rules.js";
 import type { UserFacts } from "./rules.js";
-import type { CallOptions, Decision, Store, User } from "./store.js";
+import type { CheckOptions, Decision, Store, User } from "./store.js";
 
 /**
  * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the CommonJS
@@ -104,18 +104,18 @@ function provesActive(decision: unknown, key: string, now: number): decision is 
 
 function checked(
   store: Store,
-  options: CallOptions | undefined,
-  ask: (limits: CallOptions) => Promise<boolean>,
+  options: CheckOptions | undefined,
+  ask: (limits: CheckOptions) => Promise<boolean>,
 ): Promise<boolean> {
   let bounds: Bounds;
   try {
     if (typeof store !== "object" || (store as unknown) === null) return Promise.resolve(false);
-    bounds = callOptions(options);
+    bounds = checkOptions(options);
   } catch {
     return Promise.resolve(false);
   }
   const timeoutMs = bounds.timeoutMs ?? opTimeoutOf(store);
-  const limits: CallOptions = { timeoutMs };
+  const limits: CheckOptions = { timeoutMs };
   if (bounds.signal !== undefined) limits.signal = bounds.signal;
   return new Call(bounds, timeoutMs, "read").answer(() => ask(limits), deny);
 }
@@ -131,7 +131,7 @@ const isOwn = (store: unknown): boolean => typeof store === "object" && store !=
  * @example
  * if (!(await isAuthorized(store, request.signKey))) return refuse();
  */
-export function isAuthorized(store: Store, key: string, options?: CallOptions): Promise<boolean> {
+export function isAuthorized(store: Store, key: string, options?: CheckOptions): Promise<boolean> {
   if (isOwn(store)) return store.isAuthorized(key, options);
   return checked(store, options, async (limits) => {
     const folded = signKey(key, "key");
@@ -140,7 +140,7 @@ export function isAuthorized(store: Store, key: string, options?: CallOptions): 
 }
 
 /** Whether the user may come in, and is an admin. Fails closed as {@link isAuthorized} does. */
-export function isAdmin(store: Store, key: string, options?: CallOptions): Promise<boolean> {
+export function isAdmin(store: Store, key: string, options?: CheckOptions): Promise<boolean> {
   if (isOwn(store)) return store.isAdmin(key, options);
   return checked(store, options, async (limits) => {
     const folded = signKey(key, "key");
@@ -150,7 +150,7 @@ export function isAdmin(store: Store, key: string, options?: CallOptions): Promi
 }
 
 /** Whether the endpoint has joined the room. Users are not consulted. Fails closed as {@link isAuthorized} does. */
-export function isMember(store: Store, roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
+export function isMember(store: Store, roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean> {
   if (isOwn(store)) return store.isMember(roomId, endpoint, options);
   return checked(store, options, async (limits) => {
     const answer: unknown = await store.isMember(id(roomId, "roomId"), id(endpoint, "endpoint"), limits);
@@ -164,7 +164,7 @@ export function isMember(store: Store, roomId: string, endpoint: string, options
  * `false` is never proof of the opposite: `if (!(await hasAdmin(store))) letAnybodyIn()` is a hole. To set up the first
  * admin, call `store.users.addFirstAdmin`, which is atomic.
  */
-export function hasAdmin(store: Store, options?: CallOptions): Promise<boolean> {
+export function hasAdmin(store: Store, options?: CheckOptions): Promise<boolean> {
   if (isOwn(store)) return store.hasAdmin(options);
   return checked(store, options, async (limits) => {
     const answer: unknown = await store.hasAdmin(limits);

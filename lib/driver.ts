@@ -91,6 +91,17 @@ export interface AsyncCheckReads {
    * same however many users there are.
    */
   admin(now: () => number, call: Call): Promise<boolean>;
+  /** What a check takes that does not say (17), in milliseconds. 0: every check is proved on its own. */
+  readonly maxStalenessMs: number;
+  /**
+   * The user without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs` ago, by either
+   * clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell. Rejects as the others do, by throwing.
+   */
+  recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined;
+  /** The same of whether an active admin exists at `now`. */
+  recentAdmin(now: number, maxStalenessMs: number): boolean | undefined;
+  /** The same of whether the endpoint has joined the room. */
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined;
 }
 
 export interface RoomsDriver {

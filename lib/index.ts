@@ -27,6 +27,7 @@ export {
 export type { StoreErrorCode, StoreErrorOptions } from "./errors.js";
 export type {
   CallOptions,
+  CheckOptions,
   CommonOptions,
   Decision,
   Member,

@@ -11,7 +11,7 @@ import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
 import { isAborted } from "./signal.js";
-import type { CallOptions, Decision, Members, RoomKeys, Rooms, Store, User, Users } from "./store.js";
+import type { CallOptions, CheckOptions, Decision, Members, RoomKeys, Rooms, Store, User, Users } from "./store.js";
 
 /** Lists and rekey touch many records. */
 const MANY = 10;
@@ -184,13 +184,13 @@ export class MembershipStore extends OwnStore implements Store {
     });
   }
 
-  authorize(key: string, options?: CallOptions): Promise<Decision> {
+  authorize(key: string, options?: CheckOptions): Promise<Decision> {
     const { checks } = this.#driver;
     let bounds: Bounds;
     let folded: string;
     try {
       if (this.#closing !== undefined) return Promise.resolve(denied("closed"));
-      bounds = args.callOptions(options);
+      bounds = args.checkOptions(options);
       folded = args.signKey(key, "key");
     } catch (error) {
       return Promise.resolve(denied("malformed", error));
@@ -209,17 +209,17 @@ export class MembershipStore extends OwnStore implements Store {
     return this.#decided(bounds, async (call) => decide(await checks.user(folded, call), Date.now()), denialOf);
   }
 
-  isAuthorized(key: string, options?: CallOptions): Promise<boolean> {
+  isAuthorized(key: string, options?: CheckOptions): Promise<boolean> {
     return this.#passes(key, options, isActive);
   }
 
-  isAdmin(key: string, options?: CallOptions): Promise<boolean> {
+  isAdmin(key: string, options?: CheckOptions): Promise<boolean> {
     return this.#passes(key, options, isActiveAdmin);
   }
 
-  isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean> {
+  isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean> {
     const { checks } = this.#driver;
-    return this.#check(options, () => {
+    return this.#check(options, (maxStalenessMs) => {
       if (checks.synchronous) {
         // Ids that are stored were checked. So an id that is found needs no check.
         if (!checks.joined(roomId, endpoint)) return false;
@@ -227,19 +227,21 @@ export class MembershipStore extends OwnStore implements Store {
       }
       const room = args.id(roomId, "roomId");
       const member = args.id(endpoint, "endpoint");
-      return (call) => checks.joined(room, member, call);
+      const recent = maxStalenessMs > 0 ? checks.recentlyJoined(room, member, maxStalenessMs) : undefined;
+      return recent ?? ((call) => checks.joined(room, member, call));
     });
   }
 
-  hasAdmin(options?: CallOptions): Promise<boolean> {
+  hasAdmin(options?: CheckOptions): Promise<boolean> {
     const { checks } = this.#driver;
-    return this.#check(options, () => {
+    return this.#check(options, (maxStalenessMs) => {
       if (checks.synchronous) {
         const now = Date.now();
         if (!checks.admin(now)) return false;
         return checks.isCurrent(now) || (() => renewed(checks, (later) => checks.admin(later)));
       }
-      return (call) => checks.admin(Date.now, call);
+      const recent = maxStalenessMs > 0 ? checks.recentAdmin(Date.now(), maxStalenessMs) : undefined;
+      return recent ?? ((call) => checks.admin(Date.now, call));
     });
   }
 
@@ -264,11 +266,11 @@ export class MembershipStore extends OwnStore implements Store {
   /** Decides like `authorize`, but makes no record. */
   #passes(
     key: string,
-    options: CallOptions | undefined,
+    options: CheckOptions | undefined,
     rule: (user: UserFacts, now: number) => boolean,
   ): Promise<boolean> {
     const { checks } = this.#driver;
-    return this.#check(options, () => {
+    return this.#check(options, (maxStalenessMs) => {
       if (checks.synchronous) {
         // Keys are stored folded. So only a key that is not found needs to be folded.
         const user = checks.facts(key) ?? checks.facts(args.signKey(key, "key"));
@@ -280,21 +282,24 @@ export class MembershipStore extends OwnStore implements Store {
         );
       }
       const folded = args.signKey(key, "key");
+      const recent = maxStalenessMs > 0 ? checks.recentFacts(folded, maxStalenessMs) : undefined;
+      if (recent !== undefined) return rule(recent, Date.now());
       return (call) => checks.facts(folded, call).then((user) => isAllowed(user, rule, Date.now()));
     });
   }
 
   /** A boolean check. `prepare` has the answer, or how to ask for it. */
   #check(
-    options: CallOptions | undefined,
-    prepare: () => boolean | ((call: Call) => Promise<boolean>),
+    options: CheckOptions | undefined,
+    prepare: (maxStalenessMs: number) => boolean | ((call: Call) => Promise<boolean>),
   ): Promise<boolean> {
-    let bounds: Bounds;
+    const { checks } = this.#driver;
+    let bounds: args.CheckBounds;
     let ask: ReturnType<typeof prepare>;
     try {
       if (this.#closing !== undefined) return Promise.resolve(false);
-      bounds = args.callOptions(options);
-      ask = prepare();
+      bounds = args.checkOptions(options);
+      ask = prepare(bounds.maxStalenessMs ?? (checks.synchronous ? 0 : checks.maxStalenessMs));
       if (isAborted(bounds.signal)) return Promise.resolve(false);
     } catch {
       return Promise.resolve(false);

@@ -25,6 +25,25 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
+/** Of the checks. */
+export interface CheckOptions extends CallOptions {
+  /**
+   * How old the proof may be that the check rests on, in milliseconds: 0 to 60000. Default: the store's own `maxStalenessMs`, which is 0.
+   *
+   * With 0 a check is proved after it began: who was revoked before that, by anybody on any node, is denied. With `n` it may be
+   * answered from memory, and then that holds `n` milliseconds after the revocation was acknowledged. The time counts from when the
+   * proof was sent for, by whichever clock says more, and is looked at when the check is answered; what is older is proved anew, or
+   * denied. A store sees at once what it did itself. Not covered: a machine that is restored from an image of its memory.
+   *
+   * `authorize` answers the whole record, which memory does not hold: it is proved each time. A SQLite file has one owner, who
+   * knows the newest state: there it changes nothing.
+   *
+   * @example
+   * if (await isAuthorized(store, key, { maxStalenessMs: 100 })) serve(request);
+   */
+  maxStalenessMs?: number;
+}
+
 /** How far an opening is: see {@link CommonOptions.onOpening}. */
 export interface OpeningProgress {
   /** SQLite: `"check"`, `"load"`, `"replay"`. JetStream: `"server"`, `"buckets"`, `"quorum"`, `"users"`. Others may come. */
@@ -69,15 +88,15 @@ export interface Store extends AsyncDisposable {
   readonly roomKeys: RoomKeys;
   readonly users: Users;
   /** Whether the user may come in, and why not. Never rejects; see {@link Decision}. */
-  authorize(key: string, options?: CallOptions): Promise<Decision>;
+  authorize(key: string, options?: CheckOptions): Promise<Decision>;
   /** `true` only if the user was proved active in time. Never rejects. `false` proves nothing. */
-  isAuthorized(key: string, options?: CallOptions): Promise<boolean>;
+  isAuthorized(key: string, options?: CheckOptions): Promise<boolean>;
   /** `true` only if the user was proved active, and an admin, in time. Never rejects. */
-  isAdmin(key: string, options?: CallOptions): Promise<boolean>;
+  isAdmin(key: string, options?: CheckOptions): Promise<boolean>;
   /** `true` only if the endpoint was proved to have joined the room. Users are not consulted. Never rejects. */
-  isMember(roomId: string, endpoint: string, options?: CallOptions): Promise<boolean>;
+  isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean>;
   /** `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never rejects. */
-  hasAdmin(options?: CallOptions): Promise<boolean>;
+  hasAdmin(options?: CheckOptions): Promise<boolean>;
   /** Settles calls in flight, makes everything acknowledged durable, lets go of every resource. Idempotent. */
   close(): Promise<void>;
 }

@@ -30,8 +30,8 @@ interface Log {
   goneBack(): void;
   /** The log acknowledged just now what was sent at `sent`. */
   heard(sent: Moment): void;
-  /** A barrier of this store stands at `seq`. */
-  noteBarrier(seq: number, key: string): void;
+  /** A barrier of this store, sent at `sent`, stands at `seq`. */
+  noteBarrier(seq: number, key: string, sent: Moment): void;
   /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
 }
@@ -124,7 +124,7 @@ export class Barrier {
       for (const earlier of this.#awaited) if (earlier < number) this.#awaited.delete(earlier);
       const { seq } = ack;
       this.#log.heard(sent);
-      this.#log.noteBarrier(seq, barrier.key);
+      this.#log.noteBarrier(seq, barrier.key, sent);
       // They are in the order in which they began.
       const later = this.#waiters.findIndex((waiter) => waiter.since >= number);
       for (const waiter of this.#waiters.splice(0, later < 0 ? this.#waiters.length : later)) waiter.resolve(seq);

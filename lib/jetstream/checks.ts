@@ -18,12 +18,14 @@ const MAX_STAGED = 1024;
 
 export class JetStreamChecks implements AsyncCheckReads {
   readonly synchronous = false;
+  readonly maxStalenessMs: number;
   readonly #users: ProvedBucket<UserState>;
   readonly #members: RoomMembers;
   /** Records with a staged change, as they were met. */
   readonly #staged = new Set<string>();
 
-  constructor(users: ProvedBucket<UserState>, members: RoomMembers) {
+  constructor(users: ProvedBucket<UserState>, members: RoomMembers, maxStalenessMs: number) {
+    this.maxStalenessMs = maxStalenessMs;
     this.#users = users;
     this.#members = members;
   }
@@ -102,5 +104,23 @@ export class JetStreamChecks implements AsyncCheckReads {
 
   joined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
     return this.#members.provedJoined(roomId, endpoint, call);
+  }
+
+  /** Both records are as of one moment of the log, so that the guard says what counts of a staged change. */
+  recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined {
+    const found = this.#users.recent(keys.user(key), maxStalenessMs);
+    if (found?.slot === undefined) return found?.facts;
+    const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard;
+    const row = guard === undefined ? undefined : counts(found.slot, guard);
+    return row === undefined ? undefined : factsOf(row);
+  }
+
+  recentAdmin(now: number, maxStalenessMs: number): boolean | undefined {
+    const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard?.guard;
+    return guard === undefined ? undefined : hasActiveAdmin(guard, now);
+  }
+
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
+    return this.#members.recentlyJoined(roomId, endpoint, maxStalenessMs);
   }
 }

@@ -17,7 +17,8 @@ export interface Moment {
 export const moment = (): Moment => ({ monotonic: performance.now(), wall: Date.now() });
 
 /** The larger of what the clocks say: one that was set back adds nothing. */
-const msSince = (earlier: Moment): number => Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall);
+export const msSince = (earlier: Moment): number =>
+  Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall);
 
 export class Continuity {
   /** The latest at which something was sent that the log has answered. */

@@ -134,11 +134,6 @@ export class ExactCache<V> {
     return [...this.#anchors];
   }
 
-  /** To be called before the cache is used: after a while without an answer another log may be there. */
-  checkAge(): void {
-    if (!this.#continuity.isFresh) this.invalidate();
-  }
-
   /** The record as it stands at {@link asOf}. */
   valid(key: string): Known<V> | undefined {
     const known = this.#mustRevalidate ? undefined : this.#cache.get(key);

@@ -15,8 +15,8 @@ interface Log {
   readonly highestSeen: number;
   /** The next barrier of this store. No other has its key until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
-  /** A barrier of this store stands at `seq`. */
-  noteBarrier(seq: number, key: string): void;
+  /** A barrier of this store, sent at `sent`, stands at `seq`. */
+  noteBarrier(seq: number, key: string, sent: Moment): void;
   /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
   /** Another log is there. */
@@ -149,7 +149,7 @@ export class Fences {
           return REFUSED;
         }
         this.#log.heard(sent);
-        this.#log.noteBarrier(ack.seq, barrier.key);
+        this.#log.noteBarrier(ack.seq, barrier.key, sent);
         return { at: ack.seq };
       case "conflict":
       case "rejected":

@@ -34,6 +34,12 @@ export class JoinedRows {
     return (await this.#row(members, key, room, call))?.joined;
   }
 
+  /** The same, where it can be told without asking. */
+  known(key: string, room: RoomRecord): boolean | undefined {
+    const row = this.#rows.get(key);
+    return row !== undefined && row.asOf >= room.membersSeq ? row.joined : undefined;
+  }
+
   async #row(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<Row | undefined> {
     const needed = room.membersSeq;
     const known = this.#rows.get(key);

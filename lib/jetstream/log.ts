@@ -9,6 +9,7 @@ import type { DirectMessage, JetStreamClient } from "./client.js";
 import { Continuity, moment, type Moment } from "./continuity.js";
 import { Fences } from "./fences.js";
 import { OwnBarriers } from "./own-barriers.js";
+import { ProofAge } from "./proof-age.js";
 import { RetryLoop } from "./retry-loop.js";
 
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
@@ -32,6 +33,8 @@ export class Log {
   #landmark: { readonly key: string; readonly seq: number } | undefined;
   /** Another log may be there. */
   protected isDoubted = false;
+  /** Of what is kept of this bucket. */
+  protected readonly age = new ProofAge();
   #recognizing: Promise<void> | undefined;
   /** Set once another log is there: the store is of no use any more. */
   #gone: StoreError | undefined;
@@ -107,8 +110,10 @@ export class Log {
     this.doubt();
   }
 
-  noteBarrier(seq: number, key: string): void {
+  noteBarrier(seq: number, key: string, sent: Moment): void {
     this.observe(seq);
+    // It may be of another log, of which what is kept knows nothing.
+    if (!this.isDoubted) this.age.note(seq, sent);
     this.barrierKey = key;
     this.own.add(seq, key);
     if (!this.isDoubted && seq > (this.#landmark?.seq ?? 0)) this.#landmark = { key, seq };

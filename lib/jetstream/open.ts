@@ -63,9 +63,20 @@ export interface JetStreamOptions extends CommonOptions {
    * for where records were seen, of any kind. 0 to 2^40, default 64 MiB.
    */
   cacheBytes?: number;
+  /**
+   * How old the proof may be that a check rests on, in milliseconds, where the check does not say: 0 to 60000. Default 0: each check is
+   * proved after it began. See {@link CheckOptions}.
+   */
+  maxStalenessMs?: number;
 }
 
-export const JETSTREAM_OPTIONS = [...args.COMMON_OPTIONS, "prefix", "onRollout", "cacheBytes"] as const;
+export const JETSTREAM_OPTIONS = [
+  ...args.COMMON_OPTIONS,
+  "prefix",
+  "onRollout",
+  "cacheBytes",
+  "maxStalenessMs",
+] as const;
 const DEFAULT_CACHE_BYTES = 64 * 1024 * 1024;
 const MAX_CACHE_BYTES = 2 ** 40;
 /** Opening touches many records. */
@@ -81,10 +92,11 @@ export interface JetStreamInput extends args.CommonInput {
   readonly prefix: string;
   readonly onRollout: ((progress: RolloutProgress) => void) | undefined;
   readonly cacheBytes: number;
+  readonly maxStalenessMs: number;
 }
 
 export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: string): JetStreamInput {
-  const { prefix = "", onRollout, cacheBytes } = found;
+  const { prefix = "", onRollout, cacheBytes, maxStalenessMs } = found;
   if (typeof prefix !== "string" || !/^[A-Za-z0-9_-]{0,64}$/.test(prefix)) {
     throw args.invalid(`${path}.prefix`, "at most 64 letters, digits, - and _");
   }
@@ -96,6 +108,7 @@ export function jetStreamInput(found: Readonly<Record<string, unknown>>, path: s
       cacheBytes === undefined
         ? DEFAULT_CACHE_BYTES
         : args.integer(cacheBytes, `${path}.cacheBytes`, 0, MAX_CACHE_BYTES),
+    maxStalenessMs: args.maxStaleness(maxStalenessMs, `${path}.maxStalenessMs`) ?? 0,
   };
 }
 
@@ -202,7 +215,7 @@ export async function openOn(
     await end();
     await whenClosed?.();
   };
-  return new MembershipStore(driverOf(parts, close), opTimeoutMs);
+  return new MembershipStore(driverOf(parts, input.maxStalenessMs, close), opTimeoutMs);
 }
 
 /** What a store is made of. */
@@ -399,7 +412,7 @@ async function look(parts: Parts, one: Bucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
-function driverOf(parts: Parts, close: () => Promise<void>): Driver {
+function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<void>): Driver {
   const { log, members, memberships, index, users, userViews, guard } = parts;
   return {
     backend: "jetstream",
@@ -407,7 +420,7 @@ function driverOf(parts: Parts, close: () => Promise<void>): Driver {
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard),
-    checks: new JetStreamChecks(users, members),
+    checks: new JetStreamChecks(users, members, maxStalenessMs),
     close,
   };
 }

@@ -7,6 +7,7 @@ import type { DirectAnswer, JetStreamClient } from "./client.js";
 import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
+import type { Moment } from "./continuity.js";
 import { ExactCache } from "./exact-cache.js";
 import type { Cache, Fill, Known } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
@@ -80,22 +81,38 @@ export class ProvedBucket<V> extends Bucket {
 
   override takeBarrier(): { readonly key: string; readonly value: string } {
     // First, so that the barrier is not taken for one of the old log.
-    this.#cache.checkAge();
+    this.#checkAge();
     return super.takeBarrier();
   }
 
-  override noteBarrier(seq: number, key: string): void {
-    super.noteBarrier(seq, key);
+  override noteBarrier(seq: number, key: string, sent: Moment): void {
+    super.noteBarrier(seq, key, sent);
     this.#cache.advanceTo(seq);
   }
 
   override doubt(): void {
     super.doubt();
+    this.age.clear();
     this.#cache.forgetLog();
   }
 
   protected override suspect(): void {
+    this.age.clear();
     this.#cache.invalidate();
+  }
+
+  /**
+   * The record as it is kept, if what is kept misses nothing that was acknowledged more than `maxStalenessMs` ago. It misses nothing
+   * either that this store committed: a commit is acknowledged when the cache has come to it. `undefined`: it has to be proved. Nothing is sent.
+   */
+  recent(key: string, maxStalenessMs: number): V | undefined {
+    this.use();
+    if (this.isDoubted) return undefined;
+    const state = this.#cache.valid(STATE)?.value;
+    const value = this.#cache.valid(key)?.value;
+    if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
+    if (value === undefined) return undefined;
+    return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
   }
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */
@@ -376,8 +393,13 @@ export class ProvedBucket<V> extends Bucket {
 
   /** Whether the log is surely the same. To be asked before the cache is used. */
   #isSure(): boolean {
-    this.#cache.checkAge();
+    this.#checkAge();
     return !this.#cache.mustRevalidate;
+  }
+
+  /** After a while without an answer another log may be there. */
+  #checkAge(): void {
+    if (!this.continuity.isFresh) this.suspect();
   }
 
   /** Waits until it is known whether the log is the same. */

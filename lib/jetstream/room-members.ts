@@ -163,6 +163,15 @@ export class RoomMembers {
     }
   }
 
+  /** The same by what is kept, if that misses nothing older. `undefined`: it has to be proved. */
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
+    const record = this.#records.buckets.rooms.recent(keys.room(roomId), maxStalenessMs)?.record;
+    if (record === undefined) return undefined;
+    const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
+    if (head !== undefined) return head.joined && !head.gone;
+    return this.#joined.known(keys.member(roomId, endpoint, record.roster), record);
+  }
+
   /**
    * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
    * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room had.

@@ -58,6 +58,8 @@ export interface Mix {
   /** And once: a stream that is removed, and made anew; one that is restored from a backup. */
   readonly removals: number;
   readonly restores: number;
+  /** Checks that may be answered from memory. */
+  readonly leases: number;
 }
 
 /** Faults that the first mixes had. */
@@ -93,6 +95,7 @@ export const LATER = [
   "settings",
   "removals",
   "restores",
+  "leases",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
@@ -132,6 +135,7 @@ const MOST: Readonly<Record<Fault, number>> = {
   settings: 0.05,
   removals: 0.1,
   restores: 0.1,
+  leases: 1,
 };
 
 /** In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest. */
@@ -142,6 +146,7 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   settings: 0.1,
   removals: 0.04,
   restores: 0.08,
+  leases: 0.25,
 };
 
 /** Faults that belong together. */
@@ -210,6 +215,7 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     settings: often("settings"),
     removals: often("removals"),
     restores: often("restores"),
+    leases: often("leases"),
   };
 }
 

@@ -122,6 +122,8 @@ class Simulation {
   readonly #entries = new Map<string, Entry>();
   readonly #found: Violation[] = [];
   #clock = 0;
+  /** When each event was. */
+  readonly #ticks: number[] = [];
   #calls = 0;
   #underWay = 0;
   #interfered = 0;
@@ -477,30 +479,44 @@ class Simulation {
     }
   }
 
+  #tick(): number {
+    this.#ticks.push(this.#world.engine.now);
+    return ++this.#clock;
+  }
+
+  /** A place in the order of events: behind all that had happened by then. */
+  #tickAt(time: number): number {
+    let count = this.#ticks.length;
+    while (count > 0 && (this.#ticks[count - 1] ?? 0) > time) count--;
+    return count + 0.5;
+  }
+
   #operate(): void {
     const done = this.#operator.act(this.#disaster === undefined);
     if (done === undefined) return;
     const open = this.#clients.filter(({ store }) => store !== undefined).map(({ name }) => name);
-    this.#disaster = { ...done, at: ++this.#clock, open: new Set(open) };
+    this.#disaster = { ...done, at: this.#tick(), open: new Set(open) };
   }
 
   #call(client: Client, store: Store, { at, op, run }: Planned, { dice, room }: Step, then: () => void): void {
     const { chance, mix } = this.#world;
     const id = `c${++this.#calls}`;
     if (this.#world.mix === this.#mix) this.#operate();
-    const invoked = ++this.#clock;
+    const maxStalenessMs = LEASABLE.has(op.f) ? stalenessOf(dice, mix.leases) : 0;
+    // What may be as old as that may have been decided then.
+    const invoked = maxStalenessMs === 0 ? this.#tick() : this.#tickAt(this.#world.engine.now - maxStalenessMs);
     const began = client.process.ranMs;
     const isShort = dice < mix.shortCalls;
     const timeoutMs = isShort ? 1 + chance.below(60) : LISTS.has(op.f) ? OP_TIMEOUT_MS * MANY : OP_TIMEOUT_MS;
     const controller = dice > 1 - mix.aborts ? new AbortController() : undefined;
     if (controller !== undefined) client.process.after(chance.between(0, 20), () => controller.abort());
     this.#trace?.say(
-      `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${isShort ? ` within ${timeoutMs} ms` : ""}${controller === undefined ? "" : ", with a signal that aborts"}`,
+      `${client.name} ${id}: ${JSON.stringify(op)} on ${at}${maxStalenessMs > 0 ? `, ${maxStalenessMs} ms old at most` : ""}${isShort ? ` within ${timeoutMs} ms` : ""}${controller === undefined ? "" : ", with a signal that aborts"}`,
     );
     this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: undefined, out: undefined });
     const end = (out: string): void => {
       this.#trace?.say(`${client.name} ${id}: ${out}`);
-      this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: ++this.#clock, out });
+      this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: this.#tick(), out });
       const late = client.process.ranMs - began - timeoutMs * callsOf(op);
       if (out === "ok" && isChange(op)) {
         this.#touched.ended(op);
@@ -516,13 +532,27 @@ class Simulation {
     };
     run(
       store,
-      { ...(isShort ? { timeoutMs } : {}), ...(controller === undefined ? {} : { signal: controller.signal }) },
+      {
+        ...(isShort ? { timeoutMs } : {}),
+        ...(controller === undefined ? {} : { signal: controller.signal }),
+        ...(maxStalenessMs === 0 ? {} : { maxStalenessMs }),
+      },
       id,
     ).then(end, (error: unknown) => {
       const { library } = client;
       end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
     });
   }
+}
+
+/** Checks of which what is remembered can be the answer. */
+const LEASABLE: ReadonlySet<string> = new Set(["authorize", "isAdmin", "hasAdmin", "isMember"]);
+const STALENESS_MS = [3, 30, 300, 3000] as const;
+
+/** By the dice of the step alone, so that nothing else takes another course. */
+function stalenessOf(dice: number, share: number): number {
+  const other = (dice * 1009) % 1;
+  return other < share ? (STALENESS_MS[Math.floor(dice * 4093) % STALENESS_MS.length] ?? 0) : 0;
 }
 
 /** How many calls of the store it takes at most: one for each page of one room, and one that finds no more. */

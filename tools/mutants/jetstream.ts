@@ -168,8 +168,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a cache that was not needed for a while is not looked at",
-    file: "lib/jetstream/exact-cache.ts",
-    find: "if (!this.#continuity.isFresh) this.invalidate();",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "if (!this.continuity.isFresh) this.suspect();",
     replace: "",
     breaks:
       "Another log could have taken the place of the one that is known: it is looked at before what is kept is believed.",
@@ -182,6 +182,30 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "",
     breaks: "What is acknowledged after a doubt can stand in another log, which it says nothing of.",
     killedBy: copyFaults("is no sign of the log of before"),
+  },
+  {
+    name: "a proof counts from when it was heard of",
+    file: "lib/jetstream/log.ts",
+    find: "this.age.note(seq, sent);",
+    replace: "this.age.note(seq, moment());",
+    breaks: "The age of a proof counts from when it was sent for.",
+    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "the time counts from when" },
+  },
+  {
+    name: "a machine that slept has older proofs than it says",
+    file: "lib/jetstream/continuity.ts",
+    find: "Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall)",
+    replace: "performance.now() - earlier.monotonic",
+    breaks: "The age of a proof is by the clock that says more.",
+    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "a wall clock that goes on" },
+  },
+  {
+    name: "a lease without an end",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;",
+    replace: "return this.age.of(this.#cache.asOf) < Infinity ? value : undefined;",
+    breaks: "What is older than a check takes is proved anew.",
+    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "who was revoked elsewhere" },
   },
   {
     name: "a generation that began since the check looked",

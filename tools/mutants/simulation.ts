@@ -58,6 +58,14 @@ const changes: readonly Change[] = [
     breaks: "A check uses what it found before its barrier only where nothing was kept since.",
   },
   {
+    name: "simulated: a proof that the cache has not come to",
+    file: "lib/jetstream/proof-age.ts",
+    find: "while (this.#waiting[0] !== undefined && this.#waiting[0].seq <= asOf) this.#reached = this.#waiting.shift();\n    return this.#reached === undefined || this.#reached.seq > asOf ?",
+    replace:
+      "while (this.#waiting[0] !== undefined) this.#reached = this.#waiting.shift();\n    return this.#reached === undefined ?",
+    breaks: "A barrier proves nothing to a cache that has not come to it, however young it is.",
+  },
+  {
     name: "simulated: what is proved late is kept over a change",
     file: "lib/jetstream/exact-cache.ts",
     find: "this.#fills.set(key, { count: 1, changed: 0 });",

@@ -14,7 +14,7 @@ import {
   unique,
   walk,
 } from "./case.js";
-import type { Store } from "../../store.js";
+import type { CheckOptions, Store } from "../../store.js";
 
 const soon = (ms: number): Date => new Date(Date.now() + ms);
 const past = (): Date => new Date(Date.now() - 1000);
@@ -488,6 +488,40 @@ export const userCases = [
         await store.users.reinstate("a");
         await store.users.reinstate("b");
       }
+    },
+
+    "checks that take a proof of before answer the same, and see at once what their own store did": async ({
+      store,
+    }) => {
+      const old = { maxStalenessMs: 60_000 };
+      const answers = async (options?: CheckOptions): Promise<boolean[]> => [
+        await store.isAuthorized("a", options),
+        await store.isAuthorized("b", options),
+        await store.isAdmin("a", options),
+        await store.isAdmin("b", options),
+        await store.isMember("room", "owner", options),
+        await store.isMember("room", "guest", options),
+        await store.hasAdmin(options),
+        (await store.authorize("b", options)).allowed,
+      ];
+      const same = async (...expected: boolean[]): Promise<void> => {
+        // Twice: what one check proved, the next can rest on.
+        for (const options of [old, old, undefined, { maxStalenessMs: 0 }])
+          assert.deepEqual(await answers(options), expected);
+      };
+      await store.users.addFirstAdmin({ key: "a" });
+      await store.users.add({ key: "b" });
+      await store.rooms.create({ id: "room", owner: "owner" });
+      await store.members.add("room", { endpoint: "guest", state: "joined" });
+      await same(true, true, true, false, true, true, true, true);
+      await store.users.revoke("b");
+      await store.members.remove("room", "guest");
+      await same(true, false, true, false, true, false, true, false);
+      await store.users.update("b", { role: "admin" });
+      await store.users.reinstate("b");
+      await store.users.revoke("a");
+      await store.rooms.delete("room");
+      await same(false, true, false, true, false, false, true, true);
     },
 
     "a revocation and a demotion at once do not both succeed": async ({ store, other }) => {
