@@ -31,6 +31,8 @@ const ALONE = 500;
 const ADDS = 3_000;
 const ADDS_WIDTH = 256;
 const MEMBERS = 1_000;
+/** Of checks that may be answered from memory. */
+const LEASE_MS = 100;
 const CACHE_BYTES = 2 ** 30;
 /** Processor time is counted in hundredths of a second. */
 const TICK_MS = 10;
@@ -60,6 +62,10 @@ const checkUser =
   (store: Store): Check =>
   (n) =>
     must(isAuthorized(store, keyOf(n)), n);
+const checkLeased =
+  (store: Store): Check =>
+  (n) =>
+    must(isAuthorized(store, keyOf(n), { maxStalenessMs: LEASE_MS }), n);
 const checkMember =
   (store: Store): Check =>
   (n) =>
@@ -236,13 +242,18 @@ async function checks(setting: Setting): Promise<void> {
     },
     { what: "isMember, warm", check: checkMember(store), floor: alone ? undefined : { rates: [3, 1.2], p50: 1.6 } },
   ];
+  const leasedContest: Contest = {
+    what: `isAuthorized, at most ${String(LEASE_MS)} ms old`,
+    check: checkLeased(store),
+    floor: { rates: [30, 30], p50: Infinity },
+  };
   const coldContest: Contest = {
     what: "isAuthorized, cold",
     check: checkUser(stranger),
     floor: { rates: [0.4, 0.2], p50: 2.5 },
     isCold: true,
   };
-  await rates(known, "nobody beside", warmContests(true));
+  await rates(known, "nobody beside", [...warmContests(true), leasedContest]);
   await latencies(known, "nobody beside", warmContests(true));
   await beside("fast", cluster, size, async () => {
     await rates(known, "beside 3 busy stores", warmContests(false));
