@@ -6,7 +6,7 @@
 import type { Call } from "../call.js";
 import * as rules from "../rules.js";
 import { joinBoth } from "./join.js";
-import { keys, newId, parseUser } from "./keys.js";
+import { EVERYTHING, keys, newId, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { toJson } from "./record-fields.js";
 import type { UserState } from "./user-cache.js";
@@ -38,10 +38,10 @@ export const NO_GUARD = readGuard(undefined).guard;
  * 4. The guard gets another head only after the one before stands in its user's record: `crash-points.spec.ts`.
  */
 export class AdminGuard {
-  readonly #bucket: ProvedBucket<UserState>;
+  readonly #bucket: ProvedBucket<"users", UserState>;
   readonly #views: UserViews;
 
-  constructor(bucket: ProvedBucket<UserState>, views: UserViews) {
+  constructor(bucket: ProvedBucket<"users", UserState>, views: UserViews) {
     this.#bucket = bucket;
     this.#views = views;
   }
@@ -168,21 +168,22 @@ export class AdminGuard {
   async #witnesses(except: string, count: number, call: Call): Promise<LongestAdmin[] | undefined> {
     const admins = new Map<string, LongestAdmin>();
     const staged: string[] = [];
-    const consider = (recordKey: string, user: UserRow | undefined): void => {
+    const consider = (key: string, user: UserRow | undefined): void => {
       // Met again, it was changed meanwhile.
-      admins.delete(recordKey);
+      admins.delete(key);
       if (user === undefined || user.key === except || adminUntil(user) === undefined) return;
-      admins.set(recordKey, { key: user.key, until: user.expiresAt });
+      admins.set(key, { key: user.key, until: user.expiresAt });
     };
-    await this.#bucket.scans.scan(">", call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
-      if (entry.key.startsWith("user.")) {
+    await this.#bucket.scans.scan(EVERYTHING, call, { end: () => this.#bucket.readIndex(call) }, (entry) => {
+      const key = parseUser(entry.key);
+      if (key !== undefined) {
         const { record } = readUser(entry);
-        if (record.stage === undefined) consider(entry.key, record.user);
-        else staged.push(entry.key);
+        if (record.stage === undefined) consider(key, record.user);
+        else staged.push(key);
       }
       return "go on";
     });
-    for (const key of staged) consider(key, (await this.#views.certain(parseUser(key), true, call)).user);
+    for (const key of staged) consider(key, (await this.#views.certain(key, true, call)).user);
     if (admins.size !== count) return undefined;
     return [...admins.values()].sort(longestFirst).slice(0, MAX_WITNESSES);
   }

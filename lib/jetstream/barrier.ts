@@ -9,19 +9,20 @@ import { isSurelyVain, type JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
+import type { BucketName, Seq, Stream } from "./seq.js";
 
-interface Waiter {
+interface Waiter<B extends BucketName> {
   readonly call: Call;
   /** Barriers of a higher number were sent after this waiter began. */
   readonly since: number;
-  readonly resolve: (seq: number) => void;
+  readonly resolve: (seq: Seq<B>) => void;
   readonly reject: (error: unknown) => void;
 }
 
 /** What the barriers are sent to, as far as it is known. */
-interface Log {
+interface Log<B extends BucketName> {
   /** The newest sequence that is known to be there. */
-  readonly highestSeen: number;
+  readonly highestSeen: Seq<B>;
   /** The next barrier of this store. No other has its key until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
   /** Another log may be there: nobody answers for this one at the moment. */
@@ -31,7 +32,7 @@ interface Log {
   /** The log acknowledged just now what was sent at `sent`. */
   heard(sent: Moment): void;
   /** A barrier of this store, sent at `sent`, stands at `seq`. */
-  noteBarrier(seq: number, key: string, sent: Moment): void;
+  noteBarrier(seq: Seq<B>, key: string, sent: Moment): void;
   /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
 }
@@ -43,12 +44,12 @@ const BARRIER_TIMEOUT_MS = 2000;
 const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
-export class Barrier {
+export class Barrier<B extends BucketName> {
   readonly #link: JetStreamClient;
-  readonly #stream: string;
+  readonly #stream: Stream<B>;
   readonly #subjects: string;
-  readonly #log: Log;
-  #waiters: Waiter[] = [];
+  readonly #log: Log<B>;
+  #waiters: Waiter<B>[] = [];
   #sent = 0;
   #covered = 0;
   #inFlight = 0;
@@ -58,7 +59,7 @@ export class Barrier {
   #timer: NodeJS.Timeout | undefined;
   #isNext = false;
 
-  constructor(link: JetStreamClient, stream: string, subjects: string, log: Log) {
+  constructor(link: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
     this.#link = link;
     this.#stream = stream;
     this.#subjects = subjects;
@@ -66,7 +67,7 @@ export class Barrier {
   }
 
   /** The sequence of a barrier that was sent after this call. Concurrent calls share one. */
-  prove(call: Call): Promise<number> {
+  prove(call: Call): Promise<Seq<B>> {
     return new Promise((resolve, reject) => {
       this.#waiters.push({ call, since: this.#sent, resolve, reject });
       if (this.#timer !== undefined) return;

@@ -6,24 +6,26 @@ import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { complete } from "./answers.js";
 import { decode, intact, type Entry } from "./entry.js";
+import type { Filter, Key } from "./keys.js";
 import type { Log } from "./log.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Seen } from "./seen.js";
+import { later, type BucketName, type Seq } from "./seq.js";
 
 /** What a read found: at one moment of one replica, `upTo`. */
-export interface Snapshot {
-  readonly upTo: number;
+export interface Snapshot<B extends BucketName> {
+  readonly upTo: Seq<B>;
   /** The record of a key that was asked for. */
-  get(key: string): Entry | undefined;
+  get(key: Key<B>): Entry<B> | undefined;
   /** The records below a prefix that was asked for as `prefix.*`. */
-  children(prefix: string): readonly Entry[];
+  children(prefix: string): readonly Entry<B>[];
 }
 
-interface Read {
-  readonly filters: readonly string[];
-  readonly min: number;
+interface Read<B extends BucketName> {
+  readonly filters: readonly Filter<B>[];
+  readonly min: Seq<B>;
   readonly call: Call;
-  readonly resolve: (snapshot: Snapshot) => void;
+  readonly resolve: (snapshot: Snapshot<B>) => void;
   readonly reject: (error: unknown) => void;
   readonly retries: RetryLoop;
   /** Absent keys of the answer before: a miss counts when it was seen twice. */
@@ -39,27 +41,27 @@ const FAMILY_WEIGHT = 4;
 const MAX_ASKING = 8;
 const NOTHING: ReadonlySet<string> = new Set();
 
-export class BatchedReads {
-  readonly #log: Log;
+export class BatchedReads<B extends BucketName> {
+  readonly #log: Log<B>;
   readonly #noted: Seen;
   readonly #maxFilters: number;
   #asking = 0;
-  #queue: Read[] = [];
+  #queue: Read<B>[] = [];
 
   /** `maxFilters` of one request, by how large the records can be. */
-  constructor(log: Log, noted: Seen, maxFilters: number) {
+  constructor(log: Log<B>, noted: Seen, maxFilters: number) {
     this.#log = log;
     this.#noted = noted;
     this.#maxFilters = maxFilters;
   }
 
   /** Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was seen. */
-  read(filters: readonly string[], min: number, call: Call): Promise<Snapshot> {
+  read(filters: readonly Filter<B>[], min: Seq<B>, call: Call): Promise<Snapshot<B>> {
     return new Promise((resolve, reject) => {
       this.#log.use();
-      const read: Read = {
+      const read: Read<B> = {
         filters,
-        min: Math.max(min, this.#log.highestSeen),
+        min: later(min, this.#log.highestSeen),
         call,
         resolve,
         reject,
@@ -70,7 +72,7 @@ export class BatchedReads {
     });
   }
 
-  #enqueue(read: Read): void {
+  #enqueue(read: Read<B>): void {
     // Reads that begin together, as those of checks that shared a barrier, become one request.
     if (this.#queue.push(read) === 1)
       process.nextTick(() => {
@@ -90,7 +92,7 @@ export class BatchedReads {
   }
 
   /** The first of the queue that go together into one request. */
-  #batch(): Read[] {
+  #batch(): Read<B>[] {
     let weight = 0;
     const end = this.#queue.findIndex((read, i) => {
       for (const filter of read.filters) weight += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
@@ -99,7 +101,7 @@ export class BatchedReads {
     return this.#queue.splice(0, end < 0 ? this.#queue.length : end);
   }
 
-  async #ask(reads: readonly Read[]): Promise<void> {
+  async #ask(reads: readonly Read<B>[]): Promise<void> {
     const waiting = reads.filter((read) => {
       const { ended } = read.call;
       if (ended !== undefined) read.reject(ended);
@@ -139,7 +141,7 @@ export class BatchedReads {
     }
   }
 
-  #settle(read: Read, found: ReadSnapshot): void {
+  #settle(read: Read<B>, found: ReadSnapshot<B>): void {
     if (found.upTo < read.min) {
       this.#again(read, undefined);
       return;
@@ -160,7 +162,7 @@ export class BatchedReads {
     read.resolve(found);
   }
 
-  #again(read: Read, failed: { failure: Parameters<RetryLoop["failed"]>[0]; error: unknown } | undefined): void {
+  #again(read: Read<B>, failed: { failure: Parameters<RetryLoop["failed"]>[0]; error: unknown } | undefined): void {
     const retry = async (): Promise<void> => {
       if (failed !== undefined) read.retries.failed(failed.failure, failed.error);
       await read.retries.pause();
@@ -170,17 +172,17 @@ export class BatchedReads {
   }
 }
 
-class ReadSnapshot implements Snapshot {
-  readonly upTo: number;
-  readonly #byKey = new Map<string, Entry>();
-  #byParent: Map<string, Entry[]> | undefined;
+class ReadSnapshot<B extends BucketName> implements Snapshot<B> {
+  readonly upTo: Seq<B>;
+  readonly #byKey = new Map<string, Entry<B>>();
+  #byParent: Map<string, Entry<B>[]> | undefined;
 
-  constructor(upTo: number, entries: readonly Entry[]) {
+  constructor(upTo: Seq<B>, entries: readonly Entry<B>[]) {
     this.upTo = upTo;
     for (const entry of entries) this.#byKey.set(entry.key, entry);
   }
 
-  get entries(): Iterable<Entry> {
+  get entries(): Iterable<Entry<B>> {
     return this.#byKey.values();
   }
 
@@ -188,12 +190,12 @@ class ReadSnapshot implements Snapshot {
     return this.#byKey.has(key);
   }
 
-  get(key: string): Entry | undefined {
+  get(key: Key<B>): Entry<B> | undefined {
     const entry = this.#byKey.get(key);
     return entry === undefined ? undefined : intact(entry);
   }
 
-  children(prefix: string): readonly Entry[] {
+  children(prefix: string): readonly Entry<B>[] {
     if (this.#byParent === undefined) {
       this.#byParent = new Map();
       for (const entry of this.#byKey.values()) {

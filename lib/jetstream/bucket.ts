@@ -12,18 +12,20 @@ import type { Ack, JetStreamClient } from "./client.js";
 import { moment } from "./continuity.js";
 import { decode, intact, type Entry } from "./entry.js";
 import type { Json } from "./json.js";
+import type { Filter, Key } from "./keys.js";
 import { Log } from "./log.js";
 import { RetryLoop } from "./retry-loop.js";
 import { Scans } from "./scans.js";
 import { Seen } from "./seen.js";
+import type { BucketName, Seq } from "./seq.js";
 
 /** How often a write is sent again at once while another one of its subject is under way. */
 const MAX_AT_ONCE = 100;
 
 /** A record that is proved to stand so, or not to be there, at a moment after it was asked for: that of a fence, `asOf`. */
-export interface Certain {
-  readonly entry: Entry | undefined;
-  readonly asOf: number;
+export interface Certain<B extends BucketName> {
+  readonly entry: Entry<B> | undefined;
+  readonly asOf: Seq<B>;
 }
 
 export interface Limits {
@@ -33,15 +35,15 @@ export interface Limits {
   readonly seenBytes: number;
 }
 
-export class Bucket extends Log {
-  readonly reads: BatchedReads;
-  readonly scans: Scans;
+export class Bucket<B extends BucketName> extends Log<B> {
+  readonly reads: BatchedReads<B>;
+  readonly scans: Scans<B>;
   readonly #noted: Seen;
   /** Told of each record that this store wrote, when it is acknowledged. */
-  protected onStored: ((key: string, payload: string, seq: number) => void) | undefined;
+  protected onStored: ((key: Key<B>, payload: string, seq: Seq<B>) => void) | undefined;
 
-  constructor(link: JetStreamClient, name: string, { maxFilters, seenBytes }: Limits) {
-    super(link, name);
+  constructor(link: JetStreamClient, prefix: string, bucket: B, { maxFilters, seenBytes }: Limits) {
+    super(link, prefix, bucket);
     this.#noted = new Seen(seenBytes);
     this.reads = new BatchedReads(this, this.#noted, maxFilters);
     this.scans = new Scans(this);
@@ -51,7 +53,7 @@ export class Bucket extends Log {
    * The record as some replica has it, and never older than this store has seen it. What another store wrote a moment ago can
    * be missing, and so can the record: that it is not there proves nothing.
    */
-  async get(key: string, call: Call): Promise<Entry | undefined> {
+  async get(key: Key<B>, call: Call): Promise<Entry<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const entry = await this.#last(key, retries, call);
@@ -69,7 +71,7 @@ export class Bucket extends Log {
   }
 
   /** The newest of the records that a wildcard matches, as some replica has it. It proves nothing, and can be one of before. */
-  async newest(filter: string, call: Call): Promise<Entry | undefined> {
+  async newest(filter: Filter<B>, call: Call): Promise<Entry<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.use();
@@ -80,7 +82,7 @@ export class Bucket extends Log {
   }
 
   /** The record as the leader says that it stands at a moment after this call, or that it does not. */
-  async readLinearizable(key: string, call: Call): Promise<Certain> {
+  async readLinearizable(key: Key<B>, call: Call): Promise<Certain<B>> {
     const found = await this.settled(key, call);
     if (found.entry !== undefined) this.noted(found.entry);
     return found;
@@ -90,7 +92,7 @@ export class Bucket extends Log {
    * What a record of another bucket says that it rests on stands before every fence that is asked for after it was read. A log that
    * has less was restored without the others, or they without it.
    */
-  demand(needed: number, asOf: number): void {
+  demand(needed: Seq<B>, asOf: Seq<B>): void {
     if (asOf >= needed) return;
     throw new StoreError("CORRUPT", `The bucket ${this.name} is older than others say: it was restored without them`, {
       details: { bucket: this.name, needed, sequence: asOf },
@@ -98,7 +100,7 @@ export class Bucket extends Log {
   }
 
   /** The same of a record that is kept elsewhere, where it is seen how it stood. */
-  protected async settled(key: string, call: Call): Promise<Certain> {
+  protected async settled(key: Key<B>, call: Call): Promise<Certain<B>> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const entry = await this.#last(key, retries, call);
@@ -108,37 +110,37 @@ export class Bucket extends Log {
   }
 
   /** Whether a read that found the record there (0: not at all) does not go back behind what was seen of it. */
-  protected allowed(key: string, seq: number): "yes" | "no" | "unknown" {
+  protected allowed(key: Key<B>, seq: Seq<B>): "yes" | "no" | "unknown" {
     return this.#noted.allow(key, seq);
   }
 
   /** Records up to this sequence may have been seen, and nobody knows it any more. */
-  protected forgot(seq: number): void {
+  protected forgot(seq: Seq<B>): void {
     this.#noted.forgot(seq);
   }
 
   /** Whether a record is not there at a moment after this call. `false` proves nothing. */
-  async isAbsent(key: string, call: Call): Promise<boolean> {
+  async isAbsent(key: Key<B>, call: Call): Promise<boolean> {
     return (await this.fence(key, 0, call)) !== undefined;
   }
 
   /** The sequence of a moment after this call at which the record stood at `seq`, as it was read. `undefined` proves nothing. */
-  async stands(key: string, seq: number, call: Call): Promise<number | undefined> {
+  async stands(key: Key<B>, seq: Seq<B>, call: Call): Promise<Seq<B> | undefined> {
     this.use();
     return this.fence(key, seq, call);
   }
 
   /** What was read is not gone back behind. */
-  note({ key, seq }: Entry): void {
+  note({ key, seq }: Entry<B>): void {
     this.#noted.note(key, seq);
   }
 
-  noted(entry: Entry): Entry {
+  noted(entry: Entry<B>): Entry<B> {
     this.note(entry);
     return intact(entry);
   }
 
-  async #last(key: string, retries: RetryLoop, call: Call): Promise<Entry | undefined> {
+  async #last(key: Key<B>, retries: RetryLoop, call: Call): Promise<Entry<B> | undefined> {
     for (;;) {
       this.use();
       const answer = await this.link.last(this.stream, this.subjects + key, this.link.attemptMs(call));
@@ -158,14 +160,14 @@ export class Bucket extends Log {
    * Writes a record whose key nobody writes with another value: it holds an id of this attempt. A copy of the message that comes
    * late is refused: it would supersede the first one, and a replica between the two would have neither.
    */
-  async stage(key: string, value: Json, call: Call): Promise<number> {
+  async stage(key: Key<B>, value: Json, call: Call): Promise<Seq<B>> {
     const seq = await this.write(key, value, 0, call, () => "yes", "step");
     if (seq === undefined) throw new StoreError("UNAVAILABLE", "A record that was staged is gone");
     return seq;
   }
 
   /** Writes a mark, whose value nobody reads, anew. Repeating it does no harm, so that it is repeated until it is acknowledged. */
-  async mark(key: string, call: Call): Promise<number> {
+  async mark(key: Key<B>, call: Call): Promise<Seq<B>> {
     this.use();
     const payload = JSON.stringify({ k: key });
     for (const retries = new RetryLoop(call); ;) {
@@ -190,13 +192,13 @@ export class Bucket extends Log {
    * `kind` says whether the write commits the operation: only then may a caller have to hear that it was perhaps done.
    */
   async write(
-    key: string,
+    key: Key<B>,
     value: Json,
-    expected: number,
+    expected: Seq<B>,
     call: Call,
-    mine: (entry: Entry) => "yes" | "no" | "unknown",
+    mine: (entry: Entry<B>) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
-  ): Promise<number | undefined> {
+  ): Promise<Seq<B> | undefined> {
     this.use();
     const payload = JSON.stringify({ k: key, ...value });
     let lost = false;
@@ -207,7 +209,7 @@ export class Bucket extends Log {
       call.throwIfEnded();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
       let sent = moment();
-      const publish = (): Promise<Ack> => {
+      const publish = (): Promise<Ack<B>> => {
         sent = moment();
         return this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
       };
@@ -267,7 +269,7 @@ export class Bucket extends Log {
   }
 
   /** Removes what matches the filter, for good. Repeating it does no harm. */
-  async purge(filter: string, call: Call): Promise<void> {
+  async purge(filter: Filter<B>, call: Call): Promise<void> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       try {
@@ -284,6 +286,9 @@ export class Bucket extends Log {
     }
   }
 }
+
+/** Whichever of the five. */
+export type AnyBucket = { readonly [B in BucketName]: Bucket<B> }[BucketName];
 
 /** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */
 function refused(ack: { code: number; description: string }, retries: RetryLoop): void {

@@ -5,10 +5,11 @@ import type { UserFacts } from "../rules.js";
 import type { User } from "../store.js";
 import { hasActiveAdmin } from "./admin-guard.js";
 import { joinBoth } from "./join.js";
-import { keys } from "./keys.js";
+import { keys, type Key } from "./keys.js";
 import type { Proved, ProvedBucket } from "./proved-bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomMembers } from "./room-members.js";
+import type { Seq } from "./seq.js";
 import type { UserState } from "./user-cache.js";
 import { factsOf, readUser, toUser, type GuardSlot, type UserRow } from "./user-record.js";
 import { counts } from "./user-views.js";
@@ -19,12 +20,12 @@ const MAX_STAGED = 1024;
 export class JetStreamChecks implements AsyncCheckReads {
   readonly synchronous = false;
   readonly maxStalenessMs: number;
-  readonly #users: ProvedBucket<UserState>;
+  readonly #users: ProvedBucket<"users", UserState>;
   readonly #members: RoomMembers;
   /** Records with a staged change, as they were met. */
-  readonly #staged = new Set<string>();
+  readonly #staged = new Set<Key<"users">>();
 
-  constructor(users: ProvedBucket<UserState>, members: RoomMembers, maxStalenessMs: number) {
+  constructor(users: ProvedBucket<"users", UserState>, members: RoomMembers, maxStalenessMs: number) {
     this.maxStalenessMs = maxStalenessMs;
     this.#users = users;
     this.#members = members;
@@ -63,7 +64,10 @@ export class JetStreamChecks implements AsyncCheckReads {
   }
 
   /** Who counts for the user at one moment after this call, and where the record stands. */
-  async #proved(key: string, call: Call): Promise<{ facts?: UserFacts | undefined; seq?: number; row?: UserRow }> {
+  async #proved(
+    key: string,
+    call: Call,
+  ): Promise<{ facts?: UserFacts | undefined; seq?: Seq<"users">; row?: UserRow }> {
     const recordKey = keys.user(key);
     const isStaged = this.#staged.has(recordKey);
     const alone = isStaged ? undefined : await this.#users.prove(recordKey, call);
@@ -79,12 +83,15 @@ export class JetStreamChecks implements AsyncCheckReads {
     return row === undefined ? {} : { facts: factsOf(row), seq: user.seq, row };
   }
 
-  #noteStaged(recordKey: string, isStaged: boolean): void {
+  #noteStaged(recordKey: Key<"users">, isStaged: boolean): void {
     if (!isStaged) this.#staged.delete(recordKey);
     else if (this.#staged.size < MAX_STAGED) this.#staged.add(recordKey);
   }
 
-  async #withGuard(recordKey: string, call: Call): Promise<[guard: GuardSlot, user: Proved<UserState> | undefined]> {
+  async #withGuard(
+    recordKey: Key<"users">,
+    call: Call,
+  ): Promise<[guard: GuardSlot, user: Proved<"users", UserState> | undefined]> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const [guard, user] = await this.#users.proveBoth(keys.admins, recordKey, call);

@@ -7,11 +7,12 @@ import { failureOf, unavailable, type Failure } from "./failures.js";
 import { asObject, parseJson, type Json } from "./json.js";
 import type { NatsConnection, NatsHeaders, NatsMessage } from "./nats-connection.js";
 import { Requests, type RequestOptions } from "./requests.js";
+import { seqIn, type BucketName, type Seq, type Stream } from "./seq.js";
 import { atLeast } from "./server-version.js";
 
 /** What JetStream answers to a publish. */
-export type Ack =
-  | { readonly kind: "stored"; readonly seq: number }
+export type Ack<B extends BucketName> =
+  | { readonly kind: "stored"; readonly seq: Seq<B> }
   /** The expected sequence does not hold, surely (10071), or because of a write in flight that may yet fail (10164). */
   | { readonly kind: "conflict"; readonly inFlight: boolean }
   /** JetStream answered with an error of its own. */
@@ -19,7 +20,7 @@ export type Ack =
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
 
 /** Whether the message is not stored, and never will be. */
-export function isSurelyVain(ack: Ack): boolean {
+export function isSurelyVain(ack: Ack<never>): boolean {
   switch (ack.kind) {
     case "conflict":
     case "rejected":
@@ -36,9 +37,9 @@ const WRONG_LAST_SEQUENCE = 10071;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 
 /** A direct get's answer: the messages, then how it ended. */
-export class DirectMessage {
+export class DirectMessage<B extends BucketName> {
   readonly #message: NatsMessage;
-  #seq: number | undefined;
+  #seq: Seq<B> | undefined;
 
   constructor(message: NatsMessage) {
     this.#message = message;
@@ -53,8 +54,8 @@ export class DirectMessage {
     return this.#message.headers?.get("Nats-Subject") ?? "";
   }
 
-  get seq(): number {
-    return (this.#seq ??= Number(this.#message.headers?.get("Nats-Sequence") ?? 0));
+  get seq(): Seq<B> {
+    return (this.#seq ??= Number(this.#message.headers?.get("Nats-Sequence") ?? 0) as Seq<B>);
   }
 
   /** The sequence of the message before it in the same answer, 0 for the first. */
@@ -74,16 +75,16 @@ export class DirectMessage {
 }
 
 /** The newest message of a subject, as one replica has it. */
-export type LastAnswer =
-  | { readonly kind: "found"; readonly message: DirectMessage }
+export type LastAnswer<B extends BucketName> =
+  | { readonly kind: "found"; readonly message: DirectMessage<B> }
   | { readonly kind: "none" }
   | { readonly kind: "failed"; readonly failure: Failure; readonly error: unknown };
 
-export type DirectAnswer =
+export type DirectAnswer<B extends BucketName> =
   | {
       readonly kind: "end";
-      readonly messages: DirectMessage[];
-      readonly upTo: number;
+      readonly messages: DirectMessage<B>[];
+      readonly upTo: Seq<B>;
       readonly pending: number;
       readonly last: number;
     }
@@ -174,14 +175,14 @@ export class JetStreamClient {
    * Publishes, expecting `expected` as the last sequence of the subject (0: none) where it is given, or as that of the
    * subject `expectedOf`.
    */
-  async publish(
-    stream: string,
+  async publish<B extends BucketName>(
+    stream: Stream<B>,
     subject: string,
     payload: Uint8Array | string,
     timeoutMs: number,
-    expected?: number,
+    expected?: Seq<B>,
     expectedOf?: string,
-  ): Promise<Ack> {
+  ): Promise<Ack<B>> {
     let reply: Json;
     try {
       const options: { timeout: number; headers?: NatsHeaders } = { timeout: timeoutMs };
@@ -204,7 +205,8 @@ export class JetStreamClient {
     }
     // Only the stream itself, storing this very message, answers so: a duplicate or another responder proves nothing.
     const { seq, stream: stored, duplicate } = reply;
-    if (stored === stream && typeof seq === "number" && seq > 0 && duplicate !== true) return { kind: "stored", seq };
+    if (stored === stream && typeof seq === "number" && seq > 0 && duplicate !== true)
+      return { kind: "stored", seq: seqIn(stream, seq) };
     return { kind: "failed", failure: "lost", error: new Error("not the acknowledgement of a fresh publish") };
   }
 
@@ -265,7 +267,7 @@ export class JetStreamClient {
   }
 
   /** A direct get of the newest message that a subject has, from whichever replica answers. */
-  async last(stream: string, subject: string, timeoutMs: number): Promise<LastAnswer> {
+  async last<B extends BucketName>(stream: Stream<B>, subject: string, timeoutMs: number): Promise<LastAnswer<B>> {
     try {
       const message = await this.#request(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify({ last_by_subj: subject }), {
         timeout: timeoutMs,
@@ -273,7 +275,7 @@ export class JetStreamClient {
       const code = message.data.length === 0 ? (message.headers?.code ?? 0) : 0;
       switch (code) {
         case 0:
-          return { kind: "found", message: new DirectMessage(message) };
+          return { kind: "found", message: new DirectMessage<B>(message) };
         case 404:
           return { kind: "none" };
         default:
@@ -285,12 +287,12 @@ export class JetStreamClient {
   }
 
   /** A direct get of many messages, from whichever replica answers. */
-  direct(stream: string, body: unknown, timeoutMs: number): Promise<DirectAnswer> {
+  direct<B extends BucketName>(stream: Stream<B>, body: unknown, timeoutMs: number): Promise<DirectAnswer<B>> {
     return this.#counted(this.#direct(stream, body, timeoutMs));
   }
 
-  async #direct(stream: string, body: unknown, timeoutMs: number): Promise<DirectAnswer> {
-    const messages: DirectMessage[] = [];
+  async #direct<B extends BucketName>(stream: Stream<B>, body: unknown, timeoutMs: number): Promise<DirectAnswer<B>> {
+    const messages: DirectMessage<B>[] = [];
     try {
       const answers = await this.connection.requestMany(`$JS.API.DIRECT.GET.${stream}`, JSON.stringify(body), {
         strategy: "timer",
@@ -300,7 +302,7 @@ export class JetStreamClient {
         // What ends an answer has no data; a marker that an operator left has none either, but no status.
         const headers = message.data.length === 0 ? message.headers : undefined;
         if (headers === undefined || headers.code === 0) {
-          messages.push(new DirectMessage(message));
+          messages.push(new DirectMessage<B>(message));
           continue;
         }
         switch (headers.code) {
@@ -308,7 +310,7 @@ export class JetStreamClient {
             return {
               kind: "end",
               messages,
-              upTo: Number(headers.get("Nats-UpTo-Sequence") || 0),
+              upTo: seqIn(stream, Number(headers.get("Nats-UpTo-Sequence") || 0)),
               pending: Number(headers.get("Nats-Num-Pending") || 0),
               last: Number(headers.get("Nats-Last-Sequence") || 0),
             };

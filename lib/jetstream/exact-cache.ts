@@ -16,50 +16,52 @@ import { asObject } from "./json.js";
 import { moment } from "./continuity.js";
 import type { Continuity, Moment } from "./continuity.js";
 import { Entry } from "./entry.js";
+import type { Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";
 import type { OwnBarriers } from "./own-barriers.js";
+import { later, type BucketName, type Seq } from "./seq.js";
 import { listedIn } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 
 /** What is kept of a record. */
-export interface Known<V> {
+export interface Known<B extends BucketName, V> {
   /** What the record says. */
   readonly value: V;
-  readonly seq: number;
+  readonly seq: Seq<B>;
   /** The last generation in which the record was known to stand so. */
   readonly generation: number;
 }
 
 /** Where records are kept, in bounded memory: a record can be gone at any time. */
-export interface Cache<V> {
+export interface Cache<B extends BucketName, V> {
   /** `key` is the record's in the bucket. */
-  get(key: string): Known<V> | undefined;
-  put(entry: Entry, generation: number): void;
+  get(key: Key<B>): Known<B, V> | undefined;
+  put(entry: Entry<B>, generation: number): void;
   /** The record still stands as it did. */
-  renew(key: string, generation: number): void;
+  renew(key: Key<B>, generation: number): void;
   clear(): void;
   /** Told the highest sequence of the records that were dropped. */
-  onForget: ((seq: number) => void) | undefined;
+  onForget: ((seq: Seq<B>) => void) | undefined;
 }
 
 /** A record that is being proved on its own. */
-export interface Fill {
-  readonly key: string;
+export interface Fill<B extends BucketName> {
+  readonly key: Key<B>;
   readonly generation: number;
   readonly log: number;
 }
 
 /** A record that was proved on its own as of `asOf`, to which the cache has not come yet. It stood at `seq`. */
-interface PendingFill {
-  readonly asOf: number;
-  readonly reading: Fill;
-  readonly seq: number;
+interface PendingFill<B extends BucketName> {
+  readonly asOf: Seq<B>;
+  readonly reading: Fill<B>;
+  readonly seq: Seq<B>;
 }
 
 /** A message by which the log is recognized: where it still stands, the log is the same. */
-interface Anchor {
-  readonly key: string;
-  readonly seq: number;
+interface Anchor<B extends BucketName> {
+  readonly key: Key<B>;
+  readonly seq: Seq<B>;
   /** When it was stored. */
   readonly stamp: string;
   /** What this store wrote there, if it was not read: it has an id of its own in it. */
@@ -81,38 +83,38 @@ const MAX_ANCHORS = 8;
  * 4. While `mustRevalidate` nothing is exact, and nothing is remembered: `copy-faults.spec.ts`, "after a while without checks".
  * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it.
  */
-export class ExactCache<V> {
-  readonly #cache: Cache<V>;
-  readonly #own: OwnBarriers;
+export class ExactCache<B extends BucketName, V> {
+  readonly #cache: Cache<B, V>;
+  readonly #own: OwnBarriers<B>;
   readonly #continuity: Continuity;
   /** Every record of this generation is as it stands at this sequence of the log. */
-  #asOf = 0;
+  #asOf: Seq<B> = 0;
   #generation = 1;
   /** Whether there are records of this generation. */
   #inUse = false;
   /** By key: how many prove the record, and where the log last changed it meanwhile. */
-  readonly #fills = new Map<string, { count: number; changed: number }>();
+  readonly #fills = new Map<Key<B>, { count: number; changed: Seq<B> }>();
   /** Of this generation, in ascending order. */
-  readonly #pendingFills: PendingFill[] = [];
+  readonly #pendingFills: PendingFill<B>[] = [];
   /** What this store wrote beyond {@link asOf}, by where it stands. */
-  readonly #ownWrites = new Map<number, { readonly key: string; readonly payload: string }>();
+  readonly #ownWrites = new Map<Seq<B>, { readonly key: Key<B>; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
-  #anchors: Anchor[] = [];
+  #anchors: Anchor<B>[] = [];
   /** Records of an earlier generation than this, above this sequence, may be of another log. */
-  #limit = { generation: 0, seq: 0 };
+  #limit: { readonly generation: number; readonly seq: Seq<B> } = { generation: 0, seq: 0 };
   /** Grows whenever another log may have taken the place of this one. */
   #log = 0;
   /** The cache was not used for a while. Before it is used again, it has to be seen that the log is still the same. */
   #mustRevalidate = false;
   #changes = 0;
 
-  constructor(cache: Cache<V>, own: OwnBarriers, continuity: Continuity) {
+  constructor(cache: Cache<B, V>, own: OwnBarriers<B>, continuity: Continuity) {
     this.#cache = cache;
     this.#own = own;
     this.#continuity = continuity;
   }
 
-  get asOf(): number {
+  get asOf(): Seq<B> {
     return this.#asOf;
   }
 
@@ -130,18 +132,18 @@ export class ExactCache<V> {
   }
 
   /** Newest first. If one of them stands where it did, with its time, the log is the same. */
-  get anchors(): readonly Anchor[] {
+  get anchors(): readonly Anchor<B>[] {
     return [...this.#anchors];
   }
 
   /** The record as it stands at {@link asOf}. */
-  valid(key: string): Known<V> | undefined {
+  valid(key: Key<B>): Known<B, V> | undefined {
     const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
     return known?.generation === this.#generation ? known : undefined;
   }
 
   /** The record as it stood once, in the log that is known: a fence tells whether it still does. */
-  remembered(key: string): Known<V> | undefined {
+  remembered(key: Key<B>): Known<B, V> | undefined {
     const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
     if (known === undefined || (known.generation < this.#limit.generation && known.seq > this.#limit.seq))
       return undefined;
@@ -149,12 +151,12 @@ export class ExactCache<V> {
   }
 
   /** Where the record was seen, in whatever log. */
-  seen(key: string): number | undefined {
+  seen(key: Key<B>): Seq<B> | undefined {
     return this.#cache.get(key)?.seq;
   }
 
   /** A record is proved on its own from here on, until {@link fill} or {@link abandonFill}. */
-  beginFill(key: string): Fill {
+  beginFill(key: Key<B>): Fill<B> {
     const known = this.#fills.get(key);
     if (known === undefined) this.#fills.set(key, { count: 1, changed: 0 });
     else known.count++;
@@ -162,17 +164,17 @@ export class ExactCache<V> {
   }
 
   /** Whether the log is surely the one that it was when the record began to be proved. */
-  isOf({ log }: Fill): boolean {
+  isOf({ log }: Fill<B>): boolean {
     return log === this.#log && !this.#mustRevalidate;
   }
 
   /** It was not proved, or is not there: an absence is not kept, for anybody can ask for keys that nobody has. */
-  abandonFill(reading: Fill): void {
+  abandonFill(reading: Fill<B>): void {
     this.#endFill(reading);
   }
 
   /** It was proved as of `at` to stand at `seq`: `entry`, or, without one, what is remembered. */
-  fill(reading: Fill, at: number, seq: number, entry?: Entry): void {
+  fill(reading: Fill<B>, at: Seq<B>, seq: Seq<B>, entry?: Entry<B>): void {
     if (reading.log === this.#log && entry !== undefined) {
       const known = this.#cache.get(reading.key);
       if (known === undefined || known.seq < seq) this.#put(entry, reading.generation - 1);
@@ -190,13 +192,13 @@ export class ExactCache<V> {
   }
 
   /** The sequence of a barrier that was acknowledged. Answers whether the cache is as of it, or later. */
-  advanceTo(seq: number): boolean {
+  advanceTo(seq: Seq<B>): boolean {
     if (this.#mustRevalidate) return false;
     if (seq > this.#asOf) {
       if (!this.#inUse && this.#fills.size === 0) this.#asOf = seq;
       else {
         this.#applyOwnWrites();
-        if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);
+        if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = later(this.#asOf, seq);
       }
       this.#applyPendingFills();
     }
@@ -204,7 +206,7 @@ export class ExactCache<V> {
   }
 
   /** This store's own write was acknowledged: the cache takes it without reading, if nothing that is not known stands before it. */
-  applyOwnWrite(key: string, payload: string, seq: number): void {
+  applyOwnWrite(key: Key<B>, payload: string, seq: Seq<B>): void {
     if (this.#mustRevalidate || seq <= this.#asOf) return;
     this.#ownWrites.set(seq, { key, payload });
     this.#applyOwnWrites();
@@ -228,7 +230,7 @@ export class ExactCache<V> {
   }
 
   /** Takes what a replica has from {@link asOf} on, in order, as far as it has no gap. Answers whether it has none. */
-  applyChanges(generation: number, changes: readonly Entry[]): boolean {
+  applyChanges(generation: number, changes: readonly Entry<B>[]): boolean {
     if (generation !== this.#generation || this.#mustRevalidate) return true;
     const end = this.#endOf(changes);
     for (const change of changes) {
@@ -240,26 +242,26 @@ export class ExactCache<V> {
       }
       if (this.#isWanted(key)) this.#take(change);
     }
-    this.#asOf = Math.max(this.#asOf, end);
+    this.#asOf = later(this.#asOf, end);
     this.#applyPendingFills();
     return end >= (changes.at(-1)?.seq ?? 0);
   }
 
-  #isWanted(key: string): boolean {
+  #isWanted(key: Key<B>): boolean {
     return this.#fills.has(key) || this.#cache.get(key) !== undefined;
   }
 
-  #take(change: Entry, payload?: string): void {
+  #take(change: Entry<B>, payload?: string): void {
     const reading = this.#fills.get(change.key);
     if (reading !== undefined) reading.changed = change.seq;
     this.#put(change, this.#generation, payload);
   }
 
   /** Up to where the changes have no gap that is not explained. */
-  #endOf(changes: readonly Entry[]): number {
+  #endOf(changes: readonly Entry<B>[]): Seq<B> {
     let before = this.#asOf;
     let end = before;
-    let explained: Explained | undefined;
+    let explained: Explained<B> | undefined;
     // What explains the gaps stands up to here. It has to be taken with them.
     let needed = 0;
     for (const { seq } of changes) {
@@ -275,16 +277,16 @@ export class ExactCache<V> {
   }
 
   /** Begins a new generation as of the sequence of a barrier. */
-  beginGeneration(seq: number): void {
+  beginGeneration(seq: Seq<B>): void {
     this.#generation++;
     this.#changes++;
     this.#inUse = false;
-    this.#asOf = Math.max(this.#asOf, seq);
+    this.#asOf = later(this.#asOf, seq);
     for (const found of this.#pendingFills.splice(0)) this.#applyFill(found);
   }
 
   /** The same, if this generation has no records yet: nothing is lost by it. */
-  beginGenerationIfUnused(seq: number): void {
+  beginGenerationIfUnused(seq: Seq<B>): void {
     if (!this.#inUse && !this.#mustRevalidate && seq > this.#asOf) this.beginGeneration(seq);
   }
 
@@ -296,15 +298,15 @@ export class ExactCache<V> {
   }
 
   /** The log is the same, up to this sequence, and everything that is kept stands at or below it. Nothing is lost. */
-  revalidate(seq: number, asked: Moment): void {
+  revalidate(seq: Seq<B>, asked: Moment): void {
     this.#mustRevalidate = false;
     this.#own.thaw(seq, this.#continuity.isUnbroken);
     this.#continuity.begin(asked);
-    this.#asOf = Math.min(this.#asOf, seq);
+    if (seq < this.#asOf) this.#asOf = seq;
   }
 
   /** The log is the same up to this anchor, which stands where it did. Without an anchor it may be another. */
-  revalidateBy(anchor: Anchor | undefined, asked: Moment): void {
+  revalidateBy(anchor: Anchor<B> | undefined, asked: Moment): void {
     if (anchor === undefined) {
       this.forgetLog();
       return;
@@ -334,7 +336,7 @@ export class ExactCache<V> {
     while ((this.#pendingFills[0]?.asOf ?? Infinity) <= this.#asOf) this.#applyFill(this.#pendingFills.shift());
   }
 
-  #applyFill(found: PendingFill | undefined): void {
+  #applyFill(found: PendingFill<B> | undefined): void {
     if (found === undefined) return;
     const { reading, asOf: at, seq } = found;
     const changed = this.#fills.get(reading.key)?.changed ?? 0;
@@ -350,19 +352,19 @@ export class ExactCache<V> {
     this.#inUse = true;
   }
 
-  #endFill({ key }: Fill): void {
+  #endFill({ key }: Fill<B>): void {
     const reading = this.#fills.get(key);
     if (reading !== undefined && --reading.count === 0) this.#fills.delete(key);
   }
 
-  #put(entry: Entry, generation = this.#generation, payload?: string): void {
+  #put(entry: Entry<B>, generation = this.#generation, payload?: string): void {
     this.#changes++;
     this.#cache.put(entry, generation);
     if (generation === this.#generation) this.#inUse = true;
     this.#remember(entry, payload);
   }
 
-  #remember(entry: Entry, payload: string | undefined): void {
+  #remember(entry: Entry<B>, payload: string | undefined): void {
     const anchors = this.#anchors;
     const { key, seq } = entry;
     const earlier = anchors.findIndex((anchor) => anchor.key === key);
@@ -376,14 +378,14 @@ export class ExactCache<V> {
 }
 
 /** What stood at the sequences that are missing of what was read of the log. */
-class Explained {
+class Explained<B extends BucketName> {
   /** Where barriers stood, in ascending order. They can overlap. */
   readonly #barriers: readonly Range[];
   #next = 0;
   /** Where records stood before they stood where they were read. */
   readonly #successors = new Map<number, number>();
 
-  constructor(since: number, own: OwnBarriers, changes: readonly Entry[]) {
+  constructor(since: number, own: OwnBarriers<B>, changes: readonly Entry<B>[]) {
     const barriers = [...own.since(since)];
     for (const { key, seq, value } of changes) {
       if (isBarrier(key)) barriers.push(...listedIn(value, since));
@@ -412,7 +414,7 @@ class Explained {
 }
 
 /** The sequences at which a record stood before, as it tells of them. */
-function predecessors(value: Entry["value"]): number[] {
+function predecessors(value: Entry<never>["value"]): number[] {
   const { seqs } = value;
   return Array.isArray(seqs) ? seqs.map(Number) : [];
 }

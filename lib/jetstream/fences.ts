@@ -10,13 +10,14 @@ import type { Failure } from "./failures.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
+import type { BucketName, Seq, Stream } from "./seq.js";
 
-interface Log {
-  readonly highestSeen: number;
+interface Log<B extends BucketName> {
+  readonly highestSeen: Seq<B>;
   /** The next barrier of this store. No other has its key until it is known what became of it. */
   takeBarrier(): { readonly key: string; readonly value: string };
   /** A barrier of this store, sent at `sent`, stands at `seq`. */
-  noteBarrier(seq: number, key: string, sent: Moment): void;
+  noteBarrier(seq: Seq<B>, key: string, sent: Moment): void;
   /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
   /** Another log is there. */
@@ -26,14 +27,15 @@ interface Log {
 }
 
 /** Where the fence stands, `undefined` if it was refused, or why nothing was heard. */
-type Answer = { readonly at: number | undefined } | { readonly failure: Failure; readonly error: unknown };
+type Answer<B extends BucketName> =
+  { readonly at: Seq<B> | undefined } | { readonly failure: Failure; readonly error: unknown };
 
-const REFUSED: Answer = { at: undefined };
+const REFUSED = { at: undefined } as const;
 
 /** Fences of one key. The server refuses a second one that is under way. So callers that come meanwhile share the next. */
-interface Turn {
-  readonly running: Promise<Answer>;
-  next?: { readonly expected: number; readonly calls: Call[]; readonly answer: Promise<Answer> };
+interface Turn<B extends BucketName> {
+  readonly running: Promise<Answer<B>>;
+  next?: { readonly expected: Seq<B>; readonly calls: Call[]; readonly answer: Promise<Answer<B>> };
 }
 
 /** Each fence is a write. These bound how many are under way, so that questions about absent records do not hold up the others. */
@@ -64,16 +66,16 @@ class Slots {
   }
 }
 
-export class Fences {
+export class Fences<B extends BucketName> {
   readonly #link: JetStreamClient;
-  readonly #stream: string;
+  readonly #stream: Stream<B>;
   readonly #subjects: string;
-  readonly #log: Log;
-  readonly #turns = new Map<string, Turn>();
+  readonly #log: Log<B>;
+  readonly #turns = new Map<string, Turn<B>>();
   readonly #ofAbsent = new Slots(MAX_OF_ABSENT);
   readonly #ofPresent = new Slots(MAX_OF_PRESENT);
 
-  constructor(link: JetStreamClient, stream: string, subjects: string, log: Log) {
+  constructor(link: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
     this.#link = link;
     this.#stream = stream;
     this.#subjects = subjects;
@@ -84,7 +86,7 @@ export class Fences {
    * Whether the key was at `expected` (0: absent) at a moment after this call: the sequence of the fence, which is that
    * moment. `undefined` proves nothing: it may be so all the same, or be about to change.
    */
-  async prove(key: string, expected: number, call: Call): Promise<number | undefined> {
+  async prove(key: string, expected: Seq<B>, call: Call): Promise<Seq<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const answer = await this.#shared(key, expected, call);
@@ -94,7 +96,7 @@ export class Fences {
   }
 
   /** The answer to a fence that is sent after this call. */
-  async #shared(key: string, expected: number, call: Call): Promise<Answer> {
+  async #shared(key: string, expected: Seq<B>, call: Call): Promise<Answer<B>> {
     for (;;) {
       const turn = this.#turns.get(key);
       if (turn === undefined) return this.#begin(key, expected, [call]);
@@ -115,16 +117,16 @@ export class Fences {
     }
   }
 
-  #begin(key: string, expected: number, calls: readonly Call[]): Promise<Answer> {
+  #begin(key: string, expected: Seq<B>, calls: readonly Call[]): Promise<Answer<B>> {
     const slots = expected === 0 ? this.#ofAbsent : this.#ofPresent;
-    const turn: Turn = { running: slots.run(() => this.#send(key, expected, calls)) };
+    const turn: Turn<B> = { running: slots.run(() => this.#send(key, expected, calls)) };
     this.#turns.set(key, turn);
     return turn.running.finally(() => {
       if (turn.next === undefined) this.#turns.delete(key);
     });
   }
 
-  async #send(key: string, expected: number, calls: readonly Call[]): Promise<Answer> {
+  async #send(key: string, expected: Seq<B>, calls: readonly Call[]): Promise<Answer<B>> {
     // The fence waits as long as the longest call. If every call has ended, none is sent.
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;

@@ -7,14 +7,13 @@ import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { asObject, type Json } from "./json.js";
+import { keys } from "./keys.js";
 import { RetryLoop } from "./retry-loop.js";
 
-const KEY = "replicas";
-
 export class ReplicaFloors {
-  readonly #rooms: Bucket;
+  readonly #rooms: Bucket<"rooms">;
 
-  constructor(rooms: Bucket) {
+  constructor(rooms: Bucket<"rooms">) {
     this.#rooms = rooms;
   }
 
@@ -30,19 +29,20 @@ export class ReplicaFloors {
       const entry = await this.#read(call);
       const floors = floorsOf(entry);
       if (floorOf(floors, bucket) >= replicas) return;
-      const isThere = (found: Entry): "yes" | "no" => (floorOf(floorsOf(found), bucket) >= replicas ? "yes" : "no");
+      const isThere = (found: Entry<"rooms">): "yes" | "no" =>
+        floorOf(floorsOf(found), bucket) >= replicas ? "yes" : "no";
       const record = { floors: { ...floors, [bucket]: replicas } };
-      const seq = await this.#rooms.write(KEY, record, entry?.seq ?? 0, call, isThere, "step");
+      const seq = await this.#rooms.write(keys.replicas, record, entry?.seq ?? 0, call, isThere, "step");
       if (seq !== undefined) return;
     }
   }
 
-  async #read(call: Call): Promise<Entry | undefined> {
-    return (await this.#rooms.readLinearizable(KEY, call)).entry;
+  async #read(call: Call): Promise<Entry<"rooms"> | undefined> {
+    return (await this.#rooms.readLinearizable(keys.replicas, call)).entry;
   }
 }
 
-const floorsOf = (entry: Entry | undefined): Json => asObject(entry?.value["floors"]);
+const floorsOf = (entry: Entry<"rooms"> | undefined): Json => asObject(entry?.value["floors"]);
 
 function floorOf(floors: Json, bucket: string): number {
   const found = floors[bucket];

@@ -6,14 +6,16 @@
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
+import type { Key } from "./keys.js";
 import { readMember, type RoomRecord } from "./room-record.js";
+import type { Seq } from "./seq.js";
 
 interface Row {
-  readonly seq: number;
+  readonly seq: Seq<"members">;
   readonly v: number;
   readonly joined: boolean;
   /** The sequence at which the row surely stood so. */
-  readonly asOf: number;
+  readonly asOf: Seq<"members">;
 }
 
 /** About what a row takes, beside its key. */
@@ -21,7 +23,7 @@ const ROW_BYTES = 200;
 
 export class JoinedRows {
   readonly #maxBytes: number;
-  readonly #rows = new Map<string, Row>();
+  readonly #rows = new Map<Key<"members">, Row>();
   #bytes = 0;
   #log = 0;
 
@@ -30,17 +32,22 @@ export class JoinedRows {
   }
 
   /** Whether the member has joined, by the row that the room's record demands. `undefined`: there is none. */
-  async prove(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<boolean | undefined> {
+  async prove(
+    members: Bucket<"members">,
+    key: Key<"members">,
+    room: RoomRecord,
+    call: Call,
+  ): Promise<boolean | undefined> {
     return (await this.#row(members, key, room, call))?.joined;
   }
 
   /** The same, where it can be told without asking. */
-  known(key: string, room: RoomRecord): boolean | undefined {
+  known(key: Key<"members">, room: RoomRecord): boolean | undefined {
     const row = this.#rows.get(key);
     return row !== undefined && row.asOf >= room.membersSeq ? row.joined : undefined;
   }
 
-  async #row(members: Bucket, key: string, room: RoomRecord, call: Call): Promise<Row | undefined> {
+  async #row(members: Bucket<"members">, key: Key<"members">, room: RoomRecord, call: Call): Promise<Row | undefined> {
     const needed = room.membersSeq;
     const known = this.#rows.get(key);
     if (known !== undefined && known.asOf >= needed) return known;
@@ -58,7 +65,7 @@ export class JoinedRows {
     return row.v > room.v || log !== this.#log ? row : this.#keep(key, row);
   }
 
-  #keep(key: string, row: Row): Row {
+  #keep(key: Key<"members">, row: Row): Row {
     const known = this.#rows.get(key);
     // Of two reads that were under way the later one is kept.
     if (known !== undefined && known.asOf >= row.asOf) return row;
@@ -80,7 +87,7 @@ export class JoinedRows {
   }
 }
 
-function rowOf(entry: Entry, asOf: number): Row {
+function rowOf(entry: Entry<"members">, asOf: Seq<"members">): Row {
   const { row, seq } = readMember(entry);
   return { seq, v: row.v, joined: row.joined && !row.gone, asOf };
 }

@@ -10,7 +10,7 @@ export interface KeyRow {
   readonly write: string;
 }
 
-export function readKey(entry: Entry): KeyRow {
+export function readKey(entry: Entry<"room_keys">): KeyRow {
   const fields = new Fields(entry.value, entry);
   return {
     sealed: new Uint8Array(Buffer.from(fields.text("sealed"), "base64")),
@@ -23,6 +23,6 @@ export function writeKey(sealed: Uint8Array, createdAt: number, write: string): 
   return { sealed: base64(sealed), createdAt, write };
 }
 
-export function readEpoch(entry: Entry): string {
+export function readEpoch(entry: Entry<"room_keys">): string {
   return new Fields(entry.value, entry).text("attempt");
 }

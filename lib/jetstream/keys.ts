@@ -1,9 +1,11 @@
 /**
  * The keys of the buckets. Ids of callers are single tokens, as unpadded base64url; ids of ours (incarnations, memberships, attempts) are
- * random and stand in the keys, so that nothing that belongs to one is ever taken for another's.
+ * random and stand in the keys, so that nothing that belongs to one is ever taken for another's. Whoever has an id has no key yet.
  */
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
+import type { DirectMessage } from "./client.js";
+import type { BucketName } from "./seq.js";
 
 export const token = (id: string): string => Buffer.from(id, "utf8").toString("base64url");
 
@@ -15,45 +17,84 @@ export const newId = (): string => randomBytes(12).toString("base64url");
 /** Not a character of base64url, and so never the token of an id. */
 const RESERVED_TOKEN = "=";
 
+/** What the keys of users begin with, and those of rooms. */
+const USER = "user.";
+const ROOM = "room.";
+
+declare const filterOf: unique symbol;
+declare const isExact: unique symbol;
+
+/** What matches keys of a bucket, as subjects of NATS match. */
+export type Filter<B extends BucketName> = string & { readonly [filterOf]: (bucket: B) => void };
+
+/**
+ * The key of a record in a bucket, which no other bucket takes. Only this file makes them. `Key<"rooms" | "users">` is one that both have,
+ * `Key<never>` one of whatever bucket.
+ */
+export type Key<B extends BucketName> = Filter<B> & { readonly [isExact]: true };
+
+/** The key of a message that stands in a bucket. */
+export const storedKey = <B extends BucketName>(_of: DirectMessage<B>, text: string): Key<B> => text as Key<B>;
+
+/** What matches every record of a bucket, and its barriers. */
+export const EVERYTHING = ">" as Filter<BucketName>;
+
 export const keys = {
-  room: (roomId: string): string => `room.${token(roomId)}`,
+  /** Whether the store may be used. */
+  state: "store" as Key<"rooms" | "users">,
 
-  member: (roomId: string, endpoint: string, roster: string): string => `${token(roomId)}.${token(endpoint)}.${roster}`,
-  memberOfAny: (roomId: string, endpoint: string): string => `${token(roomId)}.${token(endpoint)}.>`,
-  members: (roomId: string, roster: string): string => `${token(roomId)}.*.${roster}`,
-  membersMark: (roomId: string, roster: string): string => `${token(roomId)}.${RESERVED_TOKEN}.${roster}`,
+  room: (roomId: string) => `${ROOM}${token(roomId)}` as Key<"rooms">,
+  /** What each bucket was raised to. */
+  replicas: "replicas" as Key<"rooms">,
+  /** How far the index of all rooms is made. */
+  indexProgress: "index" as Key<"rooms">,
 
-  hint: (endpoint: string, roomId: string, incarnation: string, membership: string): string =>
-    `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}`,
-  hints: (endpoint: string): string => `${token(endpoint)}.>`,
-  hintsMark: (endpoint: string): string => `${token(endpoint)}.${RESERVED_TOKEN}`,
-  hintsOfRoom: (roomId: string, incarnation: string): string => `*.${token(roomId)}.${incarnation}.*`,
+  member: (roomId: string, endpoint: string, roster: string) =>
+    `${token(roomId)}.${token(endpoint)}.${roster}` as Key<"members">,
+  memberOfAny: (roomId: string, endpoint: string) => `${token(roomId)}.${token(endpoint)}.>` as Filter<"members">,
+  members: (roomId: string, roster: string) => `${token(roomId)}.*.${roster}` as Filter<"members">,
+  membersMark: (roomId: string, roster: string) => `${token(roomId)}.${RESERVED_TOKEN}.${roster}` as Key<"members">,
 
-  roomHint: (roomId: string, incarnation: string): string => `${RESERVED_TOKEN}.${token(roomId)}.${incarnation}`,
-  roomHints: `${RESERVED_TOKEN}.>`,
-  roomHintsMark: `${RESERVED_TOKEN}.${RESERVED_TOKEN}`,
+  hint: (endpoint: string, roomId: string, incarnation: string, membership: string) =>
+    `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}` as Key<"rooms_by_member">,
+  hints: (endpoint: string) => `${token(endpoint)}.>` as Filter<"rooms_by_member">,
+  hintsMark: (endpoint: string) => `${token(endpoint)}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
+  hintsOfRoom: (roomId: string, incarnation: string) =>
+    `*.${token(roomId)}.${incarnation}.*` as Filter<"rooms_by_member">,
 
-  roomKey: (at: MembershipRef, epoch: number, attempt: string): string => `${holder(at)}.${String(epoch)}.${attempt}`,
-  roomKeys: (at: MembershipRef): string => `${holder(at)}.>`,
-  roomKeysMark: (at: MembershipRef): string => `${holder(at)}.${RESERVED_TOKEN}`,
+  roomHint: (roomId: string, incarnation: string) =>
+    `${RESERVED_TOKEN}.${token(roomId)}.${incarnation}` as Key<"rooms_by_member">,
+  roomHints: `${RESERVED_TOKEN}.>` as Filter<"rooms_by_member">,
+  roomHintsMark: `${RESERVED_TOKEN}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
+
+  roomKey: (at: MembershipRef, epoch: number, attempt: string) =>
+    `${holder(at)}.${String(epoch)}.${attempt}` as Key<"room_keys">,
+  roomKeys: (at: MembershipRef) => `${holder(at)}.>` as Filter<"room_keys">,
+  roomKeysMark: (at: MembershipRef) => `${holder(at)}.${RESERVED_TOKEN}` as Key<"room_keys">,
   /** Of whatever incarnation and membership, and of whatever epoch where none is named. */
-  roomKeysOfEndpoint: (roomId: string, endpoint: string, epoch: number | undefined): string =>
-    `key.${token(roomId)}.${token(endpoint)}.${epoch === undefined ? ">" : `*.*.${String(epoch)}.*`}`,
-  roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string): string =>
-    `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}`,
-  roomKeysOfRoom: (roomId: string, incarnation: string): string => `key.${token(roomId)}.*.${incarnation}.>`,
-  epoch: (roomId: string, incarnation: string, epoch: number): string =>
-    `epoch.${token(roomId)}.${incarnation}.${String(epoch)}`,
-  epochs: (roomId: string, incarnation: string): string => `epoch.${token(roomId)}.${incarnation}.>`,
-  epochsMark: (roomId: string, incarnation: string): string =>
-    `epoch.${token(roomId)}.${incarnation}.${RESERVED_TOKEN}`,
+  roomKeysOfEndpoint: (roomId: string, endpoint: string, epoch: number | undefined) =>
+    `key.${token(roomId)}.${token(endpoint)}.${epoch === undefined ? ">" : `*.*.${String(epoch)}.*`}` as Filter<"room_keys">,
+  roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string) =>
+    `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}` as Filter<"room_keys">,
+  roomKeysOfRoom: (roomId: string, incarnation: string) =>
+    `key.${token(roomId)}.*.${incarnation}.>` as Filter<"room_keys">,
+  epoch: (roomId: string, incarnation: string, epoch: number) =>
+    `epoch.${token(roomId)}.${incarnation}.${String(epoch)}` as Key<"room_keys">,
+  epochs: (roomId: string, incarnation: string) => `epoch.${token(roomId)}.${incarnation}.>` as Filter<"room_keys">,
+  epochsMark: (roomId: string, incarnation: string) =>
+    `epoch.${token(roomId)}.${incarnation}.${RESERVED_TOKEN}` as Key<"room_keys">,
 
-  user: (key: string): string => `user.${token(key)}`,
-  admins: "admins",
+  user: (key: string) => `${USER}${token(key)}` as Key<"users">,
+  admins: "admins" as Key<"users">,
 } as const;
 
-/** The user of a record. */
-export const parseUser = (key: string): string => untoken(key.slice(keys.user("").length));
+/** The user that a record is of. `undefined`: of none. */
+export const parseUser = (key: Key<"users">): string | undefined =>
+  key.startsWith(USER) ? untoken(key.slice(USER.length)) : undefined;
+
+/** The room that a record is of. `undefined`: of none. */
+export const parseRoom = (key: Key<"rooms">): string | undefined =>
+  key.startsWith(ROOM) ? untoken(key.slice(ROOM.length)) : undefined;
 
 /** Whose keys: a membership, of an incarnation of a room. */
 export interface MembershipRef {
@@ -67,7 +108,7 @@ const holder = (at: MembershipRef): string =>
   `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
 /** What an index entry is for. `undefined`: not one, as the mark of a long list is not. */
-export function parseHint(key: string): MembershipRef | undefined {
+export function parseHint(key: Key<"rooms_by_member">): MembershipRef | undefined {
   const [endpoint, room, incarnation, membership, ...more] = key.split(".");
   if (
     endpoint === undefined ||
@@ -85,14 +126,16 @@ export function parseHint(key: string): MembershipRef | undefined {
  * Which room an entry of the index of all rooms is for. It has fewer tokens than a member's, and stands where no endpoint's
  * does, so that a version of the library which knows no such entries leaves it alone.
  */
-export function parseRoomHint(key: string): { readonly roomId: string; readonly incarnation: string } | undefined {
+export function parseRoomHint(
+  key: Key<"rooms_by_member">,
+): { readonly roomId: string; readonly incarnation: string } | undefined {
   const [mark, room, incarnation, ...more] = key.split(".");
   if (mark !== RESERVED_TOKEN || room === undefined || incarnation === undefined || more.length > 0) return undefined;
   return { roomId: untoken(room), incarnation };
 }
 
 /** What a key or an epoch belongs to. `undefined`: neither. */
-export function parseKey(key: string):
+export function parseKey(key: Key<"room_keys">):
   | {
       readonly roomId: string;
       readonly incarnation: string;
@@ -121,9 +164,12 @@ export function parseKey(key: string):
  */
 export const newRoster = (incarnation: string): string => `${incarnation}.${newId()}`;
 
+/** Whose row it is. */
+export const endpointOf = (key: Key<"members">): string => untoken(key.split(".")[1] ?? "");
+
 /** What a member's row belongs to. */
 export function parseMember(
-  key: string,
+  key: Key<"members">,
 ): { readonly roomId: string; readonly incarnation: string; readonly roster: string } | undefined {
   const [room, endpoint, incarnation, copy, ...more] = key.split(".");
   if (

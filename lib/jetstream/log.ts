@@ -9,28 +9,30 @@ import type { DirectMessage, JetStreamClient } from "./client.js";
 import { Continuity, moment, type Moment } from "./continuity.js";
 import { Fences } from "./fences.js";
 import { OwnBarriers } from "./own-barriers.js";
+import type { Key } from "./keys.js";
 import { ProofAge } from "./proof-age.js";
 import { RetryLoop } from "./retry-loop.js";
+import { streamNamed, type BucketName, type Seq, type Stream } from "./seq.js";
 
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
 const LOOK_MS = 5000;
 const RECOGNIZE_MS = 500;
-export class Log {
+export class Log<B extends BucketName> {
   readonly name: string;
-  readonly stream: string;
+  readonly stream: Stream<B>;
   readonly link: JetStreamClient;
   readonly subjects: string;
-  protected readonly own = new OwnBarriers();
+  protected readonly own = new OwnBarriers<B>();
   protected readonly continuity = new Continuity();
-  protected readonly fences: Fences;
-  protected readonly barrier: Barrier;
+  protected readonly fences: Fences<B>;
+  protected readonly barrier: Barrier<B>;
   /** The key of a barrier that stands there. A read that asks for it too finds at least one message. */
   barrierKey = "";
-  #seen = 0;
+  #seen: Seq<B> = 0;
   #drift: StoreError | undefined;
   #looked = performance.now();
   /** The newest barrier of this store that surely stood in this log. */
-  #landmark: { readonly key: string; readonly seq: number } | undefined;
+  #landmark: { readonly key: string; readonly seq: Seq<B> } | undefined;
   /** Another log may be there. */
   protected isDoubted = false;
   /** Of what is kept of this bucket. */
@@ -41,15 +43,15 @@ export class Log {
   /** Called every few seconds of use: looks whether the bucket's settings still keep the promises. */
   onUse: (() => void) | undefined;
   /** The log is the same: the newest barrier of this store stood at `seq`, and `found` is the message of its key now. */
-  protected onRecognized: ((seq: number, found: DirectMessage, asked: Moment) => void) | undefined;
+  protected onRecognized: ((seq: Seq<B>, found: DirectMessage<B>, asked: Moment) => void) | undefined;
   /** Called when caches of this bucket may be of another log. */
   onDoubt: (() => void) | undefined;
 
-  constructor(link: JetStreamClient, name: string) {
+  constructor(link: JetStreamClient, prefix: string, bucket: B) {
     this.link = link;
-    this.name = name;
-    this.stream = `KV_${name}`;
-    this.subjects = `$KV.${name}.`;
+    this.name = `${prefix}${bucket}`;
+    this.stream = streamNamed(prefix, bucket);
+    this.subjects = `$KV.${this.name}.`;
     this.barrier = new Barrier(link, this.stream, this.subjects, this);
     this.fences = new Fences(link, this.stream, this.subjects, this);
   }
@@ -75,11 +77,11 @@ export class Log {
   }
 
   /** The newest sequence that this store knows to be in the bucket. */
-  get highestSeen(): number {
+  get highestSeen(): Seq<B> {
     return this.#seen;
   }
 
-  observe(seq: number): void {
+  observe(seq: Seq<B>): void {
     if (seq > this.#seen) this.#seen = seq;
   }
 
@@ -110,7 +112,7 @@ export class Log {
     this.doubt();
   }
 
-  noteBarrier(seq: number, key: string, sent: Moment): void {
+  noteBarrier(seq: Seq<B>, key: string, sent: Moment): void {
     this.observe(seq);
     // It may be of another log, of which what is kept knows nothing.
     if (!this.isDoubted) this.age.note(seq, sent);
@@ -174,7 +176,7 @@ export class Log {
    * The newest message of a key that is never removed, and that stood at `seq`: that one, or a later one. Where the leader has only
    * an earlier one the log has gone back. `undefined`: nobody knows.
    */
-  protected async whatBecameOf(key: string, seq: number): Promise<DirectMessage | undefined> {
+  protected async whatBecameOf(key: string, seq: Seq<B>): Promise<DirectMessage<B> | undefined> {
     const answer = await this.link.last(this.stream, this.subjects + key, RECOGNIZE_MS);
     if (answer.kind === "failed") return undefined;
     const found = answer.kind === "found" ? answer.message : undefined;
@@ -187,7 +189,7 @@ export class Log {
   }
 
   /** A sequence that every read at or after it is fresh by: see {@link Barrier.prove}. */
-  async readIndex(call: Call): Promise<number> {
+  async readIndex(call: Call): Promise<Seq<B>> {
     this.use();
     if (this.mayBeAnother()) await this.recognize(call);
     const seq = await this.barrier.prove(call);
@@ -196,7 +198,7 @@ export class Log {
   }
 
   /** The same of a fence: see {@link Fences.prove}. */
-  async fence(key: string, expected: number, call: Call): Promise<number | undefined> {
+  async fence(key: Key<B>, expected: Seq<B>, call: Call): Promise<Seq<B> | undefined> {
     if (this.mayBeAnother()) await this.recognize(call);
     const at = await this.fences.prove(key, expected, call);
     if (this.isDoubted) await this.recognize(call);

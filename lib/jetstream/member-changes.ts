@@ -13,6 +13,7 @@ import type { Commit, RoomLog, StagedWrites } from "./room-log.js";
 import type { CurrentMember, RoomMembers } from "./room-members.js";
 import type { CleanUp, LiveRoom } from "./room-records.js";
 import { isRefusal } from "../rules.js";
+import { latest } from "./seq.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
 const MAX_ROWS = 16;
@@ -232,7 +233,7 @@ export class MemberChanges {
       next: { v, members, rows, rekeyRequired },
       result: () => true,
       stage: {
-        keys: async (own) => Math.max(...(await joinAll(going.map(({ change }) => inPlace(change.stage, own))))),
+        keys: async (own) => latest(0, await joinAll(going.map(({ change }) => inPlace(change.stage, own)))),
       },
       undo: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
       after: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.after?.(own)))),

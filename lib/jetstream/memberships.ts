@@ -2,11 +2,12 @@
 import type { Call } from "../call.js";
 import { isNotFound } from "../errors.js";
 import * as rules from "../rules.js";
-import { keys, parseHint } from "./keys.js";
+import { keys, parseHint, type Key } from "./keys.js";
 import { readMember, readRoom, type MemberRow, type RoomRecord } from "./room-record.js";
 import { currentMember } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
 import type { RoomRecords } from "./room-records.js";
+import { latest } from "./seq.js";
 
 /** Keys of one read: the server answers at most 1,024. */
 const CHUNK = 200;
@@ -23,10 +24,14 @@ export interface Membership {
 export class Memberships {
   readonly #records: RoomRecords;
   readonly #members: RoomMembers;
-  readonly #stale: (hintKeys: readonly string[]) => void;
+  readonly #stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void;
 
   /** `stale` is told of index entries that lead nowhere. */
-  constructor(records: RoomRecords, members: RoomMembers, stale: (hintKeys: readonly string[]) => void) {
+  constructor(
+    records: RoomRecords,
+    members: RoomMembers,
+    stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void,
+  ) {
     this.#records = records;
     this.#members = members;
     this.#stale = stale;
@@ -52,7 +57,10 @@ export class Memberships {
         return record === undefined ? [] : [{ roomId, record, key: keys.member(roomId, endpoint, record.roster) }];
       });
       if (live.length === 0) continue;
-      const needed = Math.max(...live.map(({ record }) => record.membersSeq));
+      const needed = latest(
+        0,
+        live.map(({ record }) => record.membersSeq),
+      );
       const rows = await members.reads.read(
         live.map(({ key }) => key),
         needed,
@@ -85,4 +93,4 @@ export class Memberships {
   }
 }
 
-const roomOf = (hintKey: string): string => parseHint(hintKey)?.roomId ?? "";
+const roomOf = (hintKey: Key<"rooms_by_member">): string => parseHint(hintKey)?.roomId ?? "";

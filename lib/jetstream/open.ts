@@ -7,7 +7,7 @@ import { Opening } from "../opening.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { AdminGuard } from "./admin-guard.js";
 import { Background } from "./background.js";
-import { Bucket } from "./bucket.js";
+import { Bucket, type AnyBucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import type { Cache } from "./exact-cache.js";
 import {
@@ -26,6 +26,7 @@ import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { raiseFormat } from "./format.js";
 import { JetStreamMembers } from "./members.js";
+import type { Key } from "./keys.js";
 import { Memberships } from "./memberships.js";
 import { JoinedRows } from "./joined-rows.js";
 import { ProvedBucket } from "./proved-bucket.js";
@@ -41,6 +42,8 @@ import { RoomRecords, type CleanUp } from "./room-records.js";
 import { RosterCopies } from "./roster-copies.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
+import type { BucketName } from "./seq.js";
+import type { CommittingBucket } from "./store-state.js";
 import { Sweep } from "./sweep.js";
 import { UserCache, stateOf, type UserState } from "./user-cache.js";
 import { UserViews } from "./user-views.js";
@@ -222,9 +225,9 @@ export async function openOn(
 interface Parts {
   readonly client: JetStreamClient;
   readonly background: Background;
-  readonly rooms: ProvedBucket<RoomSlot>;
-  readonly buckets: readonly Bucket[];
-  readonly users: ProvedBucket<UserState>;
+  readonly rooms: ProvedBucket<"rooms", RoomSlot>;
+  readonly buckets: readonly AnyBucket[];
+  readonly users: ProvedBucket<"users", UserState>;
   readonly userViews: UserViews;
   readonly guard: AdminGuard;
   readonly index: RoomIndex;
@@ -247,7 +250,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
   };
   rooms.onDoubt = bucket.members.onDoubt = doubted;
   const background = new Background();
-  const sweepIndex = (entries: readonly string[]): void => {
+  const sweepIndex = (entries: readonly Key<"rooms_by_member">[]): void => {
     background.run(opTimeoutMs, "end", async (own) => {
       await rooms.checkOpen(rooms.highestSeen, own);
       await sweep.hints(entries, own);
@@ -292,10 +295,14 @@ const seenBytesOf = (cacheBytes: number): number => cacheBytes / 48;
  */
 function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number) {
   const seenBytes = seenBytesOf(cacheBytes);
-  const plain = (name: string, maxFilters: number): Bucket =>
-    new Bucket(client, `${prefix}${name}`, { maxFilters, seenBytes });
-  const proved = <V>(name: string, maxFilters: number, cache: Cache<V>, valueOf: (entry: Entry) => V) =>
-    new ProvedBucket(client, `${prefix}${name}`, { maxFilters, seenBytes }, cache, valueOf);
+  const plain = <B extends BucketName>(bucket: B, maxFilters: number) =>
+    new Bucket(client, prefix, bucket, { maxFilters, seenBytes });
+  const proved = <B extends CommittingBucket, V>(
+    bucket: B,
+    maxFilters: number,
+    cache: Cache<B, V>,
+    valueOf: (entry: Entry<B>) => V,
+  ) => new ProvedBucket(client, prefix, bucket, { maxFilters, seenBytes }, cache, valueOf);
   return {
     rooms: proved("rooms", 200, new RecordCache(cacheBytes / 4, readRoom), readRoom),
     members: plain("members", 500),
@@ -306,7 +313,7 @@ function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number) 
 }
 
 interface Opened {
-  readonly one: Bucket;
+  readonly one: AnyBucket;
   readonly state: StreamState;
 }
 
@@ -391,7 +398,7 @@ async function raiseFormats(
 }
 
 /** Looks at a bucket's settings, now and then while it is used. */
-async function look(parts: Parts, one: Bucket, call: Call): Promise<void> {
+async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
   const { client, versions, rooms, index, rollout } = parts;
   const state = await streamState(client, one.name, call);
   if (state === undefined) {

@@ -5,6 +5,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Json } from "./json.js";
+import type { BucketName, Seq } from "./seq.js";
 import { SequenceWindow } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 
@@ -24,7 +25,7 @@ const PREFIX = "barrier.";
 
 export const isBarrier = (key: string): boolean => key.startsWith(PREFIX);
 
-export class OwnBarriers {
+export class OwnBarriers<B extends BucketName> {
   /** Tells this store's barriers from those of another with the same key. */
   readonly #id = randomBytes(6).toString("base64url");
   #stood = new SequenceWindow();
@@ -34,7 +35,7 @@ export class OwnBarriers {
   /** Keys of the group with nothing under way, the last used at the end. */
   #free: string[] = [];
   #made = 0;
-  #last: { readonly key: string; readonly seq: number } | undefined;
+  #last: { readonly key: string; readonly seq: Seq<B> } | undefined;
   #isFrozen = false;
   #spared: string | undefined;
   #list: Json | undefined;
@@ -73,7 +74,7 @@ export class OwnBarriers {
   }
 
   /** The newest acknowledged one. Its key stays in the log, even if another store writes it. */
-  get last(): { readonly key: string; readonly seq: number } | undefined {
+  get last(): { readonly key: string; readonly seq: Seq<B> } | undefined {
     return this.#last;
   }
 
@@ -86,7 +87,7 @@ export class OwnBarriers {
    * Notes one that was acknowledged, and no other: one that was not heard of may stand elsewhere, and a record that stands in its
    * place would be passed over.
    */
-  add(seq: number, key: string): void {
+  add(seq: Seq<B>, key: string): void {
     if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
     this.#stood.add(seq);
     this.#list = undefined;
@@ -136,7 +137,7 @@ export class OwnBarriers {
    * The log is the same, up to `seq`. If it was `isUnbroken`, what was acknowledged since stands in it too. Else that may stand in a log
    * that was there meanwhile, and something else stands at its place in this one.
    */
-  thaw(seq: number, isUnbroken: boolean): void {
+  thaw(seq: Seq<B>, isUnbroken: boolean): void {
     const before = this.#before;
     if (before === undefined) return;
     this.#isFrozen = false;

@@ -13,13 +13,15 @@ import type { Cache, Fill, Known } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
 import { joinAll } from "./join.js";
-import { CacheWithState, OPEN, STATE, StoreState } from "./store-state.js";
+import { EVERYTHING, type Key } from "./keys.js";
+import type { BucketName, Seq } from "./seq.js";
+import { CacheWithState, OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
 
 /** A record as it stands at a moment after it was asked for, which is `asOf` in the log. */
-export interface Proved<V> {
+export interface Proved<B extends BucketName, V> {
   readonly value: V;
-  readonly seq: number;
-  readonly asOf: number;
+  readonly seq: Seq<B>;
+  readonly asOf: Seq<B>;
 }
 
 /**
@@ -42,18 +44,25 @@ const MAX_BEHIND_MS = 500;
 const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
-export class ProvedBucket<V> extends Bucket {
-  readonly #cache: ExactCache<V | StoreState>;
-  readonly #valueOf: (entry: Entry) => V | StoreState;
-  #catchingUp: Promise<DirectAnswer | "gap"> | undefined;
+export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
+  readonly #cache: ExactCache<B, V | StoreState>;
+  readonly #valueOf: (entry: Entry<B>) => V | StoreState;
+  #catchingUp: Promise<DirectAnswer<B> | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
-  constructor(link: JetStreamClient, name: string, limits: Limits, cache: Cache<V>, valueOf: (entry: Entry) => V) {
-    super(link, name, limits);
-    this.#cache = new ExactCache(new CacheWithState(cache), this.own, this.continuity);
+  constructor(
+    link: JetStreamClient,
+    prefix: string,
+    bucket: B,
+    limits: Limits,
+    cache: Cache<B, V>,
+    valueOf: (entry: Entry<B>) => V,
+  ) {
+    super(link, prefix, bucket, limits);
+    this.#cache = new ExactCache(new CacheWithState<B, V>(cache), this.own, this.continuity);
     // As in `Call`: a function that is made where it is assigned would keep its store in memory longer than it lives.
-    const read = (entry: Entry): V | StoreState => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
+    const read = (entry: Entry<B>): V | StoreState => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
     const stored: typeof this.onStored = (key, payload, seq) => {
       this.#cache.applyOwnWrite(key, payload, seq);
     };
@@ -72,7 +81,7 @@ export class ProvedBucket<V> extends Bucket {
     this.onRecognized = recognized;
   }
 
-  protected override allowed(key: string, seq: number): "yes" | "no" | "unknown" {
+  protected override allowed(key: Key<B>, seq: Seq<B>): "yes" | "no" | "unknown" {
     const seen = this.#cache.seen(key);
     if (seen !== undefined && seq < seen) return "no";
     const allowed = super.allowed(key, seq);
@@ -85,7 +94,7 @@ export class ProvedBucket<V> extends Bucket {
     return super.takeBarrier();
   }
 
-  override noteBarrier(seq: number, key: string, sent: Moment): void {
+  override noteBarrier(seq: Seq<B>, key: string, sent: Moment): void {
     super.noteBarrier(seq, key, sent);
     this.#cache.advanceTo(seq);
   }
@@ -105,7 +114,7 @@ export class ProvedBucket<V> extends Bucket {
    * The record as it is kept, if what is kept misses nothing that was acknowledged more than `maxStalenessMs` ago. It misses nothing
    * either that this store committed: a commit is acknowledged when the cache has come to it. `undefined`: it has to be proved. Nothing is sent.
    */
-  recent(key: string, maxStalenessMs: number): V | undefined {
+  recent(key: Key<B>, maxStalenessMs: number): V | undefined {
     this.use();
     if (this.isDoubted) return undefined;
     const state = this.#cache.valid(STATE)?.value;
@@ -116,7 +125,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */
-  async prove(key: string, call: Call): Promise<Proved<V> | undefined> {
+  async prove(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
     const found = await this.#prove(key, call);
     return found === undefined ? undefined : ofRecord(found);
   }
@@ -125,7 +134,7 @@ export class ProvedBucket<V> extends Bucket {
    * Like {@link prove}, in fewer turns, for a record in the cache: nearly all checks are of one. `undefined`: only {@link prove} can
    * tell.
    */
-  proveKept(key: string, call: Call): Promise<Proved<V> | undefined> | undefined {
+  proveKept(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> | undefined {
     this.use();
     if (!this.#isSure() || this.mayBeAnother()) return undefined;
     const known = this.#cache.valid(key);
@@ -141,24 +150,24 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** If the cache does not come to the barrier in time, a fence proves the record: a second barrier would fare as the first. */
-  async #broughtTo(seq: number, key: string, call: Call): Promise<Proved<V> | undefined> {
+  async #broughtTo(seq: Seq<B>, key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
     const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
     if (kept !== undefined) return kept;
     const found = await this.#byFence(key, call);
     return found === undefined || found === "unknown" ? undefined : ofRecord(found);
   }
 
-  #kept(key: string): Proved<V> | undefined {
+  #kept(key: Key<B>): Proved<B, V> | undefined {
     const known = this.#cache.valid(key);
     return known === undefined ? undefined : this.#asOf(known);
   }
 
   /** A valid record, as of the cache's `asOf`. */
-  #asOf({ value, seq }: Known<V | StoreState>): Proved<V> {
+  #asOf({ value, seq }: Known<B, V | StoreState>): Proved<B, V> {
     return ofRecord({ value, seq, asOf: this.#cache.asOf });
   }
 
-  async #prove(key: string, call: Call): Promise<Proved<V | StoreState> | undefined> {
+  async #prove(key: Key<B>, call: Call): Promise<Proved<B, V | StoreState> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.use();
@@ -184,7 +193,7 @@ export class ProvedBucket<V> extends Bucket {
    * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves nothing, even if
    * the store is opened later: whoever fills a store can find out last that somebody was revoked.
    */
-  checkOpen(seq: number, call: Call): Promise<void> | undefined {
+  checkOpen(seq: Seq<B>, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
       const known = this.#cache.valid(STATE);
       const value = known?.value;
@@ -194,7 +203,7 @@ export class ProvedBucket<V> extends Bucket {
     return this.#checkOpen(seq, call);
   }
 
-  async #checkOpen(seq: number, call: Call): Promise<void> {
+  async #checkOpen(seq: Seq<B>, call: Call): Promise<void> {
     let known = this.#cache.valid(STATE);
     if (known !== undefined && this.#cache.asOf < seq) {
       await this.#bring(seq, call);
@@ -222,13 +231,13 @@ export class ProvedBucket<V> extends Bucket {
    * the write, its outcome is unknown.
    */
   override async write(
-    key: string,
+    key: Key<B>,
     value: Json,
-    expected: number,
+    expected: Seq<B>,
     call: Call,
-    mine: (entry: Entry) => "yes" | "no" | "unknown",
+    mine: (entry: Entry<B>) => "yes" | "no" | "unknown",
     kind: "commit" | "step" = "commit",
-  ): Promise<number | undefined> {
+  ): Promise<Seq<B> | undefined> {
     if (kind === "commit") await this.checkNotClosed(call);
     const seq = await super.write(key, value, expected, call, mine, kind);
     if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
@@ -237,10 +246,10 @@ export class ProvedBucket<V> extends Bucket {
 
   /** The same of two records, at one moment. */
   async proveBoth(
-    first: string,
-    second: string,
+    first: Key<B>,
+    second: Key<B>,
     call: Call,
-  ): Promise<readonly [Proved<V> | undefined, Proved<V> | undefined]> {
+  ): Promise<readonly [Proved<B, V> | undefined, Proved<B, V> | undefined]> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.use();
@@ -257,10 +266,10 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer valid there. */
-  async #byBarrier(keys: readonly string[], call: Call): Promise<Proved<V | StoreState>[] | undefined> {
+  async #byBarrier(keys: readonly Key<B>[], call: Call): Promise<Proved<B, V | StoreState>[] | undefined> {
     const seq = await this.readIndex(call);
     if (!this.#cache.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
-    const found: Proved<V | StoreState>[] = [];
+    const found: Proved<B, V | StoreState>[] = [];
     for (const key of keys) {
       const known = this.#cache.valid(key);
       if (known === undefined) return undefined;
@@ -270,7 +279,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** One record, proved by a fence on it. */
-  async #byFence(key: string, call: Call): Promise<Proved<V | StoreState> | undefined | "unknown"> {
+  async #byFence(key: Key<B>, call: Call): Promise<Proved<B, V | StoreState> | undefined | "unknown"> {
     const known = this.#cache.remembered(key);
     if (known !== undefined) {
       const { seq, value } = known;
@@ -291,9 +300,9 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** Keeps what is proved, unless the log changed the record meanwhile. */
-  async #reading<T extends { readonly at: number; readonly seq: number; readonly entry?: Entry }>(
-    key: string,
-    prove: (reading: Fill) => Promise<T | undefined>,
+  async #reading<T extends { readonly at: Seq<B>; readonly seq: Seq<B>; readonly entry?: Entry<B> }>(
+    key: Key<B>,
+    prove: (reading: Fill<B>) => Promise<T | undefined>,
   ): Promise<T | undefined> {
     const reading = this.#cache.beginFill(key);
     let found: T | undefined;
@@ -313,7 +322,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** Brings the cache to `seq`, so that the next check finds the record there. Nobody waits for it. */
-  #comeTo(seq: number): void {
+  #comeTo(seq: Seq<B>): void {
     if (this.#catchingUp !== undefined || this.#cache.mustRevalidate || this.#cache.advanceTo(seq)) return;
     const begin = (): void => {
       if (!this.#cache.advanceTo(seq)) this.#cache.beginGenerationIfUnused(seq);
@@ -322,7 +331,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** Brings the cache to a barrier's sequence. `false`: a new generation has begun, or is about to. */
-  async #bring(seq: number, call: Call): Promise<boolean> {
+  async #bring(seq: Seq<B>, call: Call): Promise<boolean> {
     const { generation } = this.#cache;
     const retries = new RetryLoop(call);
     let { asOf: at } = this.#cache;
@@ -353,22 +362,22 @@ export class ProvedBucket<V> extends Bucket {
   }
 
   /** Reads what was stored since `asOf`. Callers that come meanwhile share it. */
-  #catchUp(): Promise<DirectAnswer | "gap"> {
+  #catchUp(): Promise<DirectAnswer<B> | "gap"> {
     this.#catchingUp ??= this.#follow().finally(() => {
       this.#catchingUp = undefined;
     });
     return this.#catchingUp;
   }
 
-  async #follow(): Promise<DirectAnswer | "gap"> {
+  async #follow(): Promise<DirectAnswer<B> | "gap"> {
     const { generation } = this.#cache;
     const began = performance.now();
     // What was read behind a gap. Something further on may explain the gap.
-    let read: readonly Entry[] = [];
+    let read: readonly Entry<B>[] = [];
     for (;;) {
       const request = {
         seq: Math.max(this.#cache.asOf, read.at(-1)?.seq ?? 0) + 1,
-        next_by_subj: ">",
+        next_by_subj: EVERYTHING,
         batch: MAX_CHANGES,
       };
       // Several calls wait for it, so that its time is nobody's call's.
@@ -456,7 +465,7 @@ export class ProvedBucket<V> extends Bucket {
   }
 }
 
-function ofRecord<V>({ value, seq, asOf }: Proved<V | StoreState>): Proved<V> {
+function ofRecord<B extends BucketName, V>({ value, seq, asOf }: Proved<B, V | StoreState>): Proved<B, V> {
   if (value instanceof StoreState)
     throw new StoreError("UNAVAILABLE", "The state of the store is no record of a caller");
   return { value, seq, asOf };

@@ -1,27 +1,29 @@
 /** Records that were read, as they are, in bounded memory. Those that were put in first go first. */
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
+import type { Key } from "./keys.js";
+import type { BucketName, Seq } from "./seq.js";
 
 /** What a record takes beyond its text, about, and each character of it once it is parsed. */
 const OVERHEAD_BYTES = 600;
 
-export class RecordCache<V> implements Cache<V> {
+export class RecordCache<B extends BucketName, V> implements Cache<B, V> {
   readonly #maxBytes: number;
-  readonly #valueOf: (entry: Entry) => V;
-  readonly #known = new Map<string, Known<V> & { readonly bytes: number }>();
+  readonly #valueOf: (entry: Entry<B>) => V;
+  readonly #known = new Map<Key<B>, Known<B, V> & { readonly bytes: number }>();
   #bytes = 0;
-  onForget: ((seq: number) => void) | undefined;
+  onForget: ((seq: Seq<B>) => void) | undefined;
 
-  constructor(maxBytes: number, valueOf: (entry: Entry) => V) {
+  constructor(maxBytes: number, valueOf: (entry: Entry<B>) => V) {
     this.#maxBytes = maxBytes;
     this.#valueOf = valueOf;
   }
 
-  get(key: string): Known<V> | undefined {
+  get(key: Key<B>): Known<B, V> | undefined {
     return this.#known.get(key);
   }
 
-  put(entry: Entry, generation: number): void {
+  put(entry: Entry<B>, generation: number): void {
     const wasKnown = this.#delete(entry.key);
     const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
     if (bytes > this.#maxBytes) {
@@ -38,7 +40,7 @@ export class RecordCache<V> implements Cache<V> {
     }
   }
 
-  renew(key: string, generation: number): void {
+  renew(key: Key<B>, generation: number): void {
     const known = this.#known.get(key);
     if (known !== undefined) this.#known.set(key, { ...known, generation: generation });
   }
@@ -48,7 +50,7 @@ export class RecordCache<V> implements Cache<V> {
     this.#bytes = 0;
   }
 
-  #delete(key: string): boolean {
+  #delete(key: Key<B>): boolean {
     const known = this.#known.get(key);
     if (known === undefined) return false;
     this.#known.delete(key);

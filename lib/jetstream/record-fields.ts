@@ -3,17 +3,18 @@ import { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
+import { seqIn, type BucketName, type Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
 
-export function corrupt(entry: Entry, field: string): StoreError {
+export function corrupt(entry: Entry<never>, field: string): StoreError {
   return new StoreError("CORRUPT", `A record is damaged: ${field}`, { details: { key: entry.key, field } });
 }
 
 export class Fields {
   readonly #json: Json;
-  readonly #entry: Entry;
+  readonly #entry: Entry<never>;
 
-  constructor(json: unknown, entry: Entry) {
+  constructor(json: unknown, entry: Entry<never>) {
     if (typeof json !== "object" || json === null) throw corrupt(entry, "value");
     this.#json = json as Json;
     this.#entry = entry;
@@ -59,8 +60,13 @@ export class Fields {
     return this.#json[name] === undefined ? undefined : new Fields(this.#json[name], this.#entry);
   }
 
-  written(): WriteHistory {
-    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map(Number);
+  /** A sequence of that bucket's log, which the record remembers. */
+  seq<B extends BucketName>(bucket: B, name: string): Seq<B> {
+    return seqIn(bucket, this.number(name));
+  }
+
+  written<B extends BucketName>(bucket: B): WriteHistory<B> {
+    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map((seq) => seqIn(bucket, Number(seq)));
     return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String), seqs };
   }
 }
@@ -69,8 +75,8 @@ export const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 
 /** Reads each record once: one that is kept is looked at by check after check. */
-export function once<T>(read: (entry: Entry) => T): (entry: Entry) => T {
-  const known = new WeakMap<Entry, T>();
+export function once<B extends BucketName, T>(read: (entry: Entry<B>) => T): (entry: Entry<B>) => T {
+  const known = new WeakMap<Entry<B>, T>();
   return (entry) => {
     let found = known.get(entry);
     if (found === undefined) {

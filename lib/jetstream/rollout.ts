@@ -10,7 +10,7 @@
 import type { Call } from "../call.js";
 import { isUnavailable } from "../errors.js";
 import type { Background } from "./background.js";
-import type { Bucket } from "./bucket.js";
+import type { AnyBucket } from "./bucket.js";
 import { inNoCluster, refusalToRaise, bucketRemoved, streamState } from "./provisioning.js";
 import type { StreamState } from "./provisioning.js";
 import type { JetStreamClient } from "./client.js";
@@ -48,10 +48,10 @@ export class Rollout {
   readonly #versions: ServerVersions;
   readonly #background: Background;
   readonly #onRollout: ((progress: RolloutProgress) => void) | undefined;
-  readonly #updates = new Map<Bucket, StreamUpdates>();
+  readonly #updates = new Map<AnyBucket, StreamUpdates>();
   /** The raise after which each bucket's floor was last looked up. */
-  readonly #lookedUp = new Map<Bucket, string>();
-  readonly #running = new Set<Bucket>();
+  readonly #lookedUp = new Map<AnyBucket, string>();
+  readonly #running = new Set<AnyBucket>();
 
   constructor(
     link: JetStreamClient,
@@ -71,7 +71,7 @@ export class Rollout {
    * What can be known at once is said at once: rejects with `INCOMPATIBLE` if the servers are too few, or of a version that
    * cannot raise replicas. A server that is down comes back. Whatever else fails is left to {@link start}.
    */
-  async request(bucket: Bucket, replicas: number, call: Call): Promise<void> {
+  async request(bucket: AnyBucket, replicas: number, call: Call): Promise<void> {
     const fault = await this.#versions.forRaising(call);
     // Read directly before the update: what somebody changes between the two has to be put back.
     const state = await streamState(this.#link, bucket.name, call);
@@ -89,7 +89,7 @@ export class Rollout {
   }
 
   /** Raises in the background. */
-  start(buckets: readonly Bucket[], replicas: number): void {
+  start(buckets: readonly AnyBucket[], replicas: number): void {
     for (const bucket of buckets) this.#running.add(bucket);
     this.#background.run(ROLLOUT_MS, "end", async (call) => {
       try {
@@ -104,7 +104,7 @@ export class Rollout {
   }
 
   /** Raises again what a late update has lowered. `state` is the bucket as it was just read. */
-  async putRight(bucket: Bucket, state: StreamState, call: Call): Promise<void> {
+  async putRight(bucket: AnyBucket, state: StreamState, call: Call): Promise<void> {
     const id = state.raise?.id;
     if (id === undefined || !mayBeLate(state) || this.#running.has(bucket) || this.#lookedUp.get(bucket) === id) return;
     const floor = await this.#floors.of(bucket.name, call);
@@ -113,7 +113,7 @@ export class Rollout {
   }
 
   /** Whether there is nothing left to do. What fails may pass, as a setting that an operator repairs: only the store's end is the end. */
-  async #raised(bucket: Bucket, replicas: number, call: Call): Promise<boolean> {
+  async #raised(bucket: AnyBucket, replicas: number, call: Call): Promise<boolean> {
     try {
       await this.#raise(bucket, replicas, call);
       return true;
@@ -124,7 +124,7 @@ export class Rollout {
     }
   }
 
-  async #raise(bucket: Bucket, asked: number, call: Call): Promise<void> {
+  async #raise(bucket: AnyBucket, asked: number, call: Call): Promise<void> {
     const updates = this.#updatesOf(bucket);
     /** What was told as done, to this store or to others. `undefined`: to be looked up. */
     let floor: number | undefined;
@@ -180,7 +180,7 @@ export class Rollout {
     this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true });
   }
 
-  #updatesOf(bucket: Bucket): StreamUpdates {
+  #updatesOf(bucket: AnyBucket): StreamUpdates {
     const known = this.#updates.get(bucket) ?? new StreamUpdates(this.#link, bucket.stream);
     this.#updates.set(bucket, known);
     return known;

@@ -9,13 +9,11 @@ import type { Bucket } from "./bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { keys, parseRoomHint, untoken } from "./keys.js";
+import { EVERYTHING, keys, parseRoom, parseRoomHint, type Key } from "./keys.js";
 import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll, inParallel } from "./join.js";
+import { later, seqIn, type Seq } from "./seq.js";
 
-/** How far the index is made of rooms that an older version wrote: a record in `rooms`. */
-const KEY = "index";
-const ROOM = keys.room("");
 /** Rooms of which entries are made at once, and entries that are read at once. */
 const AT_ONCE = 256;
 const PORTION = 2048;
@@ -30,32 +28,36 @@ export interface ListedRoom {
 export interface RoomPage {
   readonly rooms: readonly ListedRoom[];
   /** Where the next page goes on, if there may be one. */
-  readonly next: number | undefined;
+  readonly next: Seq<"rooms_by_member"> | undefined;
 }
 
 interface Progress {
   /** 0: the record is not there. */
-  readonly seq: number;
+  readonly seq: Seq<"rooms">;
   /** Rooms that stand up to here have an entry. */
-  readonly upTo: number;
+  readonly upTo: Seq<"rooms">;
   /** Whether every room of before the format was raised has one. */
   readonly isComplete: boolean;
 }
 
 export class RoomIndex {
-  readonly #rooms: ProvedBucket<RoomSlot>;
-  readonly #entries: Bucket;
-  readonly #stale: (hintKeys: readonly string[]) => void;
+  readonly #rooms: ProvedBucket<"rooms", RoomSlot>;
+  readonly #entries: Bucket<"rooms_by_member">;
+  readonly #stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void;
 
   /** `stale` is told of entries that lead nowhere. */
-  constructor(rooms: ProvedBucket<RoomSlot>, entries: Bucket, stale: (hintKeys: readonly string[]) => void) {
+  constructor(
+    rooms: ProvedBucket<"rooms", RoomSlot>,
+    entries: Bucket<"rooms_by_member">,
+    stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void,
+  ) {
     this.#rooms = rooms;
     this.#entries = entries;
     this.#stale = stale;
   }
 
   /** Some of the rooms behind a place in the index, each as it stands at a moment after this call. */
-  async page(after: number, limit: number, call: Call): Promise<RoomPage> {
+  async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
     // Also where no entry leads there.
     this.#rooms.use();
     const rooms: ListedRoom[] = [];
@@ -72,7 +74,7 @@ export class RoomIndex {
         mark,
       );
       const found = await joinAll(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
-      const stale: string[] = [];
+      const stale: Key<"rooms_by_member">[] = [];
       for (const { entry, room } of found) {
         from = entry.seq;
         if (room !== undefined) rooms.push(room);
@@ -85,7 +87,7 @@ export class RoomIndex {
   }
 
   /** The room that an entry is for, if it is there. */
-  async #room(entry: Entry, call: Call): Promise<ListedRoom | undefined> {
+  async #room(entry: Entry<"rooms_by_member">, call: Call): Promise<ListedRoom | undefined> {
     const at = parseRoomHint(entry.key);
     if (at === undefined) return undefined;
     const record = (await this.#rooms.prove(keys.room(at.roomId), call))?.value.record;
@@ -93,7 +95,7 @@ export class RoomIndex {
   }
 
   /** Puts a room's entry in place. Whoever comes second, or too late, changes nothing. */
-  add(roomId: string, incarnation: string, call: Call): Promise<number> {
+  add(roomId: string, incarnation: string, call: Call): Promise<Seq<"rooms_by_member">> {
     return this.#entries.stage(keys.roomHint(roomId, incarnation), {}, call);
   }
 
@@ -112,17 +114,16 @@ export class RoomIndex {
       const began = performance.now();
       // Of all keys, because the barrier is among them, and so ends what is read.
       const { entries, isEnd } = await this.#rooms.scans.portion(
-        ">",
+        EVERYTHING,
         before.upTo,
         PORTION,
         () => this.#rooms.readIndex(call),
         call,
       );
       const missing = entries.flatMap((entry) => {
-        const record = entry.key.startsWith(ROOM) ? recordOf(entry) : undefined;
-        return record === undefined || record.indexed
-          ? []
-          : [{ roomId: untoken(entry.key.slice(ROOM.length)), record }];
+        const roomId = parseRoom(entry.key);
+        const record = roomId === undefined ? undefined : recordOf(entry);
+        return roomId === undefined || record === undefined || record.indexed ? [] : [{ roomId, record }];
       });
       await inParallel(missing, AT_ONCE, async ({ roomId, record }) => {
         await this.add(roomId, record.incarnation, call);
@@ -139,7 +140,7 @@ export class RoomIndex {
   }
 
   async #progress(call: Call): Promise<Progress> {
-    const { entry } = await this.#rooms.readLinearizable(KEY, call);
+    const { entry } = await this.#rooms.readLinearizable(keys.indexProgress, call);
     return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
   }
 
@@ -150,9 +151,9 @@ export class RoomIndex {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       if (known.seq > 0 && isThere(known)) return known;
-      const next = { upTo: Math.max(known.upTo, to.upTo), complete: known.isComplete || to.isComplete };
+      const next = { upTo: later(known.upTo, to.upTo), complete: known.isComplete || to.isComplete };
       const seq = await this.#rooms.write(
-        KEY,
+        keys.indexProgress,
         next,
         known.seq,
         call,
@@ -166,7 +167,7 @@ export class RoomIndex {
 }
 
 /** A record that is damaged is told to whoever asks for it, and holds up nobody else. */
-function recordOf(entry: Entry): RoomRecord | undefined {
+function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
   try {
     return readRoom(entry).record;
   } catch (error) {
@@ -175,7 +176,7 @@ function recordOf(entry: Entry): RoomRecord | undefined {
   }
 }
 
-function progressOf({ seq, value }: Entry): Progress {
+function progressOf({ seq, value }: Entry<"rooms">): Progress {
   const { upTo, complete } = value;
-  return { seq, upTo: typeof upTo === "number" ? upTo : 0, isComplete: complete === true };
+  return { seq, upTo: typeof upTo === "number" ? seqIn("rooms", upTo) : 0, isComplete: complete === true };
 }

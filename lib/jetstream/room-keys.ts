@@ -5,7 +5,7 @@ import * as rules from "../rules.js";
 import type { Room, RoomKey } from "../store.js";
 import { RetryLoop } from "./retry-loop.js";
 import { readEpoch, readKey, writeKey, type KeyRow } from "./key-record.js";
-import { keys, newId, type MembershipRef } from "./keys.js";
+import { keys, newId, type Key, type MembershipRef } from "./keys.js";
 import { toJson } from "./record-fields.js";
 import { toRoom } from "./room-record.js";
 import { holderOf, memberFacts, need } from "./room-members.js";
@@ -13,6 +13,7 @@ import type { RoomMembers } from "./room-members.js";
 import { orCertain } from "./room-records.js";
 import type { Freshness, LiveRoom } from "./room-records.js";
 import { joinBoth, inParallel } from "./join.js";
+import { later, type Seq } from "./seq.js";
 import type { RoomLog } from "./room-log.js";
 
 /** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
@@ -163,13 +164,13 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   /** The keys of a new epoch, and the attempt of the one that ends. Answers the highest sequence of them. */
   async #stageKeys(
     { id: roomId, record }: LiveRoom,
-    staged: readonly { readonly key: string; readonly sealed: Uint8Array }[],
+    staged: readonly { readonly key: Key<"room_keys">; readonly sealed: Uint8Array }[],
     attempt: string,
     call: Call,
-  ): Promise<number> {
+  ): Promise<Seq<"room_keys">> {
     const { roomKeys } = this.#log.buckets;
     const now = Date.now();
-    let last = 0;
+    let last: Seq<"room_keys"> = 0;
     if (record.epoch > 0) {
       const before = keys.epoch(roomId, record.incarnation, record.epoch);
       last = await roomKeys.stage(before, toJson({ attempt: record.attempt }), call);
@@ -177,7 +178,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const longest = staged.reduce((most, row) => Math.max(most, row.sealed.length), 1);
     await inParallel(staged, Math.min(PARALLEL, Math.ceil(PARALLEL_BYTES / longest)), async (row) => {
       const seq = await roomKeys.stage(row.key, writeKey(row.sealed, now, attempt), call);
-      last = Math.max(last, seq);
+      last = later(last, seq);
     });
     return last;
   }

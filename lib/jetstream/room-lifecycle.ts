@@ -8,6 +8,7 @@ import type { RoomIndex } from "./room-index.js";
 import { inPlace, type RoomLog, type StagedWrites } from "./room-log.js";
 import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import type { CleanUp } from "./room-records.js";
+import type { Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
 
 /** The ids of an attempt to make a room. */
@@ -21,7 +22,7 @@ export interface CreateIds {
 export interface Creation<T> {
   readonly stage: StagedWrites;
   readonly undo: CleanUp;
-  readonly record: Omit<RoomRecord, keyof WriteHistory | "keysSeq" | "indexed">;
+  readonly record: Omit<RoomRecord, keyof WriteHistory<never> | "keysSeq" | "indexed">;
   readonly result: (record: RoomRecord) => T;
 }
 
@@ -55,7 +56,7 @@ export class RoomLifecycle {
           membership: newId(),
           attempt: newId(),
         });
-        let keysSeq: number;
+        let keysSeq: Seq<"room_keys">;
         try {
           [keysSeq] = await joinBoth(inPlace(stage, call), this.#index.add(roomId, record.incarnation, call));
         } catch (error) {

@@ -18,13 +18,14 @@ import { RetryLoop } from "./retry-loop.js";
 import type { CurrentMember } from "./room-members.js";
 import { readMember, type MemberRow, type RoomRecord, type UnappliedChange } from "./room-record.js";
 import type { CleanUp, Freshness, LiveRoom, RoomBuckets, RoomRecords } from "./room-records.js";
+import { later, latest, type Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
 
 /** What has to be in place before a commit, all of it invisible until then. */
 export interface StagedWrites {
-  readonly indexEntry?: (call: Call) => Promise<number>;
+  readonly indexEntry?: (call: Call) => Promise<Seq<"rooms_by_member">>;
   /** Answers the highest sequence of them. */
-  readonly keys?: (call: Call) => Promise<number>;
+  readonly keys?: (call: Call) => Promise<Seq<"room_keys">>;
 }
 
 /** A change of one membership, which follows upon the member as it was read. */
@@ -40,7 +41,9 @@ export interface Commit<T> {
   /** Changes of memberships: `undefined` leaves the head as it is. */
   readonly changes?: readonly MemberUpdate[];
   /** The room after the change, without what the log keeps itself. */
-  readonly next: Partial<Omit<RoomRecord, keyof WriteHistory | "head" | "membersSeq" | "keysSeq" | "incarnation">>;
+  readonly next: Partial<
+    Omit<RoomRecord, keyof WriteHistory<never> | "head" | "membersSeq" | "keysSeq" | "incarnation">
+  >;
   readonly result: (record: RoomRecord) => T;
   /** What is invisible once this is committed. */
   readonly after?: CleanUp;
@@ -161,7 +164,7 @@ export class RoomLog {
       joinBoth(changes === undefined ? undefined : this.#apply(room, call), this.#areAsRead(room, changes ?? [], call)),
     );
     const { head, membersSeq } = record;
-    const keysSeq = Math.max(record.keysSeq, staged);
+    const keysSeq = later(record.keysSeq, staged);
     if (changes === undefined) return { head, membersSeq, keysSeq };
     if (applied === undefined || !isAsRead) return undefined;
     return {
@@ -170,7 +173,7 @@ export class RoomLog {
         after: member.expectedSeq ?? applied.get(endpoint) ?? 0,
         row,
       })),
-      membersSeq: Math.max(membersSeq, ...applied.values()),
+      membersSeq: latest(membersSeq, applied.values()),
       keysSeq,
     };
   }
@@ -192,9 +195,9 @@ export class RoomLog {
    * Puts the head into the members bucket. Whoever comes second, or too late, changes nothing. Answers where the rows
    * stand; `undefined`: not there, the room is no longer as it was read.
    */
-  async #apply({ id, record }: LiveRoom, call: Call): Promise<Map<string, number> | undefined> {
+  async #apply({ id, record }: LiveRoom, call: Call): Promise<Map<string, Seq<"members">> | undefined> {
     const { members } = this.buckets;
-    const seqs = new Map<string, number>();
+    const seqs = new Map<string, Seq<"members">>();
     await joinAll(
       record.head.map(async (head) => {
         const key = keys.member(id, head.endpoint, record.roster);
@@ -222,15 +225,16 @@ export class RoomLog {
 type Logged = Pick<RoomRecord, "head" | "membersSeq" | "keysSeq">;
 
 /** Puts the index entry and the keys in place, side by side. Answers the highest sequence of the keys, 0 without any. */
-export async function inPlace(stage: StagedWrites | undefined, call: Call): Promise<number> {
+export async function inPlace(stage: StagedWrites | undefined, call: Call): Promise<Seq<"room_keys">> {
   const [keysSeq] = await joinBoth(stage?.keys?.(call), stage?.indexEntry?.(call));
   return keysSeq ?? 0;
 }
 
-const sameRow = (entry: Entry, head: UnappliedChange): "yes" | "no" => (isSameRow(entry, head.row) ? "yes" : "no");
+const sameRow = (entry: Entry<"members">, head: UnappliedChange): "yes" | "no" =>
+  isSameRow(entry, head.row) ? "yes" : "no";
 
 /** Whether what stands there is this row. */
-export function isSameRow(entry: Entry, { v, id }: MemberRow): boolean {
+export function isSameRow(entry: Entry<"members">, { v, id }: MemberRow): boolean {
   const { row } = readMember(entry);
   return row.v === v && row.id === id;
 }

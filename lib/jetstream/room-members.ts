@@ -5,9 +5,10 @@ import type { MemberFacts } from "../rules.js";
 import type { Entry } from "./entry.js";
 import { joinAll, joinBoth } from "./join.js";
 import type { JoinedRows } from "./joined-rows.js";
-import { keys, untoken, type MembershipRef } from "./keys.js";
+import { endpointOf, keys, type MembershipRef } from "./keys.js";
 import { RetryLoop } from "./retry-loop.js";
 import { readMember, type MemberRow, type RoomRecord, type StoredMember } from "./room-record.js";
+import type { Seq } from "./seq.js";
 import { roomOf } from "./room-records.js";
 import type { Freshness, LiveRoom, RoomRecords } from "./room-records.js";
 
@@ -16,7 +17,7 @@ export interface CurrentMember {
   /** `undefined`: not a member. */
   readonly row: MemberRow | undefined;
   /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
-  readonly expectedSeq: number | undefined;
+  readonly expectedSeq: Seq<"members"> | undefined;
   /** Whether `expectedSeq` was proved. What was read from some replica has to be fenced before anything is committed upon it. */
   readonly isCertain: boolean;
 }
@@ -216,7 +217,7 @@ export class RoomMembers {
     for (const entry of entries.values()) {
       const { row } = readMember(entry);
       this.#records.seenRows.note(entry.key, row.v);
-      rows.set(untoken(entry.key.split(".")[1] ?? ""), row);
+      rows.set(endpointOf(entry.key), row);
     }
     let isHeadApplied = true;
     for (const { endpoint, row } of record.head) {
@@ -247,7 +248,7 @@ export function currentMember(
   };
 }
 
-const storedRow = (entry: Entry | undefined): StoredMember | undefined =>
+const storedRow = (entry: Entry<"members"> | undefined): StoredMember | undefined =>
   entry === undefined ? undefined : readMember(entry);
 
 export function need(roomId: string, endpoint: string, member: CurrentMember): MemberRow {

@@ -4,6 +4,7 @@ import type { Member, Room } from "../store.js";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { Fields, corrupt } from "./record-fields.js";
+import type { Seq } from "./seq.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
 /** A membership as of room version `v`. Once a membership is over, its row stays, as `gone`. */
@@ -27,12 +28,12 @@ export interface MemberRow {
 export interface UnappliedChange {
   readonly endpoint: string;
   /** The sequence of the row that this one follows; 0 if there is none. */
-  readonly after: number;
+  readonly after: Seq<"members">;
   readonly row: MemberRow;
 }
 
 /** A room, and the commit point of everything that happens in it. Its size has a bound. */
-export interface RoomRecord extends WriteHistory {
+export interface RoomRecord extends WriteHistory<"rooms"> {
   /**
    * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the library
    * that knows no such index drops the field, and writes rooms without entries.
@@ -59,15 +60,15 @@ export interface RoomRecord extends WriteHistory {
   readonly createdAt: number;
   readonly members: number;
   /** Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in room_keys. */
-  readonly membersSeq: number;
-  readonly keysSeq: number;
+  readonly membersSeq: Seq<"members">;
+  readonly keysSeq: Seq<"room_keys">;
   readonly head: readonly UnappliedChange[];
 }
 
 /** The room's record where there is no room: never there (`seq` 0), or deleted. */
 export interface RoomSlot {
-  readonly seq: number;
-  readonly written: WriteHistory;
+  readonly seq: Seq<"rooms">;
+  readonly written: WriteHistory<"rooms">;
   readonly record: RoomRecord | undefined;
 }
 
@@ -88,17 +89,17 @@ function memberRow(fields: Fields): MemberRow {
 
 export interface StoredMember {
   readonly row: MemberRow;
-  readonly seq: number;
+  readonly seq: Seq<"members">;
 }
 
-export function readMember(entry: Entry): StoredMember {
+export function readMember(entry: Entry<"members">): StoredMember {
   return { row: memberRow(new Fields(entry.value, entry)), seq: entry.seq };
 }
 
-export function readRoom(entry: Entry | undefined): RoomSlot {
+export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
   if (entry === undefined) return { seq: 0, written: NO_WRITES, record: undefined };
   const fields = new Fields(entry.value, entry);
-  const written = fields.written();
+  const written = fields.written("rooms");
   if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
   const incarnation = fields.maybeText("life") ?? fields.text("incarnation");
   return {
@@ -125,13 +126,13 @@ export function readRoom(entry: Entry | undefined): RoomSlot {
       rekeyRequired: fields.flag("rekeyRequired"),
       createdAt: fields.number("createdAt"),
       members: fields.number("members"),
-      membersSeq: fields.number("membersSeq"),
-      keysSeq: fields.number("keysSeq"),
+      membersSeq: fields.seq("members", "membersSeq"),
+      keysSeq: fields.seq("room_keys", "keysSeq"),
       head: fields.list("head").map((item) => {
         const head = new Fields(item, entry);
         const row = head.maybe("row");
         if (row === undefined) throw corrupt(entry, "row");
-        return { endpoint: head.text("endpoint"), after: head.number("after"), row: memberRow(row) };
+        return { endpoint: head.text("endpoint"), after: head.seq("members", "after"), row: memberRow(row) };
       }),
     },
   };
@@ -147,7 +148,7 @@ export function writeRoom(record: RoomRecord): Json {
 }
 
 /** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
-export function writeTombstone(written: WriteHistory): Json {
+export function writeTombstone(written: WriteHistory<"rooms">): Json {
   return { gone: true, ...written };
 }
 

@@ -10,19 +10,20 @@ import { toJson } from "./record-fields.js";
 import type { RoomIndex } from "./room-index.js";
 import { readRoom, writeRoom, writeTombstone, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { Seen } from "./seen.js";
+import type { Seq } from "./seq.js";
 import { appendWrite, includesWrite, newWrite, type WriteHistory } from "./write-history.js";
 
 export interface RoomBuckets {
-  readonly rooms: ProvedBucket<RoomSlot>;
-  readonly members: Bucket;
-  readonly membersByEndpoint: Bucket;
-  readonly roomKeys: Bucket;
+  readonly rooms: ProvedBucket<"rooms", RoomSlot>;
+  readonly members: Bucket<"members">;
+  readonly membersByEndpoint: Bucket<"rooms_by_member">;
+  readonly roomKeys: Bucket<"room_keys">;
 }
 
 /** A room that is there, as it was read. */
 export interface LiveRoom {
   readonly id: string;
-  readonly seq: number;
+  readonly seq: Seq<"rooms">;
   readonly record: RoomRecord;
   readonly facts: RoomFacts;
 }
@@ -35,8 +36,8 @@ export type CleanUp = (call: Call) => Promise<unknown>;
 
 /** A room's record as a write follows upon it. */
 interface Predecessor {
-  readonly seq: number;
-  readonly written: WriteHistory;
+  readonly seq: Seq<"rooms">;
+  readonly written: WriteHistory<"rooms">;
 }
 
 export class RoomRecords {
@@ -110,7 +111,7 @@ export class RoomRecords {
   async write(
     roomId: string,
     before: Predecessor,
-    next: Omit<RoomRecord, keyof WriteHistory | "indexed">,
+    next: Omit<RoomRecord, keyof WriteHistory<never> | "indexed">,
     call: Call,
     kind: "commit" | "step",
   ): Promise<RoomRecord | undefined> {
@@ -134,7 +135,8 @@ export class RoomRecords {
     call: Call,
     kind: "commit" | "step",
   ): Promise<boolean> {
-    const isMine = (entry: Entry): "yes" | "no" | "unknown" => includesWrite(readRoom(entry).written, written, id);
+    const isMine = (entry: Entry<"rooms">): "yes" | "no" | "unknown" =>
+      includesWrite(readRoom(entry).written, written, id);
     return (await this.buckets.rooms.write(keys.room(roomId), toJson(value), seq, call, isMine, kind)) !== undefined;
   }
 

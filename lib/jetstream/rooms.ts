@@ -15,6 +15,7 @@ import type { RoomLifecycle } from "./room-lifecycle.js";
 import { memberFacts, need } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
 import { orCertain } from "./room-records.js";
+import { seqIn } from "./seq.js";
 import type { RoomLog } from "./room-log.js";
 
 /** A place in the index of rooms, and not in `rooms`, of which a version before it gave the places. */
@@ -144,7 +145,11 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<Room>> {
-    const { rooms, next } = await this.#index.page(cursor(page.after, CURSOR), page.limit, call);
+    const { rooms, next } = await this.#index.page(
+      seqIn("rooms_by_member", cursor(page.after, CURSOR)),
+      page.limit,
+      call,
+    );
     const items = rooms.map(({ roomId, record }) => toRoom(roomId, record));
     return next === undefined ? { items } : { items, next: toCursor(next, CURSOR) };
   }

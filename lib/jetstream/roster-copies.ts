@@ -16,6 +16,7 @@ import { isSameRow, type RoomLog } from "./room-log.js";
 import type { RoomMembers } from "./room-members.js";
 import type { MemberRow, RoomRecord } from "./room-record.js";
 import type { LiveRoom } from "./room-records.js";
+import { latest, type Seq } from "./seq.js";
 
 /** Rows that are copied at once. */
 const COPIES = 256;
@@ -33,7 +34,7 @@ const PATIENCE_ROWS = 1024;
 /** What was copied to a roster. */
 interface Copied {
   /** Of each endpoint the row, and where it stands there. */
-  readonly rows: Map<string, { readonly row: MemberRow; readonly seq: number }>;
+  readonly rows: Map<string, { readonly row: MemberRow; readonly seq: Seq<"members"> }>;
   mayBeCommitted: boolean;
 }
 
@@ -126,8 +127,10 @@ export class RosterCopies {
     const { rooms } = this.#log.buckets;
     const isCurrent = v === record.v && (await rooms.stands(keys.room(roomId), room.seq, call)) !== undefined;
     if (!isCurrent) return { kind: "again" };
-    let { membersSeq } = record;
-    for (const { seq } of copied.rows.values()) membersSeq = Math.max(membersSeq, seq);
+    const membersSeq = latest(
+      record.membersSeq,
+      Array.from(copied.rows.values(), ({ seq }) => seq),
+    );
     const rows = copied.rows.size;
     const next = { ...record, roster, copying: undefined, copyingSince: undefined, rows, membersSeq, head: [] };
     copied.mayBeCommitted = true;

@@ -5,27 +5,29 @@ import type { Bucket } from "./bucket.js";
 import { decode, intact, type Entry } from "./entry.js";
 import { unavailable } from "./failures.js";
 import { joinAll } from "./join.js";
+import { EVERYTHING, type Filter, type Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";
 import { RetryLoop } from "./retry-loop.js";
+import { later, type BucketName, type Seq } from "./seq.js";
 
 /** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
 const PAGE_BYTES = 4 * 1024 * 1024;
 const MAX_PAGE = 512;
 
-export interface Portion {
-  readonly entries: readonly Entry[];
+export interface Portion<B extends BucketName> {
+  readonly entries: readonly Entry<B>[];
   readonly isEnd: boolean;
 }
 
-export interface PageOfRecords {
-  readonly entries: readonly Entry[];
+export interface PageOfRecords<B extends BucketName> {
+  readonly entries: readonly Entry<B>[];
   /** Where the next page goes on, if there may be one. */
-  readonly next: number | undefined;
+  readonly next: Seq<B> | undefined;
   /** The moment as of which the page is, or an earlier one. */
-  readonly end: number;
+  readonly end: Seq<B>;
 }
 
-export interface ScanOptions {
+export interface ScanOptions<B extends BucketName> {
   /** The first sequence to read. */
   readonly from?: number;
   /** How much the first request asks for, where little may be enough. */
@@ -33,13 +35,13 @@ export interface ScanOptions {
   /** Told of each answer that has something. */
   readonly answered?: () => void;
   /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
-  readonly end?: () => Promise<number>;
+  readonly end?: () => Promise<Seq<B>>;
 }
 
-export class Scans {
-  readonly #bucket: Bucket;
+export class Scans<B extends BucketName> {
+  readonly #bucket: Bucket<B>;
 
-  constructor(bucket: Bucket) {
+  constructor(bucket: Bucket<B>) {
     this.#bucket = bucket;
   }
 
@@ -47,9 +49,9 @@ export class Scans {
    * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of one
    * replica; beyond it, a scan that ends at `marker`, a key of its own that the filter matches and that is written first.
    */
-  async all(filter: string, marker: string, min: number, call: Call): Promise<ReadonlyMap<string, Entry>> {
-    const needed = Math.max(min, this.#bucket.highestSeen);
-    const found = new Map<string, Entry>();
+  async all(filter: Filter<B>, marker: Key<B>, min: Seq<B>, call: Call): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
+    const needed = later(min, this.#bucket.highestSeen);
+    const found = new Map<Key<B>, Entry<B>>();
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.#bucket.use();
@@ -82,14 +84,14 @@ export class Scans {
    * `end` publishes a message that the filter matches, which counts as none where it is at `marker`, and answers its sequence.
    */
   async portion(
-    filter: string,
-    after: number,
+    filter: Filter<B>,
+    after: Seq<B>,
     most: number,
-    end: () => Promise<number>,
+    end: () => Promise<Seq<B>>,
     call: Call,
-    marker?: string,
-  ): Promise<Portion> {
-    const found = new Map<string, Entry>();
+    marker?: Key<B>,
+  ): Promise<Portion<B>> {
+    const found = new Map<Key<B>, Entry<B>>();
     let isEnd = true;
     await this.scan(filter, call, { from: after + 1, page: Math.min(most + 2, MAX_PAGE), end }, (entry) => {
       if (entry.key === marker) return "go on";
@@ -103,9 +105,14 @@ export class Scans {
   }
 
   /** What is listed of the records after a sequence, each once and as it stands at a moment after this call. */
-  async page(after: number, limit: number, isListed: (entry: Entry) => boolean, call: Call): Promise<PageOfRecords> {
-    const found = new Map<string, Entry>();
-    let end = 0;
+  async page(
+    after: Seq<B>,
+    limit: number,
+    isListed: (entry: Entry<B>) => boolean,
+    call: Call,
+  ): Promise<PageOfRecords<B>> {
+    const found = new Map<Key<B>, Entry<B>>();
+    let end: Seq<B> = 0;
     let answers = 0;
     const options = {
       from: after + 1,
@@ -114,7 +121,7 @@ export class Scans {
       answered: () => answers++,
     };
     // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
-    await this.scan(">", call, options, (entry) => {
+    await this.scan(EVERYTHING, call, options, (entry) => {
       // Met again, it was changed meanwhile, or came from a replica that was behind at first.
       found.delete(entry.key);
       if (isListed(entry)) found.set(entry.key, entry);
@@ -134,7 +141,7 @@ export class Scans {
       ),
     );
     return {
-      entries: now.filter((entry): entry is Entry => entry !== undefined && isListed(entry)),
+      entries: now.filter((entry): entry is Entry<B> => entry !== undefined && isListed(entry)),
       next: isWhole ? undefined : last.seq,
       end,
     };
@@ -148,10 +155,10 @@ export class Scans {
    * only with an answer that contains a message which was published after every answer before it had come.
    */
   async scan(
-    filter: string,
+    filter: Filter<B>,
     call: Call,
-    options: ScanOptions,
-    visit: (entry: Entry) => "go on" | "stop",
+    options: ScanOptions<B>,
+    visit: (entry: Entry<B>) => "go on" | "stop",
   ): Promise<void> {
     let next = options.from ?? 1;
     let page = options.page ?? MAX_PAGE;

@@ -6,9 +6,13 @@
 import { StoreError } from "../errors.js";
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
+import { keys, type Key } from "./keys.js";
+import type { Seq } from "./seq.js";
 
-/** The record's key. */
-export const STATE = "store";
+/** The buckets whose logs commit: each has the record. */
+export type CommittingBucket = "rooms" | "users";
+
+export const STATE = keys.state;
 
 /** In a stream's metadata: the same, told faster, and less surely, of settings that refuse records meanwhile. */
 export const FENCE = "unibus-membership.fence";
@@ -30,7 +34,7 @@ export class StoreState {
   /** Its records are elsewhere for good. */
   readonly isMoved: boolean;
 
-  constructor({ value }: Entry) {
+  constructor({ value }: Entry<never>) {
     const { state, to, since: at } = value;
     this.isMoved = state === "moved";
     if (state === OPEN.state) this.refusal = undefined;
@@ -50,32 +54,32 @@ export function fenceOf(metadata: unknown): StoreError | undefined {
 }
 
 /** Keeps the state beside what another cache keeps: every check and every write needs it. */
-export class CacheWithState<V> implements Cache<V | StoreState> {
-  readonly #others: Cache<V>;
-  #state: Known<StoreState> | undefined;
+export class CacheWithState<B extends CommittingBucket, V> implements Cache<B, V | StoreState> {
+  readonly #others: Cache<B, V>;
+  #state: Known<B, StoreState> | undefined;
 
-  constructor(others: Cache<V>) {
+  constructor(others: Cache<B, V>) {
     this.#others = others;
   }
 
-  get onForget(): ((seq: number) => void) | undefined {
+  get onForget(): ((seq: Seq<B>) => void) | undefined {
     return this.#others.onForget;
   }
 
-  set onForget(listener: ((seq: number) => void) | undefined) {
+  set onForget(listener: ((seq: Seq<B>) => void) | undefined) {
     this.#others.onForget = listener;
   }
 
-  get(key: string): Known<V | StoreState> | undefined {
+  get(key: Key<B>): Known<B, V | StoreState> | undefined {
     return key === STATE ? this.#state : this.#others.get(key);
   }
 
-  put(entry: Entry, generation: number): void {
+  put(entry: Entry<B>, generation: number): void {
     if (entry.key === STATE) this.#state = { value: new StoreState(entry), seq: entry.seq, generation: generation };
     else this.#others.put(entry, generation);
   }
 
-  renew(key: string, generation: number): void {
+  renew(key: Key<B>, generation: number): void {
     if (key !== STATE) this.#others.renew(key, generation);
     else if (this.#state !== undefined) this.#state = { ...this.#state, generation: generation };
   }

@@ -10,18 +10,18 @@ import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { readEpoch } from "./key-record.js";
-import { keys, parseHint, parseKey, parseMember, parseRoomHint } from "./keys.js";
+import { EVERYTHING, keys, parseHint, parseKey, parseMember, parseRoomHint, type Key } from "./keys.js";
+import type { BucketName } from "./seq.js";
 import { readMember, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll } from "./join.js";
-import type { Freshness, RoomBuckets, RoomRecords } from "./room-records.js";
+import type { Freshness, RoomRecords } from "./room-records.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
 const AT_ONCE = 1024;
 
 /** What something staged belongs to. */
 interface StagedRecord {
-  readonly bucket: Bucket;
-  readonly key: string;
+  readonly remove: (call: Call) => Promise<void>;
   readonly roomId: string;
   readonly incarnation: string;
   /** Of a member's row: the id under which it stands. */
@@ -48,20 +48,17 @@ export class Sweep {
   async some(call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys, members } = this.#records.buckets;
     const traces: StagedRecord[] = [];
-    for (const bucket of [membersByEndpoint, roomKeys, members]) {
-      for (const entry of await sample(bucket, call)) {
-        const trace = traceOf(this.#records.buckets, bucket, entry);
-        if (trace !== undefined) traces.push(trace);
-      }
-    }
+    for (const { key } of await sample(membersByEndpoint, call)) traces.push(...indexTraces(membersByEndpoint, key));
+    for (const { key } of await sample(roomKeys, call)) traces.push(...traceOf(roomKeys, key, parseKey(key)));
+    for (const { key } of await sample(members, call)) traces.push(...traceOf(members, key, parseMember(key)));
     await this.#settle(traces, call);
   }
 
   /** Looks at index entries that a reader found to lead nowhere. */
-  async hints(hintKeys: readonly string[], call: Call): Promise<void> {
+  async hints(hintKeys: readonly Key<"rooms_by_member">[], call: Call): Promise<void> {
     const bucket = this.#records.buckets.membersByEndpoint;
     await this.#settle(
-      hintKeys.flatMap((key) => hintTrace(bucket, key) ?? []),
+      hintKeys.flatMap((key) => indexTraces(bucket, key)),
       call,
     );
   }
@@ -86,7 +83,7 @@ export class Sweep {
     const fenced = open.length === 0 || (await this.#records.fence(roomId, slot, call));
     // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
     const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
-    await joinAll(removable.map(({ bucket, key }) => bucket.purge(key, call)));
+    await joinAll(removable.map(({ remove }) => remove(call)));
   }
 
   async #suspects(
@@ -149,27 +146,30 @@ function withoutRoom(slot: RoomSlot, trace: StagedRecord): Verdict {
   return trace.membership === undefined && trace.isOfRoom === undefined && slot.seq > 0 ? "dead" : "open";
 }
 
-function hintTrace(bucket: Bucket, key: string): StagedRecord | undefined {
+function indexTraces(bucket: Bucket<"rooms_by_member">, key: Key<"rooms_by_member">): StagedRecord[] {
   const room = parseRoomHint(key);
-  if (room !== undefined) return { bucket, key, ...room, isOfRoom: true };
+  if (room !== undefined) return traceOf(bucket, key, { ...room, isOfRoom: true });
   const at = parseHint(key);
-  if (at === undefined) return undefined;
+  if (at === undefined) return [];
   const { roomId, incarnation, endpoint, membership } = at;
-  return { bucket, key, roomId, incarnation, membership: { endpoint, id: membership } };
+  return traceOf(bucket, key, { roomId, incarnation, membership: { endpoint, id: membership } });
 }
 
-function traceOf({ membersByEndpoint, members }: RoomBuckets, bucket: Bucket, entry: Entry): StagedRecord | undefined {
-  if (bucket === membersByEndpoint) return hintTrace(bucket, entry.key);
-  const at = bucket === members ? parseMember(entry.key) : parseKey(entry.key);
-  return at === undefined ? undefined : { bucket, key: entry.key, ...at };
+/** What stands at a key, as far as its key says what it belongs to. */
+function traceOf<B extends BucketName>(
+  bucket: Bucket<B>,
+  key: Key<B>,
+  at: Omit<StagedRecord, "remove"> | undefined,
+): StagedRecord[] {
+  return at === undefined ? [] : [{ ...at, remove: (call) => bucket.purge(key, call) }];
 }
 
-async function sample(bucket: Bucket, call: Call): Promise<Entry[]> {
+async function sample<B extends BucketName>(bucket: Bucket<B>, call: Call): Promise<Entry<B>[]> {
   const start = 1 + Math.floor(Math.random() * bucket.highestSeen);
-  const found = new Map<string, Entry>();
+  const found = new Map<Key<B>, Entry<B>>();
   for (const from of [start, 1]) {
     if (found.size >= AT_ONCE) break;
-    await bucket.scans.scan(">", call, { from }, (entry) => {
+    await bucket.scans.scan(EVERYTHING, call, { from }, (entry) => {
       found.set(entry.key, entry);
       return found.size < AT_ONCE ? "go on" : "stop";
     });

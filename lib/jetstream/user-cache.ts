@@ -7,7 +7,8 @@ import { randomBytes } from "node:crypto";
 import type { UserFacts } from "../rules.js";
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
-import { keys } from "./keys.js";
+import { keys, type Key } from "./keys.js";
+import { later, type Seq } from "./seq.js";
 import { factsOf, readGuard, readUser, type GuardSlot, type UserSlot } from "./user-record.js";
 
 /** What a check needs of a record of the bucket `users`. */
@@ -57,7 +58,7 @@ function kindOf({ facts, slot, guard }: UserState): number | undefined {
   return isAdmin ? REVOKED_ADMIN : REVOKED_MEMBER;
 }
 
-export function stateOf(entry: Entry): UserState {
+export function stateOf(entry: Entry<"users">): UserState {
   if (entry.key === keys.admins) return { facts: undefined, guard: readGuard(entry) };
   const slot = readUser(entry);
   const { stage, user } = slot.record;
@@ -98,10 +99,10 @@ class Shard {
   }
 
   /** The highest sequence at which one of its records stands. */
-  highest(): number {
-    let highest = 0;
+  highest(): Seq<"users"> {
+    let highest: Seq<"users"> = 0;
     for (let at = 0; at < this.words.length; at += ENTRY_WORDS) {
-      if (this.words[at + KIND] !== 0) highest = Math.max(highest, seqAt(this.words, at));
+      if (this.words[at + KIND] !== 0) highest = later(highest, seqAt(this.words, at));
     }
     return highest;
   }
@@ -122,22 +123,22 @@ class Shard {
   }
 }
 
-export class UserCache implements Cache<UserState> {
+export class UserCache implements Cache<"users", UserState> {
   readonly #maxBytes: number;
   readonly #seed = randomBytes(4).readInt32LE();
   readonly #shards: (Shard | undefined)[] = new Array<Shard | undefined>(SHARDS);
   /** By the records' keys. Also whatever is in the bucket and no user. */
-  readonly #objects = new Map<string, Known<UserState>>();
+  readonly #objects = new Map<Key<"users">, Known<"users", UserState>>();
   readonly #packed = new Int32Array(KEY_WORDS);
   #bytes = 0;
-  onForget: ((seq: number) => void) | undefined;
+  onForget: ((seq: Seq<"users">) => void) | undefined;
 
   /** Beyond `maxBytes` what was kept is forgotten, a part at a time. */
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
-  get(recordKey: string): Known<UserState> | undefined {
+  get(recordKey: Key<"users">): Known<"users", UserState> | undefined {
     // Nobody has both an entry and an object, and nearly everybody has an entry.
     const at = this.#find(recordKey);
     const value = at === undefined ? undefined : STATES[at.shard.words[at.at + KIND] ?? 0];
@@ -146,7 +147,7 @@ export class UserCache implements Cache<UserState> {
     return { value, seq: seqAt(words, at.at), generation: words[at.at + ERA] ?? 0 };
   }
 
-  put(entry: Entry, generation: number): void {
+  put(entry: Entry<"users">, generation: number): void {
     if (this.#maxBytes < MIN_BYTES) return;
     const { key, seq } = entry;
     const value = stateOf(entry);
@@ -163,7 +164,7 @@ export class UserCache implements Cache<UserState> {
     this.#shrink();
   }
 
-  renew(recordKey: string, generation: number): void {
+  renew(recordKey: Key<"users">, generation: number): void {
     const object = this.#objects.get(recordKey);
     if (object !== undefined) {
       this.#objects.set(recordKey, { ...object, generation: generation });
@@ -184,7 +185,7 @@ export class UserCache implements Cache<UserState> {
     return this.#bytes;
   }
 
-  #set(kind: number, seq: number, generation: number): void {
+  #set(kind: number, seq: Seq<"users">, generation: number): void {
     const hash = hashOf(this.#packed, this.#seed);
     const number = hash >>> SHARD_SHIFT;
     let shard = this.#shards[number];
@@ -204,7 +205,7 @@ export class UserCache implements Cache<UserState> {
   }
 
   /** Whoever had an entry has an object from now on: the entry says what was before. */
-  #forget(recordKey: string): void {
+  #forget(recordKey: Key<"users">): void {
     if (this.#objects.delete(recordKey)) this.#bytes -= OBJECT_BYTES;
     const found = this.#find(recordKey);
     if (found === undefined || found.shard.words[found.at + KIND] === 0) return;
@@ -223,7 +224,7 @@ export class UserCache implements Cache<UserState> {
     this.#shards[hashOf(this.#packed, this.#seed) >>> SHARD_SHIFT] = shard;
   }
 
-  #find(recordKey: string): { readonly shard: Shard; readonly at: number } | undefined {
+  #find(recordKey: Key<"users">): { readonly shard: Shard; readonly at: number } | undefined {
     if (!this.#pack(recordKey)) return undefined;
     const hash = hashOf(this.#packed, this.#seed);
     const shard = this.#shards[hash >>> SHARD_SHIFT];
@@ -231,7 +232,7 @@ export class UserCache implements Cache<UserState> {
   }
 
   /** Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four characters for three. */
-  #pack(recordKey: string): boolean {
+  #pack(recordKey: Key<"users">): boolean {
     if (recordKey.length !== RECORD_KEY_LENGTH || !recordKey.startsWith(PREFIX)) return false;
     const packed = this.#packed;
     packed.fill(0);
@@ -284,8 +285,8 @@ const VALUES = valuesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 const DIGIT = valuesOf("0123456789abcdef");
 const RECORD_KEY_LENGTH = keys.user("0".repeat(DIGITS)).length;
 
-function seqAt(words: Int32Array, at: number): number {
-  return ((words[at + SEQ] ?? 0) >>> 0) + (words[at + SEQ + 1] ?? 0) * 2 ** 32;
+function seqAt(words: Int32Array, at: number): Seq<"users"> {
+  return (((words[at + SEQ] ?? 0) >>> 0) + (words[at + SEQ + 1] ?? 0) * 2 ** 32) as Seq<"users">;
 }
 
 /** MurmurHash3's mixing of the key's words. Keys that meet are told apart by all of their digits. */

@@ -3,6 +3,7 @@ import type { UserFacts } from "../rules.js";
 import type { User } from "../store.js";
 import type { Entry } from "./entry.js";
 import { Fields, once } from "./record-fields.js";
+import type { Seq } from "./seq.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
 /** A user as callers see it. */
@@ -24,7 +25,7 @@ export interface UserRow {
 /** A change that counts once the guard names its attempt. While the guard is still at `guard`, that can come. */
 export interface StagedChange {
   readonly attempt: string;
-  readonly guard: number;
+  readonly guard: Seq<"users">;
 }
 
 /** What the rules need to know of a user. */
@@ -34,13 +35,13 @@ export const factsOf = (user: UserRow): UserFacts => ({
   expiresAt: user.expiresAt,
 });
 
-export interface UserRecord extends WriteHistory {
+export interface UserRecord extends WriteHistory<"users"> {
   readonly user: UserRow | undefined;
   readonly stage: StagedChange | undefined;
 }
 
 export interface UserSlot {
-  readonly seq: number;
+  readonly seq: Seq<"users">;
   readonly record: UserRecord;
 }
 
@@ -51,7 +52,7 @@ export interface LongestAdmin {
 }
 
 /** The one record that every change of an active admin goes through. Its size has a bound. */
-export interface Guard extends WriteHistory {
+export interface Guard extends WriteHistory<"users"> {
   /** Any user is, or was, an admin. */
   readonly ever: boolean;
   /** Active admins, also those whose time has run out. */
@@ -59,11 +60,11 @@ export interface Guard extends WriteHistory {
   /** Those whose time lasts longest, longest first: no other admin lasts longer than the last of them. */
   readonly witnesses: readonly LongestAdmin[];
   /** The change that this record committed. It may not stand in the user's record yet, which is at sequence `seq`. */
-  readonly head: { readonly attempt: string; readonly seq: number; readonly user: UserRow } | undefined;
+  readonly head: { readonly attempt: string; readonly seq: Seq<"users">; readonly user: UserRow } | undefined;
 }
 
 export interface GuardSlot {
-  readonly seq: number;
+  readonly seq: Seq<"users">;
   readonly guard: Guard;
 }
 
@@ -82,20 +83,21 @@ function userRow(fields: Fields): UserRow {
 
 const NO_USER: UserSlot = { seq: 0, record: { ...NO_WRITES, user: undefined, stage: undefined } };
 
-export const readUser = (entry: Entry | undefined): UserSlot => (entry === undefined ? NO_USER : userSlot(entry));
+export const readUser = (entry: Entry<"users"> | undefined): UserSlot =>
+  entry === undefined ? NO_USER : userSlot(entry);
 
-const userSlot = once((entry): UserSlot => {
+const userSlot = once((entry: Entry<"users">): UserSlot => {
   const fields = new Fields(entry.value, entry);
   const user = fields.maybe("user");
   const stage = fields.maybe("stage");
-  const { n, first, log, seqs } = fields.written();
+  const { n, first, log, seqs } = fields.written("users");
   const record: UserRecord = {
     n,
     first,
     log,
     seqs,
     user: user === undefined ? undefined : userRow(user),
-    stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.number("guard") },
+    stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.seq("users", "guard") },
   };
   return {
     get seq() {
@@ -107,13 +109,14 @@ const userSlot = once((entry): UserSlot => {
 
 const NO_GUARD: GuardSlot = { seq: 0, guard: { ...NO_WRITES, ever: false, admins: 0, witnesses: [], head: undefined } };
 
-export const readGuard = (entry: Entry | undefined): GuardSlot => (entry === undefined ? NO_GUARD : guardSlot(entry));
+export const readGuard = (entry: Entry<"users"> | undefined): GuardSlot =>
+  entry === undefined ? NO_GUARD : guardSlot(entry);
 
-const guardSlot = once((entry): GuardSlot => {
+const guardSlot = once((entry: Entry<"users">): GuardSlot => {
   const fields = new Fields(entry.value, entry);
   const head = fields.maybe("head");
   const headUser = head?.maybe("user");
-  const { n, first, log, seqs } = fields.written();
+  const { n, first, log, seqs } = fields.written("users");
   return {
     get seq() {
       return entry.seq;
@@ -132,7 +135,7 @@ const guardSlot = once((entry): GuardSlot => {
       head:
         head === undefined || headUser === undefined
           ? undefined
-          : { attempt: head.text("attempt"), seq: head.number("seq"), user: userRow(headUser) },
+          : { attempt: head.text("attempt"), seq: head.seq("users", "seq"), user: userRow(headUser) },
     },
   };
 });

@@ -28,9 +28,9 @@ export function counts({ record }: UserSlot, guard: GuardSlot | undefined): User
 }
 
 export class UserViews {
-  readonly #bucket: ProvedBucket<UserState>;
+  readonly #bucket: ProvedBucket<"users", UserState>;
 
-  constructor(bucket: ProvedBucket<UserState>) {
+  constructor(bucket: ProvedBucket<"users", UserState>) {
     this.#bucket = bucket;
   }
 

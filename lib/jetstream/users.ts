@@ -14,6 +14,7 @@ import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { toJson } from "./record-fields.js";
 import { RetryLoop } from "./retry-loop.js";
+import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
 import { readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
 import type { UserView, UserViews } from "./user-views.js";
@@ -23,11 +24,11 @@ import { NO_WRITES, appendWrite, includesWrite, newWrite } from "./write-history
 type Change = (user: UserRow | undefined, guard: Guard) => UserRow | undefined;
 
 export class JetStreamUsers implements UsersDriver {
-  readonly #bucket: ProvedBucket<UserState>;
+  readonly #bucket: ProvedBucket<"users", UserState>;
   readonly #views: UserViews;
   readonly #guard: AdminGuard;
 
-  constructor(bucket: ProvedBucket<UserState>, views: UserViews, guard: AdminGuard) {
+  constructor(bucket: ProvedBucket<"users", UserState>, views: UserViews, guard: AdminGuard) {
     this.#bucket = bucket;
     this.#views = views;
     this.#guard = guard;
@@ -106,13 +107,15 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   async list(page: PageInput, call: Call): Promise<Page<User>> {
-    const isUser = (entry: Entry): boolean => entry.key.startsWith("user.");
-    const { entries, next } = await this.#bucket.scans.page(cursor(page.after), page.limit, isUser, call);
+    const isUser = ({ key }: Entry<"users">): boolean => parseUser(key) !== undefined;
+    const after = seqIn("users", cursor(page.after));
+    const { entries, next } = await this.#bucket.scans.page(after, page.limit, isUser, call);
     const items: User[] = [];
     for (const entry of entries) {
+      const key = parseUser(entry.key);
+      if (key === undefined) continue;
       const { record } = readUser(entry);
-      const row =
-        record.stage === undefined ? record.user : (await this.#views.certain(parseUser(entry.key), true, call)).user;
+      const row = record.stage === undefined ? record.user : (await this.#views.certain(key, true, call)).user;
       if (row !== undefined) items.push(toUser(row));
     }
     return next === undefined ? { items } : { items, next: toCursor(next) };

@@ -1,8 +1,9 @@
 /** What a record tells of its own writes, for whoever lost an acknowledgement. */
 import { randomBytes } from "node:crypto";
+import type { BucketName, Seq } from "./seq.js";
 
 /** What every record that is written under a condition tells of its writes, for whoever lost an acknowledgement. */
-export interface WriteHistory {
+export interface WriteHistory<B extends BucketName> {
   /** Counts the writes. */
   readonly n: number;
   /** The id of the first write of all. */
@@ -13,7 +14,7 @@ export interface WriteHistory {
    * Where the record stood before, newest first: the newer state says of what is no longer in the log that it was this record.
    * A record that was written before there was this field has none.
    */
-  readonly seqs: readonly number[];
+  readonly seqs: readonly Seq<B>[];
 }
 
 const LOG = 16;
@@ -24,10 +25,10 @@ const SEQS = 8;
 /** Tells the writes of one record apart, among the last few. */
 export const newWrite = (): string => randomBytes(6).toString("base64url");
 
-export const NO_WRITES: WriteHistory = { n: 0, first: "", log: [], seqs: [] };
+export const NO_WRITES: WriteHistory<BucketName> = { n: 0, first: "", log: [], seqs: [] };
 
 /** The write after `before`, which stands at `seq` (0: there is none). */
-export function appendWrite(before: WriteHistory, seq: number, id: string): WriteHistory {
+export function appendWrite<B extends BucketName>(before: WriteHistory<B>, seq: Seq<B>, id: string): WriteHistory<B> {
   return {
     n: before.n + 1,
     first: before.n === 0 ? id : before.first,
@@ -37,7 +38,11 @@ export function appendWrite(before: WriteHistory, seq: number, id: string): Writ
 }
 
 /** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
-export function includesWrite(now: WriteHistory, before: WriteHistory, id: string): "yes" | "no" | "unknown" {
+export function includesWrite<B extends BucketName>(
+  now: WriteHistory<B>,
+  before: WriteHistory<B>,
+  id: string,
+): "yes" | "no" | "unknown" {
   if (now.log.includes(id) || now.first === id) return "yes";
   // A write on the condition that there is no record can only have been the first.
   if (before.n === 0) return "no";

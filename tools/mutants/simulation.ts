@@ -46,8 +46,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a barrier that is not the next one",
     file: "lib/jetstream/exact-cache.ts",
-    find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = Math.max(this.#asOf, seq);",
-    replace: "this.#asOf = Math.max(this.#asOf, seq);",
+    find: "if (this.#own.hasAll(this.#asOf + 1, seq)) this.#asOf = later(this.#asOf, seq);",
+    replace: "this.#asOf = later(this.#asOf, seq);",
     breaks: "Between the cache's moment and the barrier nothing else was stored, or it is read.",
   },
   {
