@@ -6,19 +6,22 @@ import tseslint from "typescript-eslint";
  *
  * @param {string[]} files
  * @param {string[]} forbidden
+ * @param {{ name: string, allowImportNames: string[], message: string }[]} paths
  * @returns {import("eslint").Linter.Config}
  */
-const layer = (files, forbidden) => ({
+const layer = (files, forbidden, paths = []) => ({
   files,
   rules: {
     "no-restricted-imports": [
       "error",
-      { patterns: [{ group: forbidden, message: "docs/architecture.md says what this layer may import." }] },
+      { paths, patterns: [{ group: forbidden, message: "docs/architecture.md says what this layer may import." }] },
     ],
   },
 });
 const BACKENDS = ["**/sqlite/*", "**/jetstream/*", "**/memory/*"];
 const FRONT = ["**/index.js", "**/config.js", "**/backends.js", "**/testing/*"];
+
+const BESIDE_JETSTREAM = ["**/sqlite/*", "**/memory/*", ...FRONT, "**/authorization.js"];
 
 export default defineConfig(
   globalIgnores(["dist/", "**/node_modules/"]),
@@ -57,6 +60,34 @@ export default defineConfig(
   layer(["lib/driver.ts"], [...BACKENDS, ...FRONT, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/membership-store.ts", "lib/authorization.ts"], [...BACKENDS, ...FRONT]),
   layer(["lib/sqlite/*"], ["**/jetstream/*", "**/memory/*", ...FRONT, "**/authorization.js"]),
-  layer(["lib/jetstream/*"], ["**/sqlite/*", "**/memory/*", ...FRONT, "**/authorization.js"]),
+  layer(["lib/jetstream/*"], BESIDE_JETSTREAM, [
+    {
+      name: "../rules.js",
+      allowImportNames: [
+        "MemberFacts",
+        "RoomFacts",
+        "UserFacts",
+        "byCodePoint",
+        "isActive",
+        "isActiveAdmin",
+        "isRefusal",
+        "sortedBy",
+      ],
+      message: "Rules that refuse come from freshness.ts, for what was read as certain.",
+    },
+  ]),
+  layer(["lib/jetstream/freshness.ts"], BESIDE_JETSTREAM),
+  {
+    files: ["lib/jetstream/*"],
+    rules: {
+      "no-restricted-syntax": [
+        "error",
+        {
+          selector: "NewExpression[callee.name='StoreError'] > Literal[value=/^(NOT_FOUND|ALREADY_EXISTS|CONFLICT)$/]",
+          message: "Rules that refuse come from freshness.ts, for what was read as certain.",
+        },
+      ],
+    },
+  },
   layer(["lib/memory/*"], ["**/sqlite/*", "**/jetstream/*", ...FRONT, "**/authorization.js"]),
 );

@@ -4,7 +4,8 @@
  * rules were checked, names the attempt, and from then on it does. docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import * as rules from "../rules.js";
+import { isActiveAdmin } from "../rules.js";
+import type { Rules } from "./freshness.js";
 import { joinBoth } from "./join.js";
 import { EVERYTHING, keys, newId, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -67,9 +68,10 @@ export class AdminGuard {
    * Commits a change that the guard has to know of: stages it in the user's record, puts the change before it in place side by
    * side, and names it in the guard. `false`: something is no longer as it was read.
    */
-  async commit(key: string, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
+  async commit(rules: Rules, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
+    const { key } = next;
     if (!(await this.settle(seen, call))) return false;
-    const guard = await this.#nextGuard(seen, next, call);
+    const guard = await this.#nextGuard(rules, seen, next, call);
     if (guard === undefined) return false;
     const attempt = newId();
     const before = seen.slot.record;
@@ -130,7 +132,7 @@ export class AdminGuard {
   }
 
   /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */
-  async #nextGuard(seen: GuardedView, next: UserRow, call: Call): Promise<Guard | undefined> {
+  async #nextGuard(rules: Rules, seen: GuardedView, next: UserRow, call: Call): Promise<Guard | undefined> {
     const { guard } = seen.guard;
     const from = adminUntil(seen.user);
     const to = adminUntil(next);
@@ -142,12 +144,7 @@ export class AdminGuard {
       if (found === undefined) return undefined;
       others = found;
     }
-    if (
-      to === undefined &&
-      from !== undefined &&
-      seen.user !== undefined &&
-      rules.isActiveAdmin(factsOf(seen.user), now)
-    ) {
+    if (to === undefined && from !== undefined && seen.user !== undefined && isActiveAdmin(factsOf(seen.user), now)) {
       if (!others.some((witness) => now < untilOf(witness))) throw rules.lastAdmin();
     }
     const admins = rest + (to === undefined ? 0 : 1);
@@ -183,7 +180,7 @@ export class AdminGuard {
       }
       return "go on";
     });
-    for (const key of staged) consider(key, (await this.#views.certain(key, true, call)).user);
+    for (const key of staged) consider(key, (await this.#views.read(key, true, "certain", call)).user);
     if (admins.size !== count) return undefined;
     return [...admins.values()].sort(longestFirst).slice(0, MAX_WITNESSES);
   }

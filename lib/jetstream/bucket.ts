@@ -11,6 +11,7 @@ import { BatchedReads } from "./batched-reads.js";
 import type { Ack, JetStreamClient } from "./client.js";
 import { moment } from "./continuity.js";
 import { decode, intact, type Entry } from "./entry.js";
+import { asRead, type Freshness, type Read, type ReadAs } from "./freshness.js";
 import type { Json } from "./json.js";
 import type { Filter, Key } from "./keys.js";
 import { Log } from "./log.js";
@@ -23,7 +24,7 @@ import type { BucketName, Seq } from "./seq.js";
 const MAX_AT_ONCE = 100;
 
 /** A record that is proved to stand so, or not to be there, at a moment after it was asked for: that of a fence, `asOf`. */
-export interface Certain<B extends BucketName> {
+export interface Certain<B extends BucketName> extends ReadAs<"certain"> {
   readonly entry: Entry<B> | undefined;
   readonly asOf: Seq<B>;
 }
@@ -81,6 +82,16 @@ export class Bucket<B extends BucketName> extends Log<B> {
     }
   }
 
+  /** The record as it is asked for. */
+  async read<F extends Freshness>(
+    key: Key<B>,
+    freshness: F,
+    call: Call,
+  ): Promise<Read<{ readonly entry: Entry<B> | undefined }, F>> {
+    const entry = freshness === "any" ? await this.get(key, call) : (await this.readLinearizable(key, call)).entry;
+    return asRead(freshness, { entry });
+  }
+
   /** The record as the leader says that it stands at a moment after this call, or that it does not. */
   async readLinearizable(key: Key<B>, call: Call): Promise<Certain<B>> {
     const found = await this.settled(key, call);
@@ -105,7 +116,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
       await retries.next();
       const entry = await this.#last(key, retries, call);
       const asOf = await this.fence(key, entry?.seq ?? 0, call);
-      if (asOf !== undefined) return { entry: entry === undefined ? undefined : intact(entry), asOf };
+      if (asOf !== undefined)
+        return asRead("certain", { entry: entry === undefined ? undefined : intact(entry), asOf });
     }
   }
 

@@ -12,7 +12,15 @@ import { joinAll } from "./join.js";
 import type { Commit, RoomLog, StagedWrites } from "./room-log.js";
 import type { CurrentMember, RoomMembers } from "./room-members.js";
 import type { CleanUp, LiveRoom } from "./room-records.js";
-import { isRefusal } from "../rules.js";
+import {
+  CERTAIN,
+  byAnyReplica,
+  mustLookAgain,
+  type Freshness,
+  type Read,
+  type Round,
+  type Rules,
+} from "./freshness.js";
 import { latest } from "./seq.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
@@ -33,6 +41,7 @@ export interface MemberChange<T> {
 
 /** `room` is as the changes before it leave it; `v` is the version that the change makes. */
 export type Decide<T> = (
+  rules: Rules,
   room: LiveRoom,
   member: CurrentMember,
   v: number,
@@ -43,10 +52,10 @@ interface Item {
   readonly call: Call;
   readonly bytes: number;
   /** Lets the rules decide. `undefined`: nothing to commit, and `settle` answers so. */
-  readonly decide: (room: LiveRoom, member: CurrentMember, v: number) => Decided;
+  readonly decide: (rules: Rules, room: LiveRoom, member: CurrentMember, v: number) => Decided;
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
-  fresh: boolean;
+  needsCertain: boolean;
 }
 
 /**
@@ -131,10 +140,10 @@ export class MemberChanges {
         endpoint,
         call,
         bytes: BYTES_OF_A_ROW + bytes,
-        fresh: false,
+        needsCertain: false,
         reject,
-        decide: (room, member, v) => {
-          const decided = decide(room, member, v);
+        decide: (rules, room, member, v) => {
+          const decided = decide(rules, room, member, v);
           if ("done" in decided) {
             const { done } = decided;
             return {
@@ -186,30 +195,24 @@ export class MemberChanges {
     for (const retries = new RetryLoop(call); items.length > 0;) {
       call.for(items.map((item) => item.call));
       await retries.next();
-      await this.#attempt(roomId, items, call);
+      const needsCertain = items.some((item) => item.needsCertain);
+      if (needsCertain) await this.#attempt(CERTAIN, roomId, items, call);
+      else if ((await byAnyReplica((round) => this.#attempt(round, roomId, items, call))) === "refused")
+        for (const item of items) item.needsCertain = true;
     }
   }
 
   /** Settles items and takes them off the list. What is left needs another attempt. */
-  async #attempt(roomId: string, items: Item[], call: SharedCall): Promise<void> {
-    const fresh = items.some((item) => item.fresh);
-    const freshness = fresh ? "certain" : "any";
-    let room: LiveRoom;
-    try {
-      room = await this.#log.records.room(roomId, freshness, call);
-    } catch (error) {
-      if (fresh || !isRefusal(error)) throw error;
-      for (const item of items) item.fresh = true;
-      return;
-    }
+  async #attempt<F extends Freshness>(round: Round<F>, roomId: string, items: Item[], call: SharedCall): Promise<void> {
+    const room = await this.#log.records.room(roomId, round, call);
     const members = await this.#members.currentMembers(
       room,
       items.map((item) => item.endpoint),
-      freshness,
+      round.freshness,
       call,
     );
     if (members === undefined) return;
-    const { going, working } = decide(items, room, members, fresh);
+    const { going, working } = decide(round, items, room, members);
     if (going.length > 0) await this.#commit(room, working, items, going, call);
   }
 
@@ -252,7 +255,7 @@ export class MemberChanges {
     }
     for (const { item, settle } of going) {
       if (committed === undefined) {
-        item.fresh = true;
+        item.needsCertain = true;
       } else {
         settle();
         drop(items, (other) => other === item);
@@ -271,13 +274,13 @@ interface Going {
 
 /**
  * What each wants, one after the other, of the room as those before leave it. Settles those that change nothing and those that are
- * refused, where the read was fresh; where it was not, they are asked again.
+ * refused, where the read was certain; where it was not, they are asked again.
  */
-function decide(
+function decide<F extends Freshness>(
+  round: Round<F>,
   items: Item[],
   room: LiveRoom,
-  members: readonly (CurrentMember | undefined)[],
-  fresh: boolean,
+  members: readonly (Read<CurrentMember, F> | undefined)[],
 ): { readonly going: readonly Going[]; readonly working: LiveRoom } {
   const v = room.record.v + 1;
   const going: Going[] = [];
@@ -292,19 +295,19 @@ function decide(
       continue;
     }
     try {
-      const decided = item.decide(working, member, v);
+      const decided = item.decide(round.rules(member), working, member, v);
       if (decided.kind === "change") {
         going.push({ item, member, change: decided.change, settle: decided.settle });
         working = { ...working, record: { ...working.record, ...decided.change.next } };
-      } else if (fresh) {
+      } else if (round.freshness === "certain") {
         decided.settle();
         drop(items, (other) => other === item);
       } else {
-        item.fresh = true;
+        item.needsCertain = true;
       }
     } catch (error) {
-      if (isRefusal(error) && !fresh) {
-        item.fresh = true;
+      if (mustLookAgain(round, error)) {
+        item.needsCertain = true;
       } else {
         item.reject(error);
         drop(items, (other) => other === item);

@@ -1,7 +1,8 @@
 import type { MemberInput } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { MembersDriver } from "../driver.js";
-import * as rules from "../rules.js";
+import { sortedBy } from "../rules.js";
+import { CERTAIN, orCertain } from "./freshness.js";
 import type { Member } from "../store.js";
 import { writeKey } from "./key-record.js";
 import { keys, newId } from "./keys.js";
@@ -11,7 +12,6 @@ import { MemberChanges } from "./member-changes.js";
 import type { Memberships } from "./memberships.js";
 import { holderOf, need } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
-import { orCertain } from "./room-records.js";
 import type { RosterCopies } from "./roster-copies.js";
 import { joinAll } from "./join.js";
 import type { RoomLog } from "./room-log.js";
@@ -35,7 +35,7 @@ export class JetStreamMembers implements MembersDriver {
     const { membersByEndpoint, roomKeys } = this.#log.buckets;
     const { endpoint, sealedKey } = input;
     const publicKey = input.publicKey === undefined ? undefined : base64(input.publicKey);
-    return this.#changes.change(roomId, endpoint, publicKey?.length ?? 0, call, (room, member, v) => {
+    return this.#changes.change(roomId, endpoint, publicKey?.length ?? 0, call, (rules, room, member, v) => {
       if (member.row !== undefined) throw rules.memberExists(roomId, endpoint);
       rules.checkAdd(room.facts, sealedKey);
       const { record } = room;
@@ -77,16 +77,16 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   async get(roomId: string, endpoint: string, call: Call): Promise<Member> {
-    return orCertain(async (freshness) => {
-      const { room, member } = await this.#members.member(roomId, endpoint, freshness, call);
-      return toMember(roomId, endpoint, room.record.incarnation, need(roomId, endpoint, member));
+    return orCertain(async (round) => {
+      const { room, member } = await this.#members.member(roomId, endpoint, round, call);
+      return toMember(roomId, endpoint, room.record.incarnation, need(round.rules(member), roomId, endpoint, member));
     });
   }
 
   join(roomId: string, endpoint: string, call: Call): Promise<Member> {
-    return this.#changes.change(roomId, endpoint, 0, call, (room, member, v) => {
+    return this.#changes.change(roomId, endpoint, 0, call, (rules, room, member, v) => {
       const { incarnation } = room.record;
-      const before = need(roomId, endpoint, member);
+      const before = need(rules, roomId, endpoint, member);
       if (before.joined) return { done: toMember(roomId, endpoint, incarnation, before) };
       const row = { ...before, joined: true, v };
       return { change: { row, next: {}, result: toMember(roomId, endpoint, incarnation, row) } };
@@ -95,9 +95,9 @@ export class JetStreamMembers implements MembersDriver {
 
   remove(roomId: string, endpoint: string, call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys } = this.#log.buckets;
-    return this.#changes.change(roomId, endpoint, 0, call, (room, member, v) => {
+    return this.#changes.change(roomId, endpoint, 0, call, (rules, room, member, v) => {
       const { record } = room;
-      const before = need(roomId, endpoint, member);
+      const before = need(rules, roomId, endpoint, member);
       rules.checkRemove(room.facts, endpoint);
       return {
         change: {
@@ -117,9 +117,9 @@ export class JetStreamMembers implements MembersDriver {
   }
 
   async list(roomId: string, call: Call): Promise<Member[]> {
-    const { room, members } = await this.#members.roster(roomId, "certain", call);
+    const { room, members } = await this.#members.roster(roomId, CERTAIN, call);
     const found = Array.from(members, ([endpoint, row]) => toMember(roomId, endpoint, room.record.incarnation, row));
-    return rules.sortedBy(found, (member) => member.endpoint);
+    return sortedBy(found, (member) => member.endpoint);
   }
 
   async listForEndpoint(endpoint: string, call: Call): Promise<Member[]> {

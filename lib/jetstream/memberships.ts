@@ -1,7 +1,8 @@
 /** The rooms of an endpoint, by the reverse index. */
 import type { Call } from "../call.js";
 import { isNotFound } from "../errors.js";
-import * as rules from "../rules.js";
+import { sortedBy } from "../rules.js";
+import { CERTAIN } from "./freshness.js";
 import { keys, parseHint, type Key } from "./keys.js";
 import { readMember, readRoom, type MemberRow, type RoomRecord } from "./room-record.js";
 import { currentMember } from "./room-members.js";
@@ -79,12 +80,12 @@ export class Memberships {
     const old = Date.now() - STALE_MS;
     const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
     if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
-    return rules.sortedBy(found, ({ roomId }) => roomId);
+    return sortedBy(found, ({ roomId }) => roomId);
   }
 
   async #certain(roomId: string, endpoint: string, call: Call): Promise<Membership | undefined> {
     try {
-      const { room, member } = await this.#members.member(roomId, endpoint, "certain", call);
+      const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
       return member.row === undefined ? undefined : { roomId, record: room.record, row: member.row };
     } catch (error) {
       if (isNotFound(error)) return undefined;

@@ -1,7 +1,7 @@
 import type { RekeyArguments } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { RoomKeysDriver } from "../driver.js";
-import * as rules from "../rules.js";
+import { CERTAIN, orCertain, type Freshness, type Round } from "./freshness.js";
 import type { Room, RoomKey } from "../store.js";
 import { RetryLoop } from "./retry-loop.js";
 import { readEpoch, readKey, writeKey, type KeyRow } from "./key-record.js";
@@ -10,8 +10,7 @@ import { toJson } from "./record-fields.js";
 import { toRoom } from "./room-record.js";
 import { holderOf, memberFacts, need } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
-import { orCertain } from "./room-records.js";
-import type { Freshness, LiveRoom } from "./room-records.js";
+import type { LiveRoom } from "./room-records.js";
 import { joinBoth, inParallel } from "./join.js";
 import { later, type Seq } from "./seq.js";
 import type { RoomLog } from "./room-log.js";
@@ -39,9 +38,10 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
-      const { room, member } = await this.#members.member(roomId, endpoint, "certain", call);
+      const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
+      const rules = CERTAIN.rules(member);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
-      const at = holderOf(room, endpoint, need(roomId, endpoint, member));
+      const at = holderOf(room, endpoint, need(rules, roomId, endpoint, member));
       const key = keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
       const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
         readKey(entry).write === id ? "yes" : "no",
@@ -52,29 +52,29 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       }
       // The refusal alone is no evidence: it can be for a write that fails after all.
-      if ((await roomKeys.readLinearizable(key, call)).entry !== undefined)
-        throw rules.keyExists(roomId, endpoint, epoch);
+      const read = await roomKeys.readLinearizable(key, call);
+      if (read.entry !== undefined) throw CERTAIN.rules(read).keyExists(roomId, endpoint, epoch);
     }
   }
 
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey> {
-    return orCertain((freshness) => this.#get(roomId, endpoint, epoch, freshness, call));
+    return orCertain((round) => this.#get(roomId, endpoint, epoch, round, call));
   }
 
-  async #get(
+  async #get<F extends Freshness>(
     roomId: string,
     endpoint: string,
     epoch: number | undefined,
-    freshness: Freshness,
+    round: Round<F>,
     call: Call,
   ): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
     // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
     const [{ room, member }, newest] = await joinBoth(
-      this.#members.member(roomId, endpoint, freshness, call),
+      this.#members.member(roomId, endpoint, round, call),
       roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
     );
-    const at = holderOf(room, endpoint, need(roomId, endpoint, member));
+    const at = holderOf(room, endpoint, need(round.rules(member), roomId, endpoint, member));
     const { record } = room;
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
@@ -86,38 +86,38 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
           : ((await roomKeys.get(key, call)) ?? (await roomKeys.readLinearizable(key, call)).entry);
       if (entry !== undefined) return toRoomKey(at, wanted, readKey(entry));
       if (epoch === undefined) {
-        const latest = (await this.#list(roomId, endpoint, freshness, call)).at(-1);
+        const latest = (await this.#list(roomId, endpoint, round, call)).at(-1);
         if (latest !== undefined) return latest;
       }
     }
-    throw rules.keyNotFound(roomId, endpoint, epoch);
+    throw round.rules(room).keyNotFound(roomId, endpoint, epoch);
   }
 
   list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]> {
-    return orCertain((freshness) => this.#list(roomId, endpoint, freshness, call));
+    return orCertain((round) => this.#list(roomId, endpoint, round, call));
   }
 
   /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
-  async #list(roomId: string, endpoint: string, freshness: Freshness, call: Call): Promise<RoomKey[]> {
-    let before = await this.#membership(roomId, endpoint, freshness, call);
+  async #list<F extends Freshness>(roomId: string, endpoint: string, round: Round<F>, call: Call): Promise<RoomKey[]> {
+    let before = await this.#membership(roomId, endpoint, round, call);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      const found = await this.#all(before.room, before.at, freshness, call);
-      const after = await this.#membership(roomId, endpoint, "certain", call);
+      const found = await this.#all(before.room, before.at, round.freshness, call);
+      const after = await this.#membership(roomId, endpoint, CERTAIN, call);
       const isSame = after.at.membership === before.at.membership && after.at.incarnation === before.at.incarnation;
       if (isSame && found !== undefined) return found;
       before = after;
     }
   }
 
-  async #membership(
+  async #membership<F extends Freshness>(
     roomId: string,
     endpoint: string,
-    freshness: Freshness,
+    round: Round<F>,
     call: Call,
   ): Promise<{ room: LiveRoom; at: MembershipRef }> {
-    const { room, member } = await this.#members.member(roomId, endpoint, freshness, call);
-    return { room, at: holderOf(room, endpoint, need(roomId, endpoint, member)) };
+    const { room, member } = await this.#members.member(roomId, endpoint, round, call);
+    return { room, at: holderOf(room, endpoint, need(round.rules(member), roomId, endpoint, member)) };
   }
 
   /**
@@ -127,15 +127,15 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
     const { roomKeys } = this.#log.buckets;
-    return this.#log.changeUnqueued(call, async (freshness) => {
-      rules.checkRekey(
-        (await this.#log.records.room(roomId, freshness, call)).facts,
-        options.expectedEpoch,
-        options.ifRevision,
-      );
-      const { room, v, members } = await this.#members.roster(roomId, freshness, call);
+    const { expectedEpoch, ifRevision } = options;
+    return this.#log.changeUnqueued(call, async (round) => {
+      // First by the record alone: what is refused by it costs no list of the members.
+      const before = await this.#log.records.room(roomId, round, call);
+      round.rules(before).checkRekey(before.facts, expectedEpoch, ifRevision);
+      const { room, v, members } = await this.#members.roster(roomId, round, call);
       const { record } = room;
-      rules.checkRekey(room.facts, options.expectedEpoch, options.ifRevision);
+      const rules = round.rules(room);
+      rules.checkRekey(room.facts, expectedEpoch, ifRevision);
       // Rows newer than the record: the condition of the commit would not hold, so that nothing need be staged.
       if (v !== record.v) return { room, step: "again" };
       rules.checkRekeyMembers(sealed, new Set(members.keys()));
@@ -189,10 +189,12 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     if (epoch === record.epoch) return record.attempt;
     const key = keys.epoch(room.id, record.incarnation, epoch);
     const { roomKeys } = this.#log.buckets;
-    const entry = (await roomKeys.get(key, call)) ?? (await roomKeys.readLinearizable(key, call)).entry;
+    const found = await roomKeys.get(key, call);
+    if (found !== undefined) return readEpoch(found);
+    const read = await roomKeys.readLinearizable(key, call);
     // Not there although the room went past it: the room was deleted meanwhile.
-    if (entry === undefined) throw rules.roomNotFound(room.id);
-    return readEpoch(entry);
+    if (read.entry === undefined) throw CERTAIN.rules(read).roomNotFound(room.id);
+    return readEpoch(read.entry);
   }
 
   /**

@@ -1,6 +1,6 @@
 /** How a room begins and ends. */
 import type { Call } from "../call.js";
-import { roomExists, roomNotFound } from "../rules.js";
+import { CERTAIN, commitOrCertain } from "./freshness.js";
 import { joinAll, joinBoth } from "./join.js";
 import { keys, newId } from "./keys.js";
 import { RetryLoop } from "./retry-loop.js";
@@ -50,7 +50,6 @@ export class RoomLifecycle {
       let slot: RoomSlot = readRoom(undefined);
       for (const retries = new RetryLoop(call); ;) {
         await retries.next();
-        if (slot.record !== undefined) throw roomExists(roomId);
         const { stage, undo, record, result } = attempt({
           incarnation: newId(),
           membership: newId(),
@@ -66,7 +65,9 @@ export class RoomLifecycle {
         const made = await records.write(roomId, slot, { ...record, keysSeq }, call, "commit");
         if (made !== undefined) return result(made);
         records.cleanUp(undo);
-        slot = await records.slot(roomId, "certain", call);
+        const now = await records.slot(roomId, "certain", call);
+        if (now.record !== undefined) throw CERTAIN.rules(now).roomExists(roomId);
+        slot = now;
       }
     });
   }
@@ -74,24 +75,14 @@ export class RoomLifecycle {
   /** Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed. */
   delete(roomId: string, call: Call): Promise<void> {
     const { records } = this.#log;
-    return this.#log.turn(roomId, call, async () => {
-      let fresh = false;
-      for (const retries = new RetryLoop(call); ;) {
-        await retries.next();
-        const slot = await records.slot(roomId, fresh ? "certain" : "any", call);
-        const { record } = slot;
-        if (record === undefined) {
-          if (fresh) throw roomNotFound(roomId);
-          fresh = true;
-          continue;
-        }
-        if (await records.writeTombstone(roomId, slot, call, "commit")) {
-          records.cleanUp((own) => this.#purge(roomId, record, own));
-          return;
-        }
-        fresh = true;
-      }
-    });
+    const remove = (): Promise<undefined> =>
+      commitOrCertain(call, async (round) => {
+        const { seq, record } = await records.room(roomId, round, call);
+        if (!(await records.writeTombstone(roomId, { seq, written: record }, call, "commit"))) return "again";
+        records.cleanUp((own) => this.#purge(roomId, record, own));
+        return { committed: undefined };
+      });
+    return this.#log.turn(roomId, call, remove);
   }
 
   /** Removes what belongs to an incarnation that is over. */

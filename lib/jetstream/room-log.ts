@@ -8,16 +8,15 @@
  * refers to yet. docs/protocol.md has the argument.
  */
 import type { Call } from "../call.js";
-import { isRefusal } from "../rules.js";
 import type { Entry } from "./entry.js";
+import { commitOrCertain, type Attempt } from "./freshness.js";
 import { joinAll, joinBoth } from "./join.js";
 import { KeyedMutex } from "./keyed-mutex.js";
 import { keys } from "./keys.js";
 import { toJson } from "./record-fields.js";
-import { RetryLoop } from "./retry-loop.js";
 import type { CurrentMember } from "./room-members.js";
 import { readMember, type MemberRow, type RoomRecord, type UnappliedChange } from "./room-record.js";
-import type { CleanUp, Freshness, LiveRoom, RoomBuckets, RoomRecords } from "./room-records.js";
+import type { CleanUp, LiveRoom, RoomBuckets, RoomRecords } from "./room-records.js";
 import { later, latest, type Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
 
@@ -54,8 +53,11 @@ export interface Commit<T> {
 /** `done`: nothing would change. `again`: what was read does not belong together. */
 export type Step<T> = { readonly done: T } | { readonly commit: Commit<T> } | "again";
 
-/** Decides by what it reads. */
-export type Attempt<T> = (freshness: Freshness) => Promise<{ readonly room: LiveRoom; readonly step: Step<T> }>;
+/** What was decided, and of which room. */
+export interface Decision<T> {
+  readonly room: LiveRoom;
+  readonly step: Step<T>;
+}
 
 /**
  * Invariants, each with the spec that goes red without it:
@@ -87,42 +89,19 @@ export class RoomLog {
    * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the room's
    * record is as it was read, and starts anew if it is not.
    */
-  change<T>(roomId: string, call: Call, attempt: Attempt<T>): Promise<T> {
+  change<T>(roomId: string, call: Call, attempt: Attempt<Decision<T>>): Promise<T> {
     return this.turn(roomId, call, () => this.changeUnqueued(call, attempt));
   }
 
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
-  async changeUnqueued<T>(call: Call, attempt: Attempt<T>): Promise<T> {
-    let fresh = false;
-    for (const retries = new RetryLoop(call); ;) {
-      await retries.next();
-      for (;;) {
-        call.throwIfEnded();
-        let room: LiveRoom;
-        let step: Step<T>;
-        try {
-          ({ room, step } = await attempt(fresh ? "certain" : "any"));
-        } catch (error) {
-          // What a replica that lags says is no reason to refuse: what the quorum says is.
-          if (fresh || !isRefusal(error)) throw error;
-          fresh = true;
-          continue;
-        }
-        if (step === "again") {
-          fresh = true;
-          break;
-        }
-        if ("done" in step) {
-          if (fresh) return step.done;
-          fresh = true;
-          continue;
-        }
-        const committed = await this.commit(room, step.commit, call);
-        if (committed !== undefined) return committed.value;
-        fresh = true;
-        break;
-      }
-    }
+  changeUnqueued<T>(call: Call, attempt: Attempt<Decision<T>>): Promise<T> {
+    return commitOrCertain<T>(call, async (round) => {
+      const { room, step } = await attempt(round);
+      if (step === "again") return step;
+      if ("done" in step) return { unchanged: step.done };
+      const committed = await this.commit(room, step.commit, call);
+      return committed === undefined ? "again" : { committed: committed.value };
+    });
   }
 
   /** Puts in place, applies the head, commits. `undefined`: the room's record is no longer as it was read. */

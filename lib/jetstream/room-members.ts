@@ -1,8 +1,8 @@
 /** Members as they stand: what `members` holds of a room, with the head of the room's record laid over it. */
 import type { Call } from "../call.js";
-import { memberNotFound } from "../rules.js";
 import type { MemberFacts } from "../rules.js";
 import type { Entry } from "./entry.js";
+import { CERTAIN, asRead, madeOf, type Freshness, type Read, type Round, type Rules } from "./freshness.js";
 import { joinAll, joinBoth } from "./join.js";
 import type { JoinedRows } from "./joined-rows.js";
 import { endpointOf, keys, type MembershipRef } from "./keys.js";
@@ -10,7 +10,7 @@ import { RetryLoop } from "./retry-loop.js";
 import { readMember, type MemberRow, type RoomRecord, type StoredMember } from "./room-record.js";
 import type { Seq } from "./seq.js";
 import { roomOf } from "./room-records.js";
-import type { Freshness, LiveRoom, RoomRecords } from "./room-records.js";
+import type { LiveRoom, RoomRecords } from "./room-records.js";
 
 /** A member as it stands: the row, and the sequence that the row after it follows upon. */
 export interface CurrentMember {
@@ -23,8 +23,8 @@ export interface CurrentMember {
 }
 
 /** Members of a room, as of one version of it. */
-export interface Roster {
-  readonly room: LiveRoom;
+export interface Roster<F extends Freshness> {
+  readonly room: Read<LiveRoom, F | "certain">;
   readonly v: number;
   readonly members: ReadonlyMap<string, MemberRow>;
   /** Those who are gone included. */
@@ -49,16 +49,16 @@ export class RoomMembers {
   }
 
   /** The room and one member of it. Certain, it is as of one moment after the call: the row is at least as new as the record says. */
-  async member(
+  async member<F extends Freshness>(
     roomId: string,
     endpoint: string,
-    freshness: Freshness,
+    round: Round<F>,
     call: Call,
-  ): Promise<{ room: LiveRoom; member: CurrentMember }> {
-    if (freshness === "certain") {
+  ): Promise<{ room: Read<LiveRoom, F | "certain">; member: Read<CurrentMember, F | "certain"> }> {
+    if (round.freshness === "certain") {
       for (const retries = new RetryLoop(call); ;) {
         await retries.next();
-        const room = await this.#records.room(roomId, "certain", call);
+        const room = await this.#records.room(roomId, CERTAIN, call);
         const member = await this.#certain(room, endpoint, call);
         if (member !== undefined) return { room, member };
       }
@@ -66,38 +66,37 @@ export class RoomMembers {
     // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
     const { members } = this.#records.buckets;
     const [slot, newest] = await joinBoth(
-      this.#records.slot(roomId, "any", call),
+      this.#records.slot(roomId, round.freshness, call),
       members.newest(keys.memberOfAny(roomId, endpoint), call),
     );
-    const room = roomOf(roomId, slot);
+    const room = roomOf(roomId, slot, round);
     const key = keys.member(roomId, endpoint, room.record.roster);
+    const ofAnyReplica = async () => asRead(round.freshness, await this.#ofAnyReplica(room, endpoint, call));
     const stored = newest?.key === key ? storedRow(newest) : undefined;
     const head = room.record.head.find((candidate) => candidate.endpoint === endpoint);
-    if (stored === undefined && head === undefined)
-      return { room, member: await this.#ofAnyReplica(room, endpoint, call) };
+    if (stored === undefined && head === undefined) return { room, member: await ofAnyReplica() };
     const v = Math.max(stored?.row.v ?? 0, head?.row.v ?? 0);
-    if (this.#records.seenRows.allow(key, v) !== "yes")
-      return { room, member: await this.#ofAnyReplica(room, endpoint, call) };
+    if (this.#records.seenRows.allow(key, v) !== "yes") return { room, member: await ofAnyReplica() };
     this.#records.seenRows.note(key, v);
-    return { room, member: currentMember(room.record, endpoint, stored, false) };
+    return { room, member: asRead(round.freshness, currentMember(room.record, endpoint, stored, false)) };
   }
 
   /**
    * Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit.
    * `undefined`: it has, and who seems to be none may be a member.
    */
-  async currentMembers<E extends readonly string[]>(
-    room: LiveRoom,
+  async currentMembers<E extends readonly string[], F extends Freshness>(
+    room: Read<LiveRoom, F>,
     endpoints: E,
-    freshness: Freshness,
+    freshness: F,
     call: Call,
-  ): Promise<{ [K in keyof E]: CurrentMember } | undefined> {
+  ): Promise<{ [K in keyof E]: Read<CurrentMember, F> } | undefined> {
     const found = await joinAll(
       endpoints.map((endpoint) =>
         freshness === "any" ? this.#ofAnyReplica(room, endpoint, call) : this.#certain(room, endpoint, call),
       ),
     );
-    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: CurrentMember });
+    return found.includes(undefined) ? undefined : (found as { [K in keyof E]: Read<CurrentMember, F> });
   }
 
   /** As some replica has it, and never older than this store has seen it. */
@@ -124,15 +123,16 @@ export class RoomMembers {
   }
 
   /** As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
-  async #certain(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember | undefined> {
+  async #certain(room: LiveRoom, endpoint: string, call: Call): Promise<Read<CurrentMember, "certain"> | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
     // The record was read before: every row that it demands stands before the fence.
-    const { entry, asOf } = await this.#records.buckets.members.readLinearizable(key, call);
+    const read = await this.#records.buckets.members.readLinearizable(key, call);
+    const { entry, asOf } = read;
     this.#records.buckets.members.demand(record.membersSeq, asOf);
     const stored = storedRow(entry);
     if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
-    const member = currentMember(record, endpoint, stored, true);
+    const member = madeOf(read, currentMember(record, endpoint, stored, true));
     if (member.row !== undefined || stored !== undefined) return member;
     // A room that was deleted, or whose rows were copied, has none of them any more.
     const now = await this.#records.slot(room.id, "certain", call);
@@ -177,8 +177,8 @@ export class RoomMembers {
    * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
    * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room had.
    */
-  async roster(roomId: string, freshness: Freshness, call: Call): Promise<Roster> {
-    let needed = freshness;
+  async roster<F extends Freshness>(roomId: string, round: Round<F>, call: Call): Promise<Roster<F>> {
+    let needed: Round<F | "certain"> = round;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const room = await this.#records.room(roomId, needed, call);
@@ -191,12 +191,12 @@ export class RoomMembers {
       // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
       // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
       // of a read that a write got in the way of.
-      needed = "certain";
+      needed = CERTAIN;
       const newest = [...rows.values()].filter((row) => row.v === v);
       const total = newest[0]?.members ?? present.size;
       // A head before the newest stands in the bucket: where it does not, the replica missed rows.
       if (v > record.v && isHeadApplied && newest.length === newest[0]?.of && present.size === total) {
-        const now = await this.#records.room(roomId, "certain", call);
+        const now = await this.#records.room(roomId, CERTAIN, call);
         if (now.record.incarnation === record.incarnation) return { room, v, members: present, everyone: rows };
       }
     }
@@ -251,8 +251,8 @@ export function currentMember(
 const storedRow = (entry: Entry<"members"> | undefined): StoredMember | undefined =>
   entry === undefined ? undefined : readMember(entry);
 
-export function need(roomId: string, endpoint: string, member: CurrentMember): MemberRow {
-  if (member.row === undefined) throw memberNotFound(roomId, endpoint);
+export function need(rules: Rules, roomId: string, endpoint: string, member: CurrentMember): MemberRow {
+  if (member.row === undefined) throw rules.memberNotFound(roomId, endpoint);
   return member.row;
 }
 

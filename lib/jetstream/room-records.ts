@@ -1,9 +1,9 @@
 /** The records of rooms in their bucket: how one is read, and how it is written on the condition that it is as it was read. */
 import type { Call } from "../call.js";
-import { isRefusal, roomNotFound } from "../rules.js";
 import type { RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
+import { madeOf, type Freshness, type Read, type Round } from "./freshness.js";
 import { keys } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { toJson } from "./record-fields.js";
@@ -27,9 +27,6 @@ export interface LiveRoom {
   readonly record: RoomRecord;
   readonly facts: RoomFacts;
 }
-
-/** How a read is meant: as some replica has it, or as it stands at a moment after the call, so that a refusal may rest on it. */
-export type Freshness = "any" | "certain";
 
 /** Removes what nothing refers to any more, in time of its own. What it leaves is invisible, and swept up later. */
 export type CleanUp = (call: Call) => Promise<unknown>;
@@ -62,20 +59,17 @@ export class RoomRecords {
     this.seenRows = new Seen(seenBytes);
   }
 
-  async slot(roomId: string, freshness: Freshness, call: Call): Promise<RoomSlot> {
-    const { rooms } = this.buckets;
-    const key = keys.room(roomId);
-    const slot = readRoom(
-      freshness === "any" ? await rooms.get(key, call) : (await rooms.readLinearizable(key, call)).entry,
-    );
+  async slot<F extends Freshness>(roomId: string, freshness: F, call: Call): Promise<Read<RoomSlot, F>> {
+    const read = await this.buckets.rooms.read(keys.room(roomId), freshness, call);
+    const slot = readRoom(read.entry);
     this.#noteHead(roomId, slot);
     this.met(roomId, slot);
-    return slot;
+    return madeOf(read, slot);
   }
 
-  /** The room, or `NOT_FOUND`, which is sure if it was asked for as certain. */
-  async room(roomId: string, freshness: Freshness, call: Call): Promise<LiveRoom> {
-    return roomOf(roomId, await this.slot(roomId, freshness, call));
+  /** The room, or `NOT_FOUND`. */
+  async room<F extends Freshness>(roomId: string, round: Round<F>, call: Call): Promise<Read<LiveRoom, F>> {
+    return roomOf(roomId, await this.slot(roomId, round.freshness, call), round);
   }
 
   /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
@@ -150,28 +144,18 @@ export class RoomRecords {
 }
 
 /** The room that the record tells of, or `NOT_FOUND`. */
-export function roomOf(roomId: string, slot: RoomSlot): LiveRoom {
+export function roomOf<F extends Freshness>(
+  roomId: string,
+  slot: Read<RoomSlot, F>,
+  round: Round<F>,
+): Read<LiveRoom, F> {
   const { record, seq } = slot;
-  if (record === undefined) throw roomNotFound(roomId);
-  return {
-    id: roomId,
-    seq,
-    record,
-    facts: {
-      encrypted: record.encrypted,
-      owner: record.owner,
-      epoch: record.epoch,
-      revision: `${record.incarnation}.${String(record.v)}`,
-    },
+  if (record === undefined) throw round.rules(slot).roomNotFound(roomId);
+  const facts = {
+    encrypted: record.encrypted,
+    owner: record.owner,
+    epoch: record.epoch,
+    revision: `${record.incarnation}.${String(record.v)}`,
   };
-}
-
-/** Runs a read, and where it refuses, again as certain: a refusal is said only by what the quorum says. */
-export async function orCertain<T>(read: (freshness: Freshness) => Promise<T>): Promise<T> {
-  try {
-    return await read("any");
-  } catch (error) {
-    if (!isRefusal(error)) throw error;
-    return read("certain");
-  }
+  return madeOf(slot, { id: roomId, seq, record, facts });
 }

@@ -3,7 +3,7 @@ import { cursor, toCursor } from "../arguments.js";
 import type { PageInput, RoomChangeInput, RoomInput } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { RoomsDriver } from "../driver.js";
-import * as rules from "../rules.js";
+import { orCertain } from "./freshness.js";
 import type { Page, Room } from "../store.js";
 import type { Memberships } from "./memberships.js";
 import { writeKey } from "./key-record.js";
@@ -14,7 +14,6 @@ import type { RoomIndex } from "./room-index.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { memberFacts, need } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
-import { orCertain } from "./room-records.js";
 import { seqIn } from "./seq.js";
 import type { RoomLog } from "./room-log.js";
 
@@ -98,14 +97,14 @@ export class JetStreamRooms implements RoomsDriver {
   }
 
   get(id: string, call: Call): Promise<Room> {
-    return orCertain(async (freshness) => toRoom(id, (await this.#log.records.room(id, freshness, call)).record));
+    return orCertain(async (round) => toRoom(id, (await this.#log.records.room(id, round, call)).record));
   }
 
   update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room> {
-    return this.#log.change(id, call, async (freshness) => {
-      const room = await this.#log.records.room(id, freshness, call);
+    return this.#log.change(id, call, async (round) => {
+      const room = await this.#log.records.room(id, round, call);
       const { record, facts } = room;
-      rules.checkRevision(facts.revision, ifRevision);
+      round.rules(room).checkRevision(facts.revision, ifRevision);
       const owner = change.owner ?? record.owner;
       const name = change.name ?? record.name;
       if (owner === record.owner) {
@@ -113,12 +112,12 @@ export class JetStreamRooms implements RoomsDriver {
         return { room, step: { commit: { next: { v: record.v + 1, name }, result: (next) => toRoom(id, next) } } };
       }
       const pair = [record.owner, owner] as const;
-      const members = await this.#members.currentMembers(room, pair, freshness, call);
+      const members = await this.#members.currentMembers(room, pair, round.freshness, call);
       if (members === undefined) return { room, step: "again" };
       const [before, successor] = members;
-      rules.checkOwner(id, owner, memberFacts(successor.row));
-      const from = need(id, record.owner, before);
-      const to = need(id, owner, successor);
+      round.rules(successor).checkOwner(id, owner, memberFacts(successor.row));
+      const from = need(round.rules(before), id, record.owner, before);
+      const to = need(round.rules(successor), id, owner, successor);
       const v = record.v + 1;
       return {
         room,

@@ -8,6 +8,7 @@
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
+import { CERTAIN } from "./freshness.js";
 import { inParallel } from "./join.js";
 import { keys, newRoster } from "./keys.js";
 import { toJson } from "./record-fields.js";
@@ -80,10 +81,10 @@ export class RosterCopies {
   async #reserve(roomId: string, call: Call): Promise<string | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      const room = await this.#log.records.room(roomId, "certain", call);
+      const room = await this.#log.records.room(roomId, CERTAIN, call);
       const { record } = room;
       if (record.rows === undefined) {
-        const { v, everyone } = await this.#members.roster(roomId, "certain", call);
+        const { v, everyone } = await this.#members.roster(roomId, CERTAIN, call);
         if (v !== record.v) continue;
         await this.#rewrite(room, { ...record, rows: everyone.size }, call);
         continue;
@@ -118,7 +119,7 @@ export class RosterCopies {
 
   /** Copies what was not copied as it stands now, and commits the copy if nothing has changed meanwhile. */
   async #round(roster: string, roomId: string, copied: Copied, call: Call): Promise<CopyEnd> {
-    const { room, v, everyone } = await this.#members.roster(roomId, "certain", call);
+    const { room, v, everyone } = await this.#members.roster(roomId, CERTAIN, call);
     const { record } = room;
     if (record.copying !== roster) return { kind: "over" };
     await this.#copyRows(roster, roomId, everyone, copied, call);

@@ -14,7 +14,8 @@ import { EVERYTHING, keys, parseHint, parseKey, parseMember, parseRoomHint, type
 import type { BucketName } from "./seq.js";
 import { readMember, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll } from "./join.js";
-import type { Freshness, RoomRecords } from "./room-records.js";
+import type { Freshness } from "./freshness.js";
+import type { RoomRecords } from "./room-records.js";
 
 /** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
 const AT_ONCE = 1024;
@@ -117,8 +118,7 @@ export class Sweep {
     const { members, roomKeys } = this.#records.buckets;
     const rowKey = keys.member(roomId, membership.endpoint, record.roster);
     // Only what is certain is followed by a removal: a replica can be behind, or miss a row.
-    const entry =
-      freshness === "any" ? await members.get(rowKey, call) : (await members.readLinearizable(rowKey, call)).entry;
+    const { entry } = await members.read(rowKey, freshness, call);
     const rows = [
       ...record.head.filter((head) => head.endpoint === membership.endpoint).map((head) => head.row),
       ...(entry === undefined ? [] : [readMember(entry).row]),
@@ -130,10 +130,7 @@ export class Sweep {
     if (made.epoch > record.epoch) return "open";
     if (made.epoch === record.epoch) return made.attempt === record.attempt ? "live" : "dead";
     const epochKey = keys.epoch(roomId, record.incarnation, made.epoch);
-    const epoch =
-      freshness === "any"
-        ? await roomKeys.get(epochKey, call)
-        : (await roomKeys.readLinearizable(epochKey, call)).entry;
+    const { entry: epoch } = await roomKeys.read(epochKey, freshness, call);
     return epoch === undefined || readEpoch(epoch) === made.attempt ? "live" : "dead";
   }
 }

@@ -1,5 +1,6 @@
 /** A user as it stands: the record, and the guard of the admins where it has a say. */
 import type { Call } from "../call.js";
+import { asRead, type Freshness, type Read } from "./freshness.js";
 import { joinBoth } from "./join.js";
 import { keys } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -34,20 +35,33 @@ export class UserViews {
     this.#bucket = bucket;
   }
 
-  /** A user as some replica has it, with the guard where it is needed. What the conditions of the commit do not hold, it is not. */
-  async stale(key: string, withGuard: boolean, call: Call): Promise<UserView> {
+  /** A user, with the guard where it is needed. */
+  async read<F extends Freshness>(
+    key: string,
+    withGuard: boolean,
+    freshness: F,
+    call: Call,
+  ): Promise<Read<UserView, F>> {
+    const view = await (freshness === "any"
+      ? this.#ofAnyReplica(key, withGuard, call)
+      : this.#certain(key, withGuard, call));
+    return asRead(freshness, view);
+  }
+
+  /** What the conditions of a commit do not hold, it is not. */
+  async #ofAnyReplica(key: string, withGuard: boolean, call: Call): Promise<UserView> {
     const [user, admins] = await joinBoth(
       this.#bucket.get(keys.user(key), call),
       withGuard ? this.#bucket.get(keys.admins, call) : undefined,
     );
-    if (withGuard && admins === undefined) return this.certain(key, true, call);
+    if (withGuard && admins === undefined) return this.#certain(key, true, call);
     const slot = readUser(user);
     const guard = withGuard ? readGuard(admins) : undefined;
     return { slot, guard, user: counts(slot, guard) };
   }
 
-  /** The same at one moment after this call. A user who is not there is surely not there. */
-  async certain(key: string, withGuard: boolean, call: Call): Promise<UserView> {
+  /** At one moment after this call. A user who is not there is surely not there. */
+  async #certain(key: string, withGuard: boolean, call: Call): Promise<UserView> {
     const recordKey = keys.user(key);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -56,7 +70,7 @@ export class UserViews {
       // It is there from the opening on: an answer without it is no answer.
       if (guard?.entry === undefined && withGuard) continue;
       const slot = readUser(entry);
-      if (guard === undefined && slot.record.stage !== undefined) return this.certain(key, true, call);
+      if (guard === undefined && slot.record.stage !== undefined) return this.#certain(key, true, call);
       // The user stands there since before the moment of the guard: both are as of that moment.
       if (guard !== undefined && slot.seq > guard.asOf) continue;
       const guardSlot = guard === undefined ? undefined : readGuard(guard.entry);

@@ -6,14 +6,13 @@ import type { PageInput, UserChangeInput, UserInput } from "../arguments.js";
 import { cursor, toCursor } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { UsersDriver } from "../driver.js";
-import * as rules from "../rules.js";
 import type { Page, User } from "../store.js";
 import { NO_GUARD, concernsAdmins, type AdminGuard } from "./admin-guard.js";
 import type { Entry } from "./entry.js";
+import { CERTAIN, commitOrCertain, type Rules } from "./freshness.js";
 import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { toJson } from "./record-fields.js";
-import { RetryLoop } from "./retry-loop.js";
 import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
 import { readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
@@ -21,7 +20,7 @@ import type { UserView, UserViews } from "./user-views.js";
 import { NO_WRITES, appendWrite, includesWrite, newWrite } from "./write-history.js";
 
 /** `undefined`: nothing would change. */
-type Change = (user: UserRow | undefined, guard: Guard) => UserRow | undefined;
+type Change = (rules: Rules, user: UserRow | undefined, guard: Guard) => UserRow | undefined;
 
 export class JetStreamUsers implements UsersDriver {
   readonly #bucket: ProvedBucket<"users", UserState>;
@@ -41,9 +40,9 @@ export class JetStreamUsers implements UsersDriver {
       record.stage === undefined ? undefined : readGuard(await this.#bucket.get(keys.admins, call)).guard.head;
     if (head !== undefined && head.attempt === record.stage?.attempt) return toUser(head.user);
     // A miss is said only by what is as fresh as a check, and so is what becomes of a stage that the guard does not name.
-    const { user } = await this.#views.certain(key, record.stage !== undefined, call);
-    if (user === undefined) throw rules.userNotFound(key);
-    return toUser(user);
+    const view = await this.#views.read(key, record.stage !== undefined, "certain", call);
+    if (view.user === undefined) throw CERTAIN.rules(view).userNotFound(key);
+    return toUser(view.user);
   }
 
   async add(input: UserInput, call: Call): Promise<User> {
@@ -57,7 +56,7 @@ export class JetStreamUsers implements UsersDriver {
       );
       if (written !== undefined) return toUser(row);
     }
-    return this.#change(row.key, call, (user) => {
+    return this.#change(row.key, call, (rules, user) => {
       if (user !== undefined) throw rules.userExists(row.key);
       return row;
     });
@@ -68,7 +67,7 @@ export class JetStreamUsers implements UsersDriver {
     return this.#change(
       row.key,
       call,
-      (user, guard) => {
+      (rules, user, guard) => {
         if (guard.ever) throw rules.notFirstAdmin();
         if (user !== undefined) throw rules.userExists(row.key);
         return row;
@@ -78,7 +77,7 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Promise<User> {
-    return this.#change(key, call, (user) => {
+    return this.#change(key, call, (rules, user) => {
       if (user === undefined) throw rules.userNotFound(key);
       rules.checkRevision(String(user.v), ifRevision);
       const next: UserRow = {
@@ -93,14 +92,14 @@ export class JetStreamUsers implements UsersDriver {
   }
 
   revoke(key: string, call: Call): Promise<User> {
-    return this.#change(key, call, (user) => {
+    return this.#change(key, call, (rules, user) => {
       if (user === undefined) throw rules.userNotFound(key);
       return user.revokedAt === undefined ? changed(user, { ...user, revokedAt: Date.now() }) : undefined;
     });
   }
 
   reinstate(key: string, call: Call): Promise<User> {
-    return this.#change(key, call, (user) => {
+    return this.#change(key, call, (rules, user) => {
       if (user === undefined) throw rules.userNotFound(key);
       return user.revokedAt === undefined ? undefined : changed(user, { ...user, revokedAt: undefined });
     });
@@ -115,52 +114,33 @@ export class JetStreamUsers implements UsersDriver {
       const key = parseUser(entry.key);
       if (key === undefined) continue;
       const { record } = readUser(entry);
-      const row = record.stage === undefined ? record.user : (await this.#views.certain(key, true, call)).user;
+      const row = record.stage === undefined ? record.user : (await this.#views.read(key, true, "certain", call)).user;
       if (row !== undefined) items.push(toUser(row));
     }
     return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
   /** Reads, lets the rules decide, commits on the condition that nothing changed meanwhile, and starts anew if it did. */
-  async #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
-    let fresh = false;
+  #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let withGuard = concernsGuard;
-    for (const retries = new RetryLoop(call); ;) {
-      await retries.next();
+    return commitOrCertain<User>(call, async (round) => {
       for (;;) {
-        call.throwIfEnded();
-        const seen = fresh
-          ? await this.#views.certain(key, withGuard, call)
-          : await this.#views.stale(key, withGuard, call);
-        const { guard } = seen;
-        let next: UserRow | undefined;
-        try {
-          next = change(seen.user, guard?.guard ?? NO_GUARD);
-          if (guard === undefined && needsGuard(seen, next)) {
-            withGuard = true;
-            continue;
-          }
-          if (next !== undefined && guard !== undefined && concernsAdmins(seen.user, next, guard.guard)) {
-            if (await this.#guard.commit(key, { ...seen, guard }, next, call)) return toUser(next);
-            fresh = true;
-            break;
-          }
-        } catch (error) {
-          // What a replica that lags says is no reason to refuse: what the quorum says is.
-          if (fresh || !rules.isRefusal(error)) throw error;
-          fresh = true;
+        const view = await this.#views.read(key, withGuard, round.freshness, call);
+        const { user, guard } = view;
+        const rules = round.rules(view);
+        const next = change(rules, user, guard?.guard ?? NO_GUARD);
+        if (guard === undefined && needsGuard(view, next)) {
+          withGuard = true;
           continue;
         }
-        if (next === undefined) {
-          if (fresh && seen.user !== undefined) return toUser(seen.user);
-          fresh = true;
-          continue;
-        }
-        if (await this.#commitAlone(key, seen, next, call)) return toUser(next);
-        fresh = true;
-        break;
+        if (next === undefined) return user === undefined ? "again" : { unchanged: toUser(user) };
+        const isOfAdmins = guard !== undefined && concernsAdmins(user, next, guard.guard);
+        const isCommitted = await (isOfAdmins
+          ? this.#guard.commit(rules, { ...view, guard }, next, call)
+          : this.#commitAlone(key, view, next, call));
+        return isCommitted ? { committed: toUser(next) } : "again";
       }
-    }
+    });
   }
 
   /** A change that makes or unmakes no active admin: the user's record commits it. */

@@ -6,8 +6,11 @@ import { expect } from "chai";
 import type { Call } from "../../lib/call.js";
 import type { Bucket } from "../../lib/jetstream/bucket.js";
 import type { Entry } from "../../lib/jetstream/entry.js";
+import { CERTAIN, commitOrCertain } from "../../lib/jetstream/freshness.js";
 import { keys, type Key } from "../../lib/jetstream/keys.js";
 import { readMember, readRoom } from "../../lib/jetstream/room-record.js";
+import type { RoomMembers } from "../../lib/jetstream/room-members.js";
+import type { RoomRecords } from "../../lib/jetstream/room-records.js";
 import { later, latest, type Seq } from "../../lib/jetstream/seq.js";
 
 interface Buckets {
@@ -57,6 +60,33 @@ export function records(entry: Entry<"rooms">): void {
   readRoom(entry);
   // @ts-expect-error what stands in `rooms` is no row of a member
   readMember(entry);
+}
+
+export async function refusals(records: RoomRecords, members: RoomMembers, call: Call): Promise<void> {
+  const stale = await records.slot("r", "any", call);
+  // @ts-expect-error that some replica has no such room is no reason to refuse
+  CERTAIN.rules(stale).roomNotFound("r");
+  const certain = await records.slot("r", "certain", call);
+  CERTAIN.rules(certain).roomNotFound("r");
+
+  const entry = await records.buckets.rooms.get(keys.room("r"), call);
+  // @ts-expect-error nor is that it has one, which may be of before
+  CERTAIN.rules({ entry }).roomExists("r");
+  const read = await records.buckets.rooms.readLinearizable(keys.room("r"), call);
+  CERTAIN.rules(read).roomExists("r");
+
+  await commitOrCertain(call, async (round) => {
+    const { room, member } = await members.member("r", "e", round, call);
+    round.rules(room).checkRevision(room.facts.revision, "1");
+    round.rules(member).memberExists("r", "e");
+    const other = await records.room("other", CERTAIN, call);
+    round.rules(other).checkRevision(other.facts.revision, "1");
+    // @ts-expect-error what is stale also when the round asks for what is certain
+    round.rules(await records.slot("r", "any", call)).roomNotFound("r");
+    // @ts-expect-error the rules of one round do not take what another one has read
+    CERTAIN.rules(room).checkRevision(room.facts.revision, "1");
+    return "again";
+  });
 }
 
 describe("the types of the JetStream backend", () => {

@@ -365,8 +365,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a key is put by what some replica has",
     file: "lib/jetstream/room-keys.ts",
-    find: `"certain", call);\n      rules.checkPut`,
-    replace: `"any", call);\n      rules.checkPut`,
+    find: "endpoint, CERTAIN, call);\n      const rules",
+    replace: `endpoint, { ...CERTAIN, freshness: "any" }, call);\n      const rules`,
     breaks: "Nothing holds the write of a key against the room's record: what it goes by is certain.",
     killedBy: staleReads(": "),
   },
@@ -451,7 +451,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "an endpoint's memberships in the order of the index",
     file: "lib/jetstream/memberships.ts",
-    find: "return rules.sortedBy(found, ({ roomId }) => roomId);",
+    find: "return sortedBy(found, ({ roomId }) => roomId);",
     replace: "return found;",
     breaks: "The rooms and memberships of an endpoint are sorted by room id, by code point.",
     killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "listForEndpoint gives each membership"),

@@ -131,16 +131,16 @@ const changes: readonly Change[] = [
   },
   {
     name: "simulated: a refusal on a stale read, of a user",
-    file: "lib/jetstream/users.ts",
-    find: "if (fresh || !rules.isRefusal(error)) throw error;",
-    replace: "throw error;",
+    file: "lib/jetstream/freshness.ts",
+    find: `if (mustLookAgain(ANY, error)) return "refused";`,
+    replace: "",
     breaks: "What a replica that lags says is no reason to refuse.",
   },
   {
     name: "simulated: a refusal on a stale read, of a member",
     file: "lib/jetstream/member-changes.ts",
-    find: "if (isRefusal(error) && !fresh) {",
-    replace: "if (isRefusal(error) && v < 0) {",
+    find: "if (mustLookAgain(round, error)) {",
+    replace: "if (mustLookAgain(round, error) && v < 0) {",
     breaks: "What a replica that lags says is no reason to refuse.",
   },
   {
@@ -231,8 +231,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a key put by a stale read",
     file: "lib/jetstream/room-keys.ts",
-    find: `"certain", call);\n      rules.checkPut`,
-    replace: `"any", call);\n      rules.checkPut`,
+    find: "endpoint, CERTAIN, call);\n      const rules",
+    replace: `endpoint, { ...CERTAIN, freshness: "any" }, call);\n      const rules`,
     breaks: "Nothing holds a put against the room's record: what it goes by is certain.",
   },
 ];
