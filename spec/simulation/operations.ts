@@ -26,6 +26,8 @@ export interface Step {
 
 const CHECKS: ReadonlySet<string> = new Set(["authorize", "isAdmin", "hasAdmin", "listed", "getUser"]);
 
+const CHANGES_OF_MEMBERS: ReadonlySet<string> = new Set(["create", "add", "join", "remove", "owner"]);
+
 export const isChange = ({ f }: SimulatedOperation): boolean => !READS.has(f) && !CHECKS.has(f);
 
 /** Of these a store remembers what it read. */
@@ -147,6 +149,12 @@ export class Touched {
   room = 0;
   e = 0;
   readonly #users = new Map<number, Standing>();
+  readonly #lastOf = new Map<number, string>();
+  /**
+   * Rooms whose last change of members followed upon one that left as many of them as there were. A list in which the rows of that one
+   * are missing is not found out by counting.
+   */
+  readonly uncounted = new Set<number>();
   /** Who was an admin until the last change of any admin: that stands in the guard, until a change of another takes its place. */
   taken: number | undefined;
 
@@ -161,13 +169,24 @@ export class Touched {
   }
 
   /** A change was acknowledged. */
-  ended(op: SimulatedOperation): void {
-    if (!("u" in op)) return;
+  ended(room: number, op: SimulatedOperation): void {
+    if (!("u" in op)) {
+      this.#endedIn(room, op.f);
+      return;
+    }
     const before = this.#users.get(op.u) ?? { admin: false, active: true };
     const after = changed(before, op);
     this.#users.set(op.u, after);
     const [was, is] = [before.admin && before.active, after.admin && after.active];
     if (was !== is) this.taken = was ? op.u : undefined;
+  }
+
+  #endedIn(room: number, f: string): void {
+    if (!CHANGES_OF_MEMBERS.has(f)) return;
+    const before = this.#lastOf.get(room);
+    this.#lastOf.set(room, f);
+    if (f !== "create" && (before === "join" || before === "owner")) this.uncounted.add(room);
+    else this.uncounted.delete(room);
   }
 
   /** A change of a user that can be made, as far as it is known how the user stands. */
@@ -210,8 +229,29 @@ export function interference(
   return step(chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op);
 }
 
+/** The check that a change which takes something away is about. */
+export function whatWasTaken(room: number, op: SimulatedOperation): Step {
+  const asked: SimulatedOperation =
+    "u" in op ? { f: "authorize", u: op.u } : { f: "isMember", e: "e" in op ? op.e : 0 };
+  return { store: 0, lane: 0, gapMs: 0, room, op: asked, dice: 0.5 };
+}
+
+/** Another change of the members of a room, of which the one before it left as many as there were. */
+export function nextChange(chance: Chance, taste: Taste, room: number): Step {
+  const e = chance.below(taste.endpointCount);
+  const f = chance.of(["add", "remove", "owner"]);
+  const op: RoomOperation = f === "add" ? { f, e, joined: true } : { f, e };
+  return { store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 };
+}
+
 /** What somebody asks who has just heard of a change. */
-export function followUp(chance: Chance, taste: Taste, room: number, op: SimulatedOperation): Step {
+export function followUp(
+  chance: Chance,
+  taste: Taste,
+  room: number,
+  op: SimulatedOperation,
+  isUncounted: boolean,
+): Step {
   const step = (asked: SimulatedOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op: asked, dice: 0.5 });
   if ("u" in op) {
     const f = chance.of(
@@ -227,7 +267,9 @@ export function followUp(chance: Chance, taste: Taste, room: number, op: Simulat
       ? ["keys"]
       : op.f === "create" || op.f === "delete"
         ? ["inRooms", "inRooms", "isMember", "indexed", "keys", "list", "member"]
-        : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"],
+        : isUncounted
+          ? ["list", "list", "list", "list", "list", "isMember", "member"]
+          : ["isMember", "isMember", "isMember", "indexed", "keys", "list", "member"],
   );
   return step(
     f === "list" || f === "inRooms" ? { f } : f === "keys" ? { f, e, newest: chance.happens(0.4) } : { f, e },

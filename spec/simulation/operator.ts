@@ -18,6 +18,13 @@ const MOST_OUTAGE_MS = 4000;
 /** Entries that a backup can be behind by, so that a stream can come to where it was. */
 const MOST_LOST = 12;
 
+/** What a stream was made to be that it was not, and for how long there is none. */
+export interface Harm {
+  readonly kind: "removed" | "restored";
+  readonly stream: string;
+  readonly outageMs: number;
+}
+
 export class Operator {
   readonly #world: World;
   readonly #servers: SimulatedServers;
@@ -29,8 +36,8 @@ export class Operator {
     this.#chance = chance;
   }
 
-  /** Does something, or nothing. Answers what a stream was made to be that it was not. */
-  act(mayHarm: boolean): { readonly kind: "removed" | "restored"; readonly stream: string } | undefined {
+  /** Does something, or nothing. */
+  act(mayHarm: boolean): Harm | undefined {
     const { mix } = this.#world;
     const chance = this.#chance;
     // Servers of 2.11 refuse to raise what an operator has lowered: a store could not open.
@@ -65,14 +72,12 @@ export class Operator {
     });
   }
 
-  #remove(
-    kind: "removed" | "restored",
-    place: (end: number) => number,
-  ): { readonly kind: "removed" | "restored"; readonly stream: string } | undefined {
+  #remove(kind: Harm["kind"], place: (end: number) => number): Harm | undefined {
     const stream = this.#chance.of(STREAMS);
     const putBack = this.#servers.remove(stream, place);
     if (putBack === undefined) return undefined;
-    this.#world.engine.after(this.#chance.between(LEAST_OUTAGE_MS, MOST_OUTAGE_MS), putBack);
-    return { kind, stream };
+    const outageMs = this.#chance.between(LEAST_OUTAGE_MS, MOST_OUTAGE_MS);
+    this.#world.engine.after(outageMs, putBack);
+    return { kind, stream, outageMs };
   }
 }

@@ -13,6 +13,7 @@ import {
   interference,
   isChange,
   isCheck,
+  nextChange,
   planRekey,
   planRoom,
   planUser,
@@ -21,6 +22,7 @@ import {
   sensibly,
   stepsOf,
   tasteOf,
+  whatWasTaken,
   type Planned,
   type SimulatedOperation,
   type Step,
@@ -136,6 +138,9 @@ class Simulation {
   #spare = 0;
   readonly #operator: Operator;
   #disaster: Disaster | undefined;
+  readonly #sleepers: Chance;
+  /** The last change that takes something away, and was acknowledged. */
+  #lastTaken: { readonly client: Client; readonly room: number; readonly op: SimulatedOperation } | undefined;
   readonly #touched = new Touched();
   readonly #taste: Taste;
 
@@ -157,6 +162,7 @@ class Simulation {
     };
     this.#taste = tasteOf(new Chance(schedule.seed, 6));
     this.#servers = new SimulatedServers(this.#world);
+    this.#sleepers = new Chance(schedule.seed, 9, schedule.turn);
     this.#operator = new Operator(this.#world, this.#servers, new Chance(schedule.seed, 8, schedule.turn));
   }
 
@@ -403,13 +409,21 @@ class Simulation {
   #followUp(changer: Client, room: number, op: SimulatedOperation): void {
     const { chance } = this.#world;
     const isTaken = "u" in op && this.#touched.taken === op.u;
-    if (!chance.happens(isTaken ? 0.8 : this.#taste.followUps)) return;
-    const client = this.#atOnce(
-      changer.name,
-      () => followUp(chance, this.#taste, room, op),
-      ({ name }) => this.#following.delete(name),
-    );
-    if (client !== undefined) this.#following.add(client.name);
+    const isUncounted = !("u" in op) && this.#touched.uncounted.has(room);
+    if (!isUncounted && (op.f === "join" || op.f === "owner") && chance.happens(0.8)) {
+      this.#atOnce(changer.name, () => nextChange(chance, this.#taste, room));
+      return;
+    }
+    if (!chance.happens(isTaken || isUncounted ? 0.8 : this.#taste.followUps)) return;
+    // Of several stores rather one has a replica that is behind.
+    for (let asked = 0; asked < (isUncounted ? 2 : 1); asked++) {
+      const client = this.#atOnce(
+        changer.name,
+        () => followUp(chance, this.#taste, room, op, isUncounted),
+        ({ name }) => this.#following.delete(name),
+      );
+      if (client !== undefined) this.#following.add(client.name);
+    }
   }
 
   /** A call of another store, in the place of one that is planned: rather of one that has asked about the record before. */
@@ -495,7 +509,27 @@ class Simulation {
     const done = this.#operator.act(this.#disaster === undefined);
     if (done === undefined) return;
     const open = this.#clients.filter(({ store }) => store !== undefined).map(({ name }) => name);
-    this.#disaster = { ...done, at: this.#tick(), open: new Set(open) };
+    this.#disaster = { kind: done.kind, stream: done.stream, at: this.#tick(), open: new Set(open) };
+    if (done.kind === "restored") this.#sleepThrough(done.outageMs);
+  }
+
+  /**
+   * Whoever made the last change that takes something away hears nothing until the others have brought the restored log beyond what it has
+   * seen, and is then asked about that.
+   */
+  #sleepThrough(outageMs: number): void {
+    const last = this.#lastTaken;
+    if (last === undefined || last.client.process.state !== "running") return;
+    const { client, room, op } = last;
+    const chance = this.#sleepers;
+    client.process.stop();
+    this.#underWay++;
+    this.#engine.after(outageMs + chance.between(20, 1000), () => {
+      client.process.wake();
+      this.#step(client, whatWasTaken(room, op), () => {
+        this.#underWay--;
+      });
+    });
   }
 
   #call(client: Client, store: Store, { at, op, run }: Planned, { dice, room }: Step, then: () => void): void {
@@ -519,7 +553,8 @@ class Simulation {
       this.#entries.set(id, { id, store: client.name, at, op, invoked, returned: this.#tick(), out });
       const late = client.process.ranMs - began - timeoutMs * callsOf(op);
       if (out === "ok" && isChange(op)) {
-        this.#touched.ended(op);
+        this.#touched.ended(room, op);
+        if (op.f === "revoke" || op.f === "remove") this.#lastTaken = { client, room, op };
         this.#followUp(client, room, op);
       }
       if (late > SLACK_MS)

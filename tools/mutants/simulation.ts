@@ -16,13 +16,6 @@ const changes: readonly Change[] = [
     breaks: "A check takes only a barrier that was sent after it began.",
   },
   {
-    name: "simulated: rows from before the room's record",
-    file: "lib/jetstream/room-members.ts",
-    find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
-    replace: "keys.membersMark(roomId, record.roster),\n      0,",
-    breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
-  },
-  {
     name: "simulated: keys from before the room's record",
     file: "lib/jetstream/room-keys.ts",
     find: `const min = freshness === "any" ? record.keysSeq :`,
@@ -248,6 +241,17 @@ const ofSnapshots: Mutant = {
   chance: true,
 };
 
+/** Only a replica that is behind has rows from before. */
+const ofStaleReads: Mutant = {
+  name: "simulated: rows from before the room's record",
+  file: "lib/jetstream/room-members.ts",
+  find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
+  replace: "keys.membersMark(roomId, record.roster),\n      0,",
+  breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
+  killedBy: { ...bySimulation, with: "staleReads" },
+  chance: true,
+};
+
 /** Few schedules have a stream that is restored: of the others none can notice. */
 const ofRestores: Mutant = {
   name: "simulated: a log that has gone back is believed",
@@ -272,6 +276,7 @@ const ofOneSchedule: Mutant = {
 export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ofSnapshots,
+  ofStaleReads,
   ofRestores,
   ofOneSchedule,
 ];
