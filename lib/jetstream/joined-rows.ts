@@ -31,14 +31,19 @@ export class JoinedRows {
     this.#maxBytes = maxBytes;
   }
 
-  /** Whether the member has joined, by the row that the room's record demands. `undefined`: there is none. */
+  /**
+   * Whether the member has joined, by the row that the room's record demands. `none`: there is no row. `newer`: the member was changed
+   * since the record was read. Whether the store was open at that change says only a newer record.
+   */
   async prove(
     members: Bucket<"members">,
     key: Key<"members">,
     room: RoomRecord,
     call: Call,
-  ): Promise<boolean | undefined> {
-    return (await this.#row(members, key, room, call))?.joined;
+  ): Promise<boolean | "none" | "newer"> {
+    const row = await this.#row(members, key, room, call);
+    if (row === undefined) return "none";
+    return row.v > room.v ? "newer" : row.joined;
   }
 
   /** The same, where it can be told without asking. */

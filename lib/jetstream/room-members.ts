@@ -156,11 +156,11 @@ export class RoomMembers {
       const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
       if (head !== undefined) return head.joined && !head.gone;
       const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
-      if (joined !== undefined) return joined;
-      // There is no such row, if the record names this roster still: those of another are removed once it was copied.
+      if (typeof joined === "boolean") return joined;
       proved = await rooms.prove(key, call);
       await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
-      if (proved?.value.record?.roster === record.roster) return false;
+      // There is no such row, if the record names this roster still: those of another are removed once it was copied.
+      if (joined === "none" && proved?.value.record?.roster === record.roster) return false;
     }
   }
 
