@@ -8,6 +8,7 @@ const powerLoss = bySpec("spec/sqlite/power-loss.spec.ts", "at a moment of its l
 const olderState = (test: string) => bySpec("spec/sqlite/older-state.spec.ts", test);
 const checkpoints = (test: string) => bySpec("spec/sqlite/checkpoints.spec.ts", test);
 const budget = (test: string) => bySpec("spec/sqlite/budget.spec.ts", test);
+const packed = (test: string) => bySpec("spec/sqlite/packed-rooms.spec.ts", test);
 const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files only when what they hold is on the disk");
 
 export const sqliteMutants: readonly Mutant[] = [
@@ -524,5 +525,69 @@ export const sqliteMutants: readonly Mutant[] = [
     replace: "return [...members, member];",
     breaks: "A membership takes little memory.",
     killedBy: bySpec("spec/sqlite/memory.spec.ts", "takes little for a membership of a room that was written to"),
+  },
+  {
+    name: "ids of one hash are one room",
+    file: "lib/sqlite/packed-rooms.ts",
+    find: "if (this.#isThere(address) && this.hasId(address, view, at, length)) return address;",
+    replace: "if (this.#isThere(address)) return address;",
+    breaks: "Every byte of an id counts.",
+    killedBy: packed("whose hashes are all the same"),
+  },
+  {
+    name: "a room comes once for each of its members",
+    file: "lib/sqlite/packed-rooms.ts",
+    find: " || seen.has(room)) continue;",
+    replace: ") continue;",
+    breaks: "Two endpoints of one hash in one room are one membership of each.",
+    killedBy: packed("whose hashes are all the same"),
+  },
+  {
+    name: "a room that was taken out is still packed",
+    file: "lib/sqlite/packed-rooms.ts",
+    find: "piece.view.getUint8(offset + ROOM.flags) | GONE",
+    replace: "piece.view.getUint8(offset + ROOM.flags)",
+    breaks: "A room is kept in one way: what it was like in the image is no longer seen.",
+    killedBy: packed("again and again answers as one that never was: as they are"),
+  },
+  {
+    name: "a lone surrogate is the character that stands for it",
+    file: "lib/sqlite/lookup-text.ts",
+    find: "if (!text.isWellFormed()) return false;",
+    replace: "",
+    breaks: "What is no id names nobody.",
+    killedBy: packed("what is no id is no room"),
+  },
+  {
+    name: "a room without an owner is loaded",
+    file: "lib/sqlite/room-packer.ts",
+    find: "if (this.#complete !== this.#rooms)",
+    replace: "if (this.#complete > this.#rooms)",
+    breaks: "What the library does not write is refused at opening.",
+    killedBy: packed("a room without an owner"),
+  },
+  {
+    name: "any owner will do",
+    file: "lib/sqlite/room-packer.ts",
+    find: "if (isOwner && this.#isOwner(group, rows, endpoint, endpointLength)) group.hasOwner = true;",
+    replace: "if (isOwner) group.hasOwner = true;",
+    breaks: "What the library does not write is refused at opening.",
+    killedBy: packed("another owner than the room's"),
+  },
+  {
+    name: "keys without a member are left out",
+    file: "lib/sqlite/image-loader.ts",
+    find: `if (isKey) throw new Error("a key is of a member that is not there");`,
+    replace: "",
+    breaks: "What the library does not write is refused at opening.",
+    killedBy: packed("a key of a member who is not there"),
+  },
+  {
+    name: "texts of any bytes",
+    file: "lib/sqlite/room-packer.ts",
+    find: "if (!isUtf8(bytes.subarray(at, at + length)))",
+    replace: "if (at < 0)",
+    breaks: "What the library does not write is refused at opening.",
+    killedBy: packed("an id that is not UTF-8"),
   },
 ];
