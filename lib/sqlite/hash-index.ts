@@ -5,27 +5,39 @@
 import type { TimeSlice } from "./time-slice.js";
 
 /** Of pairs, while they come: no piece is ever moved. */
-const PIECE = 65_536;
+const PIECE = 1024;
+/** Those whose hashes begin with the same bits come together, so that the index is made part by part, each within the processor's cache. */
+const PART_BITS = 6;
 /** Of steps without a look at the clock. */
 const STEPS = 4096;
 const MAX_DEPTH = 28;
 
+/** Pairs of hash and number, as they came. */
+interface Part {
+  readonly pieces: Int32Array[];
+  count: number;
+}
+
+const noParts = (): Part[] => Array.from({ length: 2 ** PART_BITS }, () => ({ pieces: [], count: 0 }));
+
 export class HashIndex {
-  /** Pairs of hash and number, as they came. */
-  #pieces: Int32Array[] = [];
+  #parts = noParts();
   #count = 0;
-  /** The same by the first bits of their hashes, and where those of each such bucket begin. */
+  /** The pairs by the first bits of their hashes, and where those of each such bucket begin. */
   #pairs = new Int32Array(0);
   #starts = new Int32Array(3);
   #shift = 31;
 
   add(hash: number, value: number): void {
-    const at = (this.#count % PIECE) * 2;
-    if (at === 0) this.#pieces.push(new Int32Array(2 * PIECE));
-    const piece = this.#pieces.at(-1);
+    const part = this.#parts[hash >>> (32 - PART_BITS)];
+    if (part === undefined) return;
+    const at = (part.count % PIECE) * 2;
+    if (at === 0) part.pieces.push(new Int32Array(2 * PIECE));
+    const piece = part.pieces.at(-1);
     if (piece === undefined) return;
     piece[at] = hash;
     piece[at + 1] = value;
+    part.count++;
     this.#count++;
   }
 
@@ -35,15 +47,7 @@ export class HashIndex {
     const shift = 32 - depth;
     const starts = new Int32Array(2 ** depth + 1);
     const pairs = new Int32Array(2 * this.#count);
-    const each = async (visit: (hash: number, value: number) => void): Promise<void> => {
-      for (let n = 0; n < this.#count;) {
-        const piece = this.#pieces[Math.floor(n / PIECE)];
-        const end = Math.min(this.#count, n + STEPS);
-        for (; n < end; n++) visit(piece?.[(n % PIECE) * 2] ?? 0, piece?.[(n % PIECE) * 2 + 1] ?? 0);
-        if (pace.isOver()) await pace.rest();
-      }
-    };
-    await each((hash) => {
+    await this.#each(pace, (hash) => {
       const bucket = hash >>> shift;
       starts[bucket] = (starts[bucket] ?? 0) + 1;
     });
@@ -57,13 +61,24 @@ export class HashIndex {
       }
       if (pace.isOver()) await pace.rest();
     }
-    await each((hash, value) => {
+    await this.#each(pace, (hash, value) => {
       const at = (starts[hash >>> shift] ?? 0) - 1;
       starts[hash >>> shift] = at;
       pairs[2 * at] = hash;
       pairs[2 * at + 1] = value;
     });
-    [this.#pieces, this.#pairs, this.#starts, this.#shift] = [[], pairs, starts, shift];
+    this.#parts = noParts();
+    [this.#pairs, this.#starts, this.#shift] = [pairs, starts, shift];
+  }
+
+  async #each(pace: TimeSlice, visit: (hash: number, value: number) => void): Promise<void> {
+    for (const { pieces, count } of this.#parts) {
+      for (const [i, piece] of pieces.entries()) {
+        const end = Math.min(PIECE, count - i * PIECE);
+        for (let n = 0; n < end; n++) visit(piece[2 * n] ?? 0, piece[2 * n + 1] ?? 0);
+        if (pace.isOver()) await pace.rest();
+      }
+    }
   }
 
   /** Those of a hash are among the ones from here */

@@ -1,5 +1,5 @@
 /** Fills the tables from an image. Throws on rows that the library does not write. */
-import { COUNT_USERS, KEYS, MEMBERS, ROOMS, USERS, userOf } from "./image-rows.js";
+import { MAX_USERS, KEYS, MEMBERS, ROOMS, USERS, userOf } from "./image-rows.js";
 import { RoomPacker } from "./room-packer.js";
 import type { RowReader } from "./row-reader.js";
 import type { Tables } from "./tables.js";
@@ -8,7 +8,7 @@ import type { TimeSlice } from "./time-slice.js";
 export type OpenRows = (sql: string) => RowReader;
 
 export async function loadTables(open: OpenRows, tables: Tables, pace: TimeSlice): Promise<void> {
-  await each(open, COUNT_USERS, pace, (rows) => tables.users.reserve(rows.number(0)));
+  await each(open, MAX_USERS, pace, (rows) => tables.users.reserve(Math.max(0, rows.number(0))));
   // One that is there twice would have two places.
   await each(open, USERS, pace, (rows) => tables.apply({ kind: "user", row: userOf(rows) }));
   const packer = new RoomPacker(tables);
