@@ -247,7 +247,10 @@ async function opened(build: string, path: string): Promise<Opened> {
     const { heapUsed, external } = process.memoryUsage();
     return heapUsed + external;
   };
-  await (await openSqlite(":memory:")).close();
+  // What is there once for all, as SQLite's WebAssembly is, is not a record's.
+  const folder = await mkdtemp(join(tmpdir(), "unibus-first-"));
+  await (await openSqlite(join(folder, "first.db"))).close();
+  await rm(folder, { recursive: true });
   const neighbour = await idleProcess();
   const before = used();
   let store: library.Store | undefined;
