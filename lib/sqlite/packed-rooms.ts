@@ -79,10 +79,11 @@ export class PackedRooms {
   /** By the bytes of its id. */
   locate(view: DataView, at: number, length: number): Address | undefined {
     const hash = hashOf(view, at, length, this.seed);
-    const end = this.#byId.end(hash);
-    for (let i = this.#byId.first(hash); i < end; i++) {
-      if (!this.#byId.isOf(i, hash)) continue;
-      const address = this.#byId.value(i);
+    const rooms = this.#byId.part(hash);
+    const end = rooms.end(hash);
+    for (let i = rooms.first(hash); i < end; i++) {
+      if (!rooms.isOf(i, hash)) continue;
+      const address = rooms.value(i);
       if (this.#isThere(address) && this.hasId(address, view, at, length)) return address;
     }
     return undefined;
@@ -139,12 +140,13 @@ export class PackedRooms {
   *#memberships(endpoint: string): Generator<[room: Address, piece: Bytes, member: number], void, undefined> {
     if (this.#count === 0 || !this.#endpoint.set(endpoint)) return;
     const { hash } = this.#endpoint;
-    const end = this.#byEndpoint.end(hash);
+    const memberships = this.#byEndpoint.part(hash);
+    const end = memberships.end(hash);
     // Two endpoints of one hash may be in one room.
     const seen = new Set<Address>();
-    for (let i = this.#byEndpoint.first(hash); i < end; i++) {
-      if (!this.#byEndpoint.isOf(i, hash)) continue;
-      const room = this.#byEndpoint.value(i);
+    for (let i = memberships.first(hash); i < end; i++) {
+      if (!memberships.isOf(i, hash)) continue;
+      const room = memberships.value(i);
       if (!this.#isThere(room) || seen.has(room)) continue;
       seen.add(room);
       const [piece, at] = this.#members(room);
