@@ -170,8 +170,10 @@ describe("sqlite: rooms as an image has them", function () {
     expect(await isMember(store, "\ufffd", "\ufffd", true)).to.equal(true);
     expect(await isMember(store, "a\u00e9", "a\u00e9", true)).to.equal(true);
     for (const none of ["\ud800", "a\u01e9", "e\u0301", "", "r".repeat(300), 3, null, ["r"], { length: 1 }]) {
-      expect(await store.isMember(none as string, "r")).to.equal(false);
-      expect(await store.isMember("r", none as string)).to.equal(false);
+      for (const id of ["\ufffd", "a\u00e9", "r"]) {
+        expect(await store.isMember(none as string, id)).to.equal(false);
+        expect(await store.isMember(id, none as string)).to.equal(false);
+      }
     }
     await store.close();
   });
@@ -179,8 +181,12 @@ describe("sqlite: rooms as an image has them", function () {
   describe("refuses at opening what the library does not write:", () => {
     const KEYS = "INSERT INTO room_keys VALUES";
     for (const [what, ...sql] of [
-      ["a room without an owner", "DELETE FROM members WHERE role = 'owner'"],
-      ["a room without members", "DELETE FROM members"],
+      [
+        "a room without an owner",
+        "DELETE FROM members WHERE role = 'owner'",
+        "DELETE FROM room_keys WHERE endpoint = 'o'",
+      ],
+      ["a room without members", "DELETE FROM members", "DELETE FROM room_keys"],
       ["an owner who is a member", "UPDATE members SET role = 'member'"],
       ["another owner than the room's", "UPDATE rooms SET owner = 'other'"],
       [
