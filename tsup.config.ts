@@ -2,6 +2,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { brotliCompressSync, constants } from "node:zlib";
+import { transformSync } from "esbuild";
 import type { Options } from "tsup";
 
 type Plugin = NonNullable<Options["esbuildPlugins"]>[number];
@@ -152,13 +153,31 @@ const ownFile: Plugin = {
   },
 };
 
+/**
+ * Indentation is for who reads `lib/` too. Names stay, but for those of variables in what is for tests. What holds sql.js is mostly
+ * bytes, and little of it is ours.
+ */
+const withoutSpace = (code: string): string =>
+  code.includes("__toBinary")
+    ? code
+    : transformSync(code, {
+        minifyWhitespace: true,
+        minifySyntax: true,
+        minifyIdentifiers: code.includes("conformanceCases"),
+        legalComments: "inline",
+        target: TARGET,
+      }).code;
+
 /** Comments are for who reads `lib/`, and the declaration files have theirs: here they would be a tenth of the code. */
 const withoutComments = (code: string): string =>
   code.replaceAll(/^ *(?:\/\/ (?:lib|node_modules)\/.*|\/\*\*[^]*?\*\/)\n/gm, "");
 
 /** What becomes of an ES module at last; of the NATS client it is said below. */
 export const finished = (code: string): string =>
-  withoutComments(code).replaceAll('import("nats")', 'import("nats").then((nats) => nats.default ?? nats)');
+  withoutSpace(withoutComments(code)).replaceAll(
+    'import("nats")',
+    'import("nats").then((nats) => nats.default ?? nats)',
+  );
 
 /**
  * What is loaded later.
@@ -172,7 +191,7 @@ const loadedLater: BuildPlugin = {
   renderChunk(code) {
     if (this.format === "esm") return { code: finished(code) };
     return {
-      code: withoutComments(code).replaceAll(
+      code: withoutSpace(withoutComments(code)).replaceAll(
         /\bimport\("([^"]+)"\)/g,
         (_, path: string) => `Promise.resolve().then(() => require("${path.replace(/^(\.\/.*)\.js$/, "$1.cjs")}"))`,
       ),

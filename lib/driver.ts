@@ -37,6 +37,8 @@ export interface Driver {
   readonly users: UsersDriver;
   /** Reads that a check may answer `true` on. */
   readonly checks: CheckReads;
+  /** Whole records, out of the store and into an empty one. */
+  readonly records: RecordsDriver;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
    * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
@@ -219,4 +221,121 @@ export interface UsersDriver {
    * `INVALID_ARGUMENT` of `page.after`.
    */
   list(page: PageInput, call: Call): Promise<Page<User>>;
+}
+
+/**
+ * Whole records, with what callers cannot write. Times are milliseconds since 1970, and bytes are not to be changed by
+ * whoever reads them. Revisions are not among the fields: a record that is written elsewhere gets one of its own there.
+ */
+export type StoredRecord =
+  | { readonly kind: "user"; readonly row: StoredUser }
+  | { readonly kind: "room"; readonly row: StoredRoom }
+  | { readonly kind: "member"; readonly row: StoredMember }
+  | { readonly kind: "key"; readonly row: StoredKey };
+
+export interface StoredUser {
+  readonly key: string;
+  readonly role: "admin" | "member";
+  readonly status: "active" | "revoked";
+  readonly name: string;
+  readonly createdAt: number;
+  /** Of one who is revoked. */
+  readonly revokedAt?: number | undefined;
+  readonly expiresAt?: number | undefined;
+  /** How often something was taken away, where the backend counts it. */
+  readonly grant?: number | undefined;
+}
+
+export interface StoredRoom {
+  readonly id: string;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly owner: string;
+  readonly epoch: number;
+  readonly rekeyRequired: boolean;
+  readonly createdAt: number;
+}
+
+export interface StoredMember {
+  readonly roomId: string;
+  readonly endpoint: string;
+  readonly role: "owner" | "member";
+  readonly state: "invited" | "joined";
+  readonly invitedBy: string | undefined;
+  readonly publicKey: Uint8Array | undefined;
+  readonly since: number;
+}
+
+export interface StoredKey {
+  readonly roomId: string;
+  readonly endpoint: string;
+  readonly epoch: number;
+  readonly sealed: Uint8Array;
+  readonly createdAt: number;
+}
+
+/** How many records of each kind. */
+export interface RecordCounts {
+  readonly users: number;
+  readonly rooms: number;
+  readonly members: number;
+  readonly roomKeys: number;
+}
+
+export interface RecordsDriver {
+  /**
+   * Begins to read everything there is, as of this call or later: what was taken away and acknowledged before it is not
+   * read. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
+   */
+  read(call: Call): Promise<RecordReader>;
+  /**
+   * Begins to write whole records into a store that holds no user and no room, and never had an admin; else `CONFLICT`,
+   * and nothing has changed. From before this is answered until {@link RecordWriter.open}, whatever dies meanwhile, the
+   * store denies every check, and every other write is `UNAVAILABLE` with outcome `none`. What a writer left that died
+   * may be written over: {@link RecordWriter.clear} removes it first. One writer at a time: where it can be told that
+   * another is alive this is `CONFLICT`, else the other's next step is.
+   *
+   * No revision that is given from here on is one that another store gave of the same record up to `revisionFloor`.
+   */
+  write(revisionFloor: number, call: Call): Promise<RecordWriter>;
+}
+
+/**
+ * Reads in pages, in bounded memory, however slowly it is asked: users, then each room, followed by its members in the
+ * order of their code points, each followed by its keys in the order of their epochs. Each user once, and each room
+ * once with all that belongs to it as of one version; of a backend that has everything in memory, all as of one moment.
+ */
+export interface RecordReader {
+  /** About as many as there are, for whoever waits. */
+  readonly expected: RecordCounts;
+  /** Whether any user is, or was, an admin. */
+  readonly adminEver: boolean;
+  /** No revision of a record that is read is above it, both taken for numbers to the base of 36. */
+  readonly revisionFloor: number;
+  /** Some more, or `undefined` at the end. */
+  next(call: Call): Promise<readonly StoredRecord[] | undefined>;
+  /** Lets go of what it keeps. It may come at any time, and more than once. */
+  close(): Promise<void>;
+}
+
+/**
+ * Writes what a {@link RecordReader} reads, in that order. The fields and how they belong together were checked; that a
+ * user or a room comes twice was not, and is `CORRUPT` where it is seen.
+ */
+export interface RecordWriter {
+  /** Removes some of what is there. `false`: there is nothing more. */
+  clear(call: Call): Promise<boolean>;
+  /** Resolves when the records are durable. None of them is seen by a check. */
+  write(records: readonly StoredRecord[], call: Call): Promise<void>;
+  /** Everything was written. From here on nothing of this writer comes late, and what is read is what will be there. */
+  seal(call: Call): Promise<void>;
+  /** Reads what is there, once it is sealed. */
+  read(call: Call): Promise<RecordReader>;
+  /**
+   * Makes what is there the store: checks and writes work again. `adminEver`: there was an admin, whoever is one now.
+   * `CONFLICT` if another writer has taken over.
+   */
+  open(adminEver: boolean, call: Call): Promise<void>;
+  /** Nobody writes any more. The store stays as it is, closed if it was not opened. */
+  release(): void;
 }

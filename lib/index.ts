@@ -9,6 +9,10 @@ export { openStore } from "./config.js";
 export type { StoreConfig } from "./config.js";
 export { storeConfigFromEnv } from "./config-from-env.js";
 export { fromSubjectToken, subjectToken } from "./subject-token.js";
+export { exportStore } from "./transfer/export.js";
+export { importStore } from "./transfer/import.js";
+export type { ImportReport } from "./transfer/import.js";
+export type { BulkOptions, BulkProgress, Counts } from "./transfer/options.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {
   StoreError,

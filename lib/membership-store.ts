@@ -6,7 +6,16 @@ import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
-import type { Driver, MembersDriver, RoomKeysDriver, RoomsDriver, SyncCheckReads, UsersDriver } from "./driver.js";
+import type {
+  Driver,
+  MembersDriver,
+  RecordReader,
+  RecordsDriver,
+  RoomKeysDriver,
+  RoomsDriver,
+  SyncCheckReads,
+  UsersDriver,
+} from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
@@ -17,6 +26,20 @@ import type { CallOptions, CheckOptions, Decision, Members, RoomKeys, Rooms, Sto
 const MANY = 10;
 
 type Kind = "read" | "write";
+
+/** The way to whole records of a store, for work that has many steps. */
+export interface RecordsAccess {
+  readonly opTimeoutMs: number;
+  readonly records: RecordsDriver;
+  /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
+  step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
+  /** Begins to read. The store's close ends the reader, if {@link close} has not. */
+  begin(read: () => Promise<RecordReader>): Promise<RecordReader>;
+  close(reader: RecordReader): Promise<void>;
+}
+
+/** `undefined` if the store is not of this copy of the package. */
+export let recordsOf: (store: unknown) => RecordsAccess | undefined;
 
 export class MembershipStore extends OwnStore implements Store {
   readonly backend: string;
@@ -29,7 +52,14 @@ export class MembershipStore extends OwnStore implements Store {
   /** Of calls on many records. */
   readonly #manyMs: number;
   readonly #calls = new CallRegistry();
+  /** Of work that goes on between calls. */
+  readonly #readers = new Set<RecordReader>();
   #closing: Promise<void> | undefined;
+
+  static {
+    recordsOf = (store) =>
+      typeof store === "object" && store !== null && #readers in store ? store.#recordsAccess() : undefined;
+  }
 
   constructor(driver: Driver, opTimeoutMs: number) {
     super(opTimeoutMs);
@@ -260,7 +290,26 @@ export class MembershipStore extends OwnStore implements Store {
       this.#opTimeoutMs,
       ({ outcome }) => new StoreError("CLOSED", "The store was closed", outcome === undefined ? {} : { outcome }),
     );
+    await Promise.allSettled([...this.#readers].map((reader) => reader.close()));
     await this.#driver.close();
+  }
+
+  #recordsAccess(): RecordsAccess {
+    const { records } = this.#driver;
+    return {
+      opTimeoutMs: this.#opTimeoutMs,
+      records,
+      begin: async (read) => {
+        const reader = await read();
+        this.#readers.add(reader);
+        return reader;
+      },
+      step: (bounds, work) => this.#call("read", this.#manyMs, () => [bounds, work]),
+      close: async (reader) => {
+        this.#readers.delete(reader);
+        await reader.close();
+      },
+    };
   }
 
   /** Decides like `authorize`, but makes no record. */

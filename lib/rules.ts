@@ -68,6 +68,24 @@ export function notFirstAdmin(): StoreError {
   return conflict("A user is, or was, an admin: the first one cannot be added again");
 }
 
+/** A store that is being imported into is closed until that is over. */
+export function isImporting(since: number): StoreError {
+  const details = { movingTo: "", since: new Date(since).toISOString() };
+  return new StoreError("UNAVAILABLE", "The store is closed to checks and writes: it is being imported", {
+    outcome: "none",
+    details,
+  });
+}
+export function importUnderWay(): StoreError {
+  return conflict("Another import into the store is under way");
+}
+export function importTakenOver(): StoreError {
+  return conflict("Another import into the store has begun, and goes on instead of this one");
+}
+export function importIntoNonEmpty(): StoreError {
+  return conflict("Only an empty store can be imported into: this one holds something, or has had an admin");
+}
+
 export function checkRevision(revision: string, ifRevision: string | undefined): void {
   if (ifRevision !== undefined && ifRevision !== revision) {
     throw conflict("The record is no longer at that revision");

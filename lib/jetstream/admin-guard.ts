@@ -10,6 +10,7 @@ import { joinBoth } from "./join.js";
 import { EVERYTHING, keys, newId, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { toJson } from "./record-fields.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { UserState } from "./user-cache.js";
 import {
   factsOf,
@@ -51,6 +52,24 @@ export class AdminGuard {
   async prepare(call: Call): Promise<void> {
     const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
     if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
+  }
+
+  /** Whether any user is, or was, an admin, at a moment after this call. */
+  async adminEver(call: Call): Promise<boolean> {
+    return readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry).guard.ever;
+  }
+
+  /** Writes it anew, of a store that is written as a whole: `until` has the active admins, and when the time of each is over. */
+  async replace(adminEver: boolean, until: ReadonlyMap<string, number | undefined>, call: Call): Promise<void> {
+    const admins = Array.from(until, ([key, time]): LongestAdmin => ({ key, until: time }));
+    const witnesses = admins.sort(longestFirst).slice(0, MAX_WITNESSES);
+    const ever = adminEver || admins.length > 0;
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const seen = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
+      const next: Guard = { ...seen.guard, ever, admins: admins.length, witnesses, head: undefined };
+      if (await this.#writeGuard(seen, next, newWrite(), call, "step")) return;
+    }
   }
 
   /** Whether the user's record may be written over. A stage on it that could still be committed is fenced off first. */

@@ -38,6 +38,8 @@ export type Rules = Pick<
   | "userExists"
   | "lastAdmin"
   | "notFirstAdmin"
+  | "importIntoNonEmpty"
+  | "importTakenOver"
   | "checkRevision"
   | "checkAdd"
   | "checkRemove"

@@ -78,6 +78,10 @@ export const keys = {
     `key.${token(roomId)}.*.${incarnation}.*.${String(epoch)}.${attempt}` as Filter<"room_keys">,
   roomKeysOfRoom: (roomId: string, incarnation: string) =>
     `key.${token(roomId)}.*.${incarnation}.>` as Filter<"room_keys">,
+  roomKeysOfRoomMark: (roomId: string, incarnation: string) =>
+    `key.${token(roomId)}.${RESERVED_TOKEN}.${incarnation}.${RESERVED_TOKEN}` as Key<"room_keys">,
+  /** What writes of an import are conditioned on. */
+  importLane: (lane: number) => `import.${String(lane)}` as Key<"rooms" | "users">,
   epoch: (roomId: string, incarnation: string, epoch: number) =>
     `epoch.${token(roomId)}.${incarnation}.${String(epoch)}` as Key<"room_keys">,
   epochs: (roomId: string, incarnation: string) => `epoch.${token(roomId)}.${incarnation}.>` as Filter<"room_keys">,

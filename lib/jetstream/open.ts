@@ -25,12 +25,14 @@ import { JetStreamClient } from "./client.js";
 import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { raiseFormat } from "./format.js";
+import { finishOpening } from "./importing.js";
 import { JetStreamMembers } from "./members.js";
 import type { Key } from "./keys.js";
 import { Memberships } from "./memberships.js";
 import { JoinedRows } from "./joined-rows.js";
 import { ProvedBucket } from "./proved-bucket.js";
 import { RecordCache } from "./record-cache.js";
+import { records } from "./records.js";
 import { readRoom, type RoomSlot } from "./room-record.js";
 import { Rollout } from "./rollout.js";
 import type { RolloutProgress } from "./rollout.js";
@@ -329,7 +331,11 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Op
   const older = found.filter(({ state }) => state.format < FORMAT);
   if (older.length > 0) await raiseFormats(client, older, opening, call);
   opening.begin("users");
-  const states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
+  let states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
+  if (states.some(({ isOpening }) => isOpening)) {
+    await finishOpening(users, rooms, call);
+    states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
+  }
   const moved = states.find(({ isMoved }) => isMoved)?.refusal;
   if (moved !== undefined) throw moved;
   for (const { one, state } of found) one.drift = closedBy(state.config);
@@ -420,14 +426,16 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
 }
 
 function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<void>): Driver {
-  const { log, members, memberships, index, users, userViews, guard } = parts;
+  const { client, log, members, memberships, index, users, userViews, guard } = parts;
+  const lifecycle = new RoomLifecycle(log, index);
   return {
     backend: "jetstream",
-    rooms: new JetStreamRooms(log, new RoomLifecycle(log, index), members, memberships, index),
+    rooms: new JetStreamRooms(log, lifecycle, members, memberships, index),
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard),
     checks: new JetStreamChecks(users, members, maxStalenessMs),
+    records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
     close,
   };
 }

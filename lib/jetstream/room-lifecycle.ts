@@ -79,14 +79,18 @@ export class RoomLifecycle {
       commitOrCertain(call, async (round) => {
         const { seq, record } = await records.room(roomId, round, call);
         if (!(await records.writeTombstone(roomId, { seq, written: record }, call, "commit"))) return "again";
-        records.cleanUp((own) => this.#purge(roomId, record, own));
+        records.cleanUp((own) => this.purge(roomId, record, own));
         return { committed: undefined };
       });
     return this.#log.turn(roomId, call, remove);
   }
 
-  /** Removes what belongs to an incarnation that is over. */
-  async #purge(roomId: string, { incarnation, roster, copying }: RoomRecord, call: Call): Promise<void> {
+  /** Removes what belongs to an incarnation that is over, or can never come to be. */
+  async purge(
+    roomId: string,
+    { incarnation, roster, copying }: Pick<RoomRecord, "incarnation" | "roster" | "copying">,
+    call: Call,
+  ): Promise<void> {
     const { members, membersByEndpoint, roomKeys } = this.#log.buckets;
     await joinAll([
       membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),

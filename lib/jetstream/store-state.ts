@@ -28,21 +28,26 @@ function closed(what: string, to: unknown, at: unknown): StoreError {
   return new StoreError("UNAVAILABLE", `The store is closed to checks and writes: ${what}`, { details });
 }
 
+const isWritten = (state: unknown): boolean => state === "importing" || state === "opening";
+
 export class StoreState {
   /** Why the store may not be used. What this version does not know is no permission. */
   readonly refusal: StoreError | undefined;
   /** Its records are elsewhere for good. */
   readonly isMoved: boolean;
+  /** What was imported is all there, and only the state is left to be written. */
+  readonly isOpening: boolean;
 
   constructor({ value }: Entry<never>) {
     const { state, to, since: at } = value;
     this.isMoved = state === "moved";
+    this.isOpening = state === "opening";
     if (state === OPEN.state) this.refusal = undefined;
     else if (this.isMoved)
       this.refusal = new StoreError("INCOMPATIBLE", "The store was moved", {
         details: { movedTo: typeof to === "string" ? to : "" },
       });
-    else this.refusal = closed(state === "importing" ? "it is being written" : "it is being moved", to, at);
+    else this.refusal = closed(isWritten(state) ? "it is being imported" : "it is being moved", to, at);
   }
 }
 

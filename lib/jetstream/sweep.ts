@@ -78,6 +78,9 @@ export class Sweep {
     // First as cheap as possible: nearly always everything is in order.
     const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
+    // An import stages for long what no record names yet. It says so in the log before it stages anything, and so before it was met.
+    const { rooms } = this.#records.buckets;
+    await rooms.checkOpen(await rooms.readIndex(call), call);
     const slot = await this.#records.slot(roomId, "certain", call);
     const found = await this.#suspects(roomId, slot, suspects, "certain", call);
     const open = found.filter(({ verdict }) => verdict === "open");

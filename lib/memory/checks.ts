@@ -1,4 +1,4 @@
-/** What a check may believe: all of it, because nobody else can change this memory. */
+/** What a check may believe: all of it, because nobody else can change this memory, but for what is being imported. */
 import type { SyncCheckReads } from "../driver.js";
 import type { Memory } from "./memory.js";
 import { factsOf, userRecord } from "./rows.js";
@@ -16,7 +16,7 @@ export function checkReads(memory: Memory): SyncCheckReads {
     },
     joined: (roomId, endpoint) => memory.rooms.get(roomId)?.members.get(endpoint)?.member.state === "joined",
     admin: (now) => memory.hasAdmin(now),
-    isCurrent: () => true,
-    renew: () => Promise.resolve(),
+    isCurrent: () => memory.refusal === undefined,
+    renew: () => (memory.refusal === undefined ? Promise.resolve() : Promise.reject(memory.refusal)),
   };
 }

@@ -5,7 +5,15 @@
 import { cursor, toCursor } from "../arguments.js";
 import type { PageInput } from "../arguments.js";
 import type { Call } from "../call.js";
-import { isActiveAdmin, memberNotFound, roomNotFound } from "../rules.js";
+import type { StoreError } from "../errors.js";
+import {
+  importIntoNonEmpty,
+  importUnderWay,
+  isActiveAdmin,
+  isImporting,
+  memberNotFound,
+  roomNotFound,
+} from "../rules.js";
 import type { Page } from "../store.js";
 import { factsOf } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
@@ -44,15 +52,58 @@ export class Memory {
   /** Whether any user is, or was, an admin. */
   adminEver = false;
   #operations = 0;
+  /** Since when it is imported into: every check is denied meanwhile. */
+  #importingSince: number | undefined;
+  #isImporterAlive = false;
+
+  /** How many there were. No revision is above it. */
+  get operations(): number {
+    return this.#operations;
+  }
+
+  /** Why the store may not be used. */
+  get refusal(): StoreError | undefined {
+    return this.#importingSince === undefined ? undefined : isImporting(this.#importingSince);
+  }
 
   /** An operation decides, and throws, before it changes anything. */
   write<T>(call: Call, operation: (transaction: Transaction) => T): Promise<T> {
     return answer(() => {
+      if (this.refusal !== undefined) throw this.refusal;
       // From here on the answer may be late, and the write done all the same.
       call.outcome = "unknown";
-      const place = ++this.#operations;
-      return operation({ place, revision: place.toString(36), now: new Date() });
+      return operation(this.next());
     });
+  }
+
+  next(): Transaction {
+    const place = ++this.#operations;
+    return { place, revision: place.toString(36), now: new Date() };
+  }
+
+  beginImport(revisionFloor: number): void {
+    if (this.#isImporterAlive) throw importUnderWay();
+    const isEmpty = this.users.size === 0 && this.rooms.size === 0 && !this.adminEver;
+    if (!isEmpty && this.#importingSince === undefined) throw importIntoNonEmpty();
+    this.#isImporterAlive = true;
+    this.#importingSince = Date.now();
+    this.#operations = Math.max(this.#operations, revisionFloor);
+  }
+
+  clear(): void {
+    this.users.clear();
+    this.rooms.clear();
+    this.#admins.clear();
+    this.adminEver = false;
+  }
+
+  endImport(adminEver: boolean): void {
+    this.adminEver ||= adminEver;
+    this.#importingSince = undefined;
+  }
+
+  releaseImport(): void {
+    this.#isImporterAlive = false;
   }
 
   setUser(place: number, user: UserRow): void {

@@ -7,6 +7,7 @@ import type { CommonOptions, Store } from "../store.js";
 import { members } from "./members.js";
 import { Memory, answer } from "./memory.js";
 import { checkReads } from "./checks.js";
+import { records } from "./records.js";
 import { roomKeys } from "./room-keys.js";
 import { rooms } from "./rooms.js";
 import { users } from "./users.js";
@@ -38,6 +39,7 @@ function driverOf(memory: Memory): Driver {
     roomKeys: roomKeys(memory),
     users: users(memory),
     checks: checkReads(memory),
+    records: records(memory),
     close: () => Promise.resolve(),
   };
 }

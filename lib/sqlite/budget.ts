@@ -79,6 +79,7 @@ export function changesBytes(changes: readonly Change[]): number {
         break;
       case "roomGone":
       case "memberGone":
+      case "import":
         break;
     }
   }

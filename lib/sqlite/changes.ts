@@ -12,7 +12,19 @@ export type Change =
   | { readonly kind: "member"; readonly row: MemberRow }
   | { readonly kind: "memberGone"; readonly roomId: string; readonly endpoint: string }
   | { readonly kind: "key"; readonly row: KeyRow }
-  | { readonly kind: "user"; readonly row: UserRow };
+  | { readonly kind: "user"; readonly row: UserRow }
+  | ImportChange;
+
+/** Begins or ends an import. Nothing else is in its transaction. */
+export interface ImportChange {
+  readonly kind: "import";
+  /** Since when the store is closed, as it is imported into. `undefined`: it is open from here on. */
+  readonly since: number | undefined;
+  /** Whether everything that was there goes. */
+  readonly clears: boolean;
+  /** Whether there was an admin, whoever is one now. */
+  readonly adminEver: boolean;
+}
 
 export interface EncodedChanges {
   readonly text: string;
@@ -97,9 +109,17 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
         fields.push(["k", row.roomId, row.endpoint, whole(row.epoch), row.sealed.length, whole(row.createdAt)]);
         break;
       }
+      case "import":
+        fields.push(["i", optionalWhole(change.since), change.clears, change.adminEver]);
+        break;
     }
   }
   return { text: JSON.stringify(fields), bytes: bytes ?? NO_BYTES };
+}
+
+/** Whether it begins an import. Its transaction may have a later number than the one that follows upon those before it. */
+export function beginsImport([change, ...more]: readonly Change[]): boolean {
+  return change?.kind === "import" && change.clears && change.since !== undefined && more.length === 0;
 }
 
 /** Throws on anything that `encodeChanges` does not write. */
@@ -179,6 +199,8 @@ function decodeChange(fields: unknown, take: (length: number) => Uint8Array, rev
       const sealed = take(read.number());
       return { kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: read.number() } };
     }
+    case "i":
+      return { kind: "import", since: read.optionalNumber(), clears: read.flag(), adminEver: read.flag() };
     default:
       throw new Error("a change of no known kind");
   }

@@ -6,7 +6,8 @@ import type { Holding } from "./lease.js";
 import { userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
-export function checkReads({ tables, view }: Database, holding: Holding): SyncCheckReads {
+export function checkReads(database: Database, holding: Holding): SyncCheckReads {
+  const { tables, view } = database;
   const admitted = (key: string): UserRow | undefined => {
     const row = tables.users.get(key);
     return row === undefined ? undefined : view.admitted(row);
@@ -26,8 +27,11 @@ export function checkReads({ tables, view }: Database, holding: Holding): SyncCh
 
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
 
-    isCurrent: (now) => holding.isCurrent(now),
+    isCurrent: (now) => tables.importingSince === undefined && holding.isCurrent(now),
 
-    renew: () => holding.renew(),
+    renew: () => {
+      const { refusal } = database;
+      return refusal === undefined ? holding.renew() : Promise.reject(refusal);
+    },
   };
 }

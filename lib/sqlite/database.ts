@@ -6,7 +6,8 @@ import type { Call } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Budget } from "./budget.js";
-import type { Change } from "./changes.js";
+import { importIntoNonEmpty, importUnderWay, isImporting } from "../rules.js";
+import type { Change, ImportChange } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
 import type { Holding } from "./lease.js";
@@ -56,6 +57,8 @@ export class Database {
   #failure: { readonly cause: unknown } | undefined;
   /** Operations that were acknowledged since opening. */
   acknowledged = 0;
+  /** An import of this process goes on, or is about to begin. */
+  #isImporting = false;
 
   constructor(tables: Tables, sequence: number, log: Log, budget: Budget, events: DatabaseEvents, holding: Holding) {
     this.#budget = budget;
@@ -89,10 +92,81 @@ export class Database {
     return this.#lastRoom + 1;
   }
 
+  /** The last transaction that is durable. */
+  get durableSequence(): number {
+    return this.#durableSequence;
+  }
+
+  /** Why nobody may use the store: it is imported into. */
+  get refusal(): StoreError | undefined {
+    const { importingSince } = this.tables;
+    if (importingSince !== undefined) return isImporting(importingSince);
+    return this.#isImporting ? isImporting(Date.now()) : undefined;
+  }
+
   /** Runs a write operation. What it says, refusals too, is said when everything that it saw is durable. */
   write<T>(call: Call, operation: (transaction: Transaction) => Step<T>): Promise<T> {
+    const { refusal } = this;
+    if (refusal !== undefined) return Promise.reject(refusal);
+    return this.#write(call, this.#sequence + 1, operation);
+  }
+
+  /**
+   * Closes the store, which has to be empty, or what an import left that ended. What is there goes. The transactions from
+   * here on have numbers above `floor`.
+   */
+  async beginImport(floor: number, call: Call): Promise<void> {
+    if (this.#isImporting) throw importUnderWay();
+    const isLeft = this.tables.importingSince !== undefined;
+    if (!isLeft && !this.#isEmpty()) throw importIntoNonEmpty();
+    this.#isImporting = true;
+    try {
+      await this.#changeImport({ since: currentTime(), clears: true, adminEver: false }, call, floor);
+    } catch (error) {
+      this.#isImporting = false;
+      throw error;
+    }
+  }
+
+  /** Whether nothing is there, and nothing on its way. */
+  #isEmpty(): boolean {
+    const { users, rooms } = this.tables.counts;
+    return users === 0 && rooms === 0 && !this.view.adminEver && this.view.isEmpty;
+  }
+
+  /** Removes what was imported. The store stays closed. */
+  clearImport(call: Call): Promise<void> {
+    return this.#changeImport(
+      { since: this.tables.importingSince ?? currentTime(), clears: true, adminEver: false },
+      call,
+    );
+  }
+
+  endImport(adminEver: boolean, call: Call): Promise<void> {
+    return this.#changeImport({ since: undefined, clears: false, adminEver }, call);
+  }
+
+  /** Nobody imports any more. What was begun and not ended stays so. */
+  releaseImport(): void {
+    this.#isImporting = false;
+  }
+
+  #changeImport(change: Omit<ImportChange, "kind">, call: Call, floor = 0): Promise<void> {
+    const step = (): Step<void> => ({
+      changes: [{ kind: "import", ...change }],
+      takesAway: true,
+      result: () => undefined,
+    });
+    return this.#write(call, Math.max(this.#sequence, floor) + 1, step);
+  }
+
+  /** A write of whoever imports. */
+  importWrite(call: Call, operation: (transaction: Transaction) => Step<void>): Promise<void> {
+    return this.#write(call, this.#sequence + 1, operation);
+  }
+
+  #write<T>(call: Call, sequence: number, operation: (transaction: Transaction) => Step<T>): Promise<T> {
     if (this.#failure !== undefined) return Promise.reject(this.#readOnly());
-    const sequence = this.#sequence + 1;
     let step: Step<T>;
     let imageBytes = 0;
     try {
@@ -154,6 +228,7 @@ export class Database {
         case "key":
         case "roomGone":
         case "memberGone":
+        case "import":
           break;
       }
     }

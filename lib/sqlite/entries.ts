@@ -86,6 +86,13 @@ export class RoomEntry {
     };
   }
 
+  /** As it is now, with its members and their keys, for whoever reads it later. */
+  snapshot(): RoomEntry {
+    const copy = new RoomEntry(this.row);
+    for (const member of this.members.all()) copy.members.add(member.snapshot(copy));
+    return copy;
+  }
+
   /** The same text is kept once. */
   shareOwner(endpoint: string): void {
     if (endpoint === this.#owner) this.#owner = endpoint;
@@ -152,6 +159,22 @@ export class MemberEntry {
     };
   }
 
+  get keyCount(): number {
+    return Array.isArray(this.#keys) ? this.#keys.length : this.#keys === undefined ? 0 : 1;
+  }
+
+  /** As it is now, for whoever reads it later. Nothing that it holds is copied. */
+  snapshot(room: RoomEntry): MemberEntry {
+    const copy = new MemberEntry(room, this.endpoint, NO_ROW);
+    copy.#flags = this.#flags;
+    copy.#invitedBy = this.#invitedBy;
+    copy.#publicKey = this.#publicKey;
+    copy.#since = this.#since;
+    copy.#sequence = this.#sequence;
+    copy.#keys = Array.isArray(this.#keys) ? [...this.#keys] : this.#keys;
+    return copy;
+  }
+
   /** By epoch, ascending. */
   get keys(): KeyRow[] {
     return this.#list().map((key) => this.#keyRow(key));
@@ -190,6 +213,18 @@ export class MemberEntry {
     return { roomId: this.room.id, endpoint: this.endpoint, epoch, sealed: restored(sealed), createdAt };
   }
 }
+
+/** What a copy has until it has what it is a copy of. */
+const NO_ROW: MemberRow = {
+  roomId: "",
+  endpoint: "",
+  role: "member",
+  state: "invited",
+  invitedBy: undefined,
+  publicKey: undefined,
+  since: 0,
+  revision: "0",
+};
 
 function memberFlags({ role, state }: MemberRow): number {
   return (role === "owner" ? OWNER : 0) | (state === "joined" ? JOINED : 0);
@@ -243,6 +278,10 @@ export class Members {
     const held = this.#held;
     if (held instanceof Map) held.delete(endpoint);
     else this.#held = listOf(held).filter((member) => member.endpoint !== endpoint);
+  }
+
+  get count(): number {
+    return this.#held instanceof Map ? this.#held.size : listOf(this.#held).length;
   }
 
   all(): readonly MemberEntry[] {

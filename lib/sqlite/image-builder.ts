@@ -4,7 +4,9 @@
  */
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
+import type { Change } from "./changes.js";
 import { Image } from "./image.js";
+import type { Meta } from "./image.js";
 import { LogReader } from "./log-reader.js";
 import type { LogRecord } from "./log-reader.js";
 import type { ImageDigest } from "./log-format.js";
@@ -73,11 +75,12 @@ async function build(
     if (meta.database !== database || meta.generation !== before.generation)
       throw new Error("The image is not the one that was opened");
     if (before.at === undefined) image.upgrade();
-    const reading = new Reading(meta.sequence, meta.adminEver);
+    const reading = new Reading(meta);
     await image.merge(reading.records(logs, database), pace);
     end = reading.sequence;
     if (last !== undefined && end !== last) throw new Error("The log has lost its end");
-    image.putMeta({ database, generation: next.generation, sequence: end, adminEver: reading.adminEver });
+    const { adminEver, importingSince } = reading;
+    image.putMeta({ database, generation: next.generation, sequence: end, adminEver, importingSince });
     at = image.superblockAt();
   } finally {
     image.close();
@@ -106,10 +109,12 @@ export async function seal(
 class Reading {
   sequence: number;
   adminEver: boolean;
+  importingSince: number | undefined;
 
-  constructor(sequence: number, adminEver: boolean) {
+  constructor({ sequence, adminEver, importingSince }: Meta) {
     this.sequence = sequence;
     this.adminEver = adminEver;
+    this.importingSince = importingSince;
   }
 
   async *records(paths: readonly string[], database: string): AsyncGenerator<readonly LogRecord[], void, undefined> {
@@ -120,7 +125,7 @@ class Reading {
         for (let records = await reader.next(); records !== undefined; records = await reader.next()) {
           for (const { sequence, changes } of records) {
             this.sequence = sequence;
-            this.adminEver ||= changes.some((change) => change.kind === "user" && change.row.role === "admin");
+            for (const change of changes) this.#note(change);
           }
           yield records;
         }
@@ -128,5 +133,11 @@ class Reading {
         await file.close();
       }
     }
+  }
+  #note(change: Change): void {
+    if (change.kind === "user") this.adminEver ||= change.row.role === "admin";
+    if (change.kind !== "import") return;
+    this.adminEver = change.adminEver || (this.adminEver && !change.clears);
+    this.importingSince = change.since;
   }
 }

@@ -20,6 +20,8 @@ import type { Tables } from "./tables.js";
 export const APPLICATION_ID = 0x756e6962;
 /** Since 2 the image has a superblock. An image of version 1 is read, and written anew before anything is added to it. */
 export const SCHEMA_VERSION = 2;
+/** Of an image that is imported into, and of no other: a version of the library that knows no imports would let everybody in who is there already. */
+const IMPORTING_VERSION = 3;
 
 export interface Meta {
   /** 32 hex digits, made with the database: its logs carry it too. */
@@ -29,6 +31,8 @@ export interface Meta {
   /** The last transaction that is in the image. */
   readonly sequence: number;
   readonly adminEver: boolean;
+  /** Since when everybody is denied, because the store is imported into. */
+  readonly importingSince: number | undefined;
 }
 
 /** The one column of the one row is not touched by SQL any more: it is written in place, in the file. */
@@ -65,8 +69,8 @@ export function kindOf(bytes: Buffer): "current" | "version 1" | "foreign" | "ne
   if (bytes.readUInt32BE(68) !== APPLICATION_ID) return "foreign";
   const version = bytes.readUInt32BE(60);
   if (version === 0) return "foreign";
-  if (version > SCHEMA_VERSION) return "newer";
-  return version === SCHEMA_VERSION ? "current" : "version 1";
+  if (version > IMPORTING_VERSION) return "newer";
+  return version >= SCHEMA_VERSION ? "current" : "version 1";
 }
 
 /** The generation decides which logs count: a flipped bit in it must not pass for another one. */
@@ -74,6 +78,9 @@ function metaChecksum(values: readonly string[]): string {
   return String(crc32(Buffer.from(values.join("\n"), "utf8")));
 }
 
+const RECORD_TABLES = ["users", "rooms", "members", "room_keys"] as const;
+/** There only while it is so. */
+const IMPORTING = "importing_since";
 const META_NAMES = ["database", "generation", "sequence", "admin_ever"] as const;
 
 export class Image {
@@ -117,14 +124,26 @@ export class Image {
     if (database === undefined || generation === undefined || sequence === undefined || adminEver === undefined) {
       throw new Error("meta is incomplete");
     }
-    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver]))
+    const since = values.get(IMPORTING);
+    const importing = since === undefined ? [] : [text(since)];
+    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver, ...importing]))
       throw new Error("meta is damaged");
-    return { database, generation: Number(generation), sequence: Number(sequence), adminEver: adminEver === "1" };
+    const isImporting = this.#database.exec("PRAGMA user_version")[0]?.values[0]?.[0] === IMPORTING_VERSION;
+    if (isImporting !== (since !== undefined)) throw new Error("meta is of another version than the image");
+    return {
+      database,
+      generation: Number(generation),
+      sequence: Number(sequence),
+      adminEver: adminEver === "1",
+      importingSince: importing[0] === undefined ? undefined : Number(importing[0]),
+    };
   }
 
   /** Fills empty tables. Throws on rows that the library does not write. */
   async load(tables: Tables, pace: TimeSlice): Promise<void> {
-    tables.adminEver = this.meta().adminEver;
+    const { adminEver, importingSince } = this.meta();
+    tables.adminEver = adminEver;
+    tables.importingSince = importingSince;
     await loadTables((sql) => new RowReader(this.#sqlJs, this.#database.db, sql), tables, pace);
   }
 
@@ -177,6 +196,9 @@ export class Image {
         case "key":
           run("INSERT OR REPLACE INTO room_keys VALUES (?, ?, ?, ?, ?)", keyValues(change.row));
           break;
+        case "import":
+          if (change.clears) for (const table of RECORD_TABLES) run(`DELETE FROM ${table}`, []);
+          break;
       }
     };
   }
@@ -196,12 +218,23 @@ export class Image {
     return integer(page) * integer(size) - SUPERBLOCK_BYTES;
   }
 
-  putMeta(meta: Meta): void {
-    const values = [meta.database, String(meta.generation), String(meta.sequence), meta.adminEver ? "1" : "0"];
-    META_NAMES.forEach((name, i) =>
-      this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, values[i] ?? ""]),
-    );
-    this.#database.run("INSERT OR REPLACE INTO meta VALUES ('checksum', ?)", [metaChecksum(values)]);
+  putMeta({ database, generation, sequence, adminEver, importingSince }: Meta): void {
+    const values = [database, String(generation), String(sequence), adminEver ? "1" : "0"];
+    const put = (name: string, value: string): void => {
+      this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value]);
+    };
+    META_NAMES.forEach((name, i) => {
+      put(name, values[i] ?? "");
+    });
+    if (importingSince === undefined) {
+      this.#database.run("DELETE FROM meta WHERE name = ?", [IMPORTING]);
+    } else {
+      values.push(String(importingSince));
+      put(IMPORTING, String(importingSince));
+    }
+    put("checksum", metaChecksum(values));
+    const version = importingSince === undefined ? SCHEMA_VERSION : IMPORTING_VERSION;
+    this.#database.run(`PRAGMA user_version = ${String(version)}`);
   }
 
   close(): void {

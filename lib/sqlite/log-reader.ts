@@ -1,5 +1,6 @@
 /** Reads a log in pieces: however long it is, little of it is in memory at a time. */
 import { Buffer } from "node:buffer";
+import { beginsImport } from "./changes.js";
 import type { Change } from "./changes.js";
 import {
   HEADER_BYTES,
@@ -79,20 +80,15 @@ export class LogReader {
       const payload = at + RECORD_HEADER_BYTES;
       const end = header.end - this.#from;
       if (end > this.#window.length || !isPayload(this.#window, payload, end, header)) return records;
-      if (header.sequence !== this.#sequence) {
+      const { sequence } = header;
+      if (sequence < this.#sequence) {
         // What is before it comes first.
         if (records.length > 0) return records;
-        throw new LogDamage(
-          `transaction ${String(this.#sequence)} is missing: ${String(header.sequence)} is in its place`,
-          this.#start,
-        );
+        throw this.#missing(sequence);
       }
+      let changes: Change[];
       try {
-        records.push({
-          sequence: this.#sequence,
-          changes: decodePayload(this.#window, payload, end, this.#sequence, this.#mask),
-          end: header.end,
-        });
+        changes = decodePayload(this.#window, payload, end, sequence, this.#mask);
       } catch (cause) {
         if (records.length > 0) return records;
         throw new LogDamage(
@@ -100,9 +96,22 @@ export class LogReader {
           this.#start,
         );
       }
+      // An import leaves room for the revisions that the store of the export gave. What was before it is no more.
+      if (sequence > this.#sequence && !beginsImport(changes)) {
+        if (records.length > 0) return records;
+        throw this.#missing(sequence);
+      }
+      records.push({ sequence, changes, end: header.end });
       this.#start = header.end;
-      this.#sequence++;
+      this.#sequence = sequence + 1;
     }
+  }
+
+  #missing(found: number): LogDamage {
+    return new LogDamage(
+      `transaction ${String(this.#sequence)} is missing: ${String(found)} is in its place`,
+      this.#start,
+    );
   }
 }
 

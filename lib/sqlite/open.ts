@@ -24,6 +24,7 @@ import { maskOf } from "./log-format.js";
 import { members } from "./members.js";
 import { TimeSlice } from "./time-slice.js";
 import { checkReads } from "./checks.js";
+import { records } from "./records.js";
 import { recover } from "./recovery.js";
 import type { Recovered } from "./recovery.js";
 import { roomKeys } from "./room-keys.js";
@@ -145,6 +146,7 @@ function driverOf(database: Database, holding: Holding, close: () => Promise<voi
     roomKeys: roomKeys(database),
     users: users(database),
     checks: checkReads(database, holding),
+    records: records(database, holding),
     close,
   };
 }

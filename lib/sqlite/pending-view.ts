@@ -169,6 +169,9 @@ export class PendingView {
           (member.keys ??= new Map<number, KeyRow>()).set(change.row.epoch, change.row);
           break;
         }
+        // Nothing of a caller waits beside it.
+        case "import":
+          break;
       }
     }
   }
@@ -195,6 +198,8 @@ export class PendingView {
           break;
         case "key":
           this.#settleMember(change.row.roomId, change.row.endpoint, sequence);
+          break;
+        case "import":
           break;
       }
     }

@@ -142,7 +142,13 @@ function damageOf(path: string, error: unknown): unknown {
 async function create(path: string, maker: ImageMaker): Promise<Recovered> {
   const database = randomBytes(16).toString("hex");
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
-  const image = await maker.makeEmpty({ database, generation: 1, sequence: 0, adminEver: false });
+  const image = await maker.makeEmpty({
+    database,
+    generation: 1,
+    sequence: 0,
+    adminEver: false,
+    importingSince: undefined,
+  });
   const files = await publish(path, image, database, 1);
   return {
     tables: new Tables(),

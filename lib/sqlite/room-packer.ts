@@ -76,6 +76,7 @@ export class RoomPacker {
     this.#tables.bytes += packedRoomBytes(
       charactersIn(rows, id, idLength) + charactersIn(rows, name, nameLength) + charactersIn(rows, owner, ownerLength),
     );
+    this.#tables.count("rooms", 1);
     const { rooms } = this.#tables;
     rooms.addPacked(ordinal, rooms.packed.addRoom(this.#record, this.#end));
   }
@@ -120,6 +121,7 @@ export class RoomPacker {
     this.#member = at;
     this.#endMember();
     group.members++;
+    this.#tables.count("members", 1);
     if (isOwner && this.#isOwner(group, rows, endpoint, endpointLength)) group.hasOwner = true;
     this.#endpointCharacters = charactersIn(rows, endpoint, endpointLength);
     const characters = this.#idCharacters + this.#endpointCharacters + charactersIn(rows, inviter, inviterLength);
@@ -155,6 +157,7 @@ export class RoomPacker {
     this.#end += KEY.length;
     this.#copyWithLength(rows, sealed, length);
     this.#endMember();
+    this.#tables.count("roomKeys", 1);
     this.#tables.bytes += packedKeyBytes(this.#idCharacters + this.#endpointCharacters, length);
   }
 

@@ -1,9 +1,10 @@
 /**
  * The durable state, in memory: what the disk has. Reads are answered from it. Rows of users are replaced, never changed.
  */
+import type { RecordCounts } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";
 import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
-import type { Change } from "./changes.js";
+import type { Change, ImportChange } from "./changes.js";
 import { RoomEntry } from "./entries.js";
 import type { MemberEntry } from "./entries.js";
 import { InOrder } from "./in-order.js";
@@ -12,18 +13,61 @@ import { InconsistentState } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 import { UserTable } from "./user-table.js";
 
+/** Told of each change before it is made. */
+export interface ChangeListener {
+  before(change: Change): void;
+}
+
 export class Tables {
-  readonly users = new UserTable();
-  readonly usersInOrder = new InOrder<UserRow>();
-  readonly admins = new ActiveAdmins();
-  readonly rooms = new RoomTable();
+  #users = new UserTable();
+  #usersInOrder = new InOrder<UserRow>();
+  #admins = new ActiveAdmins();
+  #rooms = new RoomTable();
   #lastRoom: RoomEntry | undefined;
+  readonly #counts = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
+  readonly #listeners = new Set<ChangeListener>();
   /** Whether any user is or was an admin. */
   adminEver = false;
+  /** Since when everybody is denied, because the store is imported into. */
+  importingSince: number | undefined;
   /** What all of it takes in an image, at most. */
   bytes = 0;
 
+  get users(): UserTable {
+    return this.#users;
+  }
+
+  get usersInOrder(): InOrder<UserRow> {
+    return this.#usersInOrder;
+  }
+
+  get admins(): ActiveAdmins {
+    return this.#admins;
+  }
+
+  get rooms(): RoomTable {
+    return this.#rooms;
+  }
+
+  get counts(): RecordCounts {
+    return { ...this.#counts };
+  }
+
+  /** Of records that come, or go, without a change. */
+  count(kind: keyof RecordCounts, by: number): void {
+    this.#counts[kind] += by;
+  }
+
+  /** Answers how to listen no longer. */
+  listen(listener: ChangeListener): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
   apply(change: Change): void {
+    if (this.#listeners.size > 0) for (const listener of this.#listeners) listener.before(change);
     switch (change.kind) {
       case "user":
         this.#user(change.row);
@@ -43,13 +87,33 @@ export class Tables {
       case "key":
         this.#key(change.row);
         break;
+      case "import":
+        this.#beginOrEnd(change);
+        break;
     }
+  }
+
+  #beginOrEnd({ since, clears, adminEver }: ImportChange): void {
+    if (clears) {
+      this.#users = new UserTable();
+      this.#usersInOrder = new InOrder();
+      this.#admins = new ActiveAdmins();
+      this.#rooms = new RoomTable();
+      this.#lastRoom = undefined;
+      Object.assign(this.#counts, { users: 0, rooms: 0, members: 0, roomKeys: 0 });
+      this.adminEver = false;
+      this.bytes = 0;
+    }
+    this.adminEver ||= adminEver;
+    this.importingSince = since;
   }
 
   #user(row: UserRow): void {
     const before = this.users.set(row);
     this.bytes += userBytes(row);
-    if (before !== undefined) {
+    if (before === undefined) {
+      this.#counts.users++;
+    } else {
       this.bytes -= userBytes(before);
       if (before.ordinal !== row.ordinal) throw new InconsistentState("a user changed its place");
       this.admins.delete(before);
@@ -64,6 +128,7 @@ export class Tables {
     this.bytes += roomBytes(row);
     if (entry === undefined) {
       this.rooms.add(new RoomEntry(row));
+      this.#counts.rooms++;
       return;
     }
     if (entry.ordinal !== row.ordinal) throw new InconsistentState("a room changed its place");
@@ -74,7 +139,8 @@ export class Tables {
   #roomGone(id: string): void {
     const entry = this.rooms.toChange(id);
     if (entry === undefined) throw new InconsistentState("a room that is deleted is not there");
-    for (const member of entry.members.all()) this.bytes -= bytesOf(member);
+    for (const member of entry.members.all()) this.#forget(member);
+    this.#counts.rooms--;
     this.bytes -= roomBytes(entry.row);
     this.#lastRoom = undefined;
     this.rooms.delete(entry);
@@ -92,6 +158,7 @@ export class Tables {
     }
     const added = this.rooms.memberships.add(room, row);
     room.members.add(added);
+    this.#counts.members++;
     room.shareOwner(added.endpoint);
   }
 
@@ -107,14 +174,21 @@ export class Tables {
     if (room === undefined || entry === undefined) throw new InconsistentState("a member that is removed is not there");
     room.members.delete(endpoint);
     this.rooms.memberships.delete(entry);
-    this.bytes -= bytesOf(entry);
+    this.#forget(entry);
+  }
+
+  #forget(member: MemberEntry): void {
+    this.#counts.members--;
+    this.#counts.roomKeys -= member.keyCount;
+    this.bytes -= bytesOf(member);
   }
 
   #key(row: KeyRow): void {
     const member = this.#roomOf(row)?.members.get(row.endpoint);
     if (member === undefined) throw new InconsistentState("a key is of a member that is not there");
     const before = member.key(row.epoch);
-    if (before !== undefined) this.bytes -= keyBytes(before);
+    if (before === undefined) this.#counts.roomKeys++;
+    else this.bytes -= keyBytes(before);
     this.bytes += keyBytes(row);
     member.setKey(row);
   }

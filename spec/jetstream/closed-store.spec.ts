@@ -80,8 +80,8 @@ describe("jetstream: a store that is closed", function () {
   const open = (prefix: string, cacheBytes?: number, on: Connection = connection): Promise<Store> =>
     openJetStream(on, 1, { prefix, opTimeoutMs, ...(cacheBytes === undefined ? {} : { cacheBytes }) });
 
-  async function say(prefix: string, state: Json): Promise<void> {
-    for (const bucket of ["users", "rooms"]) {
+  async function say(prefix: string, state: Json, buckets: readonly string[] = ["users", "rooms"]): Promise<void> {
+    for (const bucket of buckets) {
       await connection.request(`$KV.${prefix}${bucket}.store`, JSON.stringify({ k: "store", ...state }), {
         timeout: opTimeoutMs,
       });
@@ -139,6 +139,22 @@ describe("jetstream: a store that is closed", function () {
       expect(error.details, name).to.deep.equal(details);
     }
   }
+
+  for (const rooms of ["importing", "open"])
+    it(`an import that died when all was there, and rooms were ${rooms}, is ended by who opens next, once`, async () => {
+      const prefix = newPrefix();
+      await filled(prefix);
+      const before = await open(prefix);
+      await say(prefix, { state: "opening", id: "it", since: 0, floor: 7 }, ["users"]);
+      await say(prefix, { state: rooms, id: "it", since: 0 }, ["rooms"]);
+      expect((await checksOf(before)).slice(0, 3)).to.deep.equal([false, false, false]);
+      const stores = await Promise.all([open(prefix), open(prefix)]);
+      for (const store of [before, ...stores])
+        expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+      // The versions of users go on from where the import began them.
+      expect(await recordAt(connection, `${prefix}users`, "store")).to.include({ state: "open", floor: 7 });
+      await Promise.all([before, ...stores].map((store) => store.close()));
+    });
 
   for (const [what, cacheBytes] of [
     ["", undefined],

@@ -3,7 +3,8 @@
 // take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
-// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot.
+// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot,
+// --export [--records 1000000] [--mutants 1000] with exports of many records, and damaged ones.
 
 import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";
@@ -39,6 +40,10 @@ const sized = new Map<string, Run>([
   ["quorum", longSpec("spec/jetstream/quorum.spec.ts", { UNIBUS_PROBE_SECONDS: "30" })],
   ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
   ["jetstream-rollout", async ({ records, log }) => (await import("./jetstream-rollout.js")).run({ records, log })],
+  [
+    "export",
+    async ({ seed, mutants, records, log }) => (await import("./export.js")).run({ seed, mutants, records, log }),
+  ],
   ["jetstream-snapshot", async ({ runs, log }) => (await import("./jetstream-snapshot.js")).run({ runs, log })],
 ]);
 const soaks = new Map([...timed, ...sized]);

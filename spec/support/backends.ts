@@ -13,7 +13,7 @@ interface RunningBackend {
 
 const onlyThis = (open: RunningBackend["open"]): RunningBackend => ({ open, stop: () => Promise.resolve() });
 
-const backends: Readonly<Record<string, () => Promise<RunningBackend>>> = {
+const backends = {
   sqlite: () => Promise.resolve(onlyThis((options) => openSqlite(":memory:", options))),
   memory: () => Promise.resolve(onlyThis((options) => openMemory(options))),
   jetstream: async () => {
@@ -21,15 +21,43 @@ const backends: Readonly<Record<string, () => Promise<RunningBackend>>> = {
     const [client] = natsClients;
     if (client === undefined) throw new Error("no client");
     const connection = await client.connect(server.url);
+    const openAs = (prefix: string, options?: CommonOptions): Promise<Store> =>
+      openJetStream(connection, 1, { prefix, ...options });
     return {
-      open: (options) => openJetStream(connection, 1, { prefix: `t${randomBytes(6).toString("hex")}_`, ...options }),
+      url: server.url,
+      openAs,
+      open: (options?: CommonOptions) => openAs(`t${randomBytes(6).toString("hex")}_`, options),
       stop: async () => {
         await connection.close();
         await server.dispose();
       },
     };
   },
-};
+} satisfies Readonly<Record<string, () => Promise<RunningBackend>>>;
+
+/** All of them, for what is tried between two. */
+export interface RunningBackends {
+  readonly open: Readonly<Record<keyof typeof backends, RunningBackend["open"]>>;
+  /** A server of JetStream, and stores of one name on it. */
+  readonly url: string;
+  openJetStream(prefix: string, options?: CommonOptions): Promise<Store>;
+  stop(): Promise<void>;
+}
+
+export async function startBackends(): Promise<RunningBackends> {
+  const [sqlite, memory] = [await backends.sqlite(), await backends.memory()];
+  const jetstream = await backends.jetstream();
+  return {
+    open: {
+      sqlite: (options) => sqlite.open(options),
+      memory: (options) => memory.open(options),
+      jetstream: (options) => jetstream.open(options),
+    },
+    url: jetstream.url,
+    openJetStream: jetstream.openAs,
+    stop: () => jetstream.stop(),
+  };
+}
 
 /** Registers the same tests for each backend. */
 export function describeBackends(define: (open: RunningBackend["open"]) => void): void {

@@ -2,6 +2,7 @@ import { openJetStream, hasAdmin, isAuthorized, openStore, type Replicas, type S
 import { ConformanceRun, conformanceCases, type ConformanceHarness, type NatsServer } from "unibus-membership/testing";
 import { expect } from "chai";
 import { randomBytes } from "node:crypto";
+import { exportCases } from "./export-cases.js";
 import { foreign } from "./foreign-store.js";
 import { dropBuckets, natsClients, type Connection, type NatsClient } from "./nats-clients.js";
 
@@ -20,7 +21,7 @@ export function conforms(target: string, harness: () => ConformanceHarness): voi
     before(() => {
       run = new ConformanceRun(harness());
     });
-    for (const each of conformanceCases) it(each.name, () => run.case(each));
+    for (const each of [...conformanceCases, ...exportCases]) it(each.name, () => run.case(each));
     after(() => run.dispose());
   });
 }

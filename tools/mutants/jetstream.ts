@@ -61,6 +61,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: staleReads(": "),
   },
   {
+    name: "an import writes on no condition",
+    file: "lib/jetstream/import-lanes.ts",
+    find: "link.publish(stream, subjects + key, payload, timeoutMs, lane.seq, subjects + lane.key)",
+    replace: "link.publish(stream, subjects + key, payload, timeoutMs)",
+    breaks: "Of two imports the later one wins, and nothing of the other comes after it.",
+    killedBy: bySpec("spec/transfer.spec.ts", "of two imports the later one wins"),
+  },
+  {
     name: "what a replica has is certain",
     file: "lib/jetstream/bucket.ts",
     find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",

@@ -1,0 +1,77 @@
+/**
+ * How a store is closed while it is imported into, and opened: the two records of store-state.ts, one after the other, so that
+ * whatever dies in between can be told by whoever comes next.
+ *
+ * | `users` | `rooms` | what it is |
+ * |---|---|---|
+ * | open | open | a store like any other |
+ * | importing | open | an import began, and wrote nothing yet: others may have written rooms |
+ * | importing | importing | an import writes, or has died |
+ * | opening | importing | it is over, and everything is there |
+ * | opening | open | the same |
+ *
+ * An id in both says whose they are: nobody ends what another one began.
+ */
+import type { Call } from "../call.js";
+import { StoreError } from "../errors.js";
+import type { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
+import type { Json } from "./json.js";
+import { takenOver } from "./import-lanes.js";
+import type { Seq } from "./seq.js";
+import { OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
+
+/** What the record says, as of a moment after it was asked for. */
+export interface FoundState<B extends CommittingBucket> {
+  readonly seq: Seq<B>;
+  readonly value: Json;
+  readonly name: string;
+  readonly state: StoreState;
+}
+
+export async function readState<B extends CommittingBucket>(bucket: Bucket<B>, call: Call): Promise<FoundState<B>> {
+  const { entry } = await bucket.readLinearizable(STATE, call);
+  if (entry === undefined)
+    throw new StoreError("UNAVAILABLE", "Nothing says whether the store may be used: open it anew");
+  const { state } = entry.value;
+  return {
+    seq: entry.seq,
+    value: entry.value,
+    name: typeof state === "string" ? state : "",
+    state: new StoreState(entry),
+  };
+}
+
+/** Answers where it stands. `CONFLICT`: somebody else wrote it meanwhile. */
+export async function writeState<B extends CommittingBucket>(
+  bucket: Bucket<B>,
+  value: Json,
+  before: Seq<B>,
+  call: Call,
+): Promise<Seq<B>> {
+  const isMine = (entry: Entry<B>): "yes" | "no" =>
+    entry.value["state"] === value["state"] && entry.value["id"] === value["id"] ? "yes" : "no";
+  const seq = await bucket.write(STATE, value, before, call, isMine, "step");
+  if (seq === undefined) throw takenOver();
+  return seq;
+}
+
+/** What an open store's record says. `floor`: versions of users were counted from there on. */
+export const openState = (floor: number, id: string): Json => ({ ...OPEN, id, ...(floor === 0 ? {} : { floor }) });
+
+export function floorOf(value: Json): number {
+  const { floor } = value;
+  return typeof floor === "number" && Number.isSafeInteger(floor) && floor > 0 ? floor : 0;
+}
+
+/** Ends what an import began that had everything in its place. */
+export async function finishOpening(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<void> {
+  const over = await readState(users, call);
+  if (!over.state.isOpening) return;
+  const id = String(over.value["id"]);
+  const closed = await readState(rooms, call);
+  const isItsOwn = closed.value["id"] === over.value["id"];
+  if (closed.name !== OPEN.state && !isItsOwn) throw takenOver();
+  if (closed.name !== OPEN.state) await writeState(rooms, openState(0, id), closed.seq, call);
+  await writeState(users, openState(floorOf(over.value), id), over.seq, call);
+}

@@ -1,0 +1,387 @@
+/**
+ * An import. Users are written where they will be; rooms under ids that nothing refers to, until their record names them. All
+ * of it counts for nothing while the records of store-state.ts say that the store is imported into. docs/protocol.md has the
+ * argument.
+ */
+import type { Call } from "../call.js";
+import type {
+  RecordReader,
+  RecordWriter,
+  StoredKey,
+  StoredMember,
+  StoredRecord,
+  StoredRoom,
+  StoredUser,
+} from "../driver.js";
+import { StoreError } from "../errors.js";
+import type { AdminGuard } from "./admin-guard.js";
+import type { Bucket } from "./bucket.js";
+import type { Entry } from "./entry.js";
+import { CERTAIN, asRead } from "./freshness.js";
+import { ImportLanes, takenOver } from "./import-lanes.js";
+import { finishOpening, floorOf, openState, readState, writeState, type FoundState } from "./importing.js";
+import { inParallel, joinAll, joinBoth } from "./join.js";
+import { writeKey } from "./key-record.js";
+import { keys, newId, parseRoomHint, parseUser } from "./keys.js";
+import { base64, toJson } from "./record-fields.js";
+import type { Readable } from "./record-reader.js";
+import type { RoomLifecycle } from "./room-lifecycle.js";
+import { writeRoom, type MemberRow } from "./room-record.js";
+import type { PageOfRecords } from "./scans.js";
+import { later, latest, type Seq } from "./seq.js";
+import type { CommittingBucket } from "./store-state.js";
+import { readUser, type UserRow } from "./user-record.js";
+import { NO_WRITES, appendWrite, newWrite } from "./write-history.js";
+
+const IMPORTING = "importing";
+/** What begins the incarnations of imported rooms, and of no others: what an import left that died is found by it. */
+const IMPORTED = "i-";
+/** Users, and rooms, that are removed in one step. */
+const USERS = 500;
+const ROOMS = 64;
+const EPOCHS = 256;
+
+/** A user, or who may come to be one. */
+function isThere(entry: Entry<"users">): boolean {
+  if (parseUser(entry.key) === undefined) return false;
+  const { user, stage } = readUser(entry).record;
+  return user !== undefined || stage !== undefined;
+}
+
+/** What whole records are written to. */
+export interface Writable extends Readable {
+  readonly guard: AdminGuard;
+  readonly lifecycle: RoomLifecycle;
+}
+
+/** A room whose members and keys are on their way. */
+interface OpenRoom {
+  readonly row: StoredRoom;
+  readonly incarnation: string;
+  /** Of every epoch: nobody else stages keys under it. */
+  readonly attempt: string;
+  members: number;
+  member: { readonly endpoint: string; readonly id: string } | undefined;
+  /** What has to be in place before the room's record: answers where it stands, of rows and of keys. */
+  rows: Promise<Seq<"members">>[];
+  keys: Promise<Seq<"room_keys">>[];
+  membersSeq: Seq<"members">;
+  keysSeq: Seq<"room_keys">;
+}
+
+export class BucketsWriter implements RecordWriter {
+  readonly #parts: Writable;
+  readonly #read: (call: Call) => Promise<RecordReader>;
+  readonly #id = newId();
+  readonly #userLanes: ImportLanes<"users">;
+  readonly #roomLanes: ImportLanes<"rooms">;
+  /** The version of every user: no revision below was not given by another store. */
+  readonly #floor: number;
+  #states: { users: FoundState<"users">; rooms: FoundState<"rooms"> } | undefined;
+  #room: OpenRoom | undefined;
+  /** The entry of that room in the index of all rooms. */
+  #indexed: Promise<unknown> = Promise.resolve();
+  /** Where {@link clear} goes on. `undefined`: nothing is left. */
+  #usersFrom: Seq<"users"> | undefined;
+  #roomsFrom: Seq<"rooms_by_member"> | undefined;
+  readonly #admins = new Map<string, number | undefined>();
+
+  private constructor(parts: Writable, read: (call: Call) => Promise<RecordReader>, floor: number) {
+    this.#parts = parts;
+    this.#read = read;
+    this.#floor = floor;
+    this.#userLanes = new ImportLanes(parts.users);
+    this.#roomLanes = new ImportLanes(parts.log.buckets.rooms);
+  }
+
+  static async begin(
+    parts: Writable,
+    read: (call: Call) => Promise<RecordReader>,
+    floor: number,
+    call: Call,
+  ): Promise<BucketsWriter> {
+    const writer = new BucketsWriter(parts, read, floor);
+    await writer.#begin(call);
+    return writer;
+  }
+
+  async #begin(call: Call): Promise<void> {
+    const { users, log } = this.#parts;
+    const { rooms } = log.buckets;
+    await finishOpening(users, rooms, call);
+    const before = { users: await readState(users, call), rooms: await readState(rooms, call) };
+    const isLeft = before.users.name === IMPORTING && before.rooms.name === IMPORTING;
+    for (const { name, state } of [before.users, before.rooms])
+      if (name !== IMPORTING && state.refusal !== undefined) throw state.refusal;
+    const value = {
+      state: IMPORTING,
+      id: this.#id,
+      to: "",
+      since: Date.now(),
+      floor: floorOf(before.users.value),
+    };
+    const reopen = async <B extends CommittingBucket>(bucket: Bucket<B>): Promise<void> => {
+      const { name, seq } = await readState(bucket, call);
+      if (name === IMPORTING) await writeState(bucket, openState(value.floor, this.#id), seq, call);
+    };
+    if (!isLeft && !(await this.#isEmpty(call))) {
+      // An import that died before it wrote anything may have closed the one, while others wrote to the other.
+      if (before.users.name === IMPORTING) await reopen(users);
+      throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
+    }
+    await writeState(users, value, before.users.seq, call);
+    await writeState(rooms, value, before.rooms.seq, call);
+    if (!isLeft && !(await this.#isEmpty(call))) {
+      await reopen(rooms);
+      await reopen(users);
+      throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
+    }
+    await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
+    // Marks that were put after another one had begun would be believed by nobody, and by this import for ever.
+    this.#states = { users: await readState(users, call), rooms: await readState(rooms, call) };
+    for (const found of [this.#states.users, this.#states.rooms]) if (found.value["id"] !== this.#id) throw takenOver();
+    if (isLeft) this.#usersFrom = this.#roomsFrom = 0;
+  }
+
+  async #isEmpty(call: Call): Promise<boolean> {
+    const { users, userViews, guard, index } = this.#parts;
+    if (await guard.adminEver(call)) return false;
+    for (let after: Seq<"users"> | undefined = 0; after !== undefined;) {
+      const page: PageOfRecords<"users"> = await users.scans.page(after, USERS, isThere, call);
+      for (const { key } of page.entries)
+        if ((await userViews.read(parseUser(key) ?? "", true, "certain", call)).user !== undefined) return false;
+      after = page.next;
+    }
+    return (await index.page(0, 1, call)).rooms.length === 0;
+  }
+
+  async clear(call: Call): Promise<boolean> {
+    this.#room = undefined;
+    this.#admins.clear();
+    if (this.#usersFrom !== undefined) this.#usersFrom = await this.#clearUsers(this.#usersFrom, call);
+    else if (this.#roomsFrom !== undefined) this.#roomsFrom = await this.#clearRooms(this.#roomsFrom, call);
+    return this.#usersFrom !== undefined || this.#roomsFrom !== undefined;
+  }
+
+  /** A record of `users` stays for ever: it says that there is nobody. */
+  async #clearUsers(after: Seq<"users">, call: Call): Promise<Seq<"users"> | undefined> {
+    const { users } = this.#parts;
+    const { entries, next } = await users.scans.page(after, USERS, isThere, call);
+    await joinAll(
+      entries.map(async (entry) => {
+        const emptied = appendWrite(readUser(entry).record, entry.seq, newWrite());
+        await users.write(entry.key, toJson(emptied), entry.seq, call, () => "no", "step");
+      }),
+    );
+    return next;
+  }
+
+  async #clearRooms(after: Seq<"rooms_by_member">, call: Call): Promise<Seq<"rooms_by_member"> | undefined> {
+    const { log, lifecycle } = this.#parts;
+    const { membersByEndpoint } = log.buckets;
+    const mark = keys.roomHintsMark;
+    const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.mark(mark, call);
+    const { entries, isEnd } = await membersByEndpoint.scans.portion(keys.roomHints, after, ROOMS, end, call, mark);
+    await joinAll(
+      entries.map(async ({ key }) => {
+        const at = parseRoomHint(key);
+        if (at === undefined) return;
+        const { roomId, incarnation } = at;
+        const slot = await log.records.slot(roomId, "certain", call);
+        const { record } = slot;
+        if (record?.incarnation === incarnation) {
+          await log.records.writeTombstone(roomId, slot, call, "step");
+          await lifecycle.purge(roomId, record, call);
+        } else if (incarnation.startsWith(IMPORTED)) {
+          // Whoever staged it can commit it no more.
+          await lifecycle.purge(roomId, { incarnation, roster: incarnation, copying: undefined }, call);
+        }
+      }),
+    );
+    return isEnd ? undefined : (entries.at(-1)?.seq ?? after);
+  }
+
+  async write(records: readonly StoredRecord[], call: Call): Promise<void> {
+    this.#usersFrom = this.#roomsFrom = 0;
+    const under: Promise<unknown>[] = [];
+    for (const record of records) {
+      switch (record.kind) {
+        case "user":
+          under.push(this.#writeUser(record.row, call));
+          break;
+        case "room":
+          under.push(this.#endRoom(call));
+          under.push(this.#beginRoom(record.row, call));
+          break;
+        case "member":
+          this.#writeMember(record.row, call);
+          break;
+        case "key":
+          this.#writeKey(record.row, call);
+          break;
+      }
+    }
+    await joinAll(under);
+    await this.#settle(this.#room);
+  }
+
+  async #writeUser(found: StoredUser, call: Call): Promise<void> {
+    const { key, role, revokedAt, expiresAt, name, createdAt, grant = 0 } = found;
+    const admin = role === "admin";
+    const v = Math.max(this.#floor, grant);
+    const user: UserRow = { key, v, admin, revokedAt, name, createdAt, expiresAt, grant };
+    if (admin && revokedAt === undefined) this.#admins.set(key, expiresAt);
+    const record = { ...appendWrite(NO_WRITES, 0, this.#id), user };
+    await this.#userLanes.put(keys.user(key), toJson(record), call);
+  }
+
+  /** The entry in the index of all rooms comes first: by it everything else is found, if this import dies. */
+  #beginRoom(row: StoredRoom, call: Call): Promise<unknown> {
+    const room: OpenRoom = {
+      row,
+      incarnation: `${IMPORTED}${newId()}`,
+      attempt: newId(),
+      members: 0,
+      member: undefined,
+      rows: [],
+      keys: [],
+      membersSeq: 0,
+      keysSeq: 0,
+    };
+    this.#room = room;
+    const indexed = this.#parts.index.add(row.id, room.incarnation, call);
+    this.#indexed = indexed;
+    if (row.epoch > 1) room.keys.push(this.#writeEpochs(room, indexed, call));
+    return indexed;
+  }
+
+  async #writeEpochs(
+    { row, incarnation, attempt }: OpenRoom,
+    indexed: Promise<unknown>,
+    call: Call,
+  ): Promise<Seq<"room_keys">> {
+    await indexed;
+    const { roomKeys } = this.#parts.log.buckets;
+    let last: Seq<"room_keys"> = 0;
+    const epochs = Array.from({ length: row.epoch - 1 }, (_, i) => i + 1);
+    await inParallel(epochs, EPOCHS, async (epoch) => {
+      last = later(last, await roomKeys.stage(keys.epoch(row.id, incarnation, epoch), { attempt }, call));
+    });
+    return last;
+  }
+
+  #writeMember(found: StoredMember, call: Call): void {
+    const room = this.#need(found.roomId);
+    const { incarnation } = room;
+    const { endpoint, role, state, invitedBy, publicKey, since } = found;
+    const id = newId();
+    const { members, membersByEndpoint } = this.#parts.log.buckets;
+    const row: MemberRow = {
+      id,
+      v: 1,
+      of: 1,
+      gone: false,
+      owner: role === "owner",
+      joined: state === "joined",
+      since,
+      invitedBy,
+      publicKey: publicKey === undefined ? undefined : base64(publicKey),
+    };
+    room.member = { endpoint, id };
+    room.members++;
+    const indexed = this.#indexed;
+    const stage = async (): Promise<Seq<"members">> => {
+      await indexed;
+      const [seq] = await joinBoth(
+        members.stage(keys.member(room.row.id, endpoint, incarnation), toJson(row), call),
+        membersByEndpoint.stage(keys.hint(endpoint, room.row.id, incarnation, id), {}, call),
+      );
+      return seq;
+    };
+    room.rows.push(stage());
+  }
+
+  #writeKey(found: StoredKey, call: Call): void {
+    const room = this.#need(found.roomId);
+    const { incarnation, attempt, member } = room;
+    const { roomId, endpoint, epoch, sealed, createdAt } = found;
+    if (member?.endpoint !== endpoint) throw new StoreError("CORRUPT", "A key is not of the member before it");
+    const { roomKeys } = this.#parts.log.buckets;
+    const key = keys.roomKey({ roomId, endpoint, incarnation, membership: member.id }, epoch, attempt);
+    const indexed = this.#indexed;
+    const stage = async (): Promise<Seq<"room_keys">> => {
+      await indexed;
+      return roomKeys.stage(key, writeKey(sealed, createdAt, attempt), call);
+    };
+    room.keys.push(stage());
+  }
+
+  #need(roomId: string): OpenRoom {
+    if (this.#room?.row.id !== roomId) throw new StoreError("CORRUPT", "A record is not of the room before it");
+    return this.#room;
+  }
+
+  /** Waits for what is on its way. */
+  async #settle(room: OpenRoom | undefined): Promise<void> {
+    if (room === undefined) return;
+    const { rows, keys: staged } = room;
+    room.rows = [];
+    room.keys = [];
+    const [rowSeqs, keySeqs] = await joinBoth(joinAll(rows), joinAll(staged));
+    room.membersSeq = latest(room.membersSeq, rowSeqs);
+    room.keysSeq = latest(room.keysSeq, keySeqs);
+  }
+
+  /** The room's record, once everything that it names is there. */
+  async #endRoom(call: Call): Promise<void> {
+    const room = this.#room;
+    this.#room = undefined;
+    if (room === undefined) return;
+    await this.#settle(room);
+    const { row, incarnation, attempt, members, membersSeq, keysSeq } = room;
+    const { id, name, encrypted, owner, epoch, rekeyRequired, createdAt } = row;
+    const record = writeRoom({
+      ...appendWrite(NO_WRITES, 0, this.#id),
+      indexed: true,
+      incarnation,
+      roster: incarnation,
+      rows: members,
+      v: 1,
+      name,
+      encrypted,
+      owner,
+      epoch,
+      attempt,
+      rekeyRequired,
+      createdAt,
+      members,
+      membersSeq,
+      keysSeq,
+      head: [],
+    });
+    await this.#roomLanes.put(keys.room(id), toJson(record), call);
+  }
+
+  async seal(call: Call): Promise<void> {
+    await this.#endRoom(call);
+    await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
+  }
+
+  read(call: Call): Promise<RecordReader> {
+    return this.#read(call);
+  }
+
+  async open(adminEver: boolean, call: Call): Promise<void> {
+    const { users, guard, log } = this.#parts;
+    if (this.#states === undefined) throw takenOver();
+    await guard.replace(adminEver, this.#admins, call);
+    const { seq, value } = this.#states.users;
+    const floor = Math.max(floorOf(value), this.#floor);
+    await writeState(users, { ...value, state: "opening", floor }, seq, call);
+    await finishOpening(users, log.buckets.rooms, call);
+  }
+
+  release(): void {
+    // Nobody in this process is asked whether an import is alive: who begins another one takes over.
+  }
+}

@@ -1,0 +1,58 @@
+/** Whole records, out of the buckets and into them. */
+import type { Call } from "../call.js";
+import type { RecordReader, RecordsDriver } from "../driver.js";
+import type { JetStreamClient } from "./client.js";
+import { floorOf, readState } from "./importing.js";
+import { joinAll, joinBoth } from "./join.js";
+import type { ProvedBucket } from "./proved-bucket.js";
+import type { CommittingBucket } from "./store-state.js";
+import { streamState } from "./provisioning.js";
+import { BucketsReader } from "./record-reader.js";
+import { BucketsWriter, type Writable } from "./record-writer.js";
+
+/** Versions of users that are given while an export goes on, at least, and beside as many as there were. */
+const VERSIONS_MEANWHILE = 1_000_000;
+
+export function records(parts: Writable, client: JetStreamClient): RecordsDriver {
+  const read = (call: Call): Promise<RecordReader> => begin(parts, client, call);
+  return {
+    read: async (call) => {
+      const { users, log } = parts;
+      const { rooms } = log.buckets;
+      const isOpen = async <B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>): Promise<void> =>
+        bucket.checkOpen(await bucket.readIndex(call), call);
+      await joinBoth(isOpen(users), isOpen(rooms));
+      return read(call);
+    },
+    write: (revisionFloor, call) => BucketsWriter.begin(parts, read, versionAbove(revisionFloor), call),
+  };
+}
+
+async function begin(parts: Writable, client: JetStreamClient, call: Call): Promise<BucketsReader> {
+  const { users, guard, log } = parts;
+  const { rooms, members, roomKeys } = log.buckets;
+  await joinBoth(users.readIndex(call), rooms.readIndex(call));
+  const { value } = await readState(users, call);
+  const [userCount, roomCount, memberCount, keyCount] = await joinAll(
+    [users, rooms, members, roomKeys].map(async ({ name }) => (await streamState(client, name, call))?.messages ?? 0),
+  );
+  // A version of a user is a message, but for those that an import began with.
+  const version = floorOf(value) + 2 * users.highestSeen + VERSIONS_MEANWHILE;
+  return new BucketsReader(parts, {
+    expected: { users: userCount ?? 0, rooms: roomCount ?? 0, members: memberCount ?? 0, roomKeys: keyCount ?? 0 },
+    adminEver: await guard.adminEver(call),
+    revisionFloor: Math.min(Number.parseInt(String(version), 36), Number.MAX_SAFE_INTEGER),
+  });
+}
+
+/**
+ * A version of a user whose revision, in decimal digits, is above `floor` if it is taken for a number to the base of 36: so are all later
+ * ones. It has the digits of `floor` as far as these are decimal ones, and is the next behind those that begin so.
+ */
+export function versionAbove(floor: number): number {
+  const digits = floor.toString(36);
+  const letter = digits.search(/[a-z]/);
+  const head = letter < 0 ? digits : digits.slice(0, letter);
+  const next = String(Number(head === "" ? "0" : head) + 1);
+  return Number(letter < 0 ? next : next + "0".repeat(digits.length - letter));
+}

@@ -1,0 +1,147 @@
+/** Whole records of a store in memory, out and in. */
+import type { RecordReader, RecordWriter, RecordsDriver, StoredRecord, StoredUser } from "../driver.js";
+import { StoreError } from "../errors.js";
+import { sortedBy } from "../rules.js";
+import { answer } from "./memory.js";
+import type { Memory, RoomEntry } from "./memory.js";
+import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
+
+const PAGE = 500;
+
+export function records(memory: Memory): RecordsDriver {
+  return {
+    read: () =>
+      answer(() => {
+        if (memory.refusal !== undefined) throw memory.refusal;
+        return reader(memory);
+      }),
+    write: (revisionFloor) =>
+      answer(() => {
+        memory.beginImport(revisionFloor);
+        return writer(memory);
+      }),
+  };
+}
+
+/** Rows are replaced, never changed: what is taken here stays as it is. */
+function reader(memory: Memory): RecordReader {
+  const found: StoredRecord[] = [];
+  const counts = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
+  for (const { user } of memory.users.values()) {
+    counts.users++;
+    found.push({ kind: "user", row: { ...user, ...timesOf(user) } });
+  }
+  for (const { room, members } of memory.rooms.values()) {
+    counts.rooms++;
+    found.push({ kind: "room", row: { ...room, createdAt: room.createdAt.getTime() } });
+    for (const { member, keys } of sortedBy([...members.values()], (entry) => entry.member.endpoint)) {
+      counts.members++;
+      found.push({ kind: "member", row: { ...member, since: member.since.getTime() } });
+      for (const key of [...keys.values()].sort((a, b) => a.epoch - b.epoch)) {
+        counts.roomKeys++;
+        found.push({ kind: "key", row: { ...key, createdAt: key.createdAt.getTime() } });
+      }
+    }
+  }
+  let next = 0;
+  return {
+    expected: counts,
+    adminEver: memory.adminEver,
+    revisionFloor: memory.operations,
+    next: () =>
+      answer(() => {
+        const page = found.slice(next, next + PAGE);
+        next += page.length;
+        return page.length === 0 ? undefined : page;
+      }),
+    close: () => answer(() => undefined),
+  };
+}
+
+function timesOf(user: UserRow) {
+  return {
+    createdAt: user.createdAt.getTime(),
+    revokedAt: user.revokedAt?.getTime(),
+    expiresAt: user.expiresAt?.getTime(),
+  };
+}
+
+function writer(memory: Memory): RecordWriter {
+  let room: RoomEntry | undefined;
+  const write = (record: StoredRecord): void => {
+    const { place, revision } = memory.next();
+    switch (record.kind) {
+      case "user": {
+        if (memory.users.has(record.row.key)) throw twice("user");
+        memory.setUser(place, userRow(record.row, revision));
+        return;
+      }
+      case "room": {
+        const { id, name, encrypted, owner, epoch, rekeyRequired, createdAt } = record.row;
+        if (memory.rooms.has(id)) throw twice("room");
+        const row: RoomRow = {
+          id,
+          name,
+          encrypted,
+          owner,
+          epoch,
+          rekeyRequired,
+          createdAt: new Date(createdAt),
+          revision,
+        };
+        room = { place, room: row, members: new Map() };
+        memory.rooms.set(id, room);
+        return;
+      }
+      case "member": {
+        const { since, ...fields } = record.row;
+        const member: MemberRow = { ...fields, since: new Date(since), revision };
+        room?.members.set(member.endpoint, { member, keys: new Map() });
+        return;
+      }
+      case "key": {
+        const { createdAt, ...fields } = record.row;
+        const key: KeyRow = { ...fields, createdAt: new Date(createdAt) };
+        room?.members.get(key.endpoint)?.keys.set(key.epoch, key);
+        return;
+      }
+    }
+  };
+  return {
+    clear: () =>
+      answer(() => {
+        memory.clear();
+        return false;
+      }),
+    write: (found) =>
+      answer(() => {
+        for (const record of found) write(record);
+      }),
+    seal: () => answer(() => undefined),
+    read: () => answer(() => reader(memory)),
+    open: (adminEver) =>
+      answer(() => {
+        memory.endImport(adminEver);
+      }),
+    release: () => {
+      memory.releaseImport();
+    },
+  };
+}
+
+function userRow({ createdAt, revokedAt, expiresAt, key, role, status, name }: StoredUser, revision: string): UserRow {
+  return {
+    key,
+    role,
+    status,
+    name,
+    createdAt: new Date(createdAt),
+    revokedAt: revokedAt === undefined ? undefined : new Date(revokedAt),
+    expiresAt: expiresAt === undefined ? undefined : new Date(expiresAt),
+    revision,
+  };
+}
+
+function twice(what: string): StoreError {
+  return new StoreError("CORRUPT", `A ${what} is in the export twice`);
+}
