@@ -7,6 +7,7 @@ import { StoreError } from "../errors.js";
 import { Barrier } from "./barrier.js";
 import type { DirectMessage, JetStreamClient } from "./client.js";
 import { Continuity, moment, type Moment } from "./continuity.js";
+import { decode, type Entry } from "./entry.js";
 import { Fences } from "./fences.js";
 import { OwnBarriers } from "./own-barriers.js";
 import type { Key } from "./keys.js";
@@ -17,6 +18,15 @@ import { streamNamed, type BucketName, type Seq, type Stream } from "./seq.js";
 /** A bucket in use is looked at this often: an operator can change its settings while stores are open. */
 const LOOK_MS = 5000;
 const RECOGNIZE_MS = 500;
+
+/** A message of this store that surely stood in the log, under a key that is never removed. */
+interface Landmark<B extends BucketName> {
+  readonly key: string;
+  readonly seq: Seq<B>;
+  /** Whether what stands under the key now is that message, or was written after it. `unknown`: it does not tell. */
+  readonly isBehind: (entry: Entry<B>) => "yes" | "no" | "unknown";
+}
+
 export class Log<B extends BucketName> {
   readonly name: string;
   readonly stream: Stream<B>;
@@ -31,8 +41,8 @@ export class Log<B extends BucketName> {
   #seen: Seq<B> = 0;
   #drift: StoreError | undefined;
   #looked = performance.now();
-  /** The newest barrier of this store that surely stood in this log. */
-  #landmark: { readonly key: string; readonly seq: Seq<B> } | undefined;
+  /** The newest barrier, or record, of this store. */
+  #landmark: Landmark<B> | undefined;
   /** Another log may be there. */
   protected isDoubted = false;
   /** Of what is kept of this bucket. */
@@ -42,8 +52,8 @@ export class Log<B extends BucketName> {
   #gone: StoreError | undefined;
   /** Called every few seconds of use: looks whether the bucket's settings still keep the promises. */
   onUse: (() => void) | undefined;
-  /** The log is the same: the newest barrier of this store stood at `seq`, and `found` is the message of its key now. */
-  protected onRecognized: ((seq: Seq<B>, found: DirectMessage<B>, asked: Moment) => void) | undefined;
+  /** The log is the same: the newest message of this store stood at `seq`, and `stands` there still. */
+  protected onRecognized: ((seq: Seq<B>, stands: boolean, asked: Moment) => void) | undefined;
   /** Called when caches of this bucket may be of another log. */
   onDoubt: (() => void) | undefined;
 
@@ -118,7 +128,16 @@ export class Log<B extends BucketName> {
     if (!this.isDoubted) this.age.note(seq, sent);
     this.barrierKey = key;
     this.own.add(seq, key);
-    if (!this.isDoubted && seq > (this.#landmark?.seq ?? 0)) this.#landmark = { key, seq };
+    this.noteOwn({
+      key,
+      seq,
+      isBehind: ({ seq: now, value }) => (this.own.isOwn(value) ? "yes" : now === seq ? "no" : "unknown"),
+    });
+  }
+
+  /** A message of this store was acknowledged. */
+  protected noteOwn(landmark: Landmark<B>): void {
+    if (!this.isDoubted && landmark.seq > (this.#landmark?.seq ?? 0)) this.#landmark = landmark;
   }
 
   notePutBack(key: string): void {
@@ -166,7 +185,13 @@ export class Log<B extends BucketName> {
       const found = await this.whatBecameOf(landmark.key, landmark.seq);
       if (found === undefined) return;
       this.own.spare(undefined);
-      this.onRecognized?.(landmark.seq, found, asked);
+      const isBehind = landmark.isBehind(decode(found, this.subjects.length));
+      // Another message at its place, or one that would tell of it and does not: a backup was put back, and written to since.
+      if (isBehind === "no") {
+        this.goneBack();
+        return;
+      }
+      this.onRecognized?.(landmark.seq, isBehind === "yes" && found.seq === landmark.seq, asked);
     }
     this.isDoubted = false;
     this.continuity.begin(asked);

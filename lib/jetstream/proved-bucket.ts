@@ -69,8 +69,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const forgot: typeof cache.onForget = (seq) => {
       this.forgot(seq);
     };
-    const recognized: typeof this.onRecognized = (last, found, asked) => {
-      const stands = found.seq === last && this.own.isOwn(decode(found, this.subjects.length).value);
+    const recognized: typeof this.onRecognized = (last, stands, asked) => {
       if (stands && this.#cache.mustRevalidate && (this.#cache.anchors[0]?.seq ?? 0) <= last)
         this.#cache.revalidate(last, asked);
     };
@@ -240,7 +239,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   ): Promise<Seq<B> | undefined> {
     if (kind === "commit") await this.checkNotClosed(call);
     const seq = await super.write(key, value, expected, call, mine, kind);
-    if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);
+    if (seq === undefined || kind === "step") return seq;
+    // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never removed.
+    this.noteOwn({ key, seq, isBehind: mine });
+    await this.checkOpen(seq, call);
     return seq;
   }
 
@@ -450,9 +452,15 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
         if (answer.kind !== "found") return "is gone";
         const { message } = answer;
         const isSame = payload === undefined ? message.stamp === stamp : textOf(message.data) === payload;
-        return message.seq === seq && isSame ? "stands" : "is gone";
+        if (message.seq !== seq) return "is gone";
+        return isSame ? "stands" : "is another";
       }),
     );
+    // Another message at its place: a backup was put back, and written to since.
+    if (looks.includes("is another")) {
+      this.goneBack();
+      return;
+    }
     const standing = anchors.find((_, i) => looks[i] === "stands");
     // One of those that were not answered may stand.
     if (standing === undefined && looks.includes("unknown")) return;

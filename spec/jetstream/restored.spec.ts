@@ -1,7 +1,10 @@
 /** Buckets belong together: one that is older than the others is told from one whose replicas are behind. */
 import { expect } from "chai";
+import { cp, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { openJetStream, StoreError } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 
 describe("jetstream: one bucket that was restored without the others", function () {
@@ -53,5 +56,47 @@ describe("jetstream: one bucket that was restored without the others", function 
     expect(error.details).to.include({ bucket: "older_members" });
     // Not after its time: nothing that is waited for can come.
     expect(performance.now() - began).to.be.lessThan(25_000);
+  });
+});
+
+describe("jetstream: a backup that is put back under stores that are open", function () {
+  this.timeout(120_000);
+
+  it("is another log to a store whose own change it lacks, also when others have written as far since", async () => {
+    await using server = await startNatsServer();
+    const connections = await Promise.all(natsClients.map((client) => client.connect(server.url)));
+    const [first, second] = connections;
+    if (first === undefined || second === undefined) throw new Error("two clients are needed");
+    const files = join(server.directory, "jetstream");
+    const backup = join(server.directory, "backup");
+    const options = { opTimeoutMs: 20_000 };
+    const here = await openJetStream(first, 1, options);
+    const there = await openJetStream(second, 1, options);
+    await here.users.add({ key: "guest" });
+    await here.rooms.create({ id: "room", owner: "owner" });
+    await here.members.add("room", { endpoint: "guest", state: "joined" });
+    for (const store of [here, there]) {
+      expect(await store.isAuthorized("guest")).to.equal(true);
+      expect(await store.isMember("room", "guest")).to.equal(true);
+    }
+    await server.kill();
+    await cp(files, backup, { recursive: true });
+    await server.restart();
+    await here.users.revoke("guest");
+    await here.members.remove("room", "guest");
+    await server.kill();
+    await rm(files, { recursive: true });
+    await rename(backup, files);
+    await server.restart();
+    for (let i = 0; i < 3; i++) {
+      await there.users.update("guest", { name: `name ${String(i)}` });
+      await there.rooms.update("room", { name: `name ${String(i)}` });
+    }
+    expect(await there.isAuthorized("guest"), "to whom nothing is missing").to.equal(true);
+    expect(await here.isAuthorized("guest")).to.equal(false);
+    expect(await here.isMember("room", "guest")).to.equal(false);
+    for (const call of [here.users.get("guest"), here.rooms.get("room")])
+      expect(await call.then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
+    await Promise.all([here.close(), there.close(), ...connections.map((connection) => connection.close())]);
   });
 });

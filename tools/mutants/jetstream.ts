@@ -192,6 +192,22 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: copyFaults("is no sign of the log of before"),
   },
   {
+    name: "a backup that was written to since is not told from the log",
+    file: "lib/jetstream/log.ts",
+    find: 'if (isBehind === "no") {',
+    replace: 'if (isBehind === "no" && landmark.seq < 0) {',
+    breaks: "At the place of a message of this store stands that message, or one of its record that tells of it.",
+    killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "is another log to a store" },
+  },
+  {
+    name: "a log is known by barriers alone",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "    this.noteOwn({ key, seq, isBehind: mine });\n",
+    replace: "",
+    breaks: "What a store was acknowledged is in the log, or the log is another one.",
+    killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "is another log to a store" },
+  },
+  {
     name: "a proof counts from when it was heard of",
     file: "lib/jetstream/log.ts",
     find: "this.age.note(seq, sent);",
