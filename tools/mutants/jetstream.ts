@@ -598,7 +598,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a commit behind what closes the store",
     file: "lib/jetstream/proved-bucket.ts",
-    find: `if (seq !== undefined && kind === "commit") await this.checkOpen(seq, call);`,
+    find: "    await this.checkOpen(seq, call);\n    return seq;",
     replace: "    return seq;",
     breaks: "A write is acknowledged only where it stands before what closes the store.",
     killedBy: closedStore("of a store that was stopped before its commit"),
