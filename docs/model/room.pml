@@ -289,17 +289,10 @@ proctype Copier() {
   byte found[3], after[3];      /* of each endpoint the row as this round found it, and its own copy of it, by their sequences */
   bit isHead[3];                /* it was in the record's head */
   atomic { inc[r] && r < R && rosters < 3 ->
-#ifdef COPY_SHARES_ID
-    if
-    :: cop[r] -> id = cop[r]
-    :: cop[r] == 0 -> rosters++; id = rosters; unchanged(); cop[r] = id
-    fi;
-#else
     rosters++; id = rosters;
 #ifndef COPY_UNNAMED
     if :: cop[r] -> old = old | BIT(cop[r]) :: else fi;
     unchanged(); cop[r] = id;
-#endif
 #endif
     printf("a copy to roster %d begins\n", id) }
 round:
@@ -318,9 +311,6 @@ round:
        if :: x = 0 :: skip fi;
 #endif
        found[e] = x; isHead[e] = OVER(k, e, x);
-#ifdef COPY_SHARES_ID
-       lastRow(e, id, m); after[e] = x;
-#endif
        x = 0; e++
     :: else -> break
     od;
@@ -384,9 +374,7 @@ round:
   goto end;
 over:
   atomic {
-#ifndef COPY_SHARES_ID
     old = old | BIT(id);
-#endif
     printf("the copy to roster %d is over\n", id);
     id = 0; k = 0; e = 0; after[1] = 0; after[2] = 0; found[1] = 0; found[2] = 0; isHead[1] = 0; isHead[2] = 0 }
 end:
