@@ -8,6 +8,7 @@ import { Barrier } from "./barrier.js";
 import type { DirectMessage, JetStreamClient } from "./client.js";
 import { Continuity, moment, type Moment } from "./continuity.js";
 import { decode, type Entry } from "./entry.js";
+import { isFinal, unavailable } from "./failures.js";
 import { Fences } from "./fences.js";
 import { OwnBarriers } from "./own-barriers.js";
 import type { Key } from "./keys.js";
@@ -203,7 +204,11 @@ export class Log<B extends BucketName> {
    */
   protected async whatBecameOf(key: string, seq: Seq<B>): Promise<DirectMessage<B> | undefined> {
     const answer = await this.link.last(this.stream, this.subjects + key, RECOGNIZE_MS);
-    if (answer.kind === "failed") return undefined;
+    if (answer.kind === "failed") {
+      // Nobody will ever answer, so that nobody is to wait for it.
+      if (isFinal(answer.failure)) throw unavailable(answer.failure, answer.error);
+      return undefined;
+    }
     const found = answer.kind === "found" ? answer.message : undefined;
     if (found !== undefined && found.seq >= seq) return found;
     // The replica may be behind.

@@ -4,6 +4,7 @@ import { StoreError } from "../errors.js";
 import { whole } from "./answers.js";
 import { Bucket, type Limits } from "./bucket.js";
 import type { DirectAnswer, JetStreamClient } from "./client.js";
+import { isFinal, unavailable } from "./failures.js";
 import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
@@ -448,7 +449,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const looks = await joinAll(
       anchors.map(async ({ key, seq, stamp, payload }) => {
         const answer = await this.link.last(this.stream, this.subjects + key, IDENTIFY_MS);
-        if (answer.kind === "failed") return "unknown";
+        if (answer.kind === "failed") {
+          if (isFinal(answer.failure)) throw unavailable(answer.failure, answer.error);
+          return "unknown";
+        }
         if (answer.kind !== "found") return "is gone";
         const { message } = answer;
         const isSame = payload === undefined ? message.stamp === stamp : textOf(message.data) === payload;
