@@ -6,9 +6,12 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { exportStore, importStore, type Store } from "unibus-membership";
+import { importStore, type Store } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
 import { random } from "../soak/random.js";
+import { digestOf, linesOf } from "./export-cases.js";
+
+export { contentOf, digestOf, linesOf } from "./export-cases.js";
 
 const opTimeoutMs = 20_000;
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -50,24 +53,6 @@ export async function fill(store: Store): Promise<void> {
   }
   await store.rooms.create({ id: "deleted", owner: "owner" });
   await store.rooms.delete("deleted");
-}
-
-export async function linesOf(store: Store): Promise<string[]> {
-  const lines: string[] = [];
-  for await (const line of exportStore(store)) lines.push(line);
-  return lines;
-}
-
-/** Without the header and the trailer, the order, and what only some backends count. */
-export const contentOf = (lines: readonly string[]): string[] =>
-  lines
-    .slice(1, -1)
-    .map((line) => line.replace(/,"grant":\d+\}/, "}"))
-    .sort();
-
-export function digestOf(lines: readonly string[]): string {
-  const { end } = JSON.parse(lines.at(-1) ?? "") as { end: { digest: string } };
-  return end.digest;
 }
 
 type Damage = (lines: readonly string[], below: (n: number) => number) => string;
