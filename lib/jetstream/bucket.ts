@@ -178,8 +178,11 @@ export class Bucket<B extends BucketName> extends Log<B> {
     return seq;
   }
 
-  /** Writes a mark, whose value nobody reads, anew. Repeating it does no harm, so that it is repeated until it is acknowledged. */
-  async mark(key: Key<B>, call: Call): Promise<Seq<B>> {
+  /**
+   * Writes a record anew whose value nobody reads, and answers where it stands. A second copy does no harm, so the message is
+   * sent until it is acknowledged.
+   */
+  async touch(key: Key<B>, call: Call): Promise<Seq<B>> {
     this.use();
     const payload = JSON.stringify({ k: key });
     for (const retries = new RetryLoop(call); ;) {
@@ -303,7 +306,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
 export type AnyBucket = { readonly [B in BucketName]: Bucket<B> }[BucketName];
 
 /** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */
-function refused(ack: { code: number; description: string }, retries: RetryLoop): void {
+export function refused(ack: { code: number; description: string }, retries: RetryLoop): void {
   const error = new StoreError("UNAVAILABLE", `JetStream refuses the write: ${ack.description}`);
   if (ack.code !== 503) throw error;
   retries.failed("no-responders", error);

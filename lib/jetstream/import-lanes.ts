@@ -1,13 +1,13 @@
 /**
- * Writes of an import, each on the condition that a record beside it, the mark of a lane, still stands where this import put
- * it. So whoever takes over puts the marks anew, and from then on nothing that an importer sent before comes into the log, however
- * late it comes: not if its process was stopped, and not a copy of a message that was lost on its way.
+ * The writes of an import. Each is conditioned on the record of a lane, which must still stand where this import put it.
+ * Whoever takes the import over puts all lanes anew. From then on nothing that was sent before comes into the log: not by a
+ * process that was stopped, and not by a copy of a message that was lost on its way.
  *
- * There are several lanes because a leader takes one such write of a mark at a time.
+ * There are several lanes because a leader takes one write on the condition of a lane at a time.
  */
 import type { Call } from "../call.js";
-import { StoreError } from "../errors.js";
-import type { Bucket } from "./bucket.js";
+import type { StoreError } from "../errors.js";
+import { refused, type Bucket } from "./bucket.js";
 import { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { CERTAIN, asRead } from "./freshness.js";
@@ -21,7 +21,7 @@ const LANES = 64;
 
 interface Lane<B extends CommittingBucket> {
   readonly key: Key<B>;
-  /** Where this import's mark stands. */
+  /** Where this import put its record. */
   readonly seq: Seq<B>;
 }
 
@@ -37,12 +37,12 @@ export class ImportLanes<B extends CommittingBucket> {
     this.#bucket = bucket;
   }
 
-  /** Puts the marks anew. Nothing that was sent before comes into the log after that. Nothing may be under way. */
+  /** Puts the lanes anew: nothing that was sent before comes into the log. No write of this import may be under way. */
   async renew(call: Call): Promise<void> {
     this.#free = await joinAll(
       Array.from({ length: LANES }, async (_, i) => {
         const key = keys.importLane(i);
-        return { key, seq: await this.#bucket.mark(key, call) };
+        return { key, seq: await this.#bucket.touch(key, call) };
       }),
     );
   }
@@ -80,12 +80,9 @@ export class ImportLanes<B extends CommittingBucket> {
           if (entry?.seq !== lane.seq) throw takenOver();
           break;
         }
-        case "rejected": {
-          const error = new StoreError("UNAVAILABLE", `JetStream refuses the write: ${ack.description}`);
-          if (ack.code !== 503) throw error;
-          retries.failed("no-responders", error);
+        case "rejected":
+          refused(ack, retries);
           break;
-        }
         case "failed":
           retries.failed(ack.failure, ack.error);
       }

@@ -18,7 +18,7 @@ export async function inParallel<T>(
 ): Promise<void> {
   const iterator = items.values();
   let failed = false;
-  const lane = async (): Promise<void> => {
+  const worker = async (): Promise<void> => {
     for (const item of iterator) {
       if (failed) return;
       try {
@@ -29,5 +29,5 @@ export async function inParallel<T>(
       }
     }
   };
-  await joinAll(Array.from({ length: Math.min(width, items.length) }, lane));
+  await joinAll(Array.from({ length: Math.min(width, items.length) }, worker));
 }

@@ -133,8 +133,8 @@ export function parseHint(key: Key<"rooms_by_member">): MembershipRef | undefine
 export function parseRoomHint(
   key: Key<"rooms_by_member">,
 ): { readonly roomId: string; readonly incarnation: string } | undefined {
-  const [mark, room, incarnation, ...more] = key.split(".");
-  if (mark !== RESERVED_TOKEN || room === undefined || incarnation === undefined || more.length > 0) return undefined;
+  const [first, room, incarnation, ...more] = key.split(".");
+  if (first !== RESERVED_TOKEN || room === undefined || incarnation === undefined || more.length > 0) return undefined;
   return { roomId: untoken(room), incarnation };
 }
 

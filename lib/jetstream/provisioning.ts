@@ -77,8 +77,8 @@ function incompatible(bucket: string, setting: string, message: string): StoreEr
 
 /** Why a stream cannot be one of our buckets, or `undefined` if it can. */
 export function incompatibility(bucket: string, config: Json): StoreError | undefined {
-  const mark = asObject(config["metadata"])[FORMAT_METADATA];
-  if (mark === undefined) {
+  const stated = asObject(config["metadata"])[FORMAT_METADATA];
+  if (stated === undefined) {
     return incompatible(
       bucket,
       "metadata",
@@ -86,11 +86,11 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
     );
   }
   const format = formatOf(config);
-  if (mark !== String(format) || !Number.isInteger(format) || format < OLDEST_FORMAT || format > FORMAT) {
+  if (stated !== String(format) || !Number.isInteger(format) || format < OLDEST_FORMAT || format > FORMAT) {
     return incompatible(
       bucket,
       "metadata",
-      `The bucket ${bucket} is of format ${JSON.stringify(mark)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`,
+      `The bucket ${bucket} is of format ${JSON.stringify(stated)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`,
     );
   }
   // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.

@@ -180,7 +180,7 @@ export class BucketsWriter implements RecordWriter {
     const { log, lifecycle } = this.#parts;
     const { membersByEndpoint } = log.buckets;
     const mark = keys.roomHintsMark;
-    const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.mark(mark, call);
+    const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.touch(mark, call);
     const { entries, isEnd } = await membersByEndpoint.scans.portion(keys.roomHints, after, ROOMS, end, call, mark);
     await joinAll(
       entries.map(async ({ key }) => {

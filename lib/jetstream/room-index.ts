@@ -69,7 +69,7 @@ export class RoomIndex {
         keys.roomHints,
         from,
         most,
-        () => this.#entries.mark(mark, call),
+        () => this.#entries.touch(mark, call),
         call,
         mark,
       );

@@ -47,9 +47,9 @@ export class Scans<B extends BucketName> {
 
   /**
    * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of one
-   * replica; beyond it, a scan that ends at `marker`, a key of its own that the filter matches and that is written first.
+   * replica; beyond it, a scan that ends at `mark`, a key of its own that the filter matches and that is written first.
    */
-  async all(filter: Filter<B>, marker: Key<B>, min: Seq<B>, call: Call): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
+  async all(filter: Filter<B>, mark: Key<B>, min: Seq<B>, call: Call): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
     const needed = later(min, this.#bucket.highestSeen);
     const found = new Map<Key<B>, Entry<B>>();
     for (const retries = new RetryLoop(call); ;) {
@@ -68,12 +68,12 @@ export class Scans<B extends BucketName> {
       this.#bucket.observe(answer.upTo);
       for (const message of answer.messages) {
         const entry = decode(message, this.#bucket.subjects.length);
-        if (!isBarrier(entry.key) && entry.key !== marker) found.set(entry.key, this.#bucket.noted(entry));
+        if (!isBarrier(entry.key) && entry.key !== mark) found.set(entry.key, this.#bucket.noted(entry));
       }
       return found;
     }
-    await this.scan(filter, call, { end: () => this.#bucket.mark(marker, call) }, (entry) => {
-      if (entry.key !== marker) found.set(entry.key, intact(entry));
+    await this.scan(filter, call, { end: () => this.#bucket.touch(mark, call) }, (entry) => {
+      if (entry.key !== mark) found.set(entry.key, intact(entry));
       return "go on";
     });
     return found;
@@ -81,7 +81,7 @@ export class Scans<B extends BucketName> {
 
   /**
    * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after this call.
-   * `end` publishes a message that the filter matches, which counts as none where it is at `marker`, and answers its sequence.
+   * `end` publishes a message that the filter matches, which counts as none where it is at `mark`, and answers its sequence.
    */
   async portion(
     filter: Filter<B>,
@@ -89,12 +89,12 @@ export class Scans<B extends BucketName> {
     most: number,
     end: () => Promise<Seq<B>>,
     call: Call,
-    marker?: Key<B>,
+    mark?: Key<B>,
   ): Promise<Portion<B>> {
     const found = new Map<Key<B>, Entry<B>>();
     let isEnd = true;
     await this.scan(filter, call, { from: after + 1, page: Math.min(most + 2, MAX_PAGE), end }, (entry) => {
-      if (entry.key === marker) return "go on";
+      if (entry.key === mark) return "go on";
       found.delete(entry.key);
       found.set(entry.key, entry);
       if (found.size < most) return "go on";

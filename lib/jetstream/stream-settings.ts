@@ -24,8 +24,8 @@ export interface Raise {
 
 /** The last raise of a stream with these settings, if a store ever made one. */
 export function raiseOf(config: Json): Raise | undefined {
-  const mark = asObject(config["metadata"])[RAISED];
-  const [to, id] = typeof mark === "string" ? mark.split(" ") : [];
+  const raised = asObject(config["metadata"])[RAISED];
+  const [to, id] = typeof raised === "string" ? raised.split(" ") : [];
   return to === undefined || id === undefined ? undefined : { to: Number(to), id };
 }
 
@@ -48,20 +48,20 @@ function settingsOf(config: Json): Settings {
 }
 
 function withSettings(config: Json, changes: Settings, replicas: number): Json {
-  const metadata = Object.entries(asObject(config["metadata"])).filter(([name]) => !name.startsWith(OF_THE_SERVER));
+  const before = Object.entries(asObject(config["metadata"])).filter(([name]) => !name.startsWith(OF_THE_SERVER));
   const settings = new Map<string, unknown>(Object.entries(config).filter(([name]) => name !== "metadata"));
-  const marks = new Map<string, unknown>(metadata.map(([name, value]) => [inMetadata(name), value]));
+  const metadata = new Map<string, unknown>(before.map(([name, value]) => [inMetadata(name), value]));
   for (const [name, value] of changes) {
-    const into = name.startsWith(inMetadata("")) ? marks : settings;
+    const into = name.startsWith(inMetadata("")) ? metadata : settings;
     if (value === undefined) into.delete(name);
     else into.set(name, value);
   }
   const raised = Math.max(replicas, raiseOf(config)?.to ?? 0);
-  marks.set(inMetadata(RAISED), `${String(raised)} ${newId()}`);
+  metadata.set(inMetadata(RAISED), `${String(raised)} ${newId()}`);
   return {
     ...Object.fromEntries(settings),
     num_replicas: replicas,
-    metadata: Object.fromEntries(Array.from(marks, ([name, value]) => [name.slice(inMetadata("").length), value])),
+    metadata: Object.fromEntries(Array.from(metadata, ([name, value]) => [name.slice(inMetadata("").length), value])),
   };
 }
 

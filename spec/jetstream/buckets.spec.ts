@@ -76,7 +76,7 @@ describe("jetstream: buckets", function () {
       setting: string;
       change: (config: Json, prefix: string) => Json;
     }[] = [
-      { what: "no mark", bucket: "rooms", setting: "metadata", change: with_({ metadata: {} }) },
+      { what: "no format", bucket: "rooms", setting: "metadata", change: with_({ metadata: {} }) },
       {
         what: "a newer format",
         bucket: "users",

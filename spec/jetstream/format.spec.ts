@@ -11,7 +11,7 @@ import { BUCKETS, configure, streamInfo, type Json } from "./support/streams.js"
 import { natsError, tapped } from "./support/taps.js";
 
 const opTimeoutMs = 20_000;
-const MARK = "unibus-membership";
+const FORMAT_METADATA = "unibus-membership";
 
 let cases = 0;
 const newPrefix = (): string => `f${++cases}_`;
@@ -57,18 +57,18 @@ describe("jetstream: format", function () {
   const open = (prefix: string, on: Connection = first()): Promise<Store> =>
     openJetStream(on, 1, { prefix, opTimeoutMs });
 
-  async function marks(prefix: string): Promise<unknown[]> {
+  async function formats(prefix: string): Promise<unknown[]> {
     const all = await Promise.all(
       BUCKETS.map(async (bucket) => (await streamInfo(first(), prefix + bucket)).config["metadata"] as Json),
     );
-    return [...new Set(all.map((metadata) => metadata[MARK]))];
+    return [...new Set(all.map((metadata) => metadata[FORMAT_METADATA]))];
   }
 
   const entries = (prefix: string): Promise<string[]> => keysIn(first(), `${prefix}rooms_by_member`, "=.*.*");
 
   /** All that was there, and that it can be changed. */
   async function expectWhole(store: Store, prefix: string): Promise<void> {
-    expect(await marks(prefix)).to.deep.equal(["2"]);
+    expect(await formats(prefix)).to.deep.equal(["2"]);
     expect(await listed(store)).to.deep.equal([...ROOMS_OF_OLD]);
     expect((await entries(prefix)).length).to.equal(ROOMS_OF_OLD.length);
     expect(
@@ -233,16 +233,18 @@ describe("jetstream: format", function () {
       await store.close();
     });
 
-    it("takes back the mark by an update that comes late: it is raised again within seconds of use", async () => {
+    it("takes back the format by an update that comes late: it is raised again within seconds of use", async () => {
       const prefix = newPrefix();
       const store = await open(prefix);
       const { config } = await streamInfo(first(), `${prefix}users`);
-      await configure(first(), `${prefix}users`, { metadata: { ...(config["metadata"] as Json), [MARK]: "1" } });
+      await configure(first(), `${prefix}users`, {
+        metadata: { ...(config["metadata"] as Json), [FORMAT_METADATA]: "1" },
+      });
       await eventually("it is raised", async () => {
         await store.hasAdmin();
-        return (await marks(prefix)).length === 1;
+        return (await formats(prefix)).length === 1;
       });
-      expect(await marks(prefix)).to.deep.equal(["2"]);
+      expect(await formats(prefix)).to.deep.equal(["2"]);
       await store.close();
     });
   });

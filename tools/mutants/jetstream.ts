@@ -556,12 +556,12 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: format("makes a room without an entry"),
   },
   {
-    name: "a mark that was taken back stays so",
+    name: "a format that was taken back stays so",
     file: "lib/jetstream/open.ts",
     find: "if (state.format < FORMAT) await raiseFormat(client, one.name, call);",
     replace: "",
     breaks: "An update that comes late does not lower the format for long.",
-    killedBy: format("takes back the mark"),
+    killedBy: format("takes back the format"),
   },
   {
     name: "a grant without a number begins at 0",
