@@ -72,7 +72,8 @@ export class CallRegistry {
       () => {
         this.#wake();
       },
-      Math.ceil(at - performance.now()),
+      // Newer versions of Node warn of a time that has passed.
+      Math.max(1, Math.ceil(at - performance.now())),
     );
   }
 
