@@ -14,7 +14,7 @@
 import { Buffer } from "node:buffer";
 import { isDeepStrictEqual } from "node:util";
 import { expect } from "chai";
-import { connect, createInbox, headers as newHeaders, type Msg, type NatsConnection } from "nats";
+import { ErrorCode, connect, createInbox, headers as newHeaders, type Msg, type NatsConnection } from "nats";
 import { Chance } from "./chance.js";
 import { Engine } from "./engine.js";
 import { SimulatedHeaders, type SimulatedMessage } from "./messages.js";
@@ -23,6 +23,8 @@ import { SimulatedServers, type World } from "./server.js";
 
 /** How long a server may take to answer, or a replica to come to the end of the log. Far more than it needs. */
 const PATIENCE_MS = 20_000;
+/** A lost answer of a server that was asked only to hear that nobody listens. */
+const LOST_MS = 500;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 
 type Json = Readonly<Record<string, unknown>>;
@@ -200,6 +202,16 @@ export class RealServers {
     }
   }
 
+  /** Whether the server says that nobody listens. An answer that is lost says nothing. */
+  async isUnanswered(node: number, { subject, payload }: Request): Promise<boolean> {
+    try {
+      await this.#connections[node]?.request(subject, payload, { timeout: LOST_MS });
+      return false;
+    } catch (error) {
+      return (error as { code?: unknown }).code === ErrorCode.NoResponders;
+    }
+  }
+
   /**
    * Messages that came after what ended an answer. There are none, except where somebody makes a stream that is there: then each of
    * its replicas answers.
@@ -314,6 +326,20 @@ export class Comparison {
       await untilHeard(node, this.#readRequest({ multi_last: [subject] }));
     }
     this.#leaderSince = await this.#leadsSince();
+  }
+
+  /**
+   * Waits until every node says that nobody answers direct gets any more. Servers end to answer in their own time: until all have,
+   * a request may go to one that just did, and is lost.
+   */
+  async untilNoDirectGets(): Promise<void> {
+    const deadline = performance.now() + PATIENCE_MS;
+    const { request } = this.#lastRequest("none");
+    for (let node = 0; node < this.#real.nodes; node++) {
+      while (!(await this.#real.isUnanswered(node, request))) {
+        if (performance.now() > deadline) throw new Error(`node ${node} goes on with direct gets of ${this.stream}`);
+      }
+    }
   }
 
   /** Whether somebody was elected since the bucket was made, a leader of it or of all: here the model knows of no election. */

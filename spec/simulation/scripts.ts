@@ -329,6 +329,7 @@ export const scripts: Readonly<Record<string, Script>> = {
     await both.create();
     await both.write(put("a"));
     await both.api("STREAM.UPDATE", both.settings({ allow_direct: false }));
+    await both.untilNoDirectGets();
     await both.last("a");
     await both.multiLast(["a"]);
     await both.next(">", { seq: 1 });
