@@ -292,8 +292,8 @@ export interface RecordsDriver {
    * Begins to write whole records into a store that holds no user and no room, and never had an admin; else `CONFLICT`,
    * and nothing has changed. From before this is answered until {@link RecordWriter.open}, whatever dies meanwhile, the
    * store denies every check, and every other write is `UNAVAILABLE` with outcome `none`. What a writer left that died
-   * may be written over: {@link RecordWriter.clear} removes it first. One writer at a time: where it can be told that
-   * another is alive this is `CONFLICT`, else the other's next step is.
+   * may be written over: {@link RecordWriter.clear} removes it first. One writer at a time: of another one that has not
+   * ended the next step is `CONFLICT`.
    *
    * No revision that is given from here on is one that another store gave of the same record up to `revisionFloor`.
    */

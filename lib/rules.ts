@@ -76,9 +76,6 @@ export function isImporting(since: number): StoreError {
     details,
   });
 }
-export function importUnderWay(): StoreError {
-  return conflict("Another import into the store is under way");
-}
 export function importTakenOver(): StoreError {
   return conflict("Another import into the store has begun, and goes on instead of this one");
 }

@@ -8,7 +8,7 @@ import type { Call } from "../call.js";
 import type { StoreError } from "../errors.js";
 import {
   importIntoNonEmpty,
-  importUnderWay,
+  importTakenOver,
   isActiveAdmin,
   isImporting,
   memberNotFound,
@@ -44,6 +44,11 @@ export interface Transaction {
   readonly now: Date;
 }
 
+/** One import. Another one that begins takes over. */
+export interface Importer {
+  readonly id: symbol;
+}
+
 export class Memory {
   readonly users = new Map<string, UserEntry>();
   readonly rooms = new Map<string, RoomEntry>();
@@ -54,7 +59,7 @@ export class Memory {
   #operations = 0;
   /** Since when it is imported into: every check is denied meanwhile. */
   #importingSince: number | undefined;
-  #isImporterAlive = false;
+  #importer: Importer | undefined;
 
   /** How many there were. No revision is above it. */
   get operations(): number {
@@ -81,13 +86,18 @@ export class Memory {
     return { place, revision: place.toString(36), now: new Date() };
   }
 
-  beginImport(revisionFloor: number): void {
-    if (this.#isImporterAlive) throw importUnderWay();
+  /** An import that still goes on ends with `CONFLICT`. */
+  beginImport(revisionFloor: number): Importer {
     const isEmpty = this.users.size === 0 && this.rooms.size === 0 && !this.adminEver;
     if (!isEmpty && this.#importingSince === undefined) throw importIntoNonEmpty();
-    this.#isImporterAlive = true;
+    this.#importer = { id: Symbol("import") };
     this.#importingSince = Date.now();
     this.#operations = Math.max(this.#operations, revisionFloor);
+    return this.#importer;
+  }
+
+  checkImporter(importer: Importer): void {
+    if (this.#importer !== importer) throw importTakenOver();
   }
 
   clear(): void {
@@ -100,10 +110,7 @@ export class Memory {
   endImport(adminEver: boolean): void {
     this.adminEver ||= adminEver;
     this.#importingSince = undefined;
-  }
-
-  releaseImport(): void {
-    this.#isImporterAlive = false;
+    this.#importer = undefined;
   }
 
   setUser(place: number, user: UserRow): void {

@@ -3,7 +3,7 @@ import type { RecordReader, RecordWriter, RecordsDriver, StoredRecord, StoredUse
 import { StoreError } from "../errors.js";
 import { sortedBy } from "../rules.js";
 import { answer } from "./memory.js";
-import type { Memory, RoomEntry } from "./memory.js";
+import type { Importer, Memory, RoomEntry } from "./memory.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
 const PAGE = 500;
@@ -17,8 +17,8 @@ export function records(memory: Memory): RecordsDriver {
       }),
     write: (revisionFloor) =>
       answer(() => {
-        memory.beginImport(revisionFloor);
-        return writer(memory);
+        const importer = memory.beginImport(revisionFloor);
+        return writer(memory, importer);
       }),
   };
 }
@@ -66,7 +66,7 @@ function timesOf(user: UserRow) {
   };
 }
 
-function writer(memory: Memory): RecordWriter {
+function writer(memory: Memory, importer: Importer): RecordWriter {
   let room: RoomEntry | undefined;
   const write = (record: StoredRecord): void => {
     const { place, revision } = memory.next();
@@ -107,25 +107,29 @@ function writer(memory: Memory): RecordWriter {
       }
     }
   };
+  const turn = <T>(work: () => T): Promise<T> =>
+    answer(() => {
+      memory.checkImporter(importer);
+      return work();
+    });
   return {
     clear: () =>
-      answer(() => {
+      turn(() => {
         memory.clear();
         return false;
       }),
     write: (found) =>
-      answer(() => {
+      turn(() => {
         for (const record of found) write(record);
       }),
-    seal: () => answer(() => undefined),
-    read: () => answer(() => reader(memory)),
+    seal: () => turn(() => undefined),
+    read: () => turn(() => reader(memory)),
     open: (adminEver) =>
-      answer(() => {
+      turn(() => {
         memory.endImport(adminEver);
       }),
-    release: () => {
-      memory.releaseImport();
-    },
+    // Nothing is kept: whoever begins next takes over.
+    release: () => undefined,
   };
 }
 

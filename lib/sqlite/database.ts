@@ -6,7 +6,7 @@ import type { Call } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Budget } from "./budget.js";
-import { importIntoNonEmpty, importUnderWay, isImporting } from "../rules.js";
+import { importIntoNonEmpty, importTakenOver, isImporting } from "../rules.js";
 import type { Change, ImportChange } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
@@ -40,6 +40,11 @@ export interface DatabaseEvents {
   broken(): void;
 }
 
+/** One import. Another one that begins takes over. */
+export interface Importer {
+  readonly id: symbol;
+}
+
 export class Database {
   readonly tables: Tables;
   /** The tables with all submitted changes: writes decide on it. */
@@ -57,8 +62,10 @@ export class Database {
   #failure: { readonly cause: unknown } | undefined;
   /** Operations that were acknowledged since opening. */
   acknowledged = 0;
-  /** An import of this process goes on, or is about to begin. */
-  #isImporting = false;
+  /** The import that goes on, or is about to begin. */
+  #importer: Importer | undefined;
+  /** Settles when the last beginning or end of an import is durable, or has failed. */
+  #importChanged: Promise<unknown> = Promise.resolve();
 
   constructor(tables: Tables, sequence: number, log: Log, budget: Budget, events: DatabaseEvents, holding: Holding) {
     this.#budget = budget;
@@ -101,7 +108,7 @@ export class Database {
   get refusal(): StoreError | undefined {
     const { importingSince } = this.tables;
     if (importingSince !== undefined) return isImporting(importingSince);
-    return this.#isImporting ? isImporting(Date.now()) : undefined;
+    return this.#importer === undefined ? undefined : isImporting(Date.now());
   }
 
   /** Runs a write operation. What it says, refusals too, is said when everything that it saw is durable. */
@@ -112,18 +119,21 @@ export class Database {
   }
 
   /**
-   * Closes the store, which has to be empty, or what an import left that ended. What is there goes. The transactions from
-   * here on have numbers above `floor`.
+   * Closes the store, which has to be empty, or what an import left. What is there goes, and an import that still goes on ends
+   * with `CONFLICT`. The transactions from here on have numbers above `floor`.
    */
-  async beginImport(floor: number, call: Call): Promise<void> {
-    if (this.#isImporting) throw importUnderWay();
+  async beginImport(floor: number, call: Call): Promise<Importer> {
+    // An import that is about to end may be acknowledged: nothing of it may be cleared away.
+    await this.#importChanged;
     const isLeft = this.tables.importingSince !== undefined;
     if (!isLeft && !this.#isEmpty()) throw importIntoNonEmpty();
-    this.#isImporting = true;
+    const importer: Importer = { id: Symbol("import") };
+    this.#importer = importer;
     try {
       await this.#changeImport({ since: currentTime(), clears: true, adminEver: false }, call, floor);
+      return importer;
     } catch (error) {
-      this.#isImporting = false;
+      this.releaseImport(importer);
       throw error;
     }
   }
@@ -135,20 +145,24 @@ export class Database {
   }
 
   /** Removes what was imported. The store stays closed. */
-  clearImport(call: Call): Promise<void> {
-    return this.#changeImport(
-      { since: this.tables.importingSince ?? currentTime(), clears: true, adminEver: false },
-      call,
-    );
+  async clearImport(importer: Importer, call: Call): Promise<void> {
+    this.#checkImporter(importer);
+    const since = this.tables.importingSince ?? currentTime();
+    await this.#changeImport({ since, clears: true, adminEver: false }, call);
   }
 
-  endImport(adminEver: boolean, call: Call): Promise<void> {
-    return this.#changeImport({ since: undefined, clears: false, adminEver }, call);
+  async endImport(importer: Importer, adminEver: boolean, call: Call): Promise<void> {
+    this.#checkImporter(importer);
+    await this.#changeImport({ since: undefined, clears: false, adminEver }, call);
   }
 
   /** Nobody imports any more. What was begun and not ended stays so. */
-  releaseImport(): void {
-    this.#isImporting = false;
+  releaseImport(importer: Importer): void {
+    if (this.#importer === importer) this.#importer = undefined;
+  }
+
+  #checkImporter(importer: Importer): void {
+    if (this.#importer !== importer) throw importTakenOver();
   }
 
   #changeImport(change: Omit<ImportChange, "kind">, call: Call, floor = 0): Promise<void> {
@@ -157,12 +171,19 @@ export class Database {
       takesAway: true,
       result: () => undefined,
     });
-    return this.#write(call, Math.max(this.#sequence, floor) + 1, step);
+    const changed = this.#write(call, Math.max(this.#sequence, floor) + 1, step);
+    this.#importChanged = changed.catch(() => undefined);
+    return changed;
   }
 
   /** A write of whoever imports. */
-  importWrite(call: Call, operation: (transaction: Transaction) => Step<void>): Promise<void> {
-    return this.#write(call, this.#sequence + 1, operation);
+  async importWrite(
+    importer: Importer,
+    call: Call,
+    operation: (transaction: Transaction) => Step<void>,
+  ): Promise<void> {
+    this.#checkImporter(importer);
+    await this.#write(call, this.#sequence + 1, operation);
   }
 
   #write<T>(call: Call, sequence: number, operation: (transaction: Transaction) => Step<T>): Promise<T> {

@@ -4,7 +4,7 @@ import type { RecordWriter, RecordsDriver, StoredRecord, StoredRoom } from "../d
 import { StoreError } from "../errors.js";
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
-import type { Database, Step, Transaction } from "./database.js";
+import type { Database, Importer, Step, Transaction } from "./database.js";
 import type { Holding } from "./lease.js";
 import { SnapshotReader } from "./record-reader.js";
 import { toRevision } from "./rows.js";
@@ -20,8 +20,8 @@ export function records(database: Database, holding: Holding): RecordsDriver {
     },
 
     write: async (revisionFloor, call) => {
-      await database.beginImport(revisionFloor, call);
-      return new ImportWriter(database);
+      const importer = await database.beginImport(revisionFloor, call);
+      return new ImportWriter(database, importer);
     },
   };
 }
@@ -34,20 +34,22 @@ function ownerOf({ id: roomId, owner: endpoint, createdAt: since }: StoredRoom, 
 
 class ImportWriter implements RecordWriter {
   readonly #database: Database;
+  readonly #importer: Importer;
 
-  constructor(database: Database) {
+  constructor(database: Database, importer: Importer) {
     this.#database = database;
+    this.#importer = importer;
   }
 
   async clear(call: Call): Promise<boolean> {
     const { users, rooms } = this.#database.tables.counts;
     // Beginning has cleared it.
-    if (users > 0 || rooms > 0) await this.#database.clearImport(call);
+    if (users > 0 || rooms > 0) await this.#database.clearImport(this.#importer, call);
     return false;
   }
 
   write(found: readonly StoredRecord[], call: Call): Promise<void> {
-    return this.#database.importWrite(call, (transaction) => this.#changes(found, transaction));
+    return this.#database.importWrite(this.#importer, call, (transaction) => this.#changes(found, transaction));
   }
 
   #changes(found: readonly StoredRecord[], { sequence }: Transaction): Step<void> {
@@ -89,10 +91,10 @@ class ImportWriter implements RecordWriter {
   }
 
   open(adminEver: boolean, call: Call): Promise<void> {
-    return this.#database.endImport(adminEver, call);
+    return this.#database.endImport(this.#importer, adminEver, call);
   }
 
   release(): void {
-    this.#database.releaseImport();
+    this.#database.releaseImport(this.#importer);
   }
 }

@@ -2,6 +2,7 @@
 // somebody else has no way to whole records.
 
 import assert from "node:assert/strict";
+import { EventEmitter, once } from "node:events";
 import { exportStore, importStore, type Store } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
 import { aloneCases, bytes, failure, refused, sealedFor, seen, walk } from "../../lib/testing/conformance/case.js";
@@ -370,6 +371,47 @@ const steps: Steps = {
     assert.equal(error.code, "CLOSED");
     await refused("CLOSED", () => linesOf(store), "an export of a closed store");
     await refused("CLOSED", () => importStore(lines, store), "an import into a closed store");
+  },
+
+  "an import takes over from one that has not ended": async ({ store }) => {
+    const lines = await filledLines();
+    const begun = new EventEmitter();
+    const [asked, goOn] = [once(begun, "asked"), once(begun, "go on")];
+    const first = failure(
+      () =>
+        importStore(
+          (async function* (): AsyncIterable<string> {
+            yield lines[0] ?? "";
+            begun.emit("asked");
+            await goOn;
+            yield* lines.slice(1);
+          })(),
+          store,
+        ),
+      "the import that was taken over",
+    );
+    await asked;
+    assert.equal(await store.isAuthorized("root"), false);
+    const { digest } = await importStore(lines, store);
+    begun.emit("go on");
+    assert.equal((await first).code, "CONFLICT");
+    assert.equal(await store.isAuthorized("root"), true);
+    assert.equal(digestOf(await linesOf(store)), digest);
+  },
+
+  "an import that is aborted while it begins does not hinder the next one": async ({ store }) => {
+    const lines = await filledLines();
+    const aborter = new AbortController();
+    const headerAlone = (async function* (): AsyncIterable<string> {
+      setImmediate(() => {
+        aborter.abort();
+      });
+      yield lines[0] ?? "";
+      await new Promise(() => undefined);
+    })();
+    await refused("TIMEOUT", () => importStore(headerAlone, store, { signal: aborter.signal }), "aborted");
+    await importStore(lines, store);
+    assert.equal(await store.isAuthorized("root"), true);
   },
 
   "progress is told, and what the listener throws is its own affair": async ({ store }) => {
