@@ -34,7 +34,7 @@ export class RetryLoop {
       throw unavailable(this.#last.failure, this.#last.error);
     }
     await new Promise<void>((resolve) => {
-      setTimeout(resolve, Math.max(0, Math.min(ms, this.#call.remaining())));
+      setTimeout(resolve, Math.min(ms, this.#call.remaining()));
     });
     this.#call.throwIfEnded();
   }

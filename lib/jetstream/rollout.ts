@@ -212,7 +212,7 @@ const unknown = (call: Call) => (): undefined => {
 
 async function pause(ms: number, call: Call): Promise<void> {
   await new Promise<void>((resolve) => {
-    setTimeout(resolve, Math.max(0, Math.min(ms, call.remaining())));
+    setTimeout(resolve, Math.min(ms, call.remaining()));
   });
   call.throwIfEnded();
 }
