@@ -396,14 +396,14 @@ function report(users: number, figures: Figures): void {
   );
   const floors = new Map([
     [1, [0.8, 1]],
-    [64, [5, 8]],
-    [1024, [12, 20]],
+    [64, [8, 12]],
+    [1024, [20, 30]],
   ]);
   for (const [inFlight, rate] of figures.add) {
     const [floor = 0, aim = 0] = floors.get(inFlight) ?? [];
     ratio(`users.add, ${inFlight} in flight, ${count(rate)}/s`, rate / figures.addBetter, floor, aim);
   }
-  ratio(`isAuthorized, ${count(figures.check)}/s`, figures.check / figures.get, 2, 8);
+  ratio(`isAuthorized, ${count(figures.check)}/s`, figures.check / figures.get, 8, 12);
 }
 
 async function main(): Promise<void> {
@@ -426,7 +426,12 @@ async function main(): Promise<void> {
     console.log(`\nFrom ${count(SMALL)} to ${count(LARGE)} users, the cost of`);
     for (const [inFlight, rate] of small.add)
       atMost(`users.add, ${inFlight} in flight`, rate / (large.add.get(inFlight) ?? 0), 1.5);
-    atMost("isAuthorized", small.check / large.check, 1.5);
+    // A million records do not fit into the caches of a processor, whoever looks them up: better-sqlite3 is the measure.
+    atMost(
+      "isAuthorized, as a part of what better-sqlite3's get grows by",
+      small.check / large.check / (small.get / large.get),
+      1,
+    );
 
     console.log(`\nOpening ${count(LARGE)} users`);
     console.log(`  opening ${opened.own.toFixed(2)} s, better-sqlite3 reads all in ${opened.better.toFixed(2)} s`);
