@@ -207,4 +207,28 @@ export const cases: readonly Case[] = [
       ],
     },
   },
+  {
+    // The library was right. The model let hardly any time pass after the faults where nobody had anything to do.
+    title: "a change of a name came to no end: an old leader went on although nothing went wrong any more",
+    schedule: {
+      seed: 82798197,
+      turn: 28,
+      omit: [0, 4, 5, 6, 7, 12, 15, 16, 17, 18, 19, 22, 27, 28, 29],
+      calm: [
+        "heldReads",
+        "heldWrites",
+        "cutAnswers",
+        "stopsAtWrite",
+        "stops",
+        "deaths",
+        "reopens",
+        "lingers",
+        "resizes",
+        "settings",
+        "removals",
+        "restores",
+        "leases",
+      ],
+    },
+  },
 ];

@@ -164,6 +164,13 @@ export class Engine {
     }
     return true;
   }
+
+  /** Lets time pass. It does so too when nothing is left to happen in it. */
+  pass(ms: number): void {
+    const until = this.now + ms;
+    this.runUntil(() => false, until);
+    this.now = until;
+  }
 }
 
 function isBefore(a: Event, b: Event): boolean {

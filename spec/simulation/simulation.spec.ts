@@ -3,6 +3,7 @@ import { expect } from "chai";
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { cases, read, write } from "./cases.js";
+import { Engine } from "./engine.js";
 import { LibraryLoader } from "./process.js";
 import { scheduleOf, simulate, type Schedule } from "./simulation.js";
 
@@ -41,6 +42,16 @@ describe("the simulated cluster", function () {
   for (const { title, schedule } of cases) {
     it(`${title}: not any more`, () => expectNone(read(schedule)));
   }
+
+  it("time passes although nothing is left to happen in it, and what is later is still to come", () => {
+    const engine = new Engine();
+    const happened: number[] = [];
+    for (const ms of [100, 6000]) engine.after(ms, () => happened.push(engine.now));
+    engine.pass(5000);
+    expect([engine.now, happened]).to.deep.equal([5000, [100]]);
+    engine.pass(2000);
+    expect([engine.now, happened]).to.deep.equal([7000, [100, 6000]]);
+  });
 
   it("the same seed gives the same course of things, to the byte", async () => {
     const digest = async (seed: number, own: LibraryLoader): Promise<string> =>
