@@ -9,6 +9,8 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 
 const passes = 'it("passes", () => undefined);';
 const fails = 'it("fails", () => { throw new Error("as it should"); });';
+const rejectsUnheard =
+  'it("goes on", async () => { void Promise.reject(new Error()); await new Promise(setImmediate); });';
 /** Like a timer or a socket that a test forgot, but one that ends at once. */
 const failsAtTheEnd = "after(() => void setTimeout(() => process.exit(3), 50));";
 
@@ -23,6 +25,7 @@ describe("npm run spec", () => {
     ["counts what passed and what failed", passes + fails, [], 1, "1 passed, 1 failed"],
     ["takes a file without a test for a failure", "", [], 1, "0 passed, 1 failed"],
     ["takes a process that fails after its tests for a failure", passes + failsAtTheEnd, [], 1, "1 passed, 1 failed"],
+    ["takes a rejection that nobody hears for a failure", rejectsUnheard, [], 1, "1 passed, 1 failed"],
     ["runs the tests that are named", passes + fails, ["--test", "passes"], 0, "1 passed, 0 failed"],
   ] as const;
 
@@ -40,7 +43,7 @@ describe("npm run spec", () => {
 
   it("adds up several files, each in a process of its own", async () => {
     const files = await Promise.all(cases.map(([title, text]) => written(title, text)));
-    expect(await run(...files)).to.deep.equal({ code: 1, line: "3 passed, 4 failed" });
+    expect(await run(...files)).to.deep.equal({ code: 1, line: "4 passed, 5 failed" });
   });
 });
 

@@ -15,6 +15,10 @@ export interface SpecFileOptions {
   readonly bail: boolean;
 }
 
+/** A client of NATS leaves one behind, of its own, where its connection ends while it connects. */
+const isOfClient = (reason: unknown): boolean =>
+  reason instanceof Error && reason.stack?.includes("ProtocolHandler.dial") === true;
+
 /** What the tests leave open keeps the process from ending: that is for the caller to see. */
 export async function runSpecFile(path: string, { test, bail }: SpecFileOptions): Promise<FileReport> {
   const isCI = process.env["CI"] !== undefined;
@@ -34,13 +38,19 @@ export async function runSpecFile(path: string, { test, bail }: SpecFileOptions)
   });
   if (test !== undefined) mocha.fgrep(test);
 
+  // An app's process ends by a rejection that nobody hears. Mocha ignores it, and tells of it a second time.
+  const unheard = new Map<Promise<unknown>, unknown>();
+  process.on("unhandledRejection", (reason, promise) => {
+    if (!isOfClient(reason)) unheard.set(promise, reason);
+  });
   const file = resolve(path);
   mocha.suite.emit(Mocha.Suite.constants.EVENT_FILE_PRE_REQUIRE, globalThis, file, mocha);
   await import(pathToFileURL(file).href);
   const failures = await new Promise<number>((resolve) => mocha.run(resolve));
   report ??= { passed: 0, failed: 0, conformance: {}, failures: [] };
+  for (const reason of unheard.values()) console.log("Nobody heard this rejection:", reason);
   // What mocha forbids fails without a test that did.
-  return failures > report.failed ? { ...report, failed: failures } : report;
+  return { ...report, failed: Math.max(failures, report.failed) + unheard.size };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
