@@ -10,9 +10,11 @@ import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGunzip, createGzip } from "node:zlib";
-import { exportStore, importStore, isConflict, openSqlite } from "unibus-membership";
+import { exportStore, importStore, isConflict, isUnavailable, openJetStream, openSqlite } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
 import { startBackends, type RunningBackends } from "./support/backends.js";
+import { FaultyConnection } from "./jetstream/support/faulty-connection.js";
+import { natsClients } from "./support/nats-clients.js";
 import { contentOf, digestOf, fill, linesOf, manyLines, sealedForAll, tryKills } from "./support/exports.js";
 
 const opTimeoutMs = 20_000;
@@ -92,6 +94,30 @@ describe("export and import between backends", function () {
     expect(await first.isAuthorized("user-9")).to.equal(true);
     expect(await first.isAuthorized("user-10")).to.equal(false);
     await Promise.all([first.close(), second.close()]);
+  });
+
+  it("an import whose connection dies at some write ends with one error, of which nothing else is heard", async () => {
+    const source = await openMemory({ opTimeoutMs });
+    await fill(source);
+    const lines = await linesOf(source);
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    let ended = 0;
+    for (let at = 1, dies = true; dies; at += 15) {
+      const mortal = new FaultyConnection(await client.connect(backends.url));
+      const store = await openJetStream(mortal, 1, { prefix: `dies_${String(at)}_`, opTimeoutMs });
+      mortal.arm({ at, how: "before" });
+      const error: unknown = await importStore(lines, store).then(
+        () => undefined,
+        (reason: unknown) => reason,
+      );
+      dies = error !== undefined;
+      if (dies) expect(isUnavailable(error), `at write ${String(at)}: ${String(error)}`).to.equal(true);
+      if (dies) ended++;
+      await store.close();
+      await mortal.close();
+    }
+    expect(ended).to.be.greaterThan(0);
   });
 
   it("who is revoked while the export goes on is in it as before or as after, and others once", async () => {

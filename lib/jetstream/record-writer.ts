@@ -137,7 +137,7 @@ export class BucketsWriter implements RecordWriter {
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
     await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
-    // Marks that were put after another one had begun would be believed by nobody, and by this import for ever.
+    // Another import may have begun before these lanes were put. Then nothing may be written on their condition.
     this.#states = { users: await readState(users, call), rooms: await readState(rooms, call) };
     for (const found of [this.#states.users, this.#states.rooms]) if (found.value["id"] !== this.#id) throw takenOver();
     if (isLeft) this.#usersFrom = this.#roomsFrom = 0;
@@ -221,8 +221,8 @@ export class BucketsWriter implements RecordWriter {
           break;
       }
     }
-    await joinAll(under);
-    await this.#settle(this.#room);
+    // With the rest: where one of these fails, what is on its way for the room may fail too, and must be heard.
+    await joinAll([...under, this.#settle(this.#room)]);
   }
 
   async #writeUser(found: StoredUser, call: Call): Promise<void> {
