@@ -9,6 +9,7 @@
  */
 import type { Call } from "../call.js";
 import { isUnavailable } from "../errors.js";
+import { notify } from "../notify.js";
 import type { Background } from "./background.js";
 import type { AnyBucket } from "./bucket.js";
 import { inNoCluster, refusalToRaise, bucketRemoved, streamState } from "./provisioning.js";
@@ -162,7 +163,8 @@ export class Rollout {
       }
       updated = false;
       const holds = holding(state);
-      if (holds !== before) this.#tell({ bucket: bucket.name, replicas: asked, current: holds, done: false });
+      if (holds !== before)
+        notify(this.#onRollout, { bucket: bucket.name, replicas: asked, current: holds, done: false });
       before = holds;
       steady = holds >= asked ? steady + 1 : 0;
       if (steady < STEADY_POLLS) {
@@ -177,21 +179,13 @@ export class Rollout {
       floor = undefined;
       steady = 0;
     }
-    this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true });
+    notify(this.#onRollout, { bucket: bucket.name, replicas: asked, current: asked, done: true });
   }
 
   #updatesOf(bucket: AnyBucket): StreamUpdates {
     const known = this.#updates.get(bucket) ?? new StreamUpdates(this.#link, bucket.stream);
     this.#updates.set(bucket, known);
     return known;
-  }
-
-  #tell(progress: RolloutProgress): void {
-    try {
-      this.#onRollout?.(Object.freeze(progress));
-    } catch {
-      // A listener's fault is not the rollout's.
-    }
   }
 }
 

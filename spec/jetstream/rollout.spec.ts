@@ -167,11 +167,12 @@ describe("jetstream: rollout", function () {
     const reached = new Promise<void>((resolve) => (middle = resolve));
     const told: RolloutProgress[] = [];
     const second = await open(prefix, 3, {
-      onRollout: (step) => {
+      onRollout: (step): unknown => {
         told.push(step);
         if (step.done) middle();
-        // A listener's fault is its own.
-        throw new Error("a listener that fails");
+        // A listener's fault is its own, also where it comes later.
+        if (step.done) throw new Error("a listener that fails");
+        return Promise.reject(new Error("a listener that fails later"));
       },
     });
     await reached;
