@@ -27,7 +27,7 @@ import { appendWrite, includesWrite, newWrite } from "./write-history.js";
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 const MAX_WITNESSES = 8;
 
-/** What is believed of the guard as long as it was not read. */
+/** What stands for the guard until it was read. */
 export const NO_GUARD = readGuard(undefined).guard;
 
 /**
@@ -48,7 +48,7 @@ export class AdminGuard {
     this.#views = views;
   }
 
-  /** Lays down a guard where there is none yet, so that reads of it are hits. */
+  /** Writes a guard if there is none yet, so that every later read finds one. */
   async prepare(call: Call): Promise<void> {
     const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
     if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
@@ -59,7 +59,7 @@ export class AdminGuard {
     return readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry).guard.ever;
   }
 
-  /** Writes it anew, of a store that is written as a whole: `until` has the active admins, and when the time of each is over. */
+  /** Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. */
   async replace(adminEver: boolean, until: ReadonlyMap<string, number | undefined>, call: Call): Promise<void> {
     const admins = Array.from(until, ([key, time]): LongestAdmin => ({ key, until: time }));
     const witnesses = admins.sort(longestFirst).slice(0, MAX_WITNESSES);
@@ -101,7 +101,7 @@ export class AdminGuard {
       stage: { attempt, guard: seen.guard.seq },
     };
     const { head } = seen.guard.guard;
-    // Where the change before is of the same user, staging this one carries it over; else it is carried out beside.
+    // If the change before is of the same user, staging this one carries it along. Else it is put in place beside.
     const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);
     const [seq] = await joinBoth(
       this.#bucket.write(

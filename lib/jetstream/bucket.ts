@@ -1,9 +1,9 @@
 /**
- * One bucket: writes that expect a revision, and reads.
+ * One bucket: reads, and conditional writes.
  *
- * Any replica may answer a read of one record. What it answers was so once, and is never taken behind what this store has seen of
- * the record; what has to be sure is fenced. Lists are read by `multi_last`, which says how far its replica is: at or
- * after a barrier, and all that this store has seen of the bucket.
+ * Any replica may answer a read of one record. What it answers was true once, and is never older than what this store
+ * has seen of the record. Whoever needs to be certain uses a fence. A list is read by `multi_last`, which says how far
+ * its replica is: at or after a barrier, and after all that this store has seen of the bucket.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -23,14 +23,14 @@ import type { BucketName, Seq } from "./seq.js";
 /** How often a write is sent again at once while another one of its subject is under way. */
 const MAX_AT_ONCE = 100;
 
-/** A record that is proved to stand so, or not to be there, at a moment after it was asked for: that of a fence, `asOf`. */
+/** A record, or its absence, as a fence proved it at `asOf`: a moment after it was asked for. */
 export interface Certain<B extends BucketName> extends ReadAs<"certain"> {
   readonly entry: Entry<B> | undefined;
   readonly asOf: Seq<B>;
 }
 
 export interface Limits {
-  /** Of one request, by how large the bucket's records can be. */
+  /** How many records one request may ask for: the fewer, the larger the bucket's records can be. */
   readonly maxFilters: number;
   /** Memory for what was seen of each record. */
   readonly seenBytes: number;
@@ -51,8 +51,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * The record as some replica has it, and never older than this store has seen it. What another store wrote a moment ago can
-   * be missing, and so can the record: that it is not there proves nothing.
+   * The record as some replica has it, and never older than this store has seen it. What another store wrote a moment
+   * ago can be missing. So an absence proves nothing.
    */
   async get(key: Key<B>, call: Call): Promise<Entry<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
@@ -71,7 +71,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     }
   }
 
-  /** The newest of the records that a wildcard matches, as some replica has it. It proves nothing, and can be one of before. */
+  /** The newest record that a wildcard matches, as some replica has it. There may be a newer one: it proves nothing. */
   async newest(filter: Filter<B>, call: Call): Promise<Entry<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -82,7 +82,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     }
   }
 
-  /** The record as it is asked for. */
+  /** The record, as fresh as it is asked for. */
   async read<F extends Freshness>(
     key: Key<B>,
     freshness: F,
@@ -92,7 +92,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     return asRead(freshness, { entry });
   }
 
-  /** The record as the leader says that it stands at a moment after this call, or that it does not. */
+  /** The record, or its absence, as the leader has it at a moment after this call. */
   async readLinearizable(key: Key<B>, call: Call): Promise<Certain<B>> {
     const found = await this.settled(key, call);
     if (found.entry !== undefined) this.noted(found.entry);
@@ -100,8 +100,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * What a record of another bucket says that it rests on stands before every fence that is asked for after it was read. A log that
-   * has less was restored without the others, or they without it.
+   * A record of another bucket rests on what stands here at `needed`. A fence that was asked for after that record was
+   * read comes behind it. If the log ends before that, it was restored without the others, or they without it.
    */
   demand(needed: Seq<B>, asOf: Seq<B>): void {
     if (asOf >= needed) return;
@@ -110,7 +110,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     });
   }
 
-  /** The same of a record that is kept elsewhere, where it is seen how it stood. */
+  /** Like {@link readLinearizable}, for a caller that keeps the record and notes itself where it was seen. */
   protected async settled(key: Key<B>, call: Call): Promise<Certain<B>> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -121,12 +121,12 @@ export class Bucket<B extends BucketName> extends Log<B> {
     }
   }
 
-  /** Whether a read that found the record there (0: not at all) does not go back behind what was seen of it. */
+  /** Whether a read that found the record at `seq` (0: absent) is as new as what was seen of it. */
   protected allowed(key: Key<B>, seq: Seq<B>): "yes" | "no" | "unknown" {
     return this.#noted.allow(key, seq);
   }
 
-  /** Records up to this sequence may have been seen, and nobody knows it any more. */
+  /** Records up to this sequence may have been seen. Which ones is no longer known. */
   protected forgot(seq: Seq<B>): void {
     this.#noted.forgot(seq);
   }
@@ -136,13 +136,16 @@ export class Bucket<B extends BucketName> extends Log<B> {
     return (await this.fence(key, 0, call)) !== undefined;
   }
 
-  /** The sequence of a moment after this call at which the record stood at `seq`, as it was read. `undefined` proves nothing. */
+  /**
+   * Proves that the record still stands at `seq`. Answers the sequence of that moment, which is after this call.
+   * `undefined` proves nothing.
+   */
   async stands(key: Key<B>, seq: Seq<B>, call: Call): Promise<Seq<B> | undefined> {
     this.use();
     return this.fence(key, seq, call);
   }
 
-  /** What was read is not gone back behind. */
+  /** No later read of the record may be older than this one. */
   note({ key, seq }: Entry<B>): void {
     this.#noted.note(key, seq);
   }
@@ -169,8 +172,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * Writes a record whose key nobody writes with another value: it holds an id of this attempt. A copy of the message that comes
-   * late is refused: it would supersede the first one, and a replica between the two would have neither.
+   * Writes a record whose key holds an id of this attempt, so that nobody writes another value there. A late copy of
+   * the message is refused: it would supersede the first one, and a replica between the two would have neither.
    */
   async stage(key: Key<B>, value: Json, call: Call): Promise<Seq<B>> {
     const seq = await this.write(key, value, 0, call, () => "yes", "step");
@@ -198,13 +201,13 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * Writes a record on the condition that its key is still at sequence `expected` (0: absent). Answers the new sequence,
-   * or `undefined` if the condition does not hold.
+   * Writes a record on the condition that its key is still at sequence `expected` (0: absent). Answers the new
+   * sequence, or `undefined` if the condition does not hold.
    *
-   * What is not acknowledged leaves open which: the write is then repeated, on the same condition, until a fresh read finds
-   * that the key has moved on; `mine` tells by the record that stands there whether it was this attempt that moved it.
+   * Without an acknowledgement nobody knows which. The write is then repeated, on the same condition, until a fresh
+   * read finds that the key has moved on. `mine` tells by the record that stands there whether this attempt moved it.
    *
-   * `kind` says whether the write commits the operation: only then may a caller have to hear that it was perhaps done.
+   * `kind` says whether the write commits the operation. Only a commit makes the outcome of the operation unknown.
    */
   async write(
     key: Key<B>,
@@ -220,7 +223,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     const before = call.outcome;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      // Between that and here a signal may have aborted the call, whose caller was then told that nothing was sent.
+      // During the pause a signal may have aborted the call. Its caller was told then that nothing was sent.
       call.throwIfEnded();
       if (before !== undefined && kind === "commit") call.outcome = "unknown";
       let sent = moment();
@@ -229,7 +232,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
         return this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
       };
       let ack = await publish();
-      // Something else of the subject is under way, a fence perhaps: it is over in a moment, and another one may follow.
+      // Another message of the subject is under way, perhaps a fence. It is over in a moment, but another may follow.
       for (let i = 0; i < MAX_AT_ONCE && ack.kind === "conflict" && ack.inFlight; i++) {
         lost = true;
         await new Promise((resolve) => setTimeout(resolve, 1));
@@ -244,8 +247,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
           this.onStored?.(key, payload, ack.seq);
           return ack.seq;
         case "conflict": {
-          // A refusal is no evidence: a leader without a quorum says it too, or one that waits for a write that then dies,
-          // while the real leader stores the message. Only what stands in the log as of now tells.
+          // A refusal is no evidence. A leader without a quorum refuses too, and so does one that waits for a write
+          // that then dies, while the real leader stores the message. Only what stands in the log as of now tells.
           const { entry } = await this.readLinearizable(key, call);
           if ((entry?.seq ?? 0) === expected) {
             lost = true;
@@ -302,7 +305,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 }
 
-/** Whichever of the five. */
+/** Any of the five. */
 export type AnyBucket = { readonly [B in BucketName]: Bucket<B> }[BucketName];
 
 /** An error of JetStream itself. 503 passes, as while a leader is elected; others stay, as a full disk does. */

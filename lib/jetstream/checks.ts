@@ -14,7 +14,7 @@ import type { UserState } from "./user-cache.js";
 import { factsOf, readUser, toUser, type GuardSlot, type UserRow } from "./user-record.js";
 import { counts } from "./user-views.js";
 
-/** Of so many it is remembered that they are proved together with the guard. Of others it is found out anew. */
+/** So many records are remembered as staged. Of any other it is found out anew. */
 const MAX_STAGED = 1024;
 
 export class JetStreamChecks implements AsyncCheckReads {
@@ -22,7 +22,7 @@ export class JetStreamChecks implements AsyncCheckReads {
   readonly maxStalenessMs: number;
   readonly #users: ProvedBucket<"users", UserState>;
   readonly #members: RoomMembers;
-  /** Records with a staged change, as they were met. */
+  /** Records that had a staged change when they were last met: they are proved together with the guard. */
   readonly #staged = new Set<Key<"users">>();
 
   constructor(users: ProvedBucket<"users", UserState>, members: RoomMembers, maxStalenessMs: number) {
@@ -31,12 +31,12 @@ export class JetStreamChecks implements AsyncCheckReads {
     this.#members = members;
   }
 
-  /** What a check needs of the user, as of a moment after this call: what an allow, and a denial that says why, is based on. */
+  /** What a check needs of the user, as of a moment after this call. It decides, and says why a denial is one. */
   facts(key: string, call: Call): Promise<UserFacts | undefined> {
     const recordKey = keys.user(key);
     const kept = this.#staged.has(recordKey) ? undefined : this.#users.proveKept(recordKey, call);
     if (kept === undefined) return this.#facts(key, call);
-    // Nearly all checks end here, where each further promise is a good part of what they cost.
+    // Nearly all checks end here. One promise more would be a good part of what they cost.
     return kept.then((found) => {
       if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call);
       const { facts } = found.value;
@@ -49,11 +49,11 @@ export class JetStreamChecks implements AsyncCheckReads {
     return (await this.#proved(key, call)).facts;
   }
 
-  /** The same with the whole record. */
+  /** The whole user, as of a moment after this call. */
   async user(key: string, call: Call): Promise<User | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      // The record and what proves it come side by side: it is the one that is proved if it stands at the same place.
+      // The record and the proof come side by side. The proof is of this record if both stand at the same sequence.
       const [found, entry] = await joinBoth(this.#proved(key, call), this.#users.get(keys.user(key), call));
       if (found.facts === undefined) return undefined;
       if (found.row !== undefined) return toUser(found.row);
@@ -63,7 +63,7 @@ export class JetStreamChecks implements AsyncCheckReads {
     }
   }
 
-  /** Who counts for the user at one moment after this call, and where the record stands. */
+  /** What counts for the user at one moment after this call, and where the record stands. */
   async #proved(
     key: string,
     call: Call,
@@ -95,7 +95,7 @@ export class JetStreamChecks implements AsyncCheckReads {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const [guard, user] = await this.#users.proveBoth(keys.admins, recordKey, call);
-      // It is there from the opening on: an answer without it is no answer.
+      // The guard is there since the opening: an answer without it proves nothing.
       if (guard?.value.guard !== undefined) return [guard.value.guard, user];
     }
   }

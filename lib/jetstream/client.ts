@@ -1,6 +1,6 @@
 /**
- * Everything that is said to a NATS client, and everything that it answers, in one place and by shape: the classes of
- * `nats` 2.x and of `@nats-io/*` 3.x share neither prototypes nor error codes.
+ * Everything that is said to a NATS client, and everything that it answers. Both go by shape: the classes of `nats` 2.x
+ * and of `@nats-io/*` 3.x share neither prototypes nor error codes.
  */
 import type { Call } from "../call.js";
 import { failureOf, unavailable, type Failure } from "./failures.js";
@@ -100,7 +100,7 @@ export interface ServerStatement {
   readonly jetStream: boolean;
 }
 
-/** A requests' own bound: what a dead server swallows is asked again within the call's time. */
+/** How long one request may take. What a dead server swallows is asked again within the call's time. */
 const ATTEMPT_MS = 1000;
 
 export class JetStreamClient {
@@ -109,7 +109,7 @@ export class JetStreamClient {
   readonly #requests: Requests;
   #underWay = 0;
   #idle: (() => void) | undefined;
-  /** Whether no server is known to hold a replica and to be older than that. */
+  /** Whether no server that holds a replica is known to be older than 2.12. See {@link isolatesReads}. */
   replicasIsolateReads = true;
 
   constructor(connection: NatsConnection, headers: () => NatsHeaders) {
@@ -234,7 +234,7 @@ export class JetStreamClient {
         timer = setTimeout(resolve, quietMs);
         return heard(server);
       });
-      // The client waits on for as long as it was told, and that is waited for at the end.
+      // The client goes on waiting for its whole time, and closing waits for that.
       this.#counted(asked).then(resolve, resolve);
     });
     isOver = true;
@@ -262,7 +262,7 @@ export class JetStreamClient {
         if (heard(statement)) return;
       }
     } catch {
-      // Who does not answer is not known, and that is all that can be said.
+      // Of a server that does not answer nothing is known.
     }
   }
 
@@ -330,7 +330,7 @@ export class JetStreamClient {
   }
 }
 
-/** A status that says neither what there is nor that there is nothing. */
+/** A status that says neither what is there nor that nothing is. */
 function noAnswer(code: number, description: string): { kind: "failed"; failure: Failure; error: Error } {
   if (code === 503) return { kind: "failed", failure: "no-responders", error: new Error("no responders") };
   return { kind: "failed", failure: "lost", error: new Error(`${String(code)} ${description}`) };

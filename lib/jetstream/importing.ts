@@ -1,6 +1,6 @@
 /**
- * How a store is closed while it is imported into, and opened: the two records of store-state.ts, one after the other, so that
- * whatever dies in between can be told by whoever comes next.
+ * How an import closes a store and opens it: by the two records of store-state.ts, one after the other. Whoever comes
+ * next can tell by them where an import died.
  *
  * | `users` | `rooms` | what it is |
  * |---|---|---|
@@ -56,7 +56,7 @@ export async function writeState<B extends CommittingBucket>(
   return seq;
 }
 
-/** What an open store's record says. `floor`: versions of users were counted from there on. */
+/** The record of an open store. Versions of users are counted from `floor` on. */
 export const openState = (floor: number, id: string): Json => ({ ...OPEN, id, ...(floor === 0 ? {} : { floor }) });
 
 export function floorOf(value: Json): number {
@@ -64,7 +64,7 @@ export function floorOf(value: Json): number {
   return typeof floor === "number" && Number.isSafeInteger(floor) && floor > 0 ? floor : 0;
 }
 
-/** Ends what an import began that had everything in its place. */
+/** Opens a store if an import had put everything in its place, and then died. */
 export async function finishOpening(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<void> {
   const over = await readState(users, call);
   if (!over.state.isOpening) return;

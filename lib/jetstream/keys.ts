@@ -1,6 +1,7 @@
 /**
- * The keys of the buckets. Ids of callers are single tokens, as unpadded base64url; ids of ours (incarnations, memberships, attempts) are
- * random and stand in the keys, so that nothing that belongs to one is ever taken for another's. Whoever has an id has no key yet.
+ * The keys of the buckets. Ids of callers are single tokens, as unpadded base64url; ids of ours (incarnations,
+ * memberships, attempts) are random and stand in the keys, so that nothing that belongs to one is ever taken for
+ * another's. An id is not a key: the types tell them apart.
  */
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
@@ -44,7 +45,7 @@ export const keys = {
   state: "store" as Key<"rooms" | "users">,
 
   room: (roomId: string) => `${ROOM}${token(roomId)}` as Key<"rooms">,
-  /** What each bucket was raised to. */
+  /** How many replicas each bucket was raised to. */
   replicas: "replicas" as Key<"rooms">,
   /** How far the index of all rooms is made. */
   indexProgress: "index" as Key<"rooms">,
@@ -71,7 +72,7 @@ export const keys = {
     `${holder(at)}.${String(epoch)}.${attempt}` as Key<"room_keys">,
   roomKeys: (at: MembershipRef) => `${holder(at)}.>` as Filter<"room_keys">,
   roomKeysMark: (at: MembershipRef) => `${holder(at)}.${RESERVED_TOKEN}` as Key<"room_keys">,
-  /** Of whatever incarnation and membership, and of whatever epoch where none is named. */
+  /** Of any incarnation and membership, and of any epoch if none is named. */
   roomKeysOfEndpoint: (roomId: string, endpoint: string, epoch: number | undefined) =>
     `key.${token(roomId)}.${token(endpoint)}.${epoch === undefined ? ">" : `*.*.${String(epoch)}.*`}` as Filter<"room_keys">,
   roomKeysOfAttempt: (roomId: string, incarnation: string, epoch: number, attempt: string) =>
@@ -100,7 +101,7 @@ export const parseUser = (key: Key<"users">): string | undefined =>
 export const parseRoom = (key: Key<"rooms">): string | undefined =>
   key.startsWith(ROOM) ? untoken(key.slice(ROOM.length)) : undefined;
 
-/** Whose keys: a membership, of an incarnation of a room. */
+/** A membership, in an incarnation of a room: whose keys they are. */
 export interface MembershipRef {
   readonly roomId: string;
   readonly endpoint: string;
@@ -111,7 +112,7 @@ export interface MembershipRef {
 const holder = (at: MembershipRef): string =>
   `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
-/** What an index entry is for. `undefined`: not one, as the mark of a long list is not. */
+/** What an index entry is for. `undefined`: the key is not an entry's, but perhaps a mark's. */
 export function parseHint(key: Key<"rooms_by_member">): MembershipRef | undefined {
   const [endpoint, room, incarnation, membership, ...more] = key.split(".");
   if (
@@ -163,8 +164,9 @@ export function parseKey(key: Key<"room_keys">):
 }
 
 /**
- * An id for the rows of a room's members, of the same incarnation. The first is the incarnation's own. A token more, so that a
- * version of the library which knows no other takes the rows for none: it would clear away those of a copy under way.
+ * A new id for the rows of a room's members. The first roster has the id of the incarnation; this one has a token more.
+ * A version of the library that knows only the first then takes the rows for none of a member. Else it would clear away
+ * those of a copy under way.
  */
 export const newRoster = (incarnation: string): string => `${incarnation}.${newId()}`;
 

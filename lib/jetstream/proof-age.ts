@@ -1,6 +1,7 @@
 /**
- * How long ago what is kept was proved. A barrier that was sent at some moment, and acknowledged at sequence `S`, stands behind
- * everything that was acknowledged before that moment. So what is exact as of `S` or later misses nothing older than that.
+ * How long ago the proof was sent that a cache rests on. A barrier that was acknowledged at sequence `S` stands behind
+ * everything that was acknowledged before it was sent. So a cache that is exact as of `S` or later misses nothing that
+ * is older than the sending.
  */
 import { msSince } from "./continuity.js";
 import type { Moment } from "./continuity.js";
@@ -10,7 +11,7 @@ interface Proof {
   readonly sent: Moment;
 }
 
-/** More than wait for a cache that is being brought up to date. Those beyond are proved by the next ones. */
+/** More than wait while a cache is brought up to date. Those beyond are left out: a later barrier proves as much. */
 const MAX_WAITING = 16;
 
 const later = (a: Moment, b: Moment): Moment => (a.monotonic > b.monotonic ? a : b);
@@ -22,8 +23,9 @@ const later = (a: Moment, b: Moment): Moment => (a.monotonic > b.monotonic ? a :
  * 2. A barrier proves nothing to a cache that has not come to it: the same.
  */
 export class ProofAge {
-  /** Acknowledged, and beyond what the cache has come to, in ascending order. */
+  /** Acknowledged barriers beyond what the cache has come to, in ascending order. */
   readonly #waiting: Proof[] = [];
+  /** The newest one that the cache has come to. */
   #reached: Proof | undefined;
 
   /** A barrier was acknowledged. */
@@ -34,7 +36,7 @@ export class ProofAge {
       this.#waiting.push({ seq, sent: last === undefined ? sent : later(last.sent, sent) });
   }
 
-  /** Milliseconds since the moment of which a cache that is exact as of `asOf` surely misses nothing. */
+  /** A cache that is exact as of `asOf` misses nothing that was acknowledged longer ago than so many milliseconds. */
   of(asOf: number): number {
     while (this.#waiting[0] !== undefined && this.#waiting[0].seq <= asOf) this.#reached = this.#waiting.shift();
     return this.#reached === undefined || this.#reached.seq > asOf ? Infinity : msSince(this.#reached.sent);

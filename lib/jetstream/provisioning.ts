@@ -29,7 +29,7 @@ const INSUFFICIENT_RESOURCES = 10023;
 const JETSTREAM_NOT_ENABLED = 10076;
 const JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039;
 
-/** What a promise rests on, of a stream's settings. */
+/** The settings of a stream that promises rest on. */
 function settings(name: string): Json {
   return {
     name: `KV_${name}`,
@@ -44,7 +44,7 @@ function settings(name: string): Json {
     max_consumers: -1,
     discard: "new",
     allow_direct: true,
-    // Nobody deletes a single message. Purging is how what is out of reach is removed, where there is such a thing.
+    // Nobody deletes a single message. What is out of reach is purged, in the buckets that come to have such records.
     deny_delete: true,
     deny_purge: KEPT.some((kept) => name.endsWith(kept)),
     allow_rollup_hdrs: false,
@@ -93,7 +93,8 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
       `The bucket ${bucket} is of format ${JSON.stringify(stated)}; this version of the library knows ${String(OLDEST_FORMAT)} to ${String(FORMAT)}`,
     );
   }
-  // First: a mirror has no subjects, and a sealed stream denies all, but that is not what is wrong with them.
+  // These first: a mirror has no subjects either, and a sealed stream denies everything, but that is not what is wrong
+  // with them.
   for (const name of FORBIDDEN) {
     const value = config[name];
     if (value !== undefined && value !== false && value !== null && !(Array.isArray(value) && value.length === 0)) {
@@ -103,7 +104,7 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
   const wanted = settings(bucket);
   const isFenced = closedBy(config) !== undefined;
   for (const name of REQUIRED) {
-    // Records are refused by it meanwhile, and nothing else is.
+    // A fence changes these two, so that the stream refuses records.
     if (isFenced && (name === "max_msg_size" || name === "subjects")) continue;
     if (JSON.stringify(config[name]) !== JSON.stringify(wanted[name])) {
       return incompatible(
@@ -116,7 +117,7 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
   return undefined;
 }
 
-/** What a stream's settings say of a store that is moved: they tell it to stores that would find out later by the log. */
+/** What a stream's settings say of a store that is moved. Stores that would learn it later by the log see it here. */
 export function closedBy(config: Json): StoreError | undefined {
   return fenceOf(asObject(config["metadata"])[FENCE]);
 }

@@ -29,10 +29,10 @@ import type { UserViews } from "./user-views.js";
 /** Users, and rooms, that are read at once. */
 const USERS = 500;
 const ROOMS = 64;
-/** Members and keys of rooms that are read at once, and of one room beyond which they do not stay in memory. */
+/** So many members and keys are read at once. Those of a room that has more do not stay in memory. */
 const AT_ONCE = 512;
 
-/** What whole records are read of. */
+/** What whole records are read from. */
 export interface Readable {
   readonly users: ProvedBucket<"users", UserState>;
   readonly userViews: UserViews;
@@ -178,7 +178,7 @@ export class BucketsReader implements RecordReader {
         );
         const records = read.flat();
         await this.#spool.put(records, bytesOf(records));
-        // However large it is: it is stuck only where nothing goes forward.
+        // A large room takes long. It is stuck only if nothing goes forward.
         call.extend(performance.now() - began);
       }
       if (await this.#isWhole(roster, call)) return;
@@ -223,7 +223,7 @@ export class BucketsReader implements RecordReader {
     return found.size === epoch ? found : undefined;
   }
 
-  /** Keys go with the membership. Whether each membership was there until its keys had been read. */
+  /** Whether each membership was still there when its keys had been read: they go with it. */
   async #isWhole({ room, members }: Roster<"certain">, call: Call): Promise<boolean> {
     const { record } = await this.#from.log.records.slot(room.id, "certain", call);
     if (record === undefined || record.incarnation !== room.record.incarnation) return false;

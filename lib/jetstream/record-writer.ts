@@ -34,7 +34,7 @@ import { readUser, type UserRow } from "./user-record.js";
 import { NO_WRITES, appendWrite, newWrite } from "./write-history.js";
 
 const IMPORTING = "importing";
-/** What begins the incarnations of imported rooms, and of no others: what an import left that died is found by it. */
+/** The incarnations of imported rooms begin with it, and no others. What a dead import left is found by it. */
 const IMPORTED = "i-";
 /** Users, and rooms, that are removed in one step. */
 const USERS = 500;
@@ -75,7 +75,7 @@ export class BucketsWriter implements RecordWriter {
   readonly #id = newId();
   readonly #userLanes: ImportLanes<"users">;
   readonly #roomLanes: ImportLanes<"rooms">;
-  /** The version of every user: no revision below was not given by another store. */
+  /** The version of every user. The store of the export may have given every revision below it. */
   readonly #floor: number;
   #states: { users: FoundState<"users">; rooms: FoundState<"rooms"> } | undefined;
   #room: OpenRoom | undefined;

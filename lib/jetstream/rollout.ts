@@ -1,11 +1,11 @@
 /**
- * More replicas, online: one bucket after the other, each really caught up before the next. A replica that has just been
- * added reports itself current long before it is, so that this is believed only when it was said several times over
- * seconds, and when a barrier was acknowledged after it.
+ * More replicas, online: one bucket after the other, each really caught up before the next. A replica that has just
+ * been added reports itself current long before it is, so that this is believed only when it was said several times
+ * over seconds, and when a barrier was acknowledged after it.
  *
- * Several stores can raise at once, and one can be stopped for any time before its update, which then takes the place of
- * what came between. Nothing prevents that. But it is put right: what is told as done stands in a record before, and
- * whoever sees fewer replicas than that raises them again, the late one itself first of all.
+ * Several stores can raise at once, and one can be stopped for any time before its update, which then takes the place
+ * of what came between. Nothing prevents that, but it is put right. Before a number is told as done it stands in a
+ * record. Whoever sees fewer replicas than the record says raises them again, first of all the late store itself.
  */
 import type { Call } from "../call.js";
 import { isUnavailable } from "../errors.js";
@@ -84,7 +84,7 @@ export class Rollout {
       const refusal = refusalToRaise(bucket.name, await this.#updatesOf(bucket).update(state, replicas, call));
       if (refusal !== undefined) throw refusal;
     } catch (error) {
-      // Whoever did not answer does later: opening does not wait for it.
+      // Opening does not wait for a server that does not answer: {@link start} asks again.
       if (!isUnavailable(error)) throw error;
     }
   }
@@ -139,7 +139,8 @@ export class Rollout {
       call.throwIfEnded();
       const state = await streamState(this.#link, bucket.name, call);
       if (state === undefined) return;
-      // After each update anew: one that was late, this one perhaps, finds what was told as done meanwhile.
+      // Looked up anew after each update. If an update was late, perhaps this one, that finds what was told as done
+      // meanwhile.
       if (mayBeLate(state)) floor ??= await this.#floors.of(bucket.name, call).catch(unknown(call));
       const least = mayBeLate(state) ? Math.max(asked, floor ?? 0, updates.replicasBefore) : asked;
       const wanted = Math.min(least, most);
@@ -150,11 +151,11 @@ export class Rollout {
         const error = await updates.update(state, Math.max(wanted, state.replicas), call);
         const refusal = refusalToRaise(bucket.name, error);
         if (refusal !== undefined && wanted <= asked) throw refusal;
-        // What others were told, long ago perhaps and with more servers, does not hold up what this one asks for.
+        // What others were told, perhaps long ago and with more servers, must not hold up what this store asks for.
         if (refusal !== undefined) most = asked;
         const isRefused = error["code"] !== undefined;
         if (isRefused && state.replicas >= wanted) updates.forget();
-        // What this update did is looked at immediately, what another one does after it in its turn.
+        // What the first update did is looked at immediately, what a further one did after a pause.
         if (isRefused || updated) await pause(POLL_MS, call);
         updated = true;
         floor = undefined;

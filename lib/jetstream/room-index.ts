@@ -58,7 +58,7 @@ export class RoomIndex {
 
   /** Some of the rooms behind a place in the index, each as it stands at a moment after this call. */
   async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
-    // Also where no entry leads there.
+    // The bucket of the rooms must be usable also if no entry leads there.
     this.#rooms.use();
     const rooms: ListedRoom[] = [];
     const old = Date.now() - STALE_MS;
@@ -112,7 +112,7 @@ export class RoomIndex {
     let before = await this.#progress(call);
     for (let looked = 0; looked < most;) {
       const began = performance.now();
-      // Of all keys, because the barrier is among them, and so ends what is read.
+      // Of all keys: then the barrier is among them, and ends what is read.
       const { entries, isEnd } = await this.#rooms.scans.portion(
         EVERYTHING,
         before.upTo,
@@ -134,7 +134,7 @@ export class RoomIndex {
       const isWorthIt = missing.length > 0 || !isEnd || !before.isComplete;
       if (isWorthIt) before = await this.#advance(before, { upTo, isComplete: before.isComplete || isEnd }, call);
       if (isEnd) return;
-      // However many rooms there are: it is stuck only where nothing goes forward.
+      // Many rooms take long. It is stuck only if nothing goes forward.
       call.extend(performance.now() - began);
     }
   }
@@ -166,7 +166,7 @@ export class RoomIndex {
   }
 }
 
-/** A record that is damaged is told to whoever asks for it, and holds up nobody else. */
+/** A damaged record fails whoever asks for it. It must not hold up others. */
 function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
   try {
     return readRoom(entry).record;

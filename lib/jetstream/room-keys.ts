@@ -37,7 +37,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     await rooms.checkNotClosed(call);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      // Nothing else holds this write against the room's record: what it goes by is read behind a barrier.
+      // This write has no condition on the room's record. So what it rests on has to be certain.
       const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
       const rules = CERTAIN.rules(member);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
@@ -47,7 +47,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         readKey(entry).write === id ? "yes" : "no",
       );
       if (seq !== undefined) {
-        // Its log has no word on that: who closes the store looks at this one only after the other says so.
+        // The log of the keys does not say whether the store is open. Whoever closes the store reads the keys only
+        // after the log of the rooms says that it is closed.
         await rooms.checkOpen(await rooms.readIndex(call), call);
         return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       }
@@ -69,7 +70,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     call: Call,
   ): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
-    // Most often the key is the newest that was stored for the endpoint: it comes beside what tells which one it is.
+    // Most often it is the endpoint's newest key. So that one is read beside the records that tell which one it is.
     const [{ room, member }, newest] = await joinBoth(
       this.#members.member(roomId, endpoint, round, call),
       roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
@@ -79,7 +80,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
-      // A key never changes: where it is found, it is the one. That it is not there has to be sure, as another is looked for then.
+      // A key never changes: if it is found, it is the one. Its absence has to be certain, because then another one is
+      // the answer.
       const entry =
         newest?.key === key
           ? newest
@@ -97,7 +99,10 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     return orCertain((round) => this.#list(roomId, endpoint, round, call));
   }
 
-  /** Keys are removed behind a membership that is over: they were all of them only if it is the same one afterwards. */
+  /**
+   * When a membership is over its keys are removed. So these are all of them only if the membership is the same one
+   * afterwards.
+   */
   async #list<F extends Freshness>(roomId: string, endpoint: string, round: Round<F>, call: Call): Promise<RoomKey[]> {
     let before = await this.#membership(roomId, endpoint, round, call);
     for (const retries = new RetryLoop(call); ;) {
@@ -206,7 +211,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     if (record.epoch === 0) return [];
     const { roomKeys } = this.#log.buckets;
     const min = freshness === "any" ? record.keysSeq : await roomKeys.readIndex(call);
-    const [rows, epochs] = await Promise.all([
+    const [rows, epochs] = await joinBoth(
       roomKeys.scans.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call),
       roomKeys.scans.all(
         keys.epochs(room.id, record.incarnation),
@@ -214,7 +219,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         min,
         call,
       ),
-    ]);
+    );
     const attempts = new Map<number, string>([[record.epoch, record.attempt]]);
     for (const entry of epochs.values()) attempts.set(Number(entry.key.split(".").at(-1)), readEpoch(entry));
     for (let epoch = 1; epoch < record.epoch; epoch++) if (!attempts.has(epoch)) return undefined;

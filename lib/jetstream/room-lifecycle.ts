@@ -27,8 +27,8 @@ export interface Creation<T> {
 }
 
 /**
- * A record stays for ever of a room that was there once: so no attempt of before, whose condition it breaks, is ever committed. What
- * is removed behind a deletion stands under the incarnation that is over.
+ * Of a room that was there once a record stays for ever. It breaks the condition of every earlier attempt, so that none
+ * is ever committed. What is removed behind a deletion stands under the incarnation that is over.
  */
 export class RoomLifecycle {
   readonly #log: RoomLog;
@@ -46,7 +46,7 @@ export class RoomLifecycle {
   create<T>(roomId: string, call: Call, attempt: (ids: CreateIds) => Creation<T>): Promise<T> {
     const { records } = this.#log;
     return this.#log.turn(roomId, call, async () => {
-      // Most rooms are new: the condition that there is none tells, without reading first.
+      // Most rooms are new. So nothing is read first: the condition that there is none tells.
       let slot: RoomSlot = readRoom(undefined);
       for (const retries = new RetryLoop(call); ;) {
         await retries.next();

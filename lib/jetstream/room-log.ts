@@ -44,9 +44,9 @@ export interface Commit<T> {
     Omit<RoomRecord, keyof WriteHistory<never> | "head" | "membersSeq" | "keysSeq" | "incarnation">
   >;
   readonly result: (record: RoomRecord) => T;
-  /** What is invisible once this is committed. */
+  /** Removes what is invisible once this is committed. */
   readonly after?: CleanUp;
-  /** What is of no use once this attempt has failed for good. */
+  /** Removes what is of no use once this attempt has failed for good. */
   readonly undo?: CleanUp;
 }
 
@@ -157,11 +157,14 @@ export class RoomLog {
     };
   }
 
-  /** Whether the rows that the changes follow upon stand as some replica had them, at a moment that the record's demand came before. */
+  /**
+   * Whether the rows that the changes follow upon still stand as some replica had them, at a moment at or after
+   * `membersSeq`.
+   */
   async #areAsRead({ id, record }: LiveRoom, changes: readonly MemberUpdate[], call: Call): Promise<boolean> {
     const moments = await joinAll(
       changes.map(({ endpoint, member: { expectedSeq: after, isCertain } }) =>
-        // A row that the head replaces is put in place before.
+        // What stands only in the head is put in place by {@link #apply}.
         isCertain || after === undefined
           ? Promise.resolve(record.membersSeq)
           : this.buckets.members.stands(keys.member(id, endpoint, record.roster), after, call),

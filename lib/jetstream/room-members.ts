@@ -48,7 +48,10 @@ export class RoomMembers {
     this.#joined = joined;
   }
 
-  /** The room and one member of it. Certain, it is as of one moment after the call: the row is at least as new as the record says. */
+  /**
+   * The room and one member of it. If it is certain, both are as of one moment after the call: the row is at least as
+   * new as the record says.
+   */
   async member<F extends Freshness>(
     roomId: string,
     endpoint: string,
@@ -63,7 +66,8 @@ export class RoomMembers {
         if (member !== undefined) return { room, member };
       }
     }
-    // The roster is part of the row's key and known only from the record: the newest row of any is nearly always the one.
+    // The row's key has the roster in it, which only the record tells. So the newest row of any roster is read beside
+    // the record: nearly always it is the one.
     const { members } = this.#records.buckets;
     const [slot, newest] = await joinBoth(
       this.#records.slot(roomId, round.freshness, call),
@@ -82,8 +86,8 @@ export class RoomMembers {
   }
 
   /**
-   * Members of a room that was read: in the order asked for. If the room has changed since, its seq tells at the commit.
-   * `undefined`: it has, and who seems to be none may be a member.
+   * Members of a room that was read, in the order asked for. If the room has changed since, the commit fails by its
+   * seq. `undefined`: it has changed, and whoever seems to be no member may be one.
    */
   async currentMembers<E extends readonly string[], F extends Freshness>(
     room: Read<LiveRoom, F>,
@@ -107,14 +111,14 @@ export class RoomMembers {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const stored = storedRow(await this.#records.buckets.members.get(key, call));
-      // A row that the head replaces need not have been seen.
+      // Where the head replaces the row, the version of the head counts.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint);
       const allowed = this.#records.seenRows.allow(key, Math.max(stored?.row.v ?? 0, head?.row.v ?? 0));
       if (allowed === "no" && stored !== undefined && !isAskedAgain) {
         isAskedAgain = true;
         continue;
       }
-      // The head of a newer record than this one can have been seen, whose row comes into the bucket with the next change only.
+      // The head of a newer record may have been seen. Its row comes into the bucket only with the next change.
       if (allowed === "unknown" || (allowed === "no" && stored !== undefined))
         return (await this.#certain(room, endpoint, call)) ?? currentMember(record, endpoint, stored, false);
       if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
@@ -134,7 +138,7 @@ export class RoomMembers {
     if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
     const member = madeOf(read, currentMember(record, endpoint, stored, true));
     if (member.row !== undefined || stored !== undefined) return member;
-    // A room that was deleted, or whose rows were copied, has none of them any more.
+    // If the room was deleted, or its rows were copied, none of the rows that the record names is there any more.
     const now = await this.#records.slot(room.id, "certain", call);
     return now.record?.roster === record.roster ? member : undefined;
   }
@@ -152,19 +156,23 @@ export class RoomMembers {
       this.#records.met(roomId, proved.value);
       const { record } = proved.value;
       if (record === undefined) return false;
-      // The record is as it stands, and its head the newest of the rows that it names.
+      // The record is proved, and its head is newer than any row.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
       if (head !== undefined) return head.joined && !head.gone;
       const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
       if (typeof joined === "boolean") return joined;
       proved = await rooms.prove(key, call);
       await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
-      // There is no such row, if the record names this roster still: those of another are removed once it was copied.
+      // Without a row there is no membership, if the record still names this roster: once a roster was copied its rows
+      // are removed.
       if (joined === "none" && proved?.value.record?.roster === record.roster) return false;
     }
   }
 
-  /** The same by what is kept, if that misses nothing older. `undefined`: it has to be proved. */
+  /**
+   * The same by what is in memory, if that misses nothing acknowledged more than `maxStalenessMs` ago. `undefined`: it
+   * has to be proved.
+   */
   recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
     const record = this.#records.buckets.rooms.recent(keys.room(roomId), maxStalenessMs)?.record;
     if (record === undefined) return undefined;
@@ -188,9 +196,9 @@ export class RoomMembers {
       for (const row of rows.values()) v = Math.max(v, row.v);
       const present = new Map([...rows].filter(([, row]) => !row.gone));
       if (v === record.v && present.size === record.members) return { room, v, members: present, everyone: rows };
-      // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head is
-      // there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other difference is
-      // of a read that a write got in the way of.
+      // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head
+      // is there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other
+      // difference comes from a write between the reads.
       needed = CERTAIN;
       const newest = [...rows.values()].filter((row) => row.v === v);
       const total = newest[0]?.members ?? present.size;

@@ -39,7 +39,7 @@ interface Predecessor {
 
 export class RoomRecords {
   readonly buckets: RoomBuckets;
-  /** Runs work behind the operation's back, so that what is already committed is not held up by it. */
+  /** Runs work in the background: an operation that is committed does not wait for it. */
   readonly cleanUp: (work: CleanUp, timeoutMs?: number) => void;
   /** The versions of members' rows that were seen: in their bucket, or as the head of a record. */
   readonly seenRows: Seen;
@@ -72,13 +72,16 @@ export class RoomRecords {
     return roomOf(roomId, await this.slot(roomId, round.freshness, call), round);
   }
 
-  /** Rows that a record shows stand in the bucket later, or already: no replica may say less of them from here on. */
+  /**
+   * The rows of a head come into the bucket later, if they are not there already. From here on no read of them may be
+   * older.
+   */
   #noteHead(roomId: string, { record }: RoomSlot): void {
     for (const { endpoint, row } of record?.head ?? [])
       this.seenRows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
   }
 
-  /** A record was read. Where a version of the library wrote it that knows no index, the room is put there. */
+  /** A record was read. If a version of the library wrote it that knows no index, the room is put there. */
   met(roomId: string, { record }: RoomSlot): void {
     if (record === undefined || record.indexed || this.#indexing.has(roomId)) return;
     this.#indexing.add(roomId);
@@ -93,7 +96,7 @@ export class RoomRecords {
     });
   }
 
-  /** What has to be there before a record says that the room is in the index. */
+  /** Puts the room into the index, which is done before a record says so. */
   async putIntoIndex(roomId: string, { indexed, incarnation }: RoomRecord, call: Call): Promise<void> {
     if (!indexed) await this.#index.add(roomId, incarnation, call);
   }

@@ -1,10 +1,11 @@
 /**
- * Rows of members who are gone stay, so that no late head puts a member back. Where there are more of them than of members,
- * the members' rows are copied under a new id, and a commit of the room's record makes that the room's: what stands under the
- * old one, and whatever comes there late, is out of reach from then on, and is removed. Nothing visible changes.
+ * Rows of members who are gone stay, so that no late head puts a member back. Once they outnumber the members, the
+ * members' rows are copied under a new id, and a commit of the room's record names that id. From then on what stands
+ * under the old one, or comes there late, is out of reach, and is removed. Nothing visible changes.
  *
- * The record names the id from before the first copy, so that no sweep takes it for that of an attempt that died. Changes go on
- * meanwhile: what they leave is copied in the next round, and the commit has the condition that the last round missed none.
+ * The record names the id from before the first copy, so that no sweep takes it for that of an attempt that died.
+ * Changes go on meanwhile: what they leave is copied in the next round, and the commit has the condition that the last
+ * round missed none.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -25,11 +26,11 @@ const COPIES = 256;
 const COPY_MS = 600_000;
 /** Rounds of copying beside which changes of the room go on, in this process too. */
 const FREE_ROUNDS = 4;
-/** So many rows of members who are gone are none too many, and what copying costs is spread over as many removals. */
+/** So few rows of members who are gone do no harm. Copying is spread over as many removals. */
 const FEW_ROWS = 16;
-/** Not at each removal: somebody may be at it, or it came to nothing. */
+/** A copy is begun at one in so many removals: another one may be under way, or may have come to nothing. */
 const COMPACT_EVERY = 16;
-/** A copy under way is taken for dead once as many rows more have come as there are members, and so many. */
+/** A copy under way is taken for dead once so many rows more have come than there are members. */
 const PATIENCE_ROWS = 1024;
 
 /** What was copied to a roster. */
@@ -59,7 +60,7 @@ export class RosterCopies {
     this.#members = members;
   }
 
-  /** Told of a removal that made version `v` of the room, which was as `before`: copies the rows if it is time to. */
+  /** A removal has made version `v` of the room, which was as `before`. Copies the rows if it is time to. */
   removed(roomId: string, before: RoomRecord, v: number): void {
     if (isDue(before, v) && isSparse(before.rows, before.members - 1)) this.#begin(roomId);
   }
@@ -77,7 +78,10 @@ export class RosterCopies {
     }, COPY_MS);
   }
 
-  /** The id of a copy that may begin, which the record names from now on. `undefined`: there is no need, or the rows are now counted. */
+  /**
+   * The id of a copy that may begin: the record names it from now on. `undefined`: there is no need, or another copy is
+   * under way.
+   */
   async #reserve(roomId: string, call: Call): Promise<string | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -93,7 +97,7 @@ export class RosterCopies {
       const roster = newRoster(record.incarnation);
       const { copying } = record;
       if (!(await this.#rewrite(room, { ...record, copying: roster, copyingSince: record.rows }, call))) continue;
-      // Another one that was under way comes to nothing by it.
+      // The copy before it can no longer be committed.
       if (copying !== undefined) this.#drop(roomId, copying);
       return roster;
     }
@@ -105,7 +109,7 @@ export class RosterCopies {
       for (let round = 0; ; round++) {
         call.throwIfEnded();
         const attempt = (): Promise<CopyEnd> => this.#round(roster, roomId, copied, call);
-        // Others of this process wait only where changes come so fast that it would never end.
+        // Other changes of this process wait only if they come so fast that copying would never end.
         const end = await (round < FREE_ROUNDS ? attempt() : this.#log.turn(roomId, call, attempt));
         if (end.kind === "again") continue;
         this.#drop(roomId, end.kind === "committed" ? end.before : roster);
@@ -150,7 +154,7 @@ export class RosterCopies {
     const { members } = this.#log.buckets;
     const wanted = [...everyone].filter(([endpoint, row]) => {
       const known = copied.rows.get(endpoint);
-      // Who is gone has a row there only if there was one: it says that he is gone.
+      // A member who is gone needs a row there only if an earlier round copied one: it has to say so.
       return known === undefined ? !row.gone : known.row.v !== row.v || known.row.id !== row.id;
     });
     await inParallel(wanted, COPIES, async ([endpoint, row]) => {
@@ -182,7 +186,10 @@ export class RosterCopies {
   }
 }
 
-/** Whether the removal that makes version `v` adds the last of so many. By what there is: versions of removals can all be odd. */
+/**
+ * Whether a copy may begin at the removal that makes version `v`. It goes by the rows, if they are counted: versions of
+ * removals can all be odd.
+ */
 function isDue({ rows, members }: RoomRecord, v: number): boolean {
   if (rows === undefined) return v % COMPACT_EVERY < 2;
   const [before, after] = [rows - 2 * members, rows - 2 * (members - 1)];
@@ -194,7 +201,7 @@ function isSparse(rows: number | undefined, members: number): boolean {
   return rows === undefined || rows > 2 * members + FEW_ROWS;
 }
 
-/** Whether somebody is at it who need not be taken for dead. */
+/** Whether a copy is under way that is not taken for dead. */
 function isBeingCopied({ copying, copyingSince, rows, members }: RoomRecord): boolean {
   return copying !== undefined && (rows ?? 0) < (copyingSince ?? 0) + members + PATIENCE_ROWS;
 }

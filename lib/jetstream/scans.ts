@@ -32,7 +32,7 @@ export interface ScanOptions<B extends BucketName> {
   readonly from?: number;
   /** How much the first request asks for, where little may be enough. */
   readonly page?: number;
-  /** Told of each answer that has something. */
+  /** Called for each answer that has messages. */
   readonly answered?: () => void;
   /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
   readonly end?: () => Promise<Seq<B>>;
@@ -80,8 +80,9 @@ export class Scans<B extends BucketName> {
   }
 
   /**
-   * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after this call.
-   * `end` publishes a message that the filter matches, which counts as none where it is at `mark`, and answers its sequence.
+   * The first records after a sequence, in the order of the log. `isEnd`: there are no others, as of a moment after
+   * this call. `end` publishes a message that the filter matches, and answers its sequence. At `mark` it is none of the
+   * records.
    */
   async portion(
     filter: Filter<B>,
@@ -104,7 +105,7 @@ export class Scans<B extends BucketName> {
     return { entries: [...found.values()], isEnd };
   }
 
-  /** What is listed of the records after a sequence, each once and as it stands at a moment after this call. */
+  /** The records after a sequence that `isListed` takes: each once, and as it stands at a moment after this call. */
   async page(
     after: Seq<B>,
     limit: number,
@@ -120,9 +121,9 @@ export class Scans<B extends BucketName> {
       end: async () => (end = await this.#bucket.readIndex(call)),
       answered: () => answers++,
     };
-    // Of all keys, because the barrier is among them, and so ends a scan that is fresh.
+    // Of all keys: then the barrier is among them, and ends the scan.
     await this.scan(EVERYTHING, call, options, (entry) => {
-      // Met again, it was changed meanwhile, or came from a replica that was behind at first.
+      // A record that is met again was changed meanwhile, or came from a replica that was behind at first.
       found.delete(entry.key);
       if (isListed(entry)) found.set(entry.key, entry);
       return found.size < limit ? "go on" : "stop";
@@ -130,9 +131,10 @@ export class Scans<B extends BucketName> {
     const entries = [...found.values()];
     const last = entries.at(-1);
     const isWhole = entries.length < limit;
-    // Of several answers the later one can be of a replica that has dropped the newer state of what the earlier one had.
+    // There were several answers. A later one can come from a replica that lacks the newer state of a record in an
+    // earlier one.
     if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
-    // A scan that was stopped has not come to its end, which would have shown that no replica was behind.
+    // A scan that was stopped did not come to its end. Only that would have shown that no replica was behind.
     const now = await joinAll(
       entries.map(
         async ({ key }) =>
@@ -149,9 +151,10 @@ export class Scans<B extends BucketName> {
 
   /**
    * Reads everything that matches, in the order of the stream, page by page. A record that is changed while the scan is
-   * under way moves to the end of the stream and so is met again: a scan that reaches the end has seen the newest of each.
+   * under way moves to the end of the stream and so is met again: a scan that reaches the end has seen the newest of
+   * each.
    *
-   * But replicas lag, each page can come from another, and what looks like the end of one may not be it. So a scan ends
+   * But replicas lag, and each page can come from another one: what looks like the end may not be it. So a scan ends
    * only with an answer that contains a message which was published after every answer before it had come.
    */
   async scan(
@@ -165,7 +168,7 @@ export class Scans<B extends BucketName> {
     let last = 0;
     let end = await options.end?.();
     let answers = 0;
-    // A place that the log has not come to: nothing is behind it.
+    // The log has not come to this place yet: nothing is behind it.
     if (end !== undefined && next > end) return;
     for (const retries = new RetryLoop(call); ;) {
       this.#bucket.use();

@@ -19,7 +19,7 @@ export interface NatsConnectOptions {
   token?: string;
   /** The path of a file with a user JWT and an nkey seed. It is read again at each reconnect, so that it can be renewed. */
   credsFile?: string;
-  /** What stands in such a file, as a secret store gives it. */
+  /** The text of such a file, as a secret store gives it. */
   creds?: string;
   /** The seed of a user's nkey, `SU...`. */
   nkeySeed?: string;
@@ -131,7 +131,7 @@ function checkedKind(value: unknown, kind: Kind, path: string): unknown {
   }
 }
 
-/** A copy, or nothing of what is no array, or throws where it is read. */
+/** A copy. `undefined`: it is no array, or throws when it is read. */
 function listOf(value: unknown): unknown[] | undefined {
   try {
     return Array.isArray(value) ? [...(value as unknown[])] : undefined;
@@ -140,7 +140,7 @@ function listOf(value: unknown): unknown[] | undefined {
   }
 }
 
-/** Those fields that are there: to somebody else, `undefined` may mean more than nothing. */
+/** Only the fields that are there. To the NATS client `undefined` may mean something else than absence. */
 function checkedTable(
   value: unknown,
   kinds: Readonly<Record<string, Kind>>,
@@ -218,7 +218,7 @@ async function connectTo(options: Section, call: Call) {
   }
 }
 
-/** What was tried, for the error. A server's address can hold a password. */
+/** The servers that were tried, without the passwords that addresses can hold. */
 function serversOf(servers: unknown): readonly string[] {
   const list = Array.isArray(servers) ? servers : [servers ?? "127.0.0.1:4222"];
   return list.map((server) => String(server).replace(/^(.*:\/\/)?.*@/s, "$1"));
@@ -241,7 +241,7 @@ async function credsOfFile(client: Nats, path: string): Promise<Authenticator> {
   let login: Authenticator;
   try {
     login = client.credsAuthenticator(await fs.promises.readFile(path));
-    // What has no creds shows here, and not where nobody hears of it.
+    // A file without creds fails here, where somebody hears of it.
     login("");
   } catch (error) {
     const { code } = error as { code?: unknown };

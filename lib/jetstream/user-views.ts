@@ -67,7 +67,7 @@ export class UserViews {
       await retries.next();
       const guard = withGuard ? await this.#bucket.readLinearizable(keys.admins, call) : undefined;
       const { entry } = await this.#bucket.readLinearizable(recordKey, call);
-      // It is there from the opening on: an answer without it is no answer.
+      // The guard is there since the opening: an answer without it proves nothing.
       if (guard?.entry === undefined && withGuard) continue;
       const slot = readUser(entry);
       if (guard === undefined && slot.record.stage !== undefined) return this.#certain(key, true, call);

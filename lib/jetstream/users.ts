@@ -39,7 +39,8 @@ export class JetStreamUsers implements UsersDriver {
     const head =
       record.stage === undefined ? undefined : readGuard(await this.#bucket.get(keys.admins, call)).guard.head;
     if (head !== undefined && head.attempt === record.stage?.attempt) return toUser(head.user);
-    // A miss is said only by what is as fresh as a check, and so is what becomes of a stage that the guard does not name.
+    // A miss takes a read as fresh as a check's. So does a stage that the guard did not name: it may be committed
+    // since.
     const view = await this.#views.read(key, record.stage !== undefined, "certain", call);
     if (view.user === undefined) throw CERTAIN.rules(view).userNotFound(key);
     return toUser(view.user);
@@ -48,7 +49,7 @@ export class JetStreamUsers implements UsersDriver {
   async add(input: UserInput, call: Call): Promise<User> {
     const row = created(input);
     if (!row.admin) {
-      // Most users are new: the condition that there is none tells, without reading first.
+      // Most users are new. So nothing is read first: the condition that there is none tells.
       const id = newWrite();
       const record = { ...appendWrite(NO_WRITES, 0, id), user: row };
       const written = await this.#bucket.write(keys.user(row.key), toJson(record), 0, call, (entry) =>
@@ -169,7 +170,10 @@ function created(input: UserInput): UserRow {
   };
 }
 
-/** The next version of a user. Where something was taken away, or had run out and is given anew, it is of another grant. */
+/**
+ * The next version of a user. It is of another grant if something was taken away, or if time that had run out is given
+ * anew.
+ */
 function changed(before: UserRow, next: UserRow): UserRow {
   const now = Date.now();
   const isOver = ({ expiresAt }: UserRow): boolean => expiresAt !== undefined && expiresAt <= now;

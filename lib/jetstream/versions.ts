@@ -77,7 +77,10 @@ export function faultOf(servers: readonly Server[], effect: Exclude<VersionEffec
 
 /** How long the servers have to say their versions. They answer within milliseconds, those that do. */
 const WINDOW_MS = 250;
-/** Nobody says how many there are: after so long without another answer, all have answered. One that is missed is known by what it holds, later. */
+/**
+ * Nobody says how many servers there are. After so long without another answer all are taken to have answered. One that
+ * was missed is found later, by the buckets that it holds.
+ */
 const QUIET_MS = 50;
 /** How often a store in use asks those that hold its buckets. */
 const ASK_AGAIN_MS = 60_000;
@@ -161,7 +164,10 @@ export class ServerVersions {
     return this.connected() ?? faultOf(servers, "refused");
   }
 
-  /** Servers of the connection's cluster that have JetStream, and those that are `wanted`, of whom no more are waited for. */
+  /**
+   * Servers of the connection's cluster that have JetStream, and those that are `wanted`. If any are wanted, it ends
+   * when all of these have answered.
+   */
   async #ask(wanted: ReadonlySet<string>, call: Call): Promise<Server[]> {
     const { cluster } = this.#link;
     if (cluster === undefined) return [];
