@@ -214,7 +214,7 @@ export class MemberEntry {
   }
 }
 
-/** What a copy has until it has what it is a copy of. */
+/** What a copy begins with, before it takes over the rest. */
 const NO_ROW: MemberRow = {
   roomId: "",
   endpoint: "",
@@ -230,7 +230,7 @@ function memberFlags({ role, state }: MemberRow): number {
   return (role === "owner" ? OWNER : 0) | (state === "joined" ? JOINED : 0);
 }
 
-/** Who invites is mostly a member too. */
+/** Whoever invites is mostly a member too: then the text is kept once. */
 function shared(room: RoomEntry, endpoint: string | undefined): string | undefined {
   return endpoint === undefined ? undefined : (room.members.get(endpoint)?.endpoint ?? endpoint);
 }

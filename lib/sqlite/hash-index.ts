@@ -1,24 +1,24 @@
 /**
- * Numbers by hash, eight bytes each and two to four for finding them. It is made once, of all there are: nothing is added
- * or taken out later. Those of one hash may be many; which of them is meant is for the asker to tell.
+ * Numbers by hash: eight bytes each, and two to four for finding them. The index is built once, of all of them: nothing
+ * is added or removed later. Several numbers may have one hash. Whoever asks has to tell which one is meant.
  */
 import type { TimeSlice } from "./time-slice.js";
 
-/** Of pairs, while they come: no piece is ever moved. */
+/** Pairs come in pieces of so many. No piece is ever moved. */
 const PIECE = 1024;
 /**
- * Those whose hashes begin with the same bits are a part. The index is made part by part: each is within the processor's
- * cache, and no memory is asked for that is as large as all of it.
+ * Pairs whose hashes begin with the same bits are a part. The index is built part by part: each fits into the
+ * processor's cache, and no memory is asked for that is as large as all of it.
  */
 const PART_BITS = 6;
-/** Of the bits after those. */
+/** By at most so many further bits a part is divided into buckets. */
 const MAX_DEPTH = 24;
 
 class Part {
   count = 0;
   /** Pairs of hash and number, as they come. */
   #pieces: Int32Array[] = [];
-  /** The same by the next bits of their hashes, and where those of each such bucket begin. */
+  /** The same pairs by bucket, and where each bucket begins. */
   #pairs = new Int32Array(0);
   #starts = new Int32Array(3);
   #shift = 31;
@@ -44,7 +44,7 @@ class Part {
     });
     let sum = 0;
     for (let bucket = 0; bucket < starts.length; bucket++) {
-      // Where each ends: it is filled from there on downwards.
+      // At first where each bucket ends: it is filled from there on downwards.
       sum += starts[bucket] ?? 0;
       starts[bucket] = sum;
       if (pace.due()) await pace.rest();
@@ -67,12 +67,12 @@ class Part {
     }
   }
 
-  /** Those of a hash are among the ones from here */
+  /** The pairs of a hash are among those from here on, */
   first(hash: number): number {
     return this.#starts[(hash << PART_BITS) >>> this.#shift] ?? 0;
   }
 
-  /** to the one before this. */
+  /** and before this one. */
   end(hash: number): number {
     return this.#starts[((hash << PART_BITS) >>> this.#shift) + 1] ?? 0;
   }
@@ -98,7 +98,7 @@ export class HashIndex {
     for (const part of this.#parts) await part.build(pace);
   }
 
-  /** What is to be asked about the hash. */
+  /** The part in which the pairs of the hash are. */
   part(hash: number): Part {
     const part = this.#parts[hash >>> (32 - PART_BITS)];
     if (part === undefined) throw new RangeError("A hash without a part");

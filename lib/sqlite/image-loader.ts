@@ -9,7 +9,7 @@ export type OpenRows = (sql: string) => RowReader;
 
 export async function loadTables(open: OpenRows, tables: Tables, pace: TimeSlice): Promise<void> {
   await each(open, MAX_USERS, pace, (rows) => tables.users.reserve(Math.max(0, rows.number(0))));
-  // One that is there twice would have two places.
+  // Throws if a user is there twice: it would have two places.
   await each(open, USERS, pace, (rows) => tables.apply({ kind: "user", row: userOf(rows) }));
   const packer = new RoomPacker(tables);
   await each(open, ROOMS, pace, (rows) => packer.room(rows));

@@ -141,7 +141,10 @@ async function isZeroRange(file: OpenFile, from: number, to: number): Promise<bo
   return true;
 }
 
-/** Whether what does not check from `start` to `end` is what a crash leaves of the last batch. Anything else is damage. */
+/**
+ * Whether the bytes from `start` to `end`, whose checksum is wrong, are what a crash leaves of the last batch. Anything
+ * else is damage.
+ */
 async function isTorn(file: OpenFile, start: number, end: number): Promise<boolean> {
   const last = await lastNonZero(file, start);
   if (last === undefined) return true;

@@ -13,7 +13,7 @@ export class LookupText {
     this.#seed = seed;
   }
 
-  /** Takes it over, and answers whether it is one that there can be. Anything may be asked for. */
+  /** Takes a text, and answers whether a record can have it. Callers may ask for anything. */
   set(text: unknown): text is string {
     if (typeof text !== "string" || text.length > MAX_TEXT_BYTES) return false;
     let all = 0;

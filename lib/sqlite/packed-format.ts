@@ -37,7 +37,7 @@ export const KEY = { epoch: 0, createdAt: 8, length: 16, sealed: 18 } as const;
 /** Of the flags of a room. */
 export const ENCRYPTED = 1;
 export const REKEY_REQUIRED = 2;
-/** It is kept otherwise by now, or deleted. */
+/** The room is kept as objects by now, or deleted. */
 export const GONE = 4;
 /** Of those of a member. */
 export const OWNER = 1;
@@ -76,7 +76,7 @@ function textIn({ bytes }: Bytes, at: number, length: number): string {
   return bytes.toString("utf8", at, at + length);
 }
 
-/** A copy, and not of the kind that `Buffer` is. */
+/** A copy, which is a plain array and not a `Buffer`. */
 function bytesIn({ bytes }: Bytes, at: number, length: number): Uint8Array {
   return new Uint8Array(bytes.buffer, bytes.byteOffset + at, length).slice();
 }

@@ -1,7 +1,7 @@
 /**
- * The rooms that an image had, with their members and keys, as long as nothing of them changes: packed, so that opening
- * copies bytes, and a million rooms are a few objects. What is asked for is made when it is asked for. A room that is
- * written to is taken out, and kept as objects (`entries.ts`); so is one that is large from the beginning.
+ * The rooms of the image that nobody has changed since, with their members and keys. They are packed: opening copies
+ * bytes, and a million rooms are a few objects. An object is made for whoever asks for it. A room that is written to is
+ * taken out, and kept as objects (`entries.ts`). A large one is kept so from the beginning.
  */
 import { randomInt } from "node:crypto";
 import { MemberEntry, RoomEntry } from "./entries.js";
@@ -27,7 +27,7 @@ import type { MemberRow, RoomRow } from "./rows.js";
 import type { TimeSlice } from "./time-slice.js";
 
 export class PackedRooms {
-  /** Which texts meet in one place differs from store to store. */
+  /** Which texts have the same hash differs from store to store: nobody can choose them. */
   readonly seed = randomInt(2 ** 31);
   readonly #records = new RecordArena();
   readonly #byId = new HashIndex();
@@ -98,7 +98,7 @@ export class PackedRooms {
     );
   }
 
-  /** Whether it is whom the room says that it has as its owner. */
+  /** Whether these bytes are the endpoint of the room's owner. */
   hasOwner(address: Address, view: DataView, at: number, length: number): boolean {
     const piece = this.#piece(address);
     const offset = this.#records.offset(address);
@@ -119,12 +119,12 @@ export class PackedRooms {
     return readRoom(this.#piece(room), this.#records.offset(room));
   }
 
-  /** Made for whoever looks at it: it is not the room that is kept. */
+  /** Made for whoever looks at it. A change of it would be lost. */
   entry(room: Address): RoomEntry {
     return this.#entry(room, (entry, row) => new MemberEntry(entry, row.endpoint, row));
   }
 
-  /** Takes the room out. `member` makes and keeps what it has of each member. */
+  /** Takes the room out. `member` makes the entry of each member, and keeps it. */
   take(room: Address, member: (entry: RoomEntry, row: MemberRow) => MemberEntry): RoomEntry {
     const entry = this.#entry(room, member);
     const piece = this.#piece(room);

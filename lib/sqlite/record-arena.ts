@@ -1,6 +1,6 @@
 /**
- * Many small records in few large pieces of memory, where they cost what they hold, and nothing in collecting garbage. A
- * record never moves; a piece goes when the last record in it is gone.
+ * Many small records in few large pieces of memory. A record costs what it holds, and collecting garbage costs nothing.
+ * A record never moves; a piece goes when the last record in it is gone.
  */
 import { Buffer } from "node:buffer";
 import type { Bytes } from "./packed-format.js";
@@ -41,7 +41,7 @@ export class RecordArena {
     return address;
   }
 
-  /** What the record is in, unless nothing of that is left. */
+  /** The piece that the record is in. `undefined`: all records of it are gone. */
   piece(address: Address): Bytes | undefined {
     return this.#pieces[address >>> PIECE_SHIFT];
   }

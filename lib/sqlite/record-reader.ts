@@ -30,12 +30,12 @@ export class SnapshotReader implements RecordReader {
   readonly #tables: Tables;
   readonly #spool = new Spool<StoredRecord>();
   readonly #stopListening: () => void;
-  /** The last user, and the last room, that is of the snapshot, and up to which they were read. */
+  /** The last user and the last room of the snapshot; {@link #user} and {@link #room} say how far they were read. */
   readonly #lastUser: number;
   readonly #lastRoom: number;
   #user = 0;
   #room = 0;
-  /** By their ordinals: what has changed since, as it was, and was not read yet. */
+  /** By ordinal: what has changed since, and was not read yet, as it was. */
   readonly #users = new Map<number, UserRow>();
   readonly #rooms = new Map<number, RoomEntry>();
   #frame: StoredRecord[] = [];
@@ -66,7 +66,7 @@ export class SnapshotReader implements RecordReader {
       });
   }
 
-  /** Part of the snapshot is what is about to be changed. */
+  /** What is about to change, and is part of the snapshot, is kept as it is. */
   before(change: Change): void {
     switch (change.kind) {
       case "user": {
@@ -89,7 +89,7 @@ export class SnapshotReader implements RecordReader {
         this.#keepRoom(change.roomId);
         return;
       case "import":
-        // Nothing is read of a store that is empty, and what an import left is read by nobody but its own end.
+        // The snapshot was empty, or what a dead import left: nobody misses it.
         if (change.clears) this.#failure = isImporting(change.since ?? 0);
     }
   }
@@ -121,7 +121,7 @@ export class SnapshotReader implements RecordReader {
 
   async #read(): Promise<void> {
     const pace = new TimeSlice();
-    // Whoever begins it has an answer first.
+    // First whoever began this gets the answer.
     await pace.rest();
     await this.#readUsers(pace);
     await this.#readRooms(pace);
@@ -158,7 +158,7 @@ export class SnapshotReader implements RecordReader {
     this.#rooms.clear();
   }
 
-  /** `isLive`: it may change while it is read. Then it is read at once, or of a copy. */
+  /** `isLive`: it may change while it is read. So it is read without a pause, or from a copy. */
   async #readRoom(entry: RoomEntry, isLive: boolean, pace: TimeSlice): Promise<void> {
     const isLarge = entry.members.count > FEW_MEMBERS;
     const room = isLive && isLarge ? entry.snapshot() : entry;

@@ -167,7 +167,7 @@ type Files = Pick<Recovered, "segment" | "watermark">;
 async function publish(path: string, image: SealedImage, database: string, generation: number): Promise<Files> {
   await renameImage(path);
   await syncFolderOf(path);
-  // Older than the image, and so of no use: but only now that it has its name for good.
+  // The logs before the image are of no use, but only now that it has its name for good.
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
   return withWatermark(path, image, () =>
     Segment.create(path, { database, generation, seal: image.superblock.content }),
@@ -278,7 +278,7 @@ async function readImage(
       found = { at, superblock: decodeSuperblock(await file.read(at, Math.min(file.length, at + SUPERBLOCK_BYTES))) };
       if (!isSame(found.superblock.content, content)) throw new Error("its checksum is not that of its content");
     } else if (!logs.some(({ header }) => header.seal !== undefined && isSame(header.seal, content))) {
-      // Nothing else tells: the checksum in the log is as good, and a hundred times faster.
+      // Nothing else tells whether it is whole. The checksum in a log would be as good, and a hundred times faster.
       image.check();
     }
     const meta = image.meta();
@@ -324,7 +324,7 @@ function withoutLog(path: string, log: string): StoreError {
   return new StoreError("CORRUPT", `${path}: ${what}. It was left as it is`, { details: { file: path, missing: log } });
 }
 
-/** A log whose end is gone is not one that was never longer. */
+/** A log that has lost its end looks like one that was never longer. What was acknowledged tells them apart. */
 function checkReached(
   path: string,
   { acknowledged }: Superblock,

@@ -11,7 +11,7 @@ import type { RowReader } from "./row-reader.js";
 import { InconsistentState } from "./rows.js";
 import type { Tables } from "./tables.js";
 
-/** Larger rooms are kept as objects: who looks for a member of a packed one may pass all others. */
+/** Larger rooms are kept as objects: a member of a packed room is found by passing others. */
 const MAX_MEMBERS = 64;
 const MAX_BYTES = 16_384;
 
@@ -128,7 +128,7 @@ export class RoomPacker {
     this.#tables.bytes += packedMemberBytes(characters, hasKey ? publicKeyLength : undefined);
   }
 
-  /** Whether a row of the keys is of the member that was taken last, which still is the row of the members. */
+  /** Whether a row of the keys is of the member that was taken last. `members` still has to be at its row. */
   isOfLastMember(keys: RowReader, members: RowReader): boolean {
     const [room, roomLength] = [keys.textAt(0), keys.length];
     const [endpoint, endpointLength] = [keys.textAt(1), keys.length];
@@ -202,7 +202,7 @@ export class RoomPacker {
     this.#tables.rooms.packed.addMembers(room, this.#record, this.#end);
   }
 
-  /** Has the room and the members that it has until now kept as objects, and with them those that follow. */
+  /** Keeps the room as objects from here on, with the members that were read so far. */
   #unpack(group: Group): void {
     if (group.room === undefined || group.entry !== undefined) return;
     this.#addMembers(group);
@@ -234,7 +234,7 @@ function ownBytes(length: number): Bytes {
   return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset) };
 }
 
-/** How many a text has, as JavaScript counts. Throws if it is none. */
+/** How many characters a text has, as JavaScript counts. Throws if it is not UTF-8. */
 function charactersIn({ bytes, view }: Bytes, at: number, length: number): number {
   let all = 0;
   let i = 0;

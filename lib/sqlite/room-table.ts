@@ -26,7 +26,7 @@ export class RoomTable {
     return address === undefined ? undefined : this.packed.row(address);
   }
 
-  /** To look at. What is done to it may be lost: `toChange` is for that. */
+  /** To look at. A change of it may be lost: `toChange` is for that. */
   get(id: string): RoomEntry | undefined {
     const entry = this.#entries.get(id);
     if (entry !== undefined) return entry;
@@ -59,7 +59,7 @@ export class RoomTable {
       .concat(this.packed.roomRows(endpoint));
   }
 
-  /** The room that is kept. */
+  /** The room as objects, which are kept. */
   toChange(id: string): RoomEntry | undefined {
     const entry = this.#entries.get(id);
     if (entry !== undefined) return entry;

@@ -1,6 +1,6 @@
 /**
- * A map of many maps. One of a million entries stands still for a tenth of a second when it doubles; of these, each doubles for itself,
- * and is small.
+ * A map of many small maps. One map of a million entries stands still for a tenth of a second when it doubles. These
+ * double one by one.
  */
 const SHARDS = 256;
 

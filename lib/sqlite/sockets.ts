@@ -10,9 +10,11 @@ import { basename, dirname, join } from "node:path";
 import { StoreError } from "../errors.js";
 import { codeOf, isAbsent, removeIfThere } from "./files.js";
 
-/** What a socket's address may be long, less than any system's limit. Some versions of Node cut what is longer, and say nothing. */
+/**
+ * The longest address of a socket, below any system's limit. Some versions of Node cut a longer one, and say nothing.
+ */
 const MAX_ADDRESS = 100;
-/** A file's name as it is, if it leaves room for what is around it. */
+/** A longer name of a file is hashed: it has to leave room for what is around it. */
 const MAX_NAME = 20;
 
 /** Where the sockets of a file are, and how they are called: the same for every opener, whatever its environment is. */
@@ -100,7 +102,9 @@ export class Sockets {
     return found.sort();
   }
 
-  /** Takes away the link, which a process that is killed would leave behind. No address is of use any more where there was one. */
+  /**
+   * Removes the link, which a process that is killed would leave behind. Addresses by way of it are of no use any more.
+   */
   async removeLink(): Promise<void> {
     if (this.#link !== undefined) await removeIfThere(this.#link).catch(() => undefined);
     this.#link = undefined;
@@ -156,7 +160,7 @@ export function listen(address: string): Promise<Server> {
     });
     server.unref();
     server.once("error", reject);
-    // Anybody may ask whether it is alive: to another user a socket that may not be asked looks as if it were, for ever.
+    // Anybody may ask whether it is alive. To a user who may not ask, a dead socket would look alive for ever.
     server.listen({ path: address, readableAll: true, writableAll: true }, () => {
       server.off("error", reject);
       // What goes wrong with a visitor is no concern of the store.
@@ -173,8 +177,8 @@ export function stopListening(server: Server): Promise<void> {
 }
 
 /**
- * Whether somebody found the socket before it listened, took it for a dead one and deleted it: its mode is changed by its
- * name. Node has closed it then.
+ * Whether somebody found the socket before it listened, took it for a dead one, and deleted it. Node then fails to
+ * change its mode, which goes by the name, and closes it.
  */
 export function isTaken(error: unknown): boolean {
   return isAbsent(error) && error instanceof Error && "syscall" in error && error.syscall === "uv_pipe_chmod";

@@ -53,7 +53,7 @@ export class Tables {
     return { ...this.#counts };
   }
 
-  /** Of records that come, or go, without a change. */
+  /** For records that come, or go, without a change. */
   count(kind: keyof RecordCounts, by: number): void {
     this.#counts[kind] += by;
   }

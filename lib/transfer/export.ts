@@ -50,7 +50,7 @@ async function* linesOf(reader: RecordReader, work: BulkWork): AsyncGenerator<st
     if (page === undefined) break;
     for (const record of page) {
       digest.add(record);
-      // Who became one meanwhile was none when the header was written.
+      // The header does not count who became an admin meanwhile.
       isEverAdmin ||= record.kind === "user" && record.row.role === "admin";
       yield line(recordLine(record));
     }

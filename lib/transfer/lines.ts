@@ -103,7 +103,7 @@ export function corruptLine(line: number, what: string, cause?: unknown): StoreE
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Every argument check says by its own code what it refuses; here it is the file that is wrong. */
+/** The checks are those of arguments. Here the file is wrong, and not an argument. */
 function checked<T>(line: number, read: () => T): T {
   try {
     return read();
@@ -126,7 +126,7 @@ function parsed(text: string, line: number): Json {
 
 function timeOf(value: unknown, path: string): number {
   const ms = typeof value === "string" ? Date.parse(value) : NaN;
-  // In its one form: what differs by a digit that is not read would be another line.
+  // Only in its one form: else two lines that differ could say the same.
   if (Number.isNaN(ms) || time(ms) !== value) throw args.invalid(path, "a time in ISO 8601, in UTC, with milliseconds");
   return ms;
 }
