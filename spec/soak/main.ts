@@ -3,7 +3,7 @@
 // take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
-// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot,
+// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot, --jetstream-kept with what stays in the buckets,
 // --export [--records 1000000] [--mutants 1000] with exports of many records, and damaged ones.
 
 import type { Replicas } from "unibus-membership";
@@ -45,6 +45,7 @@ const sized = new Map<string, Run>([
     async ({ seed, mutants, records, log }) => (await import("./export.js")).run({ seed, mutants, records, log }),
   ],
   ["jetstream-snapshot", async ({ runs, log }) => (await import("./jetstream-snapshot.js")).run({ runs, log })],
+  ["jetstream-kept", async ({ log }) => (await import("./jetstream-kept.js")).run({ log })],
 ]);
 const soaks = new Map([...timed, ...sized]);
 
