@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { KINDS } from "./soak/jetstream-kinds.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
@@ -85,3 +86,88 @@ describe("docs/model/README.md", () => {
     expect(missing).to.deep.equal([]);
   });
 });
+
+describe("docs/protocol.md", () => {
+  let text: string;
+  before(async () => {
+    text = await read("docs/protocol.md");
+  });
+
+  /** `- **P1.** ...` or `- **P1. A sentence.** ...` */
+  const labels = (): string[] => [...text.matchAll(/^- \*\*([A-Z]\d+)[. ]/gm)].map(([, label = ""]) => label);
+
+  it("has each label once, numbered from 1 in the order of the text", () => {
+    const found = labels();
+    expect(found.length).to.be.greaterThan(90);
+    const counts = new Map<string, number>();
+    for (const label of found) {
+      const [letter = "", ...digits] = label;
+      counts.set(letter, (counts.get(letter) ?? 0) + 1);
+      expect(Number(digits.join("")), label).to.equal(counts.get(letter));
+    }
+  });
+
+  it("cites only labels that are there", () => {
+    const there = new Set(labels());
+    const cited = [...text.matchAll(/\b([A-Z]\d{1,2})\b/g)].map(([, label = ""]) => label);
+    expect(cited.filter((label) => !there.has(label))).to.deep.equal([]);
+  });
+
+  it("has the labels by which others cite it", async () => {
+    const there = new Set(labels());
+    const folders = ["lib", "docs", "spec", "tools", "bench"];
+    const files = folders.flatMap((folder) =>
+      readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
+        .filter((path) => /\.(?:ts|md)$/.test(path) && !path.includes("node_modules"))
+        .map((path) => join(folder, path)),
+    );
+    const wrong: string[] = [];
+    let cited = 0;
+    for (const file of files.concat("CONTRIBUTING.md", "README.md", "CHANGELOG.md")) {
+      for (const [, found = ""] of (await read(file)).matchAll(
+        /protocol\.md\)?,\s(?:\* )?((?:[A-Z]\d+(?:, | to | and )?)+)/g,
+      )) {
+        for (const [label] of found.matchAll(/[A-Z]\d+/g)) {
+          cited++;
+          if (!there.has(label)) wrong.push(`${file}: ${label}`);
+        }
+      }
+    }
+    expect(wrong).to.deep.equal([]);
+    expect(cited).to.be.greaterThan(20);
+  });
+
+  it("has the arguments that the models take out", async () => {
+    const there = new Set(labels());
+    const taken = [...(await read("docs/model/README.md")).matchAll(/^\| `[A-Z_]+` \| ([^|]*) \|/gm)];
+    expect(taken.length).to.be.greaterThan(35);
+    expect(taken.map(([, label = ""]) => label).filter((label) => !there.has(label))).to.deep.equal([]);
+  });
+
+  it("names only files that are there, and links to headings that are there", () => {
+    const library = readdirSync(join(root, "lib/jetstream"));
+    const named = [...text.matchAll(/`([\w-]+\.ts)`/g)].map(([, name = ""]) => name);
+    expect(named.filter((name) => !library.includes(name))).to.deep.equal([]);
+    const headings = [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) => anchorOf(heading));
+    const linked = [...text.matchAll(/\]\(#([^)]*)\)/g)].map(([, anchor = ""]) => anchor);
+    expect(linked.filter((anchor) => !headings.includes(anchor))).to.deep.equal([]);
+  });
+
+  it("says of every kind of message that stays how large it is at most", () => {
+    const rows = [...text.matchAll(/^\| ([\w ]+) \| (\d+) \| (\d+) \|/gm)].map(([, name, usual, longest]) => ({
+      name,
+      most: { usual: Number(usual), longest: Number(longest) },
+    }));
+    const byName = (a: { name?: string | undefined }, b: { name?: string | undefined }): number =>
+      (a.name ?? "").localeCompare(b.name ?? "");
+    expect(rows.sort(byName)).to.deep.equal(KINDS.map(({ name, most }) => ({ name, most })).sort(byName));
+  });
+});
+
+/** As the hosts of repositories make it of a heading. */
+function anchorOf(heading: string): string {
+  return heading
+    .toLowerCase()
+    .replaceAll(/[^\w\- ]/g, "")
+    .replaceAll(" ", "-");
+}

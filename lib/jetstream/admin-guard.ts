@@ -1,7 +1,7 @@
 /**
  * The guard of the admins: the one record of `users` through which every change goes that makes or unmakes an active admin. The
  * change is staged in the user's record, where it does not count; the guard, under the condition that it is as it was when the
- * rules were checked, names the attempt, and from then on it does. docs/protocol.md has the argument.
+ * rules were checked, names the attempt, and from then on it does. The argument: docs/protocol.md, G1 to G8.
  */
 import type { Call } from "../call.js";
 import { isActiveAdmin } from "../rules.js";

@@ -2,7 +2,7 @@
  * Proof of quorum. A store's barrier in a bucket is a reserved key; the acknowledgement of a fresh publish to it, with sequence
  * `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S` is then at
  * least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that much:
- * docs/protocol.md has the argument.
+ * docs/protocol.md, P1 to P5, has the argument.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";

@@ -147,7 +147,7 @@ export class BatchedReads<B extends BucketName> {
       return;
     }
     // A server before 2.12 does not keep a write apart from a read of several keys, and can miss a key that is written
-    // at that moment. https://github.com/nats-io/nats-server: stream.isolateMu
+    // at that moment. A later one can while it catches up: no absence that is found here proves anything (docs/protocol.md, A6).
     if (!this.#log.link.isolatesReads) {
       const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
       const known = read.absent;

@@ -161,7 +161,7 @@ export class JetStreamClient {
     return info === undefined ? undefined : { name: info.server_name ?? "the connection's", version: info.version };
   }
 
-  /** Whether a direct get of several keys is kept apart from writes: since 2.12, with the locks that atomic batches need. */
+  /** Whether a direct get of several keys is kept apart from writes: since 2.12, unless the replica catches up (docs/protocol.md, A6). */
   get isolatesReads(): boolean {
     return this.replicasIsolateReads && atLeast(this.connection.info?.version, 2, 12);
   }

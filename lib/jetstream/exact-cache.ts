@@ -10,7 +10,7 @@
  * 3. an older state of a record that was read in its newer one, which tells of it.
  *
  * Where a gap stays, a new *generation* begins at a barrier. Of no record it is known then whether it still stands. But each is
- * known as it was, so that one fence proves it. docs/protocol.md has the argument.
+ * known as it was, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
  */
 import { asObject } from "./json.js";
 import { moment } from "./continuity.js";

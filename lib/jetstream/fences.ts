@@ -2,7 +2,7 @@
  * Proof of how a record stands. What one replica answers proves nothing: it may be behind, or catch up from a snapshot and
  * have dropped what was superseded before it has what superseded it. The leader knows. A barrier on the condition that the
  * record's subject is still at a sequence (0: has no message) is acknowledged only if that was so after it was sent, and
- * only by a quorum: a fence.
+ * only by a quorum: a fence. The argument: docs/protocol.md, P2 and P3.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";

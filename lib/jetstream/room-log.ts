@@ -5,7 +5,7 @@
  * it is put into `members`: so all changes but the last one stand there, up to a sequence that the record names.
  *
  * What belongs to a change and stands elsewhere (an index entry, keys) is in place before, under ids that nothing
- * refers to yet. docs/protocol.md has the argument.
+ * refers to yet. The argument: docs/protocol.md, H1 to H9.
  */
 import type { Call } from "../call.js";
 import type { Entry } from "./entry.js";

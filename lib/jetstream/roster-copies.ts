@@ -5,7 +5,7 @@
  *
  * The record names the id from before the first copy, so that no sweep takes it for that of an attempt that died.
  * Changes go on meanwhile: what they leave is copied in the next round, and the commit has the condition that the last
- * round missed none.
+ * round missed none. The argument: docs/protocol.md, W1 to W6.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";

@@ -4,7 +4,8 @@
  *
  * An attempt that seems dead may be a stopped process that wakes at any time. So it is first made unable to commit: a
  * write of the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt under
- * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides.
+ * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides. The
+ * argument: docs/protocol.md, X1 to X3.
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";

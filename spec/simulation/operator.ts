@@ -12,7 +12,7 @@ const STREAMS = [
   "KV_rooms_by_member",
   "KV_room_keys",
 ] as const;
-/** What a store takes to have missed nothing is less than a second: docs/protocol.md, "Which log it is". */
+/** What a store takes to have missed nothing is less than a second: docs/protocol.md, L2. */
 const LEAST_OUTAGE_MS = 1100;
 const MOST_OUTAGE_MS = 4000;
 /** Entries that a backup can be behind by, so that a stream can come to where it was. */

@@ -146,7 +146,7 @@ export interface Disaster {
 
 export interface OracleOptions {
   readonly disaster: Disaster | undefined;
-  /** Lists of a replica in the middle of a snapshot may miss records: docs/protocol.md, "What it cannot promise". */
+  /** Lists of a replica in the middle of a snapshot may miss records: docs/protocol.md, N9. */
   readonly listsMiss: boolean;
 }
 
