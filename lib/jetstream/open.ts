@@ -3,7 +3,7 @@ import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { MembershipStore } from "../membership-store.js";
 import type { StoreError } from "../errors.js";
-import { Opening } from "../opening.js";
+import { Progress } from "../progress.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { AdminGuard } from "./admin-guard.js";
 import { Background } from "./background.js";
@@ -197,7 +197,7 @@ export async function openOn(
   };
   let rollsOut: boolean;
   try {
-    rollsOut = await call.run(() => prepare(parts, replicas, new Opening(input.onOpening), call));
+    rollsOut = await call.run(() => prepare(parts, replicas, new Progress(input.onOpening), call));
   } catch (error) {
     // What is still under way ends by itself. Nobody waits for it, and nothing of it stays on the caller's connection.
     void end();
@@ -320,17 +320,17 @@ interface Opened {
 }
 
 /** Makes sure of the servers, the buckets and what has to stand in them. Answers whether replicas are to be raised. */
-async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Opening, call: Call): Promise<boolean> {
+async function prepare(parts: Parts, replicas: Replicas | undefined, progress: Progress, call: Call): Promise<boolean> {
   const { client, buckets, rooms, users, guard, index, rollout } = parts;
-  opening.begin("server");
+  progress.begin("server");
   await checkServer(client, parts.versions, call);
-  const found = await ensureBuckets(parts, replicas, opening, call);
-  opening.begin("quorum");
+  const found = await ensureBuckets(parts, replicas, progress, call);
+  progress.begin("quorum");
   // A barrier in each: the quorum is there, and every read finds the barrier's key.
   await Promise.all(buckets.map((one) => one.readIndex(call)));
   const older = found.filter(({ state }) => state.format < FORMAT);
-  if (older.length > 0) await raiseFormats(client, older, opening, call);
-  opening.begin("users");
+  if (older.length > 0) await raiseFormats(client, older, progress, call);
+  progress.begin("users");
   let states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
   if (states.some(({ isOpening }) => isOpening)) {
     await finishOpening(users, rooms, call);
@@ -341,17 +341,17 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Op
   for (const { one, state } of found) one.drift = closedBy(state.config);
   // Whoever moves its records makes what is missing.
   if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
-    opening.end();
+    progress.end();
     return false;
   }
   const [isIndexed] = await Promise.all([index.isComplete(call), guard.prepare(call)]);
   if (!isIndexed) {
-    opening.begin("index", found.find(({ one }) => one === rooms)?.state.messages);
+    progress.begin("index", found.find(({ one }) => one === rooms)?.state.messages);
     await index.follow(call, undefined, (by) => {
-      opening.advance(by);
+      progress.advance(by);
     });
   }
-  opening.end();
+  progress.end();
   parts.looksForRooms = older.length > 0 || !isIndexed ? LOOKS_FOR_ROOMS : 0;
   const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
   if (replicas !== undefined && lacking !== undefined) {
@@ -366,7 +366,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, opening: Op
 async function ensureBuckets(
   { client, buckets, versions }: Parts,
   replicas: Replicas | undefined,
-  opening: Opening,
+  progress: Progress,
   call: Call,
 ): Promise<readonly Opened[]> {
   let cluster: Promise<StoreError | undefined> | undefined;
@@ -374,31 +374,31 @@ async function ensureBuckets(
     const fault = await (cluster ??= versions.inCluster(call));
     if (fault !== undefined) throw fault;
   };
-  opening.begin("buckets", buckets.length);
+  progress.begin("buckets", buckets.length);
   const found = await Promise.all(
     buckets.map(async (one) => {
       const state = await ensureBucket(client, one.name, replicas, beforeMaking, call);
-      opening.advance(1);
+      progress.advance(1);
       return { one, state };
     }),
   );
   const fault = await versions.ofBuckets(new Map(found.map(({ one, state }) => [one.name, state.servers])), call);
   if (fault !== undefined) throw fault;
-  opening.end();
+  progress.end();
   return found;
 }
 
 async function raiseFormats(
   client: JetStreamClient,
   older: readonly Opened[],
-  opening: Opening,
+  progress: Progress,
   call: Call,
 ): Promise<void> {
-  opening.begin("format", older.length);
+  progress.begin("format", older.length);
   await Promise.all(
     older.map(async ({ one }) => {
       await raiseFormat(client, one.name, call);
-      opening.advance(1);
+      progress.advance(1);
     }),
   );
 }

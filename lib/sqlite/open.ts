@@ -7,7 +7,7 @@ import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
 import { notify } from "../notify.js";
-import { Opening } from "../opening.js";
+import { Progress } from "../progress.js";
 import { abortReason, isAborted } from "../signal.js";
 import type { CommonOptions, Store } from "../store.js";
 import { FILE_BUDGET, NO_BUDGET } from "./budget.js";
@@ -181,14 +181,14 @@ async function onDisk(
   try {
     const sql = await loadSqlJs();
     maker = new ImageMaker(sql, path);
-    const opening = new Opening(onOpening);
+    const progress = new Progress(onOpening);
     recovered = await recover({
       sqlJs: sql.sqlJs,
       path,
       anew: lock.tookOver,
       maker,
       pace: new TimeSlice(check),
-      opening,
+      progress,
     });
     lease = await begin(path, recovered, lock.socket, (error) => database.stop(error));
   } catch (error) {

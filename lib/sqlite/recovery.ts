@@ -17,7 +17,7 @@ import { HEADER_BYTES, LogDamage, decodeHeader } from "./log-format.js";
 import type { Header, ImageDigest } from "./log-format.js";
 import { LogReader, isZeroFrom } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
-import type { Opening } from "../opening.js";
+import type { Progress } from "../progress.js";
 import type { TimeSlice } from "./time-slice.js";
 import { InconsistentState } from "./rows.js";
 import { Segment, filesOf, segmentPath } from "./segment.js";
@@ -72,7 +72,7 @@ export interface Recovery {
   readonly anew: boolean;
   readonly maker: ImageMaker;
   readonly pace: TimeSlice;
-  readonly opening: Opening;
+  readonly progress: Progress;
 }
 
 export async function recover(recovery: Recovery): Promise<Recovered> {
@@ -257,7 +257,7 @@ function oldLog({ file: { path }, header: { generation } }: FoundLog, { firstSeq
 }
 
 async function readImage(
-  { sqlJs, path, pace, opening }: Recovery,
+  { sqlJs, path, pace, progress }: Recovery,
   kind: "version 1" | "current",
   file: OpenFile,
   logs: readonly FoundLog[],
@@ -268,11 +268,11 @@ async function readImage(
     image = Image.of(sqlJs, new DiskFile(file.fd));
     const at = image.superblockAt();
     if (at === undefined && kind === "current") throw new Error("its superblock is missing");
-    opening.begin("check", file.length);
+    progress.begin("check", file.length);
     const content = await contentOf(file, at, pace, (piece) => {
-      opening.advance(piece.length);
+      progress.advance(piece.length);
     });
-    opening.end();
+    progress.end();
     let found: FoundImage["found"];
     if (at !== undefined) {
       found = { at, superblock: decodeSuperblock(await file.read(at, Math.min(file.length, at + SUPERBLOCK_BYTES))) };
@@ -282,9 +282,9 @@ async function readImage(
       image.check();
     }
     const meta = image.meta();
-    opening.begin("load", file.length);
+    progress.begin("load", file.length);
     await image.load(tables, pace);
-    opening.end();
+    progress.end();
     return { meta, content, found };
   } catch (error) {
     if (error instanceof StoreError) throw error;
@@ -348,7 +348,7 @@ interface Replayed {
 
 /** Applies the logs. Only the newest that holds anything may have been torn by a crash. */
 async function replay(
-  { pace, opening }: Recovery,
+  { pace, progress }: Recovery,
   tables: Tables,
   logs: readonly FoundLog[],
   meta: Meta,
@@ -357,7 +357,7 @@ async function replay(
   let firstSequence = sequence;
   let firstEnd = HEADER_BYTES;
   let end = HEADER_BYTES;
-  opening.begin(
+  progress.begin(
     "replay",
     logs.reduce((sum, { file }) => sum + file.length, 0),
   );
@@ -368,7 +368,7 @@ async function replay(
       for (let records = await reader.next(); records !== undefined; records = await reader.next()) {
         for (const record of records) {
           for (const change of record.changes) tables.apply(change);
-          opening.advance(record.end - end);
+          progress.advance(record.end - end);
           ({ sequence, end } = record);
           if (pace.due()) await pace.rest();
         }
@@ -383,6 +383,6 @@ async function replay(
       throw corrupt(file.path, end, "it is torn, and yet another log follows it");
     }
   }
-  opening.end();
+  progress.end();
   return { sequence, firstSequence, firstEnd, lastEnd: end };
 }

@@ -42,7 +42,7 @@ async function* linesOf(reader: RecordReader, work: BulkWork): AsyncGenerator<st
     sha256.update(ended, "utf8");
     return ended;
   };
-  work.begin("export", totalOf(expected));
+  work.progress.begin("export", totalOf(expected));
   yield line(headerLine({ counts: expected, adminEver, revisionFloor }));
   let isEverAdmin = adminEver;
   for (;;) {
@@ -54,8 +54,8 @@ async function* linesOf(reader: RecordReader, work: BulkWork): AsyncGenerator<st
       isEverAdmin ||= record.kind === "user" && record.row.role === "admin";
       yield line(recordLine(record));
     }
-    work.advance(page.length);
+    work.progress.advance(page.length);
   }
-  work.end();
+  work.progress.end(digest.total);
   yield `${trailerLine({ counts: digest.counts, digest: digest.hex(isEverAdmin), sha256: sha256.digest("hex") })}\n`;
 }

@@ -77,8 +77,8 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
   let report: ImportReport;
   let adminEver: boolean;
   try {
-    work.begin("clear");
-    while (await work.step((call) => writer.clear(call))) work.advance(1);
+    work.progress.begin("clear");
+    while (await work.step((call) => writer.clear(call))) work.progress.advance(1);
     const read = await copy(writer, text, header, work);
     await work.step((call) => writer.seal(call));
     adminEver = read.adminEver;
@@ -90,7 +90,7 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
     throw error instanceof Differs ? error.told : error;
   }
   await work.step((call) => writer.open(adminEver, call));
-  work.end();
+  work.progress.end();
   return report;
 }
 
@@ -118,9 +118,9 @@ async function copy(writer: RecordWriter, text: Lines, header: Header, work: Bul
     batch = [];
     bytes = 0;
     if (records.length > 0) await work.step((call) => writer.write(records, call));
-    work.advance(records.length);
+    work.progress.advance(records.length);
   };
-  work.begin("import", totalOf(header.counts));
+  work.progress.begin("import", totalOf(header.counts));
   for (;;) {
     const sha256 = text.sha256;
     const line = await text.need();
@@ -130,7 +130,7 @@ async function copy(writer: RecordWriter, text: Lines, header: Header, work: Bul
       await flush();
       await text.end();
       checkTrailer(line, read, { counts: digest.counts, digest: digest.hex(adminEver), sha256 }, text.number);
-      work.end();
+      work.progress.end(digest.total);
       return { counts: { ...digest.counts }, digest: read.digest, adminEver };
     }
     order.next(read, text.number);
@@ -162,7 +162,7 @@ async function compare(
   adminEver: boolean,
   work: BulkWork,
 ): Promise<void> {
-  work.begin("verify", totalOf(counts));
+  work.progress.begin("verify", totalOf(counts));
   const reader = await work.step((call) => work.store.begin(() => writer.read(call)));
   try {
     const found = new ContentDigest();
@@ -170,7 +170,7 @@ async function compare(
       const page = await work.step((call) => reader.next(call));
       if (page === undefined) break;
       for (const record of page) found.add(record);
-      work.advance(page.length);
+      work.progress.advance(page.length);
     }
     if (found.hex(adminEver) !== digest) throw new Differs();
   } finally {

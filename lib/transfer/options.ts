@@ -5,7 +5,7 @@ import type { RecordCounts } from "../driver.js";
 import { isStoreError } from "../errors.js";
 import { recordsOf } from "../membership-store.js";
 import type { RecordsAccess } from "../membership-store.js";
-import { notify } from "../notify.js";
+import { Progress } from "../progress.js";
 import type { Store } from "../store.js";
 
 /** How far work on all records is. `total` is about as many as there will be, where that is known. */
@@ -36,8 +36,6 @@ export interface Counts {
   roomKeys: number;
 }
 
-/** What happens between two tellings of a phase. */
-const TELL_EVERY_MS = 100;
 const MAX_STALL_MS = 600_000;
 
 export const totalOf = ({ users, rooms, members, roomKeys }: RecordCounts): number =>
@@ -45,13 +43,9 @@ export const totalOf = ({ users, rooms, members, roomKeys }: RecordCounts): numb
 
 export class BulkWork {
   readonly store: RecordsAccess;
+  readonly progress: Progress;
   readonly #signal: AbortSignal | undefined;
   readonly #stallTimeoutMs: number;
-  readonly #onProgress: BulkOptions["onProgress"];
-  #phase = "";
-  #done = 0;
-  #total: number | undefined;
-  #told = 0;
 
   /** `argument`: the name of the store among the arguments. */
   constructor(store: Store, argument: string, options: BulkOptions | undefined) {
@@ -65,7 +59,7 @@ export class BulkWork {
       stallTimeoutMs === undefined
         ? access.opTimeoutMs * 10
         : args.integer(stallTimeoutMs, "options.stallTimeoutMs", 1, MAX_STALL_MS);
-    this.#onProgress = args.listener(found["onProgress"], "options.onProgress") as BulkOptions["onProgress"];
+    this.progress = new Progress(args.listener(found["onProgress"], "options.onProgress") as BulkOptions["onProgress"]);
   }
 
   /** One step of the work, which has a time of its own. */
@@ -82,33 +76,6 @@ export class BulkWork {
   outside<T>(work: () => Promise<T>): Promise<T> {
     const call = new Call({ timeoutMs: this.#stallTimeoutMs, signal: this.#signal }, this.#stallTimeoutMs, "read");
     return call.run(work, (error) => error);
-  }
-
-  begin(phase: string, total?: number): void {
-    this.#phase = phase;
-    this.#total = total;
-    this.#done = 0;
-    this.#tell();
-  }
-
-  advance(by: number): void {
-    this.#done += by;
-    if (this.#onProgress !== undefined && performance.now() - this.#told >= TELL_EVERY_MS) this.#tell();
-  }
-
-  /** The phase is over. */
-  end(): void {
-    this.#total = this.#done;
-    this.#tell();
-  }
-
-  #tell(): void {
-    this.#told = performance.now();
-    notify(this.#onProgress, {
-      phase: this.#phase,
-      done: this.#done,
-      ...(this.#total === undefined ? {} : { total: this.#total }),
-    });
   }
 }
 

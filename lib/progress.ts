@@ -1,18 +1,24 @@
-/** Tells how far an opening is. */
+/** Tells a caller how far work is that goes in phases. */
 import { notify } from "./notify.js";
-import type { CommonOptions } from "./store.js";
+
+/** How far a phase is. `total` is there where it is known. */
+interface Told {
+  phase: string;
+  done: number;
+  total?: number;
+}
 
 /** The shortest time between two events of a phase. */
 const TELL_EVERY_MS = 100;
 
-export class Opening {
-  readonly #listener: CommonOptions["onOpening"];
+export class Progress {
+  readonly #listener: ((progress: Told) => void) | undefined;
   #phase = "";
   #total: number | undefined;
   #done = 0;
   #told = 0;
 
-  constructor(listener: CommonOptions["onOpening"]) {
+  constructor(listener: ((progress: Told) => void) | undefined) {
     this.#listener = listener;
   }
 
@@ -28,9 +34,10 @@ export class Opening {
     if (this.#listener !== undefined && performance.now() - this.#told >= TELL_EVERY_MS) this.#tell();
   }
 
-  /** The phase is over, and all of it is done. */
-  end(): void {
-    this.#done = this.#total ?? this.#done;
+  /** The phase is over, and all of it is done. `total`, where it was known only about. */
+  end(total = this.#total): void {
+    this.#total = total;
+    this.#done = total ?? this.#done;
     this.#tell();
   }
 
