@@ -193,6 +193,8 @@ class Lines {
   #rest = "";
   #waiting: string[] = [];
   #isOver = false;
+  /** Whether the iterator was asked for a piece, and has not answered. */
+  #isAsked = false;
   /** Of the line that was given out last. */
   number = 0;
 
@@ -219,12 +221,13 @@ class Lines {
     if ((await this.#next()) !== undefined) throw corruptLine(last + 1, "something follows the trailer");
   }
 
-  /** Nothing more is wanted of the caller's iterator. */
+  /** Nothing more is wanted of the caller's iterator. It is told so whatever has ended the import. */
   async close(): Promise<void> {
     if (this.#isOver) return;
     this.#isOver = true;
-    // Why the import ended is what its caller is told.
-    await this.#work.outside(async () => this.#iterator.return?.()).catch(() => undefined);
+    const returned = this.#return().catch(() => undefined);
+    // One that stands still ends when it goes on, and nobody waits for that. The caller is told why the import ended.
+    if (!this.#isAsked) await this.#work.outside(() => returned).catch(() => undefined);
   }
 
   async #next(): Promise<string | undefined> {
@@ -237,10 +240,23 @@ class Lines {
   }
 
   async #piece(): Promise<string | undefined> {
-    const { done, value } = await this.#work.outside(async () => this.#iterator.next());
+    const { done, value } = await this.#work.outside(() => this.#ask());
     if (done === true) return undefined;
     if (typeof value !== "string") throw args.invalid("lines", "an iterable of strings");
     return value;
+  }
+
+  async #ask(): Promise<IteratorResult<unknown, unknown>> {
+    this.#isAsked = true;
+    try {
+      return await this.#iterator.next();
+    } finally {
+      this.#isAsked = false;
+    }
+  }
+
+  async #return(): Promise<void> {
+    await this.#iterator.return?.();
   }
 
   #take(piece: string | undefined): void {

@@ -285,6 +285,55 @@ const steps: Steps = {
     assert.equal(await again.isAdmin("root"), true);
   },
 
+  "a source is told that nothing more is wanted of it, however the import ends": async ({ store }) => {
+    const lines = await filledLines();
+    const controller = new AbortController();
+    let ended = 0;
+    async function* source(end: () => Promise<void> | void): AsyncIterable<string> {
+      try {
+        yield* lines.slice(0, 20);
+        await end();
+        yield* lines;
+      } finally {
+        ended++;
+      }
+    }
+    const abort = (): void => {
+      controller.abort();
+    };
+    await refused(
+      "CORRUPT",
+      () =>
+        importStore(
+          source(() => undefined),
+          store,
+        ),
+      "an export with another one in it",
+    );
+    assert.equal(ended, 1);
+    const aborted = (): Promise<unknown> => importStore(source(abort), store, { signal: controller.signal });
+    await refused("TIMEOUT", aborted, "an import that its signal ended");
+    assert.equal(ended, 2);
+    // A source that stands still is told when it goes on, and nobody waits for that.
+    let goOn: () => void = () => undefined;
+    const stopped = new Promise<void>((resolve) => (goOn = resolve));
+    await refused(
+      "TIMEOUT",
+      () =>
+        importStore(
+          source(() => stopped),
+          store,
+          { stallTimeoutMs: 100 },
+        ),
+      "a stop",
+    );
+    assert.equal(ended, 2);
+    goOn();
+    await new Promise(setImmediate);
+    assert.equal(ended, 3);
+    await importStore(lines, store);
+  },
+
   "an import of nothing opens what another one left": async ({ store }) => {
     const lines = await filledLines();
     const nothing = await linesOf(await openMemory({ opTimeoutMs }));
