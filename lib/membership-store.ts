@@ -33,8 +33,8 @@ export interface RecordsAccess {
   readonly records: RecordsDriver;
   /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
-  /** Begins to read. The store's close ends the reader, if {@link close} has not. */
-  begin(read: () => Promise<RecordReader>): Promise<RecordReader>;
+  /** A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends at once. */
+  begin(reading: Promise<RecordReader>, call: Call): Promise<RecordReader>;
   close(reader: RecordReader): Promise<void>;
 }
 
@@ -299,9 +299,10 @@ export class MembershipStore extends OwnStore implements Store {
     return {
       opTimeoutMs: this.#opTimeoutMs,
       records,
-      begin: async (read) => {
-        const reader = await read();
-        this.#readers.add(reader);
+      begin: async (reading, call) => {
+        const reader = await reading;
+        if (call.remaining() > 0) this.#readers.add(reader);
+        else await reader.close();
         return reader;
       },
       step: (bounds, work) => this.#call("read", this.#manyMs, () => [bounds, work]),

@@ -25,7 +25,7 @@ import type { BulkOptions } from "./options.js";
 export async function* exportStore(store: Store, options?: BulkOptions): AsyncGenerator<string, void, undefined> {
   const work = new BulkWork(store, "store", options);
   const { records } = work.store;
-  const reader = await work.step((call) => work.store.begin(() => records.read(call)));
+  const reader = await work.step((call) => work.store.begin(records.read(call), call));
   try {
     yield* linesOf(reader, work);
   } finally {

@@ -163,7 +163,7 @@ async function compare(
   work: BulkWork,
 ): Promise<void> {
   work.progress.begin("verify", totalOf(counts));
-  const reader = await work.step((call) => work.store.begin(() => writer.read(call)));
+  const reader = await work.step((call) => work.store.begin(writer.read(call), call));
   try {
     const found = new ContentDigest();
     for (;;) {

@@ -10,6 +10,7 @@ import { pipeline } from "node:stream/promises";
 import { exportStore, importStore, openSqlite } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
+import { openIn } from "./support/folder.js";
 import { admits, digestOf, fill, linesOf, manyLines, mutants, sealedForAll, tryKills } from "../support/exports.js";
 
 const opTimeoutMs = 20_000;
@@ -42,6 +43,23 @@ describe("sqlite: export and import", function () {
     expect(tried).to.equal(200);
     await importStore(lines, store);
     expect(await admits(store)).to.equal(true);
+    await store.close();
+  });
+
+  it("an export that is aborted while it begins is read by nobody, and leaves no file open", async () => {
+    const store = await openSqlite(":memory:", { opTimeoutMs });
+    // More than what waits in memory.
+    await importStore(await manyLines(20_000), store);
+    for (let i = 0; i < 3; i++) {
+      const controller = new AbortController();
+      const begun = exportStore(store, { signal: controller.signal });
+      const first = begun.next().then(() => "read", codeOf);
+      controller.abort();
+      expect(await first).to.equal("TIMEOUT");
+    }
+    // One that is begun later has come to its end, and so would have those.
+    await linesOf(store);
+    expect(await openIn(join(tmpdir(), "unibus-membership-"))).to.deep.equal([]);
     await store.close();
   });
 
