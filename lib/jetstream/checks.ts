@@ -10,7 +10,7 @@ import type { Proved, ProvedBucket } from "./proved-bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomMembers } from "./room-members.js";
 import type { Seq } from "./seq.js";
-import type { UserState } from "./user-cache.js";
+import type { UserCache, UserState } from "./user-cache.js";
 import { factsOf, readUser, toUser, type GuardSlot, type UserRow } from "./user-record.js";
 import { counts } from "./user-views.js";
 
@@ -21,13 +21,16 @@ export class JetStreamChecks implements AsyncCheckReads {
   readonly synchronous = false;
   readonly maxStalenessMs: number;
   readonly #users: ProvedBucket<"users", UserState>;
+  /** What that has in memory. */
+  readonly #kept: UserCache;
   readonly #members: RoomMembers;
   /** Records that had a staged change when they were last met: they are proved together with the guard. */
   readonly #staged = new Set<Key<"users">>();
 
-  constructor(users: ProvedBucket<"users", UserState>, members: RoomMembers, maxStalenessMs: number) {
+  constructor(users: ProvedBucket<"users", UserState>, kept: UserCache, members: RoomMembers, maxStalenessMs: number) {
     this.maxStalenessMs = maxStalenessMs;
     this.#users = users;
+    this.#kept = kept;
     this.#members = members;
   }
 
@@ -115,7 +118,7 @@ export class JetStreamChecks implements AsyncCheckReads {
 
   /** Both records are as of one moment of the log, so that the guard says what counts of a staged change. */
   recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined {
-    const found = this.#users.recent(keys.user(key), maxStalenessMs);
+    const found = this.#users.recentOf(this.#kept.user(key), maxStalenessMs);
     if (found?.slot === undefined) return found?.facts;
     const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard;
     const row = guard === undefined ? undefined : counts(found.slot, guard);

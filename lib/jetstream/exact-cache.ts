@@ -139,7 +139,12 @@ export class ExactCache<B extends BucketName, V> {
   /** The record as it stands at {@link asOf}. */
   valid(key: Key<B>): Known<B, V> | undefined {
     const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
-    return known?.generation === this.#generation ? known : undefined;
+    return known !== undefined && this.isValid(known) ? known : undefined;
+  }
+
+  /** Whether what was found among the records that are kept is as it stands at {@link asOf}. */
+  isValid({ generation }: Known<B, V>): boolean {
+    return !this.#mustRevalidate && generation === this.#generation;
   }
 
   /** The record as it stood once, in the log that is known: a fence tells whether it still does. */

@@ -230,6 +230,7 @@ interface Parts {
   readonly rooms: ProvedBucket<"rooms", RoomSlot>;
   readonly buckets: readonly AnyBucket[];
   readonly users: ProvedBucket<"users", UserState>;
+  readonly userCache: UserCache;
   readonly userViews: UserViews;
   readonly guard: AdminGuard;
   readonly index: RoomIndex;
@@ -244,7 +245,8 @@ interface Parts {
 }
 
 function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cacheBytes }: JetStreamInput): Parts {
-  const bucket = bucketsOf(client, prefix, cacheBytes);
+  const userCache = new UserCache((cacheBytes * 3) / 8);
+  const bucket = bucketsOf(client, prefix, cacheBytes, userCache);
   const { rooms } = bucket;
   const joined = new JoinedRows(cacheBytes / 4);
   const doubted = (): void => {
@@ -275,6 +277,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     rooms,
     buckets: Object.values(bucket),
     users: bucket.users,
+    userCache,
     userViews,
     guard: new AdminGuard(bucket.users, userViews),
     index,
@@ -295,7 +298,7 @@ const seenBytesOf = (cacheBytes: number): number => cacheBytes / 48;
  * How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB for a key: see
  * {@link Bucket}.
  */
-function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number) {
+function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number, userCache: UserCache) {
   const seenBytes = seenBytesOf(cacheBytes);
   const plain = <B extends BucketName>(bucket: B, maxFilters: number) =>
     new Bucket(client, prefix, bucket, { maxFilters, seenBytes });
@@ -310,7 +313,7 @@ function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number) 
     members: plain("members", 500),
     membersByEndpoint: plain("rooms_by_member", 900),
     roomKeys: plain("room_keys", 40),
-    users: proved("users", 900, new UserCache((cacheBytes * 3) / 8), stateOf),
+    users: proved("users", 900, userCache, stateOf),
   };
 }
 
@@ -426,7 +429,7 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
 }
 
 function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<void>): Driver {
-  const { client, log, members, memberships, index, users, userViews, guard } = parts;
+  const { client, log, members, memberships, index, users, userCache, userViews, guard } = parts;
   const lifecycle = new RoomLifecycle(log, index);
   return {
     backend: "jetstream",
@@ -434,7 +437,7 @@ function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<voi
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard),
-    checks: new JetStreamChecks(users, members, maxStalenessMs),
+    checks: new JetStreamChecks(users, userCache, members, maxStalenessMs),
     records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
     close,
   };

@@ -115,12 +115,16 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
    * either that this store committed: a commit is acknowledged when the cache has come to it. `undefined`: it has to be proved. Nothing is sent.
    */
   recent(key: Key<B>, maxStalenessMs: number): V | undefined {
+    return this.recentOf(this.#cache.valid(key), maxStalenessMs);
+  }
+
+  /** The same of a record that was just found among those that are kept. */
+  recentOf(known: Known<B, V | StoreState> | undefined, maxStalenessMs: number): V | undefined {
     this.use();
-    if (this.isDoubted) return undefined;
+    if (known === undefined || this.isDoubted || !this.#cache.isValid(known)) return undefined;
     const state = this.#cache.valid(STATE)?.value;
-    const value = this.#cache.valid(key)?.value;
+    const { value } = known;
     if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
-    if (value === undefined) return undefined;
     return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
   }
 

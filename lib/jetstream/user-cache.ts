@@ -140,11 +140,12 @@ export class UserCache implements Cache<"users", UserState> {
 
   get(recordKey: Key<"users">): Known<"users", UserState> | undefined {
     // Nobody has both an entry and an object, and nearly everybody has an entry.
-    const at = this.#find(recordKey);
-    const value = at === undefined ? undefined : STATES[at.shard.words[at.at + KIND] ?? 0];
-    if (at === undefined || value === undefined) return this.#objects.get(recordKey);
-    const { words } = at.shard;
-    return { value, seq: seqAt(words, at.at), generation: words[at.at + ERA] ?? 0 };
+    return (this.#pack(recordKey) ? this.#entry() : undefined) ?? this.#objects.get(recordKey);
+  }
+
+  /** The same by the user's key: to make that of the record takes longer than to look for it. */
+  user(key: string): Known<"users", UserState> | undefined {
+    return (this.#packDigits(key) ? this.#entry() : undefined) ?? this.#objects.get(keys.user(key));
   }
 
   put(entry: Entry<"users">, generation: number): void {
@@ -225,10 +226,38 @@ export class UserCache implements Cache<"users", UserState> {
   }
 
   #find(recordKey: Key<"users">): { readonly shard: Shard; readonly at: number } | undefined {
-    if (!this.#pack(recordKey)) return undefined;
+    return this.#pack(recordKey) ? this.#place() : undefined;
+  }
+
+  /** Of the key that was packed last. */
+  #place(): { readonly shard: Shard; readonly at: number } | undefined {
     const hash = hashOf(this.#packed, this.#seed);
     const shard = this.#shards[hash >>> SHARD_SHIFT];
     return shard === undefined ? undefined : { shard, at: shard.find(this.#packed, hash) };
+  }
+
+  #entry(): Known<"users", UserState> | undefined {
+    const found = this.#place();
+    if (found === undefined) return undefined;
+    const { at } = found;
+    const { words } = found.shard;
+    const value = STATES[words[at + KIND] ?? 0];
+    return value === undefined ? undefined : { value, seq: seqAt(words, at), generation: words[at + ERA] ?? 0 };
+  }
+
+  #packDigits(key: string): boolean {
+    if (key.length !== DIGITS) return false;
+    const packed = this.#packed;
+    for (let word = 0; word < KEY_WORDS; word++) {
+      let number = 0;
+      for (let i = word * 8; i < word * 8 + 8; i++) {
+        const digit = DIGIT[key.charCodeAt(i)] ?? INVALID;
+        if (digit === INVALID) return false;
+        number = (number << 4) | digit;
+      }
+      packed[word] = number;
+    }
+    return true;
   }
 
   /** Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four characters for three. */
