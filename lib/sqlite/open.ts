@@ -214,7 +214,9 @@ async function onDisk(
   if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();
   return driverOf(database, lease, () =>
-    closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, database, checkpoints, lease, lock),
+    closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, () =>
+      closeAll(path, database, checkpoints, lease, lock),
+    ),
   );
 }
 
@@ -236,18 +238,11 @@ async function begin(
  * A disk that hangs must not hang the caller: after the time closing goes on alone, and the lock is kept until the disk
  * has answered, because what is under way may still reach the file.
  */
-async function closeWithin(
-  timeoutMs: number,
-  path: string,
-  database: Database,
-  checkpoints: Checkpoints,
-  lease: Lease,
-  lock: Lock,
-): Promise<void> {
+async function closeWithin(timeoutMs: number, path: string, close: () => Promise<void>): Promise<void> {
   const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
   await closing.run(async () => {
     try {
-      await closeAll(path, database, checkpoints, lease, lock);
+      await close();
     } catch (error) {
       if (isStoreError(error)) throw error;
       throw new StoreError(

@@ -2,51 +2,24 @@
  * The rows that the store keeps, and the records that callers get of them. Rows are replaced, never changed, so that one
  * can be shared by the durable tables and by what still waits for the disk.
  */
+import type { StoredKey, StoredMember, StoredRoom, StoredUser } from "../driver.js";
 import type { Member, Room, RoomKey, User } from "../store.js";
 
-/** `revision` is the sequence number of the transaction that wrote the row: it never repeats. `ordinal` is the place in pages. */
-export interface RoomRow {
+/** `revision` is the sequence number of the transaction that wrote the row: it never repeats. */
+interface Written {
+  readonly revision: string;
+}
+
+/** `ordinal` is the place in pages. */
+interface Listed extends Written {
   readonly ordinal: number;
-  readonly id: string;
-  readonly name: string;
-  readonly encrypted: boolean;
-  readonly owner: string;
-  readonly epoch: number;
-  readonly rekeyRequired: boolean;
-  readonly createdAt: number;
-  readonly revision: string;
 }
 
-export interface MemberRow {
-  readonly roomId: string;
-  readonly endpoint: string;
-  readonly role: "owner" | "member";
-  readonly state: "invited" | "joined";
-  readonly invitedBy: string | undefined;
-  readonly publicKey: Uint8Array | undefined;
-  readonly since: number;
-  readonly revision: string;
-}
-
-export interface KeyRow {
-  readonly roomId: string;
-  readonly endpoint: string;
-  readonly epoch: number;
-  readonly sealed: Uint8Array;
-  readonly createdAt: number;
-}
-
-export interface UserRow {
-  readonly ordinal: number;
-  readonly key: string;
-  readonly role: "admin" | "member";
-  readonly status: "active" | "revoked";
-  readonly name: string;
-  readonly createdAt: number;
-  readonly revokedAt: number | undefined;
-  readonly expiresAt: number | undefined;
-  readonly revision: string;
-}
+export type RoomRow = StoredRoom & Listed;
+export type MemberRow = StoredMember & Written;
+export type KeyRow = StoredKey;
+/** This backend counts no grants. */
+export type UserRow = Required<Omit<StoredUser, "grant">> & Listed;
 
 /** A transaction, or a row, that does not fit the state it is applied to. */
 export class InconsistentState extends Error {}
