@@ -17,7 +17,7 @@ export interface ImportReport {
   digest: string;
 }
 
-/** A clock that is beyond it leaves revisions enough. */
+/** A clock may say anything: below this there are revisions enough left. */
 const MAX_FLOOR = 2 ** 52;
 /** What is written at once. */
 const BATCH = 1000;
@@ -26,17 +26,19 @@ const BATCH_BYTES = 1024 * 1024;
 const MAX_LINE = 256 * 1024;
 
 /**
- * Puts the records of {@link exportStore} into an empty store: one that holds no user and no room, and never had an admin;
- * else `CONFLICT`, and nothing has changed. `lines` may be lines, with or without their end, or the text in pieces of any
- * size, as a stream of a file gives it.
+ * Puts the records of {@link exportStore} into an empty store: one that holds no user and no room, and never had an
+ * admin; else `CONFLICT`, and nothing has changed. `lines` may be lines, with or without their end, or the text in
+ * pieces of any size, as a stream of a file gives it.
  *
- * From before the first record until the trailer was checked, and what stands in the store was read back and compared, the
- * store denies every check, and every other write to it is `UNAVAILABLE`. Then all of it is there, as it was: times, members'
- * states, past epochs, debts of rekeys, revoked users. Revisions are new. A store may not see at once what another one imported.
+ * From before the first record until the trailer was checked, and what stands in the store was read back and compared,
+ * the store denies every check, and every other write to it is `UNAVAILABLE`. Then all of it is there, as it was:
+ * times, members' states, past epochs, debts of rekeys, revoked users. Revisions are new. A store may not see at once
+ * what another one imported.
  *
- * Text that was cut, reordered or changed is `CORRUPT`, and the store is empty again, and open. Of a newer version it is
- * `INCOMPATIBLE`. If the import ends otherwise (the process dies, the signal aborts it, the backend fails) the store stays
- * closed: import again, which begins anew. To have it empty and open, import an export of an empty store.
+ * Text that was cut, reordered or changed is `CORRUPT`, and the store is empty again, and open. Of a newer version it
+ * is `INCOMPATIBLE`. If the import ends otherwise (the process dies, the signal aborts it, the backend fails) the store
+ * stays closed: import again, which begins anew. Only where it ends in its very last step may the store be open, with
+ * everything in it: then importing again is `CONFLICT`. To have it empty and open, import an export of an empty store.
  *
  * @example
  * await importStore(createReadStream("membership.jsonl.gz").pipe(createGunzip()).setEncoding("utf8"), store);
@@ -66,8 +68,8 @@ async function importFrom(text: Lines, header: Header, work: BulkWork): Promise<
 }
 
 /**
- * Revisions that the store of the export gave after it was made are not in it. It gave hardly more than one a millisecond
- * since 1970.
+ * The export does not know which revisions its store gave afterwards. A store gives hardly more than one a millisecond,
+ * counted from 1970.
  */
 function revisionFloor({ revisionFloor }: Header): number {
   return Math.max(revisionFloor, Math.min(Date.now(), MAX_FLOOR));
@@ -85,7 +87,7 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
     report = { counts: { ...read.counts }, digest: read.digest };
     await compare(writer, report, adminEver, work);
   } catch (error) {
-    // What cannot be undone either leaves the store closed, and the first error says why.
+    // If undoing fails too, the store stays closed. The first error says why.
     if (isWorthUndoing(error) || error instanceof Differs) await undo(writer, work).catch(() => undefined);
     throw error instanceof Differs ? error.told : error;
   }
@@ -94,7 +96,7 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
   return report;
 }
 
-/** The store is as it was: empty, and open. */
+/** Leaves the store as it was: empty, and open. */
 async function undo(writer: RecordWriter, work: BulkWork): Promise<void> {
   await work.undo((call) => writer.seal(call));
   while (await work.undo((call) => writer.clear(call)));

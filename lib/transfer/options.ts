@@ -67,19 +67,19 @@ export class BulkWork {
     return this.store.step({ timeoutMs: this.#stallTimeoutMs, signal: this.#signal }, work);
   }
 
-  /** The same of what undoes, which a signal that ended the work does not end. */
+  /** A step that undoes the work. The signal that ended the work does not end it. */
   undo<T>(work: (call: Call) => Promise<T>): Promise<T> {
     return this.store.step({ timeoutMs: this.#stallTimeoutMs, signal: undefined }, work);
   }
 
-  /** Waits for what is not the store's, as for the next lines, in the same bounds. What that rejects with is told as it is. */
+  /** Waits for something outside of the store, as for the next line, in the same bounds. It rejects as that does. */
   outside<T>(work: () => Promise<T>): Promise<T> {
     const call = new Call({ timeoutMs: this.#stallTimeoutMs, signal: this.#signal }, this.#stallTimeoutMs, "read");
     return call.run(work, (error) => error);
   }
 }
 
-/** Whether the work may be undone now, or the store is out of reach, or nobody wants to wait. */
+/** Whether to undo the work: not if the store is out of reach, or nobody wants to wait. */
 export function isWorthUndoing(error: unknown): boolean {
   if (!isStoreError(error)) return true;
   switch (error.code) {
