@@ -3,16 +3,16 @@
  * transactions, and checksums that tell any flipped bit. All numbers are little-endian.
  *
  *     header   magic 16 | format 4 | database 16 | generation 4 | checksum of the 40 before 4 | zero 20
- *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | end mark 1 | zero 47
- *     record   mark 1 | bytes since the batch began 4 | payload length 4 | sequence 8 | payload checksum 4
+ *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | end byte 1 | zero 47
+ *     record   start byte 1 | bytes since the batch began 4 | payload length 4 | sequence 8 | payload checksum 4
  *              checksum of the 21 before 4 | payload
- *     payload  length of the text 4 | the text | bytes, masked | end mark 1
+ *     payload  length of the text 4 | the text | bytes, masked | end byte 1
  *
- * The second line of the header, the seal, has no end mark until the image of the segment's generation is on the disk.
+ * The second line of the header, the seal, has no end byte until the image of the segment's generation is on the disk.
  *
  * A batch is written over zeros, and only when the one before it is on the disk. What a crash leaves of the last one is
- * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text and the marks
- * have none, and the bytes, which may, are masked.
+ * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text, the start byte and
+ * the end byte have none, and the other bytes, which may, are masked.
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
@@ -27,12 +27,12 @@ export const SEAL_AT = 64;
 const SEAL_BYTES = 17;
 export const RECORD_HEADER_BYTES = 25;
 /** Where a record begins: not zero by many bits, and in no text, because UTF-8 does not have it. */
-export const RECORD_MARK = 0xff;
+export const START_BYTE = 0xff;
 /** What a disk writes whole or not at all. */
 export const SECTOR_BYTES = 512;
 const MASK_BYTES = 4096;
 /** Not zero, and two flipped bits away from it: what ends with a zero instead was never written to its end. */
-const END_MARK = 0x0a;
+const END_BYTE = 0x0a;
 /** A transaction is one record, and one record is one buffer. */
 export const MAX_RECORD_BYTES = 1024 * 1024 * 1024;
 
@@ -76,7 +76,7 @@ export function encodeSeal(generation: number, seal: ImageDigest): Buffer {
   bytes.writeBigUInt64LE(BigInt(seal.length), 0);
   bytes.writeUInt32LE(seal.checksum, 8);
   bytes.writeUInt32LE(sealChecksum(generation, bytes), 12);
-  bytes[16] = END_MARK;
+  bytes[16] = END_BYTE;
   return bytes;
 }
 
@@ -102,7 +102,7 @@ export function decodeHeader(bytes: Buffer): Header {
   const seal = bytes.subarray(SEAL_AT, SEAL_AT + SEAL_BYTES);
   const header = { database: bytes.toString("hex", 20, 36), generation };
   if (seal[16] === 0) return { ...header, seal: undefined };
-  if (seal[16] !== END_MARK || seal.readUInt32LE(12) !== sealChecksum(generation, seal))
+  if (seal[16] !== END_BYTE || seal.readUInt32LE(12) !== sealChecksum(generation, seal))
     throw new LogDamage("the header is damaged", SEAL_AT);
   return { ...header, seal: { length: Number(seal.readBigUInt64LE(0)), checksum: seal.readUInt32LE(8) } };
 }
@@ -149,8 +149,8 @@ export function encodeRecord(
     putMasked(buffer, end, part, mask, end - first);
     end += part.length;
   }
-  buffer[end++] = END_MARK;
-  buffer[start] = RECORD_MARK;
+  buffer[end++] = END_BYTE;
+  buffer[start] = START_BYTE;
   buffer.writeUInt32LE(start, start + 1);
   buffer.writeUInt32LE(end - payload, start + 5);
   buffer.writeUInt32LE(sequence % 2 ** 32, start + 9);
@@ -188,7 +188,7 @@ export interface RecordHeader {
 
 /** The header at `at` of some bytes of a log, which is at `start` in the log, if it is whole. */
 export function decodeRecordHeader(bytes: Buffer, at: number, start: number): RecordHeader | undefined {
-  if (at + RECORD_HEADER_BYTES > bytes.length || bytes[at] !== RECORD_MARK) return undefined;
+  if (at + RECORD_HEADER_BYTES > bytes.length || bytes[at] !== START_BYTE) return undefined;
   if (crc32(bytes.subarray(at, at + 21)) !== bytes.readUInt32LE(at + 21)) return undefined;
   return {
     batch: start - bytes.readUInt32LE(at + 1),

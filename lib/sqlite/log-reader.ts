@@ -6,7 +6,7 @@ import {
   HEADER_BYTES,
   LogDamage,
   RECORD_HEADER_BYTES,
-  RECORD_MARK,
+  START_BYTE,
   SECTOR_BYTES,
   decodePayload,
   decodeRecordHeader,
@@ -174,7 +174,7 @@ async function beginsBatch(file: OpenFile, start: number): Promise<boolean> {
   for (let from = start + 1; from < file.length; from += SEARCH_BYTES) {
     // A header may begin in one piece and end in the next.
     const bytes = await file.read(from, Math.min(file.length, from + SEARCH_BYTES + RECORD_HEADER_BYTES));
-    for (let at = bytes.indexOf(RECORD_MARK); at !== -1 && at < SEARCH_BYTES; at = bytes.indexOf(RECORD_MARK, at + 1)) {
+    for (let at = bytes.indexOf(START_BYTE); at !== -1 && at < SEARCH_BYTES; at = bytes.indexOf(START_BYTE, at + 1)) {
       const header = decodeRecordHeader(bytes, at, from + at);
       if (header !== undefined && header.batch > start) return true;
     }
