@@ -54,7 +54,7 @@ export interface Commit<T> {
 export type Step<T> = { readonly done: T } | { readonly commit: Commit<T> } | "again";
 
 /** What was decided, and of which room. */
-export interface Decision<T> {
+export interface Decided<T> {
   readonly room: LiveRoom;
   readonly step: Step<T>;
 }
@@ -89,12 +89,12 @@ export class RoomLog {
    * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the room's
    * record is as it was read, and starts anew if it is not.
    */
-  change<T>(roomId: string, call: Call, attempt: Attempt<Decision<T>>): Promise<T> {
+  change<T>(roomId: string, call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
     return this.turn(roomId, call, () => this.changeUnqueued(call, attempt));
   }
 
   /** The same without waiting for a turn: for what may take long, and would hold up the others. */
-  changeUnqueued<T>(call: Call, attempt: Attempt<Decision<T>>): Promise<T> {
+  changeUnqueued<T>(call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
     return commitOrCertain<T>(call, async (round) => {
       const { room, step } = await attempt(round);
       if (step === "again") return step;

@@ -7,7 +7,7 @@ import { joinAll, joinBoth } from "./join.js";
 import type { JoinedRows } from "./joined-rows.js";
 import { endpointOf, keys, type MembershipRef } from "./keys.js";
 import { RetryLoop } from "./retry-loop.js";
-import { readMember, type MemberRow, type RoomRecord, type StoredMember } from "./room-record.js";
+import { readMember, type MemberRow, type RoomRecord, type PlacedRow } from "./room-record.js";
 import type { Seq } from "./seq.js";
 import { roomOf } from "./room-records.js";
 import type { LiveRoom, RoomRecords } from "./room-records.js";
@@ -242,7 +242,7 @@ export class RoomMembers {
 export function currentMember(
   record: RoomRecord,
   endpoint: string,
-  stored: StoredMember | undefined,
+  stored: PlacedRow | undefined,
   isCertain: boolean,
 ): CurrentMember {
   const head = record.head.find((candidate) => candidate.endpoint === endpoint);
@@ -256,7 +256,7 @@ export function currentMember(
   };
 }
 
-const storedRow = (entry: Entry<"members"> | undefined): StoredMember | undefined =>
+const storedRow = (entry: Entry<"members"> | undefined): PlacedRow | undefined =>
   entry === undefined ? undefined : readMember(entry);
 
 export function need(rules: Rules, roomId: string, endpoint: string, member: CurrentMember): MemberRow {

@@ -87,12 +87,13 @@ function memberRow(fields: Fields): MemberRow {
   };
 }
 
-export interface StoredMember {
+/** A row, and where it stands. */
+export interface PlacedRow {
   readonly row: MemberRow;
   readonly seq: Seq<"members">;
 }
 
-export function readMember(entry: Entry<"members">): StoredMember {
+export function readMember(entry: Entry<"members">): PlacedRow {
   return { row: memberRow(new Fields(entry.value, entry)), seq: entry.seq };
 }
 
