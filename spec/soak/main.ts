@@ -4,6 +4,7 @@
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
 // --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot, --jetstream-kept with what stays in the buckets,
+// --jetstream-old-keys [--records 50000] with what puts of old keys take,
 // --export [--records 1000000] [--mutants 1000] with exports of many records, and damaged ones.
 
 import type { Replicas } from "unibus-membership";
@@ -46,6 +47,7 @@ const sized = new Map<string, Run>([
   ],
   ["jetstream-snapshot", async ({ runs, log }) => (await import("./jetstream-snapshot.js")).run({ runs, log })],
   ["jetstream-kept", async ({ log }) => (await import("./jetstream-kept.js")).run({ log })],
+  ["jetstream-old-keys", async ({ records, log }) => (await import("./jetstream-old-keys.js")).run({ records, log })],
 ]);
 const soaks = new Map([...timed, ...sized]);
 
