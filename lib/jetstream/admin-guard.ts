@@ -9,7 +9,6 @@ import type { Rules } from "./freshness.js";
 import { joinBoth } from "./join.js";
 import { EVERYTHING, keys, newId, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { toJson } from "./record-fields.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { UserState } from "./user-cache.js";
 import {
@@ -22,7 +21,7 @@ import {
   type UserRow,
 } from "./user-record.js";
 import type { GuardedView, UserView, UserViews } from "./user-views.js";
-import { appendWrite, includesWrite, newWrite } from "./write-history.js";
+import type { WriteHistory } from "./write-history.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 const MAX_WITNESSES = 8;
@@ -51,7 +50,7 @@ export class AdminGuard {
   /** Writes a guard if there is none yet, so that every later read finds one. */
   async prepare(call: Call): Promise<void> {
     const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
-    if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, newWrite(), call, "step");
+    if (slot.seq === 0) await this.#writeGuard(slot, slot.guard, call, "step");
   }
 
   /** Whether any user is, or was, an admin, at a moment after this call. */
@@ -68,7 +67,7 @@ export class AdminGuard {
       await retries.next();
       const seen = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
       const next: Guard = { ...seen.guard, ever, admins: admins.length, witnesses, head: undefined };
-      if (await this.#writeGuard(seen, next, newWrite(), call, "step")) return;
+      if (await this.#writeGuard(seen, next, call, "step")) return;
     }
   }
 
@@ -79,7 +78,7 @@ export class AdminGuard {
     if (seen.guard === undefined) return false;
     const { guard, seq } = seen.guard;
     if (guard.head?.attempt === stage.attempt || seq > stage.guard) return true;
-    await this.#writeGuard(seen.guard, guard, newWrite(), call, "step");
+    await this.#writeGuard(seen.guard, guard, call, "step");
     return false;
   }
 
@@ -93,61 +92,40 @@ export class AdminGuard {
     const guard = await this.#nextGuard(rules, seen, next, call);
     if (guard === undefined) return false;
     const attempt = newId();
-    const before = seen.slot.record;
-    const id = newWrite();
-    const staged = {
-      ...appendWrite(before, seen.slot.seq, id),
-      user: seen.user,
-      stage: { attempt, guard: seen.guard.seq },
-    };
-    const { head } = seen.guard.guard;
+    const { seq, record } = seen.slot;
+    const stage = { attempt, guard: seen.guard.seq };
+    const make = (written: WriteHistory<"users">): object => ({ ...written, user: seen.user, stage });
+    const { head: last } = seen.guard.guard;
     // If the change before is of the same user, staging this one carries it along. Else it is put in place beside.
-    const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);
-    const [seq] = await joinBoth(
-      this.#bucket.write(
-        keys.user(key),
-        toJson(staged),
-        seen.slot.seq,
-        call,
-        (entry) => includesWrite(readUser(entry).record, before, id),
-        "step",
-      ),
+    const apply = last === undefined || last.user.key === key ? Promise.resolve() : this.#apply(last, call);
+    const [staged] = await joinBoth(
+      this.#bucket.append(keys.user(key), { seq, written: record }, make, call, "step"),
       apply,
     );
-    if (seq === undefined) return false;
-    return this.#writeGuard(seen.guard, { ...guard, head: { attempt, seq, user: next } }, attempt, call, "commit");
+    if (staged === undefined) return false;
+    const head = { attempt, seq: staged.seq, user: next };
+    return this.#writeGuard(seen.guard, { ...guard, head }, call, "commit");
   }
 
-  async #writeGuard(seen: GuardSlot, guard: Guard, id: string, call: Call, kind: "commit" | "step"): Promise<boolean> {
-    const before = seen.guard;
-    const record: Guard = { ...guard, ...appendWrite(before, seen.seq, id) };
-    const seq = await this.#bucket.write(
-      keys.admins,
-      toJson(record),
-      seen.seq,
-      call,
-      (entry) => includesWrite(readGuard(entry).guard, before, id),
-      kind,
-    );
-    return seq !== undefined;
+  async #writeGuard(
+    { seq, guard: before }: GuardSlot,
+    guard: Guard,
+    call: Call,
+    kind: "commit" | "step",
+  ): Promise<boolean> {
+    const make = (written: WriteHistory<"users">): Guard => ({ ...guard, ...written });
+    return (await this.#bucket.append(keys.admins, { seq, written: before }, make, call, kind)) !== undefined;
   }
 
   /** Puts a committed change into the user's record. Whoever comes second, or too late, changes nothing. */
   async #apply(head: NonNullable<Guard["head"]>, call: Call): Promise<void> {
-    const id = newWrite();
     const recordKey = keys.user(head.user.key);
     let before = readUser(await this.#bucket.get(recordKey, call));
     if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);
     if (before.seq !== head.seq) return;
-    const record = { ...appendWrite(before.record, before.seq, id), user: head.user };
-    await this.#bucket.write(
-      recordKey,
-      toJson(record),
-      head.seq,
-      call,
-      (now) => includesWrite(readUser(now).record, before.record, id),
-      "step",
-    );
+    const { seq, record } = before;
+    const make = (written: WriteHistory<"users">): object => ({ ...written, user: head.user });
+    await this.#bucket.append(recordKey, { seq, written: record }, make, call, "step");
   }
 
   /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */

@@ -29,6 +29,12 @@ export interface Certain<B extends BucketName> extends ReadAs<"certain"> {
   readonly asOf: Seq<B>;
 }
 
+/**
+ * Whether the record that stands there is of this write, or one that followed upon it. `isLost`: nobody answered a copy of it, or it was
+ * refused for something that was under way.
+ */
+export type Verdict<B extends BucketName> = (entry: Entry<B>, isLost: boolean) => "yes" | "no" | "unknown";
+
 export interface Limits {
   /** How many records one request may ask for: the fewer, the larger the bucket's records can be. */
   readonly maxFilters: number;
@@ -40,6 +46,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   readonly reads: BatchedReads<B>;
   readonly scans: Scans<B>;
   readonly #noted: Seen;
+  /** Whether no record is ever removed: one that stands behind another of its key says that that one stands there no more. */
+  protected readonly keepsRecords: boolean = false;
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: Key<B>, payload: string, seq: Seq<B>) => void) | undefined;
 
@@ -214,7 +222,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     value: Json,
     expected: Seq<B>,
     call: Call,
-    mine: (entry: Entry<B>) => "yes" | "no" | "unknown",
+    mine: Verdict<B>,
     kind: "commit" | "step" = "commit",
   ): Promise<Seq<B> | undefined> {
     this.use();
@@ -248,8 +256,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
           return ack.seq;
         case "conflict": {
           // A refusal is no evidence. A leader without a quorum refuses too, and so does one that waits for a write
-          // that then dies, while the real leader stores the message. Only what stands in the log as of now tells.
-          const { entry } = await this.readLinearizable(key, call);
+          // that then dies, while the real leader stores the message. Only what stands in the log tells.
+          const entry = await this.#afterRefusal(key, expected, call, (found) => mine(found, lost));
           if ((entry?.seq ?? 0) === expected) {
             lost = true;
             break;
@@ -259,7 +267,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
             call.outcome = before;
             return undefined;
           }
-          const verdict = mine(entry);
+          const verdict = mine(entry, lost);
           if (verdict === "yes") return entry.seq;
           if (verdict === "unknown") {
             throw new StoreError("TIMEOUT", "An acknowledgement was lost, and many other writes followed", {
@@ -284,6 +292,24 @@ export class Bucket<B extends BucketName> extends Log<B> {
           retries.failed(ack.failure, ack.error);
       }
     }
+  }
+
+  /**
+   * The record after a refusal. One that stands behind `expected`, and tells who moved it from there, is enough, whichever replica has
+   * it: it never stands at `expected` again. A fence would wait until nobody changes the record. Everything else is proved.
+   */
+  async #afterRefusal(
+    key: Key<B>,
+    expected: Seq<B>,
+    call: Call,
+    verdict: (entry: Entry<B>) => string,
+  ): Promise<Entry<B> | undefined> {
+    if (this.keepsRecords) {
+      const entry = await this.#last(key, new RetryLoop(call), call);
+      const isBehind = entry !== undefined && entry.seq > expected && !this.mayBeAnother();
+      if (isBehind && verdict(intact(entry)) !== "unknown") return this.noted(entry);
+    }
+    return (await this.readLinearizable(key, call)).entry;
   }
 
   /** Removes what matches the filter, for good. Repeating it does no harm. */

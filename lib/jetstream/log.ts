@@ -136,9 +136,11 @@ export class Log<B extends BucketName> {
     });
   }
 
-  /** A message of this store was acknowledged. */
-  protected noteOwn(landmark: Landmark<B>): void {
-    if (!this.isDoubted && landmark.seq > (this.#landmark?.seq ?? 0)) this.#landmark = landmark;
+  /** A message of this store was acknowledged. Answers whether the log is known by it from here on. */
+  protected noteOwn(landmark: Landmark<B>): boolean {
+    if (this.isDoubted || landmark.seq <= (this.#landmark?.seq ?? 0)) return false;
+    this.#landmark = landmark;
+    return true;
   }
 
   notePutBack(key: string): void {

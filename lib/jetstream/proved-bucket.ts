@@ -2,7 +2,7 @@
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { whole } from "./answers.js";
-import { Bucket, type Limits } from "./bucket.js";
+import { Bucket, type Limits, type Verdict } from "./bucket.js";
 import type { DirectAnswer, JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import type { Json } from "./json.js";
@@ -15,8 +15,10 @@ import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
 import { joinAll } from "./join.js";
 import { EVERYTHING, type Key } from "./keys.js";
+import { historyOf, toJson } from "./record-fields.js";
 import type { BucketName, Seq } from "./seq.js";
 import { CacheWithState, OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
+import { OwnWrites, appendWrite, includesWrite, type Predecessor, type WriteHistory } from "./write-history.js";
 
 /** A record as it stands at a moment after it was asked for, which is `asOf` in the log. */
 export interface Proved<B extends BucketName, V> {
@@ -48,6 +50,8 @@ const IDENTIFY_MS = 500;
 export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   readonly #cache: ExactCache<B, V | StoreState>;
   readonly #valueOf: (entry: Entry<B>) => V | StoreState;
+  readonly #writes = new OwnWrites();
+  protected override readonly keepsRecords = true;
   #catchingUp: Promise<DirectAnswer<B> | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
 
@@ -230,25 +234,47 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     await this.checkOpen(await this.readIndex(call), call);
   }
 
-  /**
-   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is found out after
-   * the write, its outcome is unknown.
-   */
-  override async write(
+  /** Of records that tell nothing of their writes: none of them commits anything. */
+  override write(
     key: Key<B>,
     value: Json,
     expected: Seq<B>,
     call: Call,
-    mine: (entry: Entry<B>) => "yes" | "no" | "unknown",
-    kind: "commit" | "step" = "commit",
+    mine: Verdict<B>,
+    kind: "step",
   ): Promise<Seq<B> | undefined> {
-    if (kind === "commit") await this.checkNotClosed(call);
-    const seq = await super.write(key, value, expected, call, mine, kind);
-    if (seq === undefined || kind === "step") return seq;
-    // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never removed.
-    this.noteOwn({ key, seq, isBehind: mine });
-    await this.checkOpen(seq, call);
-    return seq;
+    return super.write(key, value, expected, call, mine, kind);
+  }
+
+  /**
+   * Writes the record that follows upon `before`, with what it tells of its writes. `undefined`: that one stands there no more.
+   *
+   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is found out after
+   * the write, its outcome is unknown.
+   */
+  async append(
+    key: Key<B>,
+    before: Predecessor<B>,
+    make: (written: WriteHistory<B>) => object,
+    call: Call,
+    kind: "commit" | "step",
+  ): Promise<Predecessor<B> | undefined> {
+    const id = this.#writes.begin();
+    try {
+      const written = appendWrite(before, id, this.#writes);
+      const mine: Verdict<B> = (entry, isLost) => includesWrite(historyOf(entry), before.written, id, isLost);
+      if (kind === "commit") await this.checkNotClosed(call);
+      const seq = await super.write(key, toJson(make(written)), before.seq, call, mine, kind);
+      if (seq === undefined) return undefined;
+      if (kind === "commit") {
+        // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never removed.
+        if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;
+        await this.checkOpen(seq, call);
+      }
+      return { seq, written };
+    } finally {
+      this.#writes.end(id);
+    }
   }
 
   /** The same of two records, at one moment. */

@@ -65,11 +65,21 @@ export class Fields {
     return seqIn(bucket, this.number(name));
   }
 
-  written<B extends BucketName>(bucket: B): WriteHistory<B> {
-    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map((seq) => seqIn(bucket, Number(seq)));
-    return { n: this.number("n"), first: this.text("first"), log: this.list("log").map(String), seqs };
+  written<B extends BucketName>(): WriteHistory<B> {
+    const seqs = this.#json["seqs"] === undefined ? [] : this.list("seqs").map((seq) => Number(seq) as Seq<B>);
+    return {
+      n: this.number("n"),
+      first: this.text("first"),
+      log: this.list("log").map(String),
+      from: this.maybeNumber("from"),
+      seqs,
+    };
   }
 }
+
+/** What a record tells of its own writes. */
+export const historyOf = <B extends BucketName>(entry: Entry<B>): WriteHistory<B> =>
+  new Fields(entry.value, entry).written<B>();
 
 export const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");

@@ -1,7 +1,7 @@
 /**
  * An import. Users are written where they will be; rooms under ids that nothing refers to, until their record names them. All
  * of it counts for nothing while the records of store-state.ts say that the store is imported into. The argument:
- * docs/protocol.md, V3 to V8.
+ * docs/protocol.md, V3 to V9.
  */
 import type { Call } from "../call.js";
 import type {
@@ -31,7 +31,7 @@ import type { PageOfRecords } from "./scans.js";
 import { later, latest, type Seq } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
 import { readUser, type UserRow } from "./user-record.js";
-import { NO_WRITES, appendWrite, newWrite } from "./write-history.js";
+import { writeAnew } from "./write-history.js";
 
 const IMPORTING = "importing";
 /** The incarnations of imported rooms begin with it, and no others. What a dead import left is found by it. */
@@ -69,6 +69,12 @@ interface OpenRoom {
   keysSeq: Seq<"room_keys">;
 }
 
+/** The records that closed the store for an import. */
+interface States {
+  readonly users: FoundState<"users">;
+  readonly rooms: FoundState<"rooms">;
+}
+
 export class BucketsWriter implements RecordWriter {
   readonly #parts: Writable;
   readonly #read: (call: Call) => Promise<RecordReader>;
@@ -77,7 +83,7 @@ export class BucketsWriter implements RecordWriter {
   readonly #roomLanes: ImportLanes<"rooms">;
   /** The version of every user. The store of the export may have given every revision below it. */
   readonly #floor: number;
-  #states: { users: FoundState<"users">; rooms: FoundState<"rooms"> } | undefined;
+  #states: States | undefined;
   #room: OpenRoom | undefined;
   /** The entry of that room in the index of all rooms. */
   #indexed: Promise<unknown> = Promise.resolve();
@@ -143,6 +149,11 @@ export class BucketsWriter implements RecordWriter {
     if (isLeft) this.#usersFrom = this.#roomsFrom = 0;
   }
 
+  #begun(): States {
+    if (this.#states === undefined) throw takenOver();
+    return this.#states;
+  }
+
   async #isEmpty(call: Call): Promise<boolean> {
     const { users, userViews, guard, index } = this.#parts;
     if (await guard.adminEver(call)) return false;
@@ -169,8 +180,8 @@ export class BucketsWriter implements RecordWriter {
     const { entries, next } = await users.scans.page(after, USERS, isThere, call);
     await joinAll(
       entries.map(async (entry) => {
-        const emptied = appendWrite(readUser(entry).record, entry.seq, newWrite());
-        await users.write(entry.key, toJson(emptied), entry.seq, call, () => "no", "step");
+        const before = { seq: entry.seq, written: readUser(entry).record };
+        await users.append(entry.key, before, (written) => written, call, "step");
       }),
     );
     return next;
@@ -231,7 +242,7 @@ export class BucketsWriter implements RecordWriter {
     const v = Math.max(this.#floor, grant);
     const user: UserRow = { key, v, admin, revokedAt, name, createdAt, expiresAt, grant };
     if (admin && revokedAt === undefined) this.#admins.set(key, expiresAt);
-    const record = { ...appendWrite(NO_WRITES, 0, this.#id), user };
+    const record = { ...writeAnew(this.#begun().users.seq, this.#id), user };
     await this.#userLanes.put(keys.user(key), toJson(record), call);
   }
 
@@ -341,7 +352,7 @@ export class BucketsWriter implements RecordWriter {
     const { row, incarnation, attempt, members, membersSeq, keysSeq } = room;
     const { id, name, encrypted, owner, epoch, rekeyRequired, createdAt } = row;
     const record = writeRoom({
-      ...appendWrite(NO_WRITES, 0, this.#id),
+      ...writeAnew(this.#begun().rooms.seq, this.#id),
       indexed: true,
       incarnation,
       roster: incarnation,
@@ -373,9 +384,8 @@ export class BucketsWriter implements RecordWriter {
 
   async open(adminEver: boolean, call: Call): Promise<void> {
     const { users, guard, log } = this.#parts;
-    if (this.#states === undefined) throw takenOver();
+    const { seq, value } = this.#begun().users;
     await guard.replace(adminEver, this.#admins, call);
-    const { seq, value } = this.#states.users;
     const floor = Math.max(floorOf(value), this.#floor);
     await writeState(users, { ...value, state: "opening", floor }, seq, call);
     await finishOpening(users, log.buckets.rooms, call);

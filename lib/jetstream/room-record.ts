@@ -100,7 +100,7 @@ export function readMember(entry: Entry<"members">): PlacedRow {
 export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
   if (entry === undefined) return { seq: 0, written: NO_WRITES, record: undefined };
   const fields = new Fields(entry.value, entry);
-  const written = fields.written("rooms");
+  const written = fields.written<"rooms">();
   if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
   const incarnation = fields.maybeText("life") ?? fields.text("incarnation");
   return {
@@ -111,6 +111,7 @@ export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
       n: written.n,
       first: written.first,
       log: written.log,
+      from: written.from,
       seqs: written.seqs,
       indexed: fields.maybeFlag("indexed") ?? false,
       incarnation,

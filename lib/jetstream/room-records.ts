@@ -2,16 +2,14 @@
 import type { Call } from "../call.js";
 import type { RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
-import type { Entry } from "./entry.js";
 import { madeOf, type Freshness, type Read, type Round } from "./freshness.js";
 import { keys } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { toJson } from "./record-fields.js";
 import type { RoomIndex } from "./room-index.js";
 import { readRoom, writeRoom, writeTombstone, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { Seen } from "./seen.js";
 import type { Seq } from "./seq.js";
-import { appendWrite, includesWrite, newWrite, type WriteHistory } from "./write-history.js";
+import type { Predecessor, WriteHistory } from "./write-history.js";
 
 export interface RoomBuckets {
   readonly rooms: ProvedBucket<"rooms", RoomSlot>;
@@ -30,12 +28,6 @@ export interface LiveRoom {
 
 /** Removes what nothing refers to any more, in time of its own. What it leaves is invisible, and swept up later. */
 export type CleanUp = (call: Call) => Promise<unknown>;
-
-/** A room's record as a write follows upon it. */
-interface Predecessor {
-  readonly seq: Seq<"rooms">;
-  readonly written: WriteHistory<"rooms">;
-}
 
 export class RoomRecords {
   readonly buckets: RoomBuckets;
@@ -107,34 +99,25 @@ export class RoomRecords {
    */
   async write(
     roomId: string,
-    before: Predecessor,
+    before: Predecessor<"rooms">,
     next: Omit<RoomRecord, keyof WriteHistory<never> | "indexed">,
     call: Call,
     kind: "commit" | "step",
   ): Promise<RoomRecord | undefined> {
-    const id = newWrite();
-    const record: RoomRecord = { ...next, ...appendWrite(before.written, before.seq, id), indexed: true };
-    return (await this.#write(roomId, before, id, writeRoom(record), call, kind)) ? record : undefined;
+    const recordOf = (written: WriteHistory<"rooms">): RoomRecord => ({ ...next, ...written, indexed: true });
+    const make = (written: WriteHistory<"rooms">): object => writeRoom(recordOf(written));
+    const made = await this.buckets.rooms.append(keys.room(roomId), before, make, call, kind);
+    return made === undefined ? undefined : recordOf(made.written);
   }
 
   /** The same with a record that says that there is no such room. */
-  async writeTombstone(roomId: string, before: Predecessor, call: Call, kind: "commit" | "step"): Promise<boolean> {
-    const id = newWrite();
-    const tombstone = writeTombstone(appendWrite(before.written, before.seq, id));
-    return this.#write(roomId, before, id, tombstone, call, kind);
-  }
-
-  async #write(
+  async writeTombstone(
     roomId: string,
-    { seq, written }: Predecessor,
-    id: string,
-    value: object,
+    before: Predecessor<"rooms">,
     call: Call,
     kind: "commit" | "step",
   ): Promise<boolean> {
-    const isMine = (entry: Entry<"rooms">): "yes" | "no" | "unknown" =>
-      includesWrite(readRoom(entry).written, written, id);
-    return (await this.buckets.rooms.write(keys.room(roomId), toJson(value), seq, call, isMine, kind)) !== undefined;
+    return (await this.buckets.rooms.append(keys.room(roomId), before, writeTombstone, call, kind)) !== undefined;
   }
 
   /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */

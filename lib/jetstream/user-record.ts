@@ -90,11 +90,12 @@ const userSlot = once((entry: Entry<"users">): UserSlot => {
   const fields = new Fields(entry.value, entry);
   const user = fields.maybe("user");
   const stage = fields.maybe("stage");
-  const { n, first, log, seqs } = fields.written("users");
+  const { n, first, log, from, seqs } = fields.written<"users">();
   const record: UserRecord = {
     n,
     first,
     log,
+    from,
     seqs,
     user: user === undefined ? undefined : userRow(user),
     stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.seq("users", "guard") },
@@ -116,7 +117,7 @@ const guardSlot = once((entry: Entry<"users">): GuardSlot => {
   const fields = new Fields(entry.value, entry);
   const head = fields.maybe("head");
   const headUser = head?.maybe("user");
-  const { n, first, log, seqs } = fields.written("users");
+  const { n, first, log, from, seqs } = fields.written<"users">();
   return {
     get seq() {
       return entry.seq;
@@ -125,6 +126,7 @@ const guardSlot = once((entry: Entry<"users">): GuardSlot => {
       n,
       first,
       log,
+      from,
       seqs,
       ever: fields.flag("ever"),
       admins: fields.number("admins"),

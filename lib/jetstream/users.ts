@@ -12,12 +12,11 @@ import type { Entry } from "./entry.js";
 import { CERTAIN, commitOrCertain, type Rules } from "./freshness.js";
 import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { toJson } from "./record-fields.js";
 import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
 import { readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
 import type { UserView, UserViews } from "./user-views.js";
-import { NO_WRITES, appendWrite, includesWrite, newWrite } from "./write-history.js";
+import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
 /** `undefined`: nothing would change. */
 type Change = (rules: Rules, user: UserRow | undefined, guard: Guard) => UserRow | undefined;
@@ -50,12 +49,10 @@ export class JetStreamUsers implements UsersDriver {
     const row = created(input);
     if (!row.admin) {
       // Most users are new. So nothing is read first: the condition that there is none tells.
-      const id = newWrite();
-      const record = { ...appendWrite(NO_WRITES, 0, id), user: row };
-      const written = await this.#bucket.write(keys.user(row.key), toJson(record), 0, call, (entry) =>
-        includesWrite(readUser(entry).record, NO_WRITES, id),
-      );
-      if (written !== undefined) return toUser(row);
+      const nothing = { seq: 0, written: NO_WRITES } as const;
+      const make = (written: WriteHistory<"users">): object => ({ ...written, user: row });
+      const made = await this.#bucket.append(keys.user(row.key), nothing, make, call, "commit");
+      if (made !== undefined) return toUser(row);
     }
     return this.#change(row.key, call, (rules, user) => {
       if (user !== undefined) throw rules.userExists(row.key);
@@ -147,13 +144,9 @@ export class JetStreamUsers implements UsersDriver {
   /** A change that makes or unmakes no active admin: the user's record commits it. */
   async #commitAlone(key: string, seen: UserView, next: UserRow, call: Call): Promise<boolean> {
     if (!(await this.#guard.settle(seen, call))) return false;
-    const before = seen.slot.record;
-    const id = newWrite();
-    const record = { ...appendWrite(before, seen.slot.seq, id), user: next };
-    const seq = await this.#bucket.write(keys.user(key), toJson(record), seen.slot.seq, call, (entry) =>
-      includesWrite(readUser(entry).record, before, id),
-    );
-    return seq !== undefined;
+    const { seq, record } = seen.slot;
+    const make = (written: WriteHistory<"users">): object => ({ ...written, user: next });
+    return (await this.#bucket.append(keys.user(key), { seq, written: record }, make, call, "commit")) !== undefined;
   }
 }
 

@@ -2,10 +2,15 @@
 import { expect } from "chai";
 import { cp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { openJetStream, StoreError } from "unibus-membership";
+import { exportStore, importStore, openJetStream, StoreError, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
+import { pause } from "../support/wait.js";
+import { natsError, tapped } from "./support/taps.js";
+
+/** After so long without an answer another log could have taken the place of the one that is known. */
+const AGED_MS = 1600;
 
 describe("jetstream: one bucket that was restored without the others", function () {
   this.timeout(60_000);
@@ -88,6 +93,8 @@ describe("jetstream: a backup that is put back under stores that are open", func
     await rm(files, { recursive: true });
     await rename(backup, files);
     await server.restart();
+    // In less time than this the change of one log for another is not noticed: docs/protocol.md.
+    await pause(AGED_MS);
     for (let i = 0; i < 3; i++) {
       await there.users.update("guest", { name: `name ${String(i)}` });
       await there.rooms.update("room", { name: `name ${String(i)}` });
@@ -98,5 +105,133 @@ describe("jetstream: a backup that is put back under stores that are open", func
     for (const call of [here.users.get("guest"), here.rooms.get("room")])
       expect(await call.then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
     await Promise.all([here.close(), there.close(), ...connections.map((connection) => connection.close())]);
+  });
+});
+
+describe("jetstream: what is imported is no backup that was put back", function () {
+  this.timeout(120_000);
+  const opTimeoutMs = 20_000;
+  let server: NatsServer;
+  let connections: Connection[];
+
+  before(async () => {
+    server = await startNatsServer();
+    connections = await Promise.all(natsClients.map((client) => client.connect(server.url)));
+  });
+
+  after(async () => {
+    await Promise.all(connections.map((connection) => connection.close()));
+    await server.dispose();
+  });
+
+  const open = (index: number, prefix: string): Promise<Store> => {
+    const connection = connections[index];
+    if (connection === undefined) throw new Error("no client");
+    return openJetStream(connection, 1, { prefix, opTimeoutMs });
+  };
+
+  /** What each of them does last with the rooms that are imported later, so that the store is empty again. */
+  const last: Readonly<Record<string, (store: Store) => Promise<unknown>>> = {
+    "deleted a room": async (store) => {
+      await store.rooms.create({ id: "room", owner: "owner" });
+      await store.rooms.delete("room");
+    },
+    "changed a room often, and deleted it": async (store) => {
+      await store.rooms.create({ id: "room", owner: "owner" });
+      for (let i = 0; i < 30; i++) await store.rooms.update("room", { name: String(i) });
+      await store.rooms.delete("room");
+    },
+    "deleted a room that was imported before": async (store) => {
+      await importStore(await exportOf("before_"), store);
+      for (let i = 0; i < 30; i++) await store.rooms.update("room", { name: String(i) });
+      await store.rooms.delete("room");
+    },
+  };
+
+  /** A store with one room, and nobody. */
+  async function exportOf(prefix: string): Promise<string[]> {
+    await using source = await open(0, prefix);
+    await source.rooms.create({ id: "room", name: "imported", owner: "owner" }).catch(() => undefined);
+    const lines: string[] = [];
+    for await (const line of exportStore(source)) lines.push(line);
+    return lines;
+  }
+
+  for (const [i, [what, act]] of Object.entries(last).entries()) {
+    it(`a store that ${what} goes on when another one has imported that room`, async () => {
+      const prefix = `imported${String(i)}_`;
+      const lines = await exportOf(`source${String(i)}_`);
+      await using here = await open(0, prefix);
+      await using there = await open(1, prefix);
+      await act(here);
+      await importStore(lines, there);
+      // It hears nothing meanwhile.
+      await pause(AGED_MS);
+      expect(await here.isMember("room", "owner")).to.equal(true);
+      expect((await here.rooms.get("room")).name).to.equal("imported");
+      expect((await here.rooms.update("room", { name: "changed" })).name).to.equal("changed");
+      expect((await there.rooms.get("room")).name).to.equal("changed");
+    });
+  }
+
+  it("a store that did nothing meanwhile is told that a room is there, which was imported", async () => {
+    const lines = await exportOf("source_");
+    await using here = await open(0, "idle_");
+    await using there = await open(1, "idle_");
+    await importStore(lines, there);
+    expect(await here.rooms.create({ id: "room", owner: "other" }).then(() => "done", codeOf)).to.equal(
+      "ALREADY_EXISTS",
+    );
+  });
+
+  it("whoever made a room is not told that it was not made, where another one deleted and imported it meanwhile", async () => {
+    const lines = await exportOf("source_");
+    let isLost = false;
+    let meanwhile = (): Promise<void> => Promise.resolve();
+    const [first] = connections;
+    if (first === undefined) throw new Error("no client");
+    const forgetful = tapped(first, {
+      request: async (send, ...asked) => {
+        const answer = await send(...asked);
+        if (!isLost || !asked[0].startsWith("$KV.made_rooms.room.")) return answer;
+        isLost = false;
+        await meanwhile();
+        throw natsError("TIMEOUT");
+      },
+    });
+    await using here = await openJetStream(forgetful, 1, { prefix: "made_", opTimeoutMs });
+    await using there = await open(1, "made_");
+    meanwhile = async () => {
+      await there.rooms.delete("room");
+      await importStore(lines, there);
+    };
+    isLost = true;
+    const error: unknown = await here.rooms.create({ id: "room", owner: "owner" }).catch((thrown: unknown) => thrown);
+    if (!(error instanceof StoreError)) throw new Error("it has to be refused");
+    expect([error.code, error.outcome]).to.deep.equal(["TIMEOUT", "unknown"]);
+  });
+
+  it("a room that was deleted is not deleted again, where another one imported it meanwhile", async () => {
+    const lines = await exportOf("source_");
+    let isLost = false;
+    let meanwhile = (): Promise<void> => Promise.resolve();
+    const [first] = connections;
+    if (first === undefined) throw new Error("no client");
+    const forgetful = tapped(first, {
+      request: async (send, ...asked) => {
+        const answer = await send(...asked);
+        if (!isLost || !asked[0].startsWith("$KV.gone_rooms.room.")) return answer;
+        isLost = false;
+        await meanwhile();
+        throw natsError("TIMEOUT");
+      },
+    });
+    await using here = await openJetStream(forgetful, 1, { prefix: "gone_", opTimeoutMs });
+    await using there = await open(1, "gone_");
+    await here.rooms.create({ id: "room", owner: "owner" });
+    meanwhile = () => importStore(lines, there).then(() => undefined);
+    isLost = true;
+    expect(await here.rooms.delete("room").then(() => "done", codeOf)).to.equal("TIMEOUT");
+    expect((await there.rooms.get("room")).name).to.equal("imported");
   });
 });

@@ -9,6 +9,7 @@ const staleReads = (test: string) => bySpec("spec/jetstream/stale-reads.spec.ts"
 const answers = (test: string) => bySpec("spec/jetstream/answers.spec.ts", test);
 const format = (test: string) => bySpec("spec/jetstream/format.spec.ts", test);
 const closedStore = (test: string) => bySpec("spec/jetstream/closed-store.spec.ts", test);
+const contention = (test: string) => bySpec("spec/jetstream/contention.spec.ts", test);
 const rosters = (test: string) => bySpec("spec/jetstream/rosters.spec.ts", test);
 const crashPoints = (operation: string) =>
   bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
@@ -202,7 +203,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a log is known by barriers alone",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "    this.noteOwn({ key, seq, isBehind: mine });\n",
+    find: "if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;",
     replace: "",
     breaks: "What a store was acknowledged is in the log, or the log is another one.",
     killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "is another log to a store" },
@@ -588,6 +589,46 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: closedStore("denies and refuses at once"),
   },
   {
+    name: "ids of writes that are over stay in the record",
+    file: "lib/jetstream/write-history.ts",
+    find: "[id, ...before.log.filter((each) => !own.isOver(each))]",
+    replace: "[id, ...before.log.filter((each) => each !== own.landmark)]",
+    breaks: "Whose write was stored is known, however often one other store writes behind it.",
+    killedBy: contention("although it was refused, and many changes came behind"),
+  },
+  {
+    name: "the id of a write of which nobody knows what became is taken out",
+    file: "lib/jetstream/write-history.ts",
+    find: "!this.#open.has(id) && ",
+    replace: "",
+    breaks: "A write that was stored is not made again.",
+    killedBy: contention("its own store changed it many times"),
+  },
+  {
+    name: "the id of the write by which the log is known is taken out",
+    file: "lib/jetstream/write-history.ts",
+    find: " && id !== this.landmark",
+    replace: "",
+    breaks: "A log that is the same is not taken for one that was restored.",
+    killedBy: contention("takes nothing away by which the log is known"),
+  },
+  {
+    name: "a record that is behind a refusal is fenced",
+    file: "lib/jetstream/bucket.ts",
+    find: 'if (isBehind && verdict(intact(entry)) !== "unknown") return this.noted(entry);',
+    replace: "if (isBehind && entry.seq < 0) return this.noted(entry);",
+    breaks: "A call knows what became of its write while others change the record all the time.",
+    killedBy: contention("although it changes before each look at it"),
+  },
+  {
+    name: "an import begins the history of a record anew",
+    file: "lib/jetstream/write-history.ts",
+    find: 'return { n: after + 1, first: "", log: [id], seqs: [] };',
+    replace: "return { n: Math.min(1, after), first: id, log: [id], seqs: [] };",
+    breaks: "What is imported says nothing of what was written before.",
+    killedBy: bySpec("spec/jetstream/restored.spec.ts", "what is imported is no backup"),
+  },
+  {
     name: "what stood while the store was closed counts once it is open",
     file: "lib/jetstream/proved-bucket.ts",
     find: `if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");`,
@@ -598,8 +639,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a commit behind what closes the store",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "    await this.checkOpen(seq, call);\n    return seq;",
-    replace: "    return seq;",
+    find: "        await this.checkOpen(seq, call);\n      }\n      return",
+    replace: "      }\n      return",
     breaks: "A write is acknowledged only where it stands before what closes the store.",
     killedBy: closedStore("of a store that was stopped before its commit"),
   },

@@ -110,8 +110,8 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a write that is not found was not stored",
     file: "lib/jetstream/bucket.ts",
-    find: "const { entry } = await this.readLinearizable(key, call);\n          if ((entry",
-    replace: "const entry = await this.get(key, call);\n          if ((entry",
+    find: "return (await this.readLinearizable(key, call)).entry;\n  }\n\n  /** Removes",
+    replace: "return this.get(key, call);\n  }\n\n  /** Removes",
     breaks:
       "A record that is not found after a refusal is asked for again, until the leader says that it is not there.",
   },
@@ -160,9 +160,9 @@ const changes: readonly Change[] = [
   {
     name: "simulated: a committed change of an admin is lost",
     file: "lib/jetstream/admin-guard.ts",
-    find: "const apply = head === undefined || head.user.key === key ? Promise.resolve() : this.#apply(head, call);",
+    find: "const apply = last === undefined || last.user.key === key ? Promise.resolve() : this.#apply(last, call);",
     replace:
-      "const apply = head === undefined || head.user.key === key ? Promise.resolve() : Promise.resolve(call.throwIfEnded());",
+      "const apply = last === undefined || last.user.key === key ? Promise.resolve() : Promise.resolve(call.throwIfEnded());",
     breaks: "The guard gets another head only after the one before stands in its user's record.",
   },
   {
