@@ -67,6 +67,7 @@ export default defineConfig(
         "MemberFacts",
         "RoomFacts",
         "UserFacts",
+        "MAX_REVISION_FLOOR",
         "byCodePoint",
         "isActive",
         "isActiveAdmin",

@@ -176,6 +176,9 @@ export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
   return items.sort((a, b) => byCodePoint(name(a), name(b)));
 }
 
+/** Above it there would be too few numbers left for revisions: no store has given so many, and what says so is damaged. */
+export const MAX_REVISION_FLOOR = 2 ** 53 - 2 ** 40;
+
 /** A refusal by the rules, as against a failure. */
 export function isRefusal(error: unknown): boolean {
   if (!isStoreError(error)) return false;

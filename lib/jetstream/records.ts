@@ -1,6 +1,7 @@
 /** Whole records, out of the buckets and into them. */
 import type { Call } from "../call.js";
 import type { RecordReader, RecordsDriver } from "../driver.js";
+import { MAX_REVISION_FLOOR } from "../rules.js";
 import type { JetStreamClient } from "./client.js";
 import { floorOf, readState } from "./importing.js";
 import { joinAll, joinBoth } from "./join.js";
@@ -41,7 +42,7 @@ async function begin(parts: Writable, client: JetStreamClient, call: Call): Prom
   return new BucketsReader(parts, {
     expected: { users: userCount ?? 0, rooms: roomCount ?? 0, members: memberCount ?? 0, roomKeys: keyCount ?? 0 },
     adminEver: await guard.adminEver(call),
-    revisionFloor: Math.min(Number.parseInt(String(version), 36), Number.MAX_SAFE_INTEGER),
+    revisionFloor: Math.min(Number.parseInt(String(version), 36), MAX_REVISION_FLOOR),
   });
 }
 

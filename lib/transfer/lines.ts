@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import * as args from "../arguments.js";
 import type { RecordCounts, StoredKey, StoredMember, StoredRecord, StoredRoom, StoredUser } from "../driver.js";
 import { StoreError, isInvalidArgument } from "../errors.js";
-import { byCodePoint } from "../rules.js";
+import { MAX_REVISION_FLOOR, byCodePoint } from "../rules.js";
 
 const FORMAT = "unibus-membership export";
 /** Of what stands in the lines. A newer one is refused. */
@@ -172,7 +172,7 @@ export function readHeader(text: string): Header {
     return {
       counts: countsIn(found["counts"], "header.counts"),
       adminEver: flagOf(found["adminEver"], "header.adminEver"),
-      revisionFloor: args.integer(found["revisionFloor"], "header.revisionFloor", 0, Number.MAX_SAFE_INTEGER),
+      revisionFloor: args.integer(found["revisionFloor"], "header.revisionFloor", 0, MAX_REVISION_FLOOR),
     };
   });
 }

@@ -2,6 +2,7 @@
 // somebody else has no way to whole records.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { EventEmitter, once } from "node:events";
 import { exportStore, importStore, type Store } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
@@ -234,6 +235,17 @@ const steps: Steps = {
     await isEmpty(store);
     assert.equal((await importStore(lines, store)).digest, digestOf(lines));
     assert.equal(await store.isAdmin("root"), true);
+  },
+
+  "a text whose revisions would leave none for the store is refused": async ({ store }) => {
+    const lines = await filledLines();
+    const header = { ...(JSON.parse(lines[0] ?? "") as object), revisionFloor: Number.MAX_SAFE_INTEGER };
+    const body = [`${JSON.stringify(header)}\n`, ...lines.slice(1, -1)];
+    const { end } = JSON.parse(lines.at(-1) ?? "") as { end: object };
+    const sha256 = createHash("sha256").update(body.join("")).digest("hex");
+    const text = [...body, `${JSON.stringify({ end: { ...end, sha256 } })}\n`];
+    await refused("CORRUPT", () => importStore(text, store), "an export whose revisions leave none");
+    await isEmpty(store);
   },
 
   "a store that holds anything is not imported into, and stays as it was": async ({ store, other }) => {
