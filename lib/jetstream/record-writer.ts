@@ -205,7 +205,8 @@ export class BucketsWriter implements RecordWriter {
           await lifecycle.purge(roomId, record, call);
         } else if (incarnation.startsWith(IMPORTED)) {
           // Whoever staged it can commit it no more.
-          await lifecycle.purge(roomId, { incarnation, roster: incarnation, copying: undefined }, call);
+          const roster = incarnation;
+          await lifecycle.purge(roomId, { incarnation, roster, copying: undefined, head: [], membersSeq: 0 }, call);
         }
       }),
     );

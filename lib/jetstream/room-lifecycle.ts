@@ -1,12 +1,12 @@
 /** How a room begins and ends. */
 import type { Call } from "../call.js";
 import { CERTAIN, commitOrCertain } from "./freshness.js";
-import { joinAll, joinBoth } from "./join.js";
-import { keys, newId } from "./keys.js";
+import { inParallel, joinAll, joinBoth } from "./join.js";
+import { endpointOf, keys, newId } from "./keys.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomIndex } from "./room-index.js";
 import { inPlace, type RoomLog, type StagedWrites } from "./room-log.js";
-import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
+import { readMember, readRoom, type MemberRow, type RoomRecord, type RoomSlot } from "./room-record.js";
 import type { CleanUp } from "./room-records.js";
 import type { Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
@@ -25,6 +25,13 @@ export interface Creation<T> {
   readonly record: Omit<RoomRecord, keyof WriteHistory<never> | "keysSeq" | "indexed">;
   readonly result: (record: RoomRecord) => T;
 }
+
+/** What says which records an incarnation has. */
+type Leftovers = Pick<RoomRecord, "incarnation" | "roster" | "copying" | "head" | "membersSeq">;
+
+/** So many removals of their own take a server as long as one walk over a large bucket. */
+const MANY_HINTS = 2000;
+const HINTS_AT_ONCE = 16;
 
 /**
  * Of a room that was there once a record stays for ever. It breaks the condition of every earlier attempt, so that none
@@ -86,19 +93,36 @@ export class RoomLifecycle {
   }
 
   /** Removes what belongs to an incarnation that is over, or can never come to be. */
-  async purge(
-    roomId: string,
-    { incarnation, roster, copying }: Pick<RoomRecord, "incarnation" | "roster" | "copying">,
-    call: Call,
-  ): Promise<void> {
+  async purge(roomId: string, left: Leftovers, call: Call): Promise<void> {
+    const { incarnation, roster, copying } = left;
     const { members, membersByEndpoint, roomKeys } = this.#log.buckets;
     await joinAll([
-      membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call),
+      this.#purgeHints(roomId, left, call),
       membersByEndpoint.purge(keys.roomHint(roomId, incarnation), call),
-      members.purge(keys.members(roomId, roster), call),
-      ...(copying === undefined ? [] : [members.purge(keys.members(roomId, copying), call)]),
       roomKeys.purge(keys.roomKeysOfRoom(roomId, incarnation), call),
       roomKeys.purge(keys.epochs(roomId, incarnation), call),
     ]);
+    // Last: they say which entries there are.
+    await joinAll([
+      members.purge(keys.members(roomId, roster), call),
+      ...(copying === undefined ? [] : [members.purge(keys.members(roomId, copying), call)]),
+    ]);
+  }
+
+  /**
+   * Each entry of the index by its own key. The room's are not beside each other there: to find them by a filter, a server walks
+   * over every key of the bucket. What an attempt left that died is not among them: the sweep and the index's readers meet it.
+   */
+  async #purgeHints(roomId: string, { incarnation, roster, head, membersSeq }: Leftovers, call: Call): Promise<void> {
+    const { members, membersByEndpoint } = this.#log.buckets;
+    const hint = (endpoint: string, { id }: MemberRow) => keys.hint(endpoint, roomId, incarnation, id);
+    const mark = keys.membersMark(roomId, roster);
+    const rows = await members.scans.all(keys.members(roomId, roster), mark, membersSeq, call);
+    const hints = new Set([
+      ...head.map(({ endpoint, row }) => hint(endpoint, row)),
+      ...Array.from(rows.values(), (entry) => hint(endpointOf(entry.key), readMember(entry).row)),
+    ]);
+    if (hints.size > MANY_HINTS) await membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call);
+    else await inParallel([...hints], HINTS_AT_ONCE, (key) => membersByEndpoint.purge(key, call));
   }
 }

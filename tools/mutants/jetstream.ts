@@ -676,4 +676,12 @@ export const jetStreamMutants: readonly Mutant[] = [
     breaks: "A store takes its own write without reading only where nothing stands before it that it does not know.",
     killedBy: bySpec("spec/jetstream/copy.spec.ts", "passes over nothing that another one wrote before"),
   },
+  {
+    name: "a deleted room's index entries are looked for in the whole bucket",
+    file: "lib/jetstream/room-lifecycle.ts",
+    find: "hints.size > MANY_HINTS",
+    replace: "hints.size > 0",
+    breaks: "No call costs a server time in proportion to what else is in a bucket.",
+    killedBy: bySpec("spec/jetstream/filters.spec.ts", "look through a whole bucket"),
+  },
 ];
