@@ -25,6 +25,7 @@ import type {
   UserChangeInput,
   UserInput,
 } from "./arguments.js";
+import type { Found } from "./findings.js";
 import type { UserFacts } from "./rules.js";
 import type { Member, Page, Room, RoomKey, User } from "./store.js";
 
@@ -39,6 +40,8 @@ export interface Driver {
   readonly checks: CheckReads;
   /** Whole records, out of the store and into an empty one. */
   readonly records: RecordsDriver;
+  /** Looks at what is stored as this backend stores it. */
+  readonly inspection: InspectionDriver;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
    * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
@@ -338,4 +341,35 @@ export interface RecordWriter {
   open(adminEver: boolean, call: Call): Promise<void>;
   /** Nobody writes any more. The store stays as it is, closed if it was not opened. */
   release(): void;
+}
+
+export interface InspectionDriver {
+  /**
+   * Begins to look at everything. `repair`: what is wrong and has one right answer is mended, in a way that makes no check `true` that
+   * was `false`. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
+   */
+  begin(repair: boolean, call: Call): Promise<Inspector>;
+}
+
+/** First all that only the backend can tell, step by step, then the records, of which what holds everywhere is checked by others. */
+export interface Inspector {
+  /** Whether a reader tells exactly how many records there are, and whether there ever was an admin. */
+  readonly isExact: boolean;
+  /** Looks at some more. `undefined`: at the end. What others do meanwhile is no fault. */
+  next(call: Call): Promise<InspectionStep | undefined>;
+  /** The records, but for those that are too damaged to be read. */
+  read(call: Call): Promise<RecordReader>;
+  /** What only the backend can tell of a record that was read. */
+  examine?(record: StoredRecord): Found | undefined;
+  /** Gives a member the role that the room's record says. Nothing else of the member changes. `false`: it is not so any more. */
+  mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean>;
+}
+
+export interface InspectionStep {
+  readonly phase: string;
+  /** How many more were looked at. */
+  readonly done: number;
+  /** About how many there are in the phase, where that is known. */
+  readonly total?: number;
+  readonly findings: readonly Found[];
 }

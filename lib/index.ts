@@ -12,6 +12,9 @@ export { fromSubjectToken, subjectToken } from "./subject-token.js";
 export { exportStore } from "./transfer/export.js";
 export { importStore } from "./transfer/import.js";
 export type { ImportReport } from "./transfer/import.js";
+export { inspect } from "./inspect/inspect.js";
+export type { InspectOptions, Inspection } from "./inspect/inspect.js";
+export type { Finding, FindingCode } from "./findings.js";
 export type { BulkOptions, BulkProgress, Counts } from "./transfer/options.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {

@@ -8,6 +8,7 @@ import { OwnStore, decide, denialOf, denied } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
 import type {
   Driver,
+  InspectionDriver,
   MembersDriver,
   RecordReader,
   RecordsDriver,
@@ -31,6 +32,7 @@ type Kind = "read" | "write";
 export interface RecordsAccess {
   readonly opTimeoutMs: number;
   readonly records: RecordsDriver;
+  readonly inspection: InspectionDriver;
   /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
   /** A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends at once. */
@@ -295,10 +297,11 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   #recordsAccess(): RecordsAccess {
-    const { records } = this.#driver;
+    const { records, inspection } = this.#driver;
     return {
       opTimeoutMs: this.#opTimeoutMs,
       records,
+      inspection,
       begin: async (reading, call) => {
         const reader = await reading;
         if (call.remaining() > 0) this.#readers.add(reader);

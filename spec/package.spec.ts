@@ -86,7 +86,7 @@ describe("the packed package", () => {
     return file;
   }
 
-  it("holds only what a user needs, under 1 MB", async () => {
+  it("holds only what a user needs, in little more than 1 MB", async () => {
     const { stdout } = await run("tar", ["-tzf", tarball]);
     const files = stdout
       .trim()
@@ -99,7 +99,7 @@ describe("the packed package", () => {
     const others = files.filter((path) => !/^(dist\/[^/]+\.(js|cjs|d\.ts|d\.cts)|[^/]+)$/.test(path));
     expect(others).to.deep.equal([]);
     expect(files.filter((path) => !path.includes("/"))).to.have.length(3);
-    expect((await stat(tarball)).size).to.be.lessThan(1_050_000);
+    expect((await stat(tarball)).size).to.be.lessThan(1_080_000);
   });
 
   it("holds sql.js under its own terms: its license stands at the head of each file that has it", async () => {

@@ -26,6 +26,7 @@ import type { NatsConnection } from "./nats-connection.js";
 import { ReplicaFloors } from "./floors.js";
 import { raiseFormat } from "./format.js";
 import { finishOpening } from "./importing.js";
+import { inspection } from "./inspection.js";
 import { JetStreamMembers } from "./members.js";
 import type { Key } from "./keys.js";
 import { Memberships } from "./memberships.js";
@@ -220,7 +221,7 @@ export async function openOn(
     await end();
     await whenClosed?.();
   };
-  return new MembershipStore(driverOf(parts, input.maxStalenessMs, close), opTimeoutMs);
+  return new MembershipStore(driverOf(parts, input, close), opTimeoutMs);
 }
 
 /** What a store is made of. */
@@ -428,7 +429,7 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
-function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<void>): Driver {
+function driverOf(parts: Parts, { maxStalenessMs, opTimeoutMs }: JetStreamInput, close: () => Promise<void>): Driver {
   const { client, log, members, memberships, index, users, userCache, userViews, guard } = parts;
   const lifecycle = new RoomLifecycle(log, index);
   return {
@@ -439,6 +440,7 @@ function driverOf(parts: Parts, maxStalenessMs: number, close: () => Promise<voi
     users: new JetStreamUsers(users, userViews, guard),
     checks: new JetStreamChecks(users, userCache, members, maxStalenessMs),
     records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
+    inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
     close,
   };
 }

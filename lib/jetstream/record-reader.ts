@@ -13,7 +13,6 @@ import { joinAll } from "./join.js";
 import { readEpoch, readKey } from "./key-record.js";
 import { keys, parseKey, parseUser, type MembershipRef } from "./keys.js";
 import { NameSet } from "./name-set.js";
-import type { ProvedBucket } from "./proved-bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomIndex } from "./room-index.js";
 import type { Seq } from "./seq.js";
@@ -22,7 +21,7 @@ import type { RoomLog } from "./room-log.js";
 import { holderOf } from "./room-members.js";
 import type { RoomMembers, Roster } from "./room-members.js";
 import type { MemberRow, RoomRecord } from "./room-record.js";
-import type { UserState } from "./user-cache.js";
+import type { Scans } from "./scans.js";
 import { readUser, type UserRow } from "./user-record.js";
 import type { UserViews } from "./user-views.js";
 
@@ -34,11 +33,11 @@ const AT_ONCE = 512;
 
 /** What whole records are read from. */
 export interface Readable {
-  readonly users: ProvedBucket<"users", UserState>;
+  readonly users: { readonly scans: Pick<Scans<"users">, "page"> };
   readonly userViews: UserViews;
   readonly log: RoomLog;
   readonly members: RoomMembers;
-  readonly index: RoomIndex;
+  readonly index: Pick<RoomIndex, "page">;
 }
 
 export interface ReaderFacts {

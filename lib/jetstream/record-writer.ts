@@ -23,13 +23,16 @@ import { finishOpening, floorOf, openState, readState, writeState, type FoundSta
 import { inParallel, joinAll, joinBoth } from "./join.js";
 import { writeKey } from "./key-record.js";
 import { keys, newId, parseRoomHint, parseUser } from "./keys.js";
+import type { ProvedBucket } from "./proved-bucket.js";
 import { base64, toJson } from "./record-fields.js";
 import type { Readable } from "./record-reader.js";
+import type { RoomIndex } from "./room-index.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import type { PageOfRecords } from "./scans.js";
 import { later, latest, type Seq } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
+import type { UserState } from "./user-cache.js";
 import { readUser, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
@@ -50,6 +53,8 @@ function isThere(entry: Entry<"users">): boolean {
 
 /** What whole records are written to. */
 export interface Writable extends Readable {
+  readonly users: ProvedBucket<"users", UserState>;
+  readonly index: RoomIndex;
   readonly guard: AdminGuard;
   readonly lifecycle: RoomLifecycle;
 }

@@ -9,6 +9,7 @@ import type { ProvedBucket } from "./proved-bucket.js";
 import type { CommittingBucket } from "./store-state.js";
 import { streamState } from "./provisioning.js";
 import { BucketsReader } from "./record-reader.js";
+import type { ReaderFacts } from "./record-reader.js";
 import { BucketsWriter, type Writable } from "./record-writer.js";
 
 /** Versions of users that are given while an export goes on, at least, and beside as many as there were. */
@@ -30,7 +31,16 @@ export function records(parts: Writable, client: JetStreamClient): RecordsDriver
 }
 
 async function begin(parts: Writable, client: JetStreamClient, call: Call): Promise<BucketsReader> {
-  const { users, guard, log } = parts;
+  return new BucketsReader(parts, await readerFacts(parts, client, () => parts.guard.adminEver(call), call));
+}
+
+/** `isAdminEver`: whether any user is, or was, an admin. */
+export async function readerFacts(
+  { users, log }: Writable,
+  client: JetStreamClient,
+  isAdminEver: () => Promise<boolean>,
+  call: Call,
+): Promise<ReaderFacts> {
   const { rooms, members, roomKeys } = log.buckets;
   await joinBoth(users.readIndex(call), rooms.readIndex(call));
   const { value } = await readState(users, call);
@@ -39,11 +49,11 @@ async function begin(parts: Writable, client: JetStreamClient, call: Call): Prom
   );
   // A version of a user is a message, but for those that an import began with.
   const version = floorOf(value) + 2 * users.highestSeen + VERSIONS_MEANWHILE;
-  return new BucketsReader(parts, {
+  return {
     expected: { users: userCount ?? 0, rooms: roomCount ?? 0, members: memberCount ?? 0, roomKeys: keyCount ?? 0 },
-    adminEver: await guard.adminEver(call),
+    adminEver: await isAdminEver(),
     revisionFloor: Math.min(Number.parseInt(String(version), 36), MAX_REVISION_FLOOR),
-  });
+  };
 }
 
 /**

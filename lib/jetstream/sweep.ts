@@ -8,6 +8,7 @@
  * argument: docs/protocol.md, X1 to X3.
  */
 import type { Call } from "../call.js";
+import { isCorrupt } from "../errors.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { readEpoch } from "./key-record.js";
@@ -22,7 +23,11 @@ import type { RoomRecords } from "./room-records.js";
 const AT_ONCE = 1024;
 
 /** What something staged belongs to. */
-interface StagedRecord {
+export interface StagedRecord {
+  /** Its bucket, and its key there. */
+  readonly name: string;
+  /** Whether something stands there. */
+  readonly isThere: (freshness: Freshness, call: Call) => Promise<boolean>;
   readonly remove: (call: Call) => Promise<void>;
   readonly roomId: string;
   readonly incarnation: string;
@@ -44,6 +49,31 @@ export class Sweep {
 
   constructor(records: RoomRecords) {
     this.#records = records;
+  }
+
+  /** What may be staged at a key of one of these buckets. */
+  traces(bucket: "rooms_by_member" | "room_keys" | "members", key: Key<never>): StagedRecord[] {
+    const { membersByEndpoint, roomKeys, members } = this.#records.buckets;
+    switch (bucket) {
+      case "rooms_by_member":
+        return indexTraces(membersByEndpoint, key as Key<"rooms_by_member">);
+      case "room_keys":
+        return traceOf(roomKeys, key as Key<"room_keys">, parseKey(key as Key<"room_keys">));
+      case "members":
+        return traceOf(members, key as Key<"members">, parseMember(key as Key<"members">));
+    }
+  }
+
+  /** Those of one room to which nothing refers, at a moment after this call. An attempt under way may do so later. Nothing is changed. */
+  async leftovers(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<readonly StagedRecord[]> {
+    const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
+    if (suspects.length === 0) return suspects;
+    return this.#suspects(roomId, await this.#records.slot(roomId, "certain", call), suspects, "certain", call);
+  }
+
+  /** Removes those of one room to which nothing refers, and nothing ever can. */
+  clear(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<void> {
+    return this.#room(roomId, traces, call);
   }
 
   /** Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged. */
@@ -160,9 +190,19 @@ function indexTraces(bucket: Bucket<"rooms_by_member">, key: Key<"rooms_by_membe
 function traceOf<B extends BucketName>(
   bucket: Bucket<B>,
   key: Key<B>,
-  at: Omit<StagedRecord, "remove"> | undefined,
+  at: Omit<StagedRecord, "remove" | "name" | "isThere"> | undefined,
 ): StagedRecord[] {
-  return at === undefined ? [] : [{ ...at, remove: (call) => bucket.purge(key, call) }];
+  if (at === undefined) return [];
+  const isThere = async (freshness: Freshness, call: Call): Promise<boolean> => {
+    try {
+      return (await bucket.read(key, freshness, call)).entry !== undefined;
+    } catch (error) {
+      // Whatever it is.
+      if (isCorrupt(error)) return true;
+      throw error;
+    }
+  };
+  return [{ ...at, name: `${bucket.name}: ${key}`, isThere, remove: (call) => bucket.purge(key, call) }];
 }
 
 async function sample<B extends BucketName>(bucket: Bucket<B>, call: Call): Promise<Entry<B>[]> {

@@ -7,6 +7,7 @@ import type { CommonOptions, Store } from "../store.js";
 import { members } from "./members.js";
 import { Memory, answer } from "./memory.js";
 import { checkReads } from "./checks.js";
+import { inspection } from "./inspection.js";
 import { records } from "./records.js";
 import { roomKeys } from "./room-keys.js";
 import { rooms } from "./rooms.js";
@@ -40,6 +41,7 @@ function driverOf(memory: Memory): Driver {
     users: users(memory),
     checks: checkReads(memory),
     records: records(memory),
+    inspection: inspection(memory),
     close: () => Promise.resolve(),
   };
 }

@@ -2,6 +2,7 @@ import { promises as fs } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { COMMON_OPTIONS, commonInput, fields, invalid, listener } from "../arguments.js";
 import type { CommonInput } from "../arguments.js";
+import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
@@ -16,6 +17,8 @@ import type { CheckpointResult } from "./checkpoint.js";
 import { Database } from "./database.js";
 import { codeOf, isAbsent, statIfThere } from "./files.js";
 import { ImageMaker } from "./image-maker.js";
+import { inspection } from "./inspection.js";
+import type { StoreFiles } from "./inspection.js";
 import { ALONE, Lease } from "./lease.js";
 import type { Holding } from "./lease.js";
 import { loadSqlJs } from "./load-sql-js.js";
@@ -138,7 +141,12 @@ async function realPath(path: string): Promise<string> {
   throw invalid("path", "a file (too many symbolic links)");
 }
 
-function driverOf(database: Database, holding: Holding, close: () => Promise<void>): Driver {
+function driverOf(
+  database: Database,
+  holding: Holding,
+  files: StoreFiles | undefined,
+  close: () => Promise<void>,
+): Driver {
   return {
     backend: "sqlite",
     rooms: rooms(database),
@@ -147,6 +155,7 @@ function driverOf(database: Database, holding: Holding, close: () => Promise<voi
     users: users(database),
     checks: checkReads(database, holding),
     records: records(database, holding),
+    inspection: inspection(database, holding, files),
     close,
   };
 }
@@ -161,7 +170,7 @@ function inMemory(): Driver {
     { batch: () => undefined, broken: () => undefined },
     ALONE,
   );
-  return driverOf(database, ALONE, () => database.journal.idle());
+  return driverOf(database, ALONE, undefined, () => database.journal.idle());
 }
 
 async function onDisk(
@@ -178,12 +187,14 @@ async function onDisk(
   let recovered: Recovered;
   let maker: ImageMaker;
   let lease: Lease;
+  let sqlJs: SqlJs;
   try {
     const sql = await loadSqlJs();
+    ({ sqlJs } = sql);
     maker = new ImageMaker(sql, path);
     const progress = new Progress(onOpening);
     recovered = await recover({
-      sqlJs: sql.sqlJs,
+      sqlJs,
       path,
       anew: lock.tookOver,
       maker,
@@ -213,7 +224,7 @@ async function onDisk(
   });
   if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();
-  return driverOf(database, lease, () =>
+  return driverOf(database, lease, { path, sqlJs, watermark }, () =>
     closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, () =>
       closeAll(path, database, checkpoints, lease, lock),
     ),

@@ -3,6 +3,7 @@ import { ConformanceRun, conformanceCases, type ConformanceHarness, type NatsSer
 import { expect } from "chai";
 import { randomBytes } from "node:crypto";
 import { exportCases } from "./export-cases.js";
+import { inspectCases } from "./inspect-cases.js";
 import { foreign } from "./foreign-store.js";
 import { dropBuckets, natsClients, type Connection, type NatsClient } from "./nats-clients.js";
 
@@ -21,7 +22,7 @@ export function conforms(target: string, harness: () => ConformanceHarness): voi
     before(() => {
       run = new ConformanceRun(harness());
     });
-    for (const each of [...conformanceCases, ...exportCases]) it(each.name, () => run.case(each));
+    for (const each of [...conformanceCases, ...exportCases, ...inspectCases]) it(each.name, () => run.case(each));
     after(() => run.dispose());
   });
 }

@@ -1,0 +1,101 @@
+/** A bucket message by message, in the order of its log, whatever stands there: for whoever looks for what should not. */
+import type { Call } from "../call.js";
+import { isCorrupt } from "../errors.js";
+import { whole } from "./answers.js";
+import type { Bucket } from "./bucket.js";
+import { decode, intact, type Entry } from "./entry.js";
+import { unavailable } from "./failures.js";
+import { EVERYTHING } from "./keys.js";
+import { RetryLoop } from "./retry-loop.js";
+import type { BucketName, Seq } from "./seq.js";
+
+const PAGE = 512;
+const PAGE_BYTES = 4 * 1024 * 1024;
+
+export interface RawMessage<B extends BucketName> {
+  /** By its subject. */
+  readonly key: string;
+  readonly seq: Seq<B>;
+  /** By itself, if it is one of ours. */
+  readonly entry: Entry<B> | undefined;
+}
+
+export class RawPages<B extends BucketName> {
+  readonly #bucket: Bucket<B>;
+  #last = 0;
+  /** A message, or a later one of the same key, stands there since this began. */
+  #end: Seq<B> | undefined;
+  #isOver = false;
+
+  constructor(bucket: Bucket<B>) {
+    this.#bucket = bucket;
+  }
+
+  /** Some more. `undefined`: everything that stood there when this began has come, or was changed since and may have come. */
+  async next(call: Call): Promise<readonly RawMessage<B>[] | undefined> {
+    if (this.#isOver) return undefined;
+    const { link, stream, subjects } = this.#bucket;
+    this.#end ??= await this.#bucket.readIndex(call);
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      this.#bucket.use();
+      const request = { seq: this.#last + 1, next_by_subj: subjects + EVERYTHING, batch: PAGE, max_bytes: PAGE_BYTES };
+      const answer = await link.direct(stream, request, link.attemptMs(call));
+      switch (answer.kind) {
+        case "failed":
+          retries.failed(answer.failure, answer.error);
+          break;
+        case "too-many":
+          throw unavailable("lost", new Error("a page was refused"));
+        case "empty":
+          // A replica that is behind: the barrier stands there, or another has taken its place.
+          break;
+        case "end": {
+          if (!whole(answer)) {
+            retries.failed("lost", new Error("a part of the answer is missing"));
+            break;
+          }
+          const last = answer.messages.at(-1);
+          if (last === undefined) break;
+          this.#last = last.seq;
+          this.#isOver = last.seq >= this.#end;
+          return answer.messages.map((message) => {
+            const entry = decode(message, subjects.length).detached();
+            return { key: message.subject.slice(subjects.length), seq: entry.seq, entry: intactOf(entry) };
+          });
+        }
+      }
+    }
+  }
+}
+
+/** Removes what stood there, and nothing that was written later. Repeating it does no harm. */
+export async function purgeUpTo<B extends BucketName>(bucket: Bucket<B>, at: Entry<B>, call: Call): Promise<void> {
+  const { link, stream, subjects } = bucket;
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
+    try {
+      const request = { filter: subjects + at.key, seq: at.seq + 1 };
+      const reply = await link.api(`STREAM.PURGE.${stream}`, request, link.attemptMs(call));
+      if (reply["success"] === true) return;
+      retries.failed("lost", reply["error"]);
+    } catch (error) {
+      retries.failed(link.closed ? "closed" : "lost", error);
+    }
+  }
+}
+
+/** `undefined`: it is damaged. */
+export function intactOf<B extends BucketName>(entry: Entry<B>): Entry<B> | undefined {
+  return unlessCorrupt(() => intact(entry));
+}
+
+/** `undefined`: what is read is damaged. */
+export function unlessCorrupt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (isCorrupt(error)) return undefined;
+    throw error;
+  }
+}
