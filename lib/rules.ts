@@ -176,7 +176,10 @@ export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
   return items.sort((a, b) => byCodePoint(name(a), name(b)));
 }
 
-/** Above it there would be too few numbers left for revisions: no store has given so many, and what says so is damaged. */
+/**
+ * Above it there would be too few numbers left for revisions, and for versions of users. No store has given so many: what says
+ * so is damaged.
+ */
 export const MAX_REVISION_FLOOR = 2 ** 53 - 2 ** 40;
 
 /** A refusal by the rules, as against a failure. */

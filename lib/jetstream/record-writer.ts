@@ -20,7 +20,7 @@ import type { Entry } from "./entry.js";
 import { CERTAIN, asRead } from "./freshness.js";
 import { ImportLanes, takenOver } from "./import-lanes.js";
 import { finishOpening, floorOf, openState, readState, writeState, type FoundState } from "./importing.js";
-import { inParallel, joinAll, joinBoth } from "./join.js";
+import { joinAll, joinBoth } from "./join.js";
 import { writeKey } from "./key-record.js";
 import { keys, newId, parseRoomHint, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -30,7 +30,7 @@ import type { RoomIndex } from "./room-index.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import type { PageOfRecords } from "./scans.js";
-import { later, latest, type Seq } from "./seq.js";
+import { latest, type Seq } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
 import { readUser, type UserRow } from "./user-record.js";
@@ -96,6 +96,8 @@ export class BucketsWriter implements RecordWriter {
   #usersFrom: Seq<"users"> | undefined;
   #roomsFrom: Seq<"rooms_by_member"> | undefined;
   readonly #admins = new Map<string, number | undefined>();
+  /** Up to when the call that writes was given more time. */
+  #wentForward = 0;
 
   private constructor(parts: Writable, read: (call: Call) => Promise<RecordReader>, floor: number) {
     this.#parts = parts;
@@ -220,6 +222,7 @@ export class BucketsWriter implements RecordWriter {
 
   async write(records: readonly StoredRecord[], call: Call): Promise<void> {
     this.#usersFrom = this.#roomsFrom = 0;
+    this.#wentForward = performance.now();
     const under: Promise<unknown>[] = [];
     for (const record of records) {
       switch (record.kind) {
@@ -280,10 +283,17 @@ export class BucketsWriter implements RecordWriter {
     await indexed;
     const { roomKeys } = this.#parts.log.buckets;
     let last: Seq<"room_keys"> = 0;
-    const epochs = Array.from({ length: row.epoch - 1 }, (_, i) => i + 1);
-    await inParallel(epochs, EPOCHS, async (epoch) => {
-      last = later(last, await roomKeys.stage(keys.epoch(row.id, incarnation, epoch), { attempt }, call));
-    });
+    for (let from = 1; from < row.epoch; from += EPOCHS) {
+      const epochs = Array.from({ length: Math.min(EPOCHS, row.epoch - from) }, (_, i) => from + i);
+      const seqs = await joinAll(
+        epochs.map((epoch) => roomKeys.stage(keys.epoch(row.id, incarnation, epoch), { attempt }, call)),
+      );
+      last = latest(last, seqs);
+      // Many epochs take long. It is stuck only if nothing goes forward.
+      const now = performance.now();
+      call.extend(now - this.#wentForward);
+      this.#wentForward = now;
+    }
     return last;
   }
 

@@ -224,7 +224,7 @@ function userOf(value: unknown): StoredUser {
     createdAt: timeOf(found["createdAt"], "user.createdAt"),
     ...(revokedAt === undefined ? {} : { revokedAt: timeOf(revokedAt, "user.revokedAt") }),
     ...(expiresAt === undefined ? {} : { expiresAt: timeOf(expiresAt, "user.expiresAt") }),
-    ...(grant === undefined ? {} : { grant: args.integer(grant, "user.grant", 0, Number.MAX_SAFE_INTEGER) }),
+    ...(grant === undefined ? {} : { grant: args.integer(grant, "user.grant", 0, MAX_REVISION_FLOOR) }),
   };
 }
 

@@ -239,13 +239,20 @@ const steps: Steps = {
 
   "a text whose revisions would leave none for the store is refused": async ({ store }) => {
     const lines = await filledLines();
-    const header = { ...(JSON.parse(lines[0] ?? "") as object), revisionFloor: Number.MAX_SAFE_INTEGER };
-    const body = [`${JSON.stringify(header)}\n`, ...lines.slice(1, -1)];
-    const { end } = JSON.parse(lines.at(-1) ?? "") as { end: object };
-    const sha256 = createHash("sha256").update(body.join("")).digest("hex");
-    const text = [...body, `${JSON.stringify({ end: { ...end, sha256 } })}\n`];
-    await refused("CORRUPT", () => importStore(text, store), "an export whose revisions leave none");
-    await isEmpty(store);
+    const highest = String(Number.MAX_SAFE_INTEGER);
+    const changes: readonly ((line: string) => string)[] = [
+      (line) => line.replace(/"revisionFloor":\d+/, `"revisionFloor":${highest}`),
+      (line) => line.replace(/^\{"user":(.*?)(,"grant":\d+)?\}\}/, `{"user":$1,"grant":${highest}}}`),
+    ];
+    for (const change of changes) {
+      const body = lines.slice(0, -1).map(change);
+      assert.notDeepEqual(body, lines.slice(0, -1));
+      const { end } = JSON.parse(lines.at(-1) ?? "") as { end: object };
+      const sha256 = createHash("sha256").update(body.join("")).digest("hex");
+      const text = [...body, `${JSON.stringify({ end: { ...end, sha256 } })}\n`];
+      await refused("CORRUPT", () => importStore(text, store), "an export whose revisions leave none");
+      await isEmpty(store);
+    }
   },
 
   "a store that holds anything is not imported into, and stays as it was": async ({ store, other }) => {
