@@ -75,4 +75,28 @@ export const coreMutants: readonly Mutant[] = [
     breaks: "Lists and rekey have ten times the time of a call on one record.",
     killedBy: bySpec("spec/times.spec.ts", "lists"),
   },
+  {
+    name: "a source is not told that an import was aborted",
+    file: "lib/transfer/import.ts",
+    find: "const returned = this.#return().catch",
+    replace: "const returned = this.#work.outside(() => this.#return()).catch",
+    breaks: "An import ends its source whatever has ended the import.",
+    killedBy: bySpec("spec/conformance/memory.spec.ts", "nothing more is wanted of it"),
+  },
+  {
+    name: "a reader that comes too late stays open",
+    file: "lib/membership-store.ts",
+    find: "if (call.remaining() > 0) this.#readers.add(reader);",
+    replace: "if (call.remaining() >= 0) this.#readers.add(reader);",
+    breaks: "An export that is ended while it begins leaves nothing open.",
+    killedBy: bySpec("spec/sqlite/exports.spec.ts", "aborted while it begins"),
+  },
+  {
+    name: "an export may use up the revisions",
+    file: "lib/rules.ts",
+    find: "2 ** 53 - 2 ** 40",
+    replace: "2 ** 53",
+    breaks: "A store that was imported into has revisions left, which never repeat.",
+    killedBy: bySpec("spec/conformance/memory.spec.ts", "would leave none for the store"),
+  },
 ];

@@ -70,6 +70,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: bySpec("spec/transfer.spec.ts", "of two imports the later one wins"),
   },
   {
+    name: "a batch of an import that fails leaves its room unheard",
+    file: "lib/jetstream/record-writer.ts",
+    find: "await joinAll([...under, this.#settle(this.#room)]);",
+    replace: "await joinAll(under); await this.#settle(this.#room);",
+    breaks: "No rejection of an import is heard by nobody: that ends the process.",
+    killedBy: bySpec("spec/transfer.spec.ts", "dies at some write"),
+  },
+  {
     name: "what a replica has is certain",
     file: "lib/jetstream/bucket.ts",
     find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
