@@ -3,7 +3,7 @@
  * many writes of others followed, and while they go on.
  */
 import { expect } from "chai";
-import { openJetStream, type Store } from "unibus-membership";
+import { isStoreError, openJetStream, type Store } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
@@ -72,7 +72,7 @@ interface Kind {
   readonly racers: number;
   readonly subject: (id: string) => string;
   readonly make: (store: Store, id: string) => Promise<unknown>;
-  readonly change: (store: Store, id: string, name: string) => Promise<{ readonly name: string }>;
+  readonly change: (store: Store, id: string, name: string, signal?: AbortSignal) => Promise<{ readonly name: string }>;
   readonly nameOf: (store: Store, id: string) => Promise<string>;
 }
 
@@ -82,7 +82,7 @@ const kinds: readonly Kind[] = [
     racers: 200,
     subject: (id) => `$KV.rooms.room.${token(id)}`,
     make: (store, id) => store.rooms.create({ id, owner: "owner" }),
-    change: (store, id, name) => store.rooms.update(id, { name }),
+    change: (store, id, name, signal) => store.rooms.update(id, { name }, signal === undefined ? {} : { signal }),
     nameOf: async (store, id) => (await store.rooms.get(id)).name,
   },
   {
@@ -90,7 +90,7 @@ const kinds: readonly Kind[] = [
     racers: 80,
     subject: (id) => `$KV.users.user.${token(id)}`,
     make: (store, id) => store.users.add({ key: id }),
-    change: (store, id, name) => store.users.update(id, { name }),
+    change: (store, id, name, signal) => store.users.update(id, { name }, signal === undefined ? {} : { signal }),
     nameOf: async (store, id) => (await store.users.get(id)).name,
   },
 ];
@@ -151,6 +151,22 @@ describe("jetstream: many who change one record at once", function () {
       await change(b, id, "last");
       expect(held.isOver).to.equal(true);
       expect(await nameOf(a, id)).to.equal("last");
+    });
+
+    it(`a ${what} that changes before each look at it was surely not changed by a call that is given up then`, async () => {
+      const id = named("none");
+      await make(a, id);
+      const aborting = new AbortController();
+      let looks = 0;
+      held.atCommit(subject(id), "before", () => change(a, id, "other").then(() => undefined));
+      held.atFences(subject(id), 3, async () => {
+        await change(a, id, `another ${String(++looks)}`);
+        if (looks === 3) aborting.abort();
+      });
+      const error: unknown = await change(b, id, "last", aborting.signal).catch((thrown: unknown) => thrown);
+      if (!isStoreError(error)) throw new Error("it was given up");
+      expect([held.isOver, error.code, error.outcome]).to.deep.equal([true, "TIMEOUT", "none"]);
+      expect(await nameOf(a, id)).to.equal("another 3");
     });
 
     it(`of ${String(racers)} changes of a ${what} by two stores, all are made`, async () => {

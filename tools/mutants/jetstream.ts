@@ -600,7 +600,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     name: "ids of writes that are over stay in the record",
     file: "lib/jetstream/write-history.ts",
     find: "[id, ...before.log.filter((each) => !own.isOver(each))]",
-    replace: "[id, ...before.log.filter((each) => each !== own.landmark)]",
+    replace: "[id, ...before.log.filter((each) => each !== id || own.isOver(each))]",
     breaks: "Whose write was stored is known, however often one other store writes behind it.",
     killedBy: contention("although it was refused, and many changes came behind"),
   },
@@ -626,7 +626,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: 'if (isBehind && verdict(intact(entry)) !== "unknown") return this.noted(entry);',
     replace: "if (isBehind && entry.seq < 0) return this.noted(entry);",
     breaks: "A call knows what became of its write while others change the record all the time.",
-    killedBy: contention("although it changes before each look at it"),
+    killedBy: contention("was surely not changed by a call that is given up"),
   },
   {
     name: "an import begins the history of a record anew",
