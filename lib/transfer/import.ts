@@ -35,10 +35,11 @@ const MAX_LINE = 256 * 1024;
  * times, members' states, past epochs, debts of rekeys, revoked users. Revisions are new. A store may not see at once
  * what another one imported.
  *
- * Text that was cut, reordered or changed is `CORRUPT`, and the store is empty again, and open. Of a newer version it
- * is `INCOMPATIBLE`. If the import ends otherwise (the process dies, the signal aborts it, the backend fails) the store
- * stays closed: import again, which begins anew. Only where it ends in its very last step may the store be open, with
- * everything in it: then importing again is `CONFLICT`. To have it empty and open, import an export of an empty store.
+ * Text that was cut, reordered or changed is `CORRUPT`, and of a newer version `INCOMPATIBLE`. What `lines` fails with
+ * is told as it is. After each of these the store is empty again, and open. If the import ends otherwise (the process
+ * dies, the signal aborts it, the backend fails) the store stays closed: import again, which begins anew. Only where it
+ * ends in its very last step may the store be open, with everything in it: then importing again is `CONFLICT`. To have
+ * it empty and open, import an export of an empty store.
  *
  * @example
  * await importStore(createReadStream("membership.jsonl.gz").pipe(createGunzip()).setEncoding("utf8"), store);
@@ -88,7 +89,8 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
     await compare(writer, report, adminEver, work);
   } catch (error) {
     // If undoing fails too, the store stays closed. The first error says why.
-    if (isWorthUndoing(error) || error instanceof Differs) await undo(writer, work).catch(() => undefined);
+    if (text.hasFailed || isWorthUndoing(error) || error instanceof Differs)
+      await undo(writer, work).catch(() => undefined);
     throw error instanceof Differs ? error.told : error;
   }
   await work.step((call) => writer.open(adminEver, call));
@@ -197,6 +199,8 @@ class Lines {
   #isOver = false;
   /** Whether the iterator was asked for a piece, and has not answered. */
   #isAsked = false;
+  /** Whether the iterator has failed. It may say so as a store does, whose export it is. */
+  hasFailed = false;
   /** Of the line that was given out last. */
   number = 0;
 
@@ -252,6 +256,9 @@ class Lines {
     this.#isAsked = true;
     try {
       return await this.#iterator.next();
+    } catch (error) {
+      this.hasFailed = true;
+      throw error;
     } finally {
       this.#isAsked = false;
     }
