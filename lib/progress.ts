@@ -31,6 +31,8 @@ export class Progress {
 
   advance(by: number): void {
     this.#done += by;
+    // The total may be known only about.
+    if (this.#total !== undefined) this.#total = Math.max(this.#total, this.#done);
     if (this.#listener !== undefined && performance.now() - this.#told >= TELL_EVERY_MS) this.#tell();
   }
 

@@ -117,6 +117,15 @@ async function filledLines(): Promise<string[]> {
   return linesOf(source);
 }
 
+/** The lines with a change, and with the trailer that belongs to them. */
+function resealed(lines: readonly string[], change: (line: string) => string): string[] {
+  const body = lines.slice(0, -1).map((line, i) => (i === 0 || line.startsWith('{"user"') ? change(line) : line));
+  assert.notDeepEqual(body, lines.slice(0, -1));
+  const { end } = JSON.parse(lines.at(-1) ?? "") as { end: object };
+  const sha256 = createHash("sha256").update(body.join("")).digest("hex");
+  return [...body, `${JSON.stringify({ end: { ...end, sha256 } })}\n`];
+}
+
 /** Some of each kind of damage, the same ones each time. */
 function* mutantsOf(lines: readonly string[]): Iterable<string[]> {
   const at = (i: number, line: string): string[] => lines.map((each, j) => (i === j ? line : each));
@@ -245,11 +254,7 @@ const steps: Steps = {
       (line) => line.replace(/^\{"user":(.*?)(,"grant":\d+)?\}\}/, `{"user":$1,"grant":${highest}}}`),
     ];
     for (const change of changes) {
-      const body = lines.slice(0, -1).map(change);
-      assert.notDeepEqual(body, lines.slice(0, -1));
-      const { end } = JSON.parse(lines.at(-1) ?? "") as { end: object };
-      const sha256 = createHash("sha256").update(body.join("")).digest("hex");
-      const text = [...body, `${JSON.stringify({ end: { ...end, sha256 } })}\n`];
+      const text = resealed(lines, change);
       await refused("CORRUPT", () => importStore(text, store), "an export whose revisions leave none");
       await isEmpty(store);
     }
@@ -487,14 +492,25 @@ const steps: Steps = {
   "progress is told, and what the listener throws is its own affair": async ({ store }) => {
     const lines = await filledLines();
     const phases = new Map<string, number>();
-    const onProgress = ({ phase, done }: { phase: string; done: number }): void => {
+    const tooMany: string[] = [];
+    const onProgress = ({ phase, done, total = done }: { phase: string; done: number; total?: number }): void => {
       phases.set(phase, done);
+      if (done > total) tooMany.push(phase);
       throw new Error("not of interest");
     };
-    await importStore(lines, store, { onProgress });
+    // A header's numbers are about as many: here they are too few.
+    const few = resealed(lines, (line) => line.replace(/"users":\d+,"rooms":\d+/, '"users":0,"rooms":0'));
+    const late = async function* (): AsyncIterable<string> {
+      yield* few.slice(0, -1);
+      // So long nothing more is told.
+      await new Promise((resolve) => setTimeout(resolve, 110));
+      yield* few.slice(-1);
+    };
+    await importStore(late(), store, { onProgress });
     assert.deepEqual([phases.get("import"), phases.get("verify")], [50, 50]);
     for await (const line of exportStore(store, { onProgress })) assert.ok(line.endsWith("\n"));
     assert.equal(phases.get("export"), 50);
+    assert.deepEqual(tooMany, []);
   },
 };
 
