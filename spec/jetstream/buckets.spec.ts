@@ -3,6 +3,7 @@ import { isStoreError, openJetStream, type Store, type StoreError } from "unibus
 import { codeOf } from "../support/code-of.js";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
+import { FaultyConnection } from "./support/faulty-connection.js";
 import { tapped } from "./support/taps.js";
 import { eventually } from "../support/wait.js";
 import { BUCKETS, api, configure, streamInfo, type Json } from "./support/streams.js";
@@ -344,6 +345,25 @@ describe("jetstream: buckets", function () {
           await store.close();
         }),
       );
+    });
+
+    it("are found while a write is under way: it is not said that it was not done", async () => {
+      const prefix = newPrefix();
+      const slow = new FaultyConnection(connection);
+      const store = await open(prefix, slow);
+      await usable(store);
+      slow.arm({ at: 1, how: "hold" });
+      const end = errorOf(store.users.update("root", { name: "later" }));
+      await slow.reached;
+      await configure(connection, `${prefix}users`, { max_msgs: 100_000 });
+      await eventually("it is found", async () => {
+        const read = await store.users.get("root", { timeoutMs: 1000 }).then(() => undefined, codeOf);
+        return read === "INCOMPATIBLE";
+      });
+      slow.release();
+      const { code, outcome } = await end;
+      expect({ code, outcome }).to.deep.equal({ code: "UNAVAILABLE", outcome: "unknown" });
+      await store.close();
     });
 
     it("or are removed: every operation on them is refused, and a store that is opened anew works", async () => {

@@ -99,4 +99,12 @@ export const coreMutants: readonly Mutant[] = [
     breaks: "A store that was imported into has revisions left, which never repeat.",
     killedBy: bySpec("spec/conformance/memory.spec.ts", "would leave none for the store"),
   },
+  {
+    name: "what is found out after a commit says that nothing was written",
+    file: "lib/membership-store.ts",
+    find: `(error.code === "INCOMPATIBLE" || error.code === "CORRUPT") && call.outcome === "unknown"`,
+    replace: `error.code === "INCOMPATIBLE" && call.outcome === "none"`,
+    breaks: "A write that may have been done is never told by a code without an outcome.",
+    killedBy: bySpec("spec/jetstream/buckets.spec.ts", "are found while a write is under way"),
+  },
 ];

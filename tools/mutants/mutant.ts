@@ -23,11 +23,10 @@ export interface SpecKiller {
   readonly test?: string;
 }
 
-/** `npm run simulate -- --seconds N`, from a seed of its own choice unless one is named. */
+/** `npm run simulate -- --seconds N`, from a seed of its own choice. */
 export interface SimulationKiller {
   readonly kind: "simulation";
   readonly seconds: number;
-  readonly seed?: number;
   /** Only schedules in which this fault may happen. */
   readonly with?: string;
 }

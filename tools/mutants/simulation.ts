@@ -263,20 +263,9 @@ const ofRestores: Mutant = {
   chance: true,
 };
 
-/** Of one schedule: it takes minutes to come by. */
-const ofOneSchedule: Mutant = {
-  name: "simulated: what is found out after a commit says that nothing was written",
-  file: "lib/membership-store.ts",
-  find: `(error.code === "INCOMPATIBLE" || error.code === "CORRUPT") && call.outcome === "unknown"`,
-  replace: `error.code === "INCOMPATIBLE" && call.outcome === "none"`,
-  breaks: "A write that may have been done is never told by a code without an outcome.",
-  killedBy: { kind: "simulation", seconds: 2, seed: 540121575 },
-};
-
 export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ofSnapshots,
   ofStaleReads,
   ofRestores,
-  ofOneSchedule,
 ];
