@@ -104,11 +104,30 @@ export function nameOf(record: StoredRecord): string {
 function fieldsOf(record: StoredRecord): Judged[] {
   try {
     readLine(recordLine(record), 1);
-    return [];
+    if (timesOf(record).every((time) => time === undefined || Number.isSafeInteger(time))) return [];
+    return [
+      found(
+        "FIELD_INVALID",
+        nameOf(record),
+        "A time is no whole number of milliseconds. What it should be nobody can tell",
+      ),
+    ];
   } catch (error) {
     const cause: unknown = isError(error) && error.cause !== undefined ? error.cause : error;
     const what = isError(cause) ? cause.message : "it cannot be written down";
     const message = `No caller can have written this: ${what}. What it should be nobody can tell`;
     return [found("FIELD_INVALID", nameOf(record), message)];
+  }
+}
+
+function timesOf(record: StoredRecord): readonly (number | undefined)[] {
+  switch (record.kind) {
+    case "user":
+      return [record.row.createdAt, record.row.revokedAt, record.row.expiresAt];
+    case "member":
+      return [record.row.since];
+    case "room":
+    case "key":
+      return [record.row.createdAt];
   }
 }

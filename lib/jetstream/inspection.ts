@@ -93,7 +93,9 @@ class BucketsInspector implements Inspector {
   readonly #users: UserInspection;
   readonly #rooms: RoomInspection;
   readonly #leftovers: Leftovers;
+  /** Rooms that cannot be read, and with them those in which something is wrong. */
   readonly #badRooms = new Set<string>();
+  readonly #doubted = new Set<string>();
   readonly #badUsers = new Set<string>();
   /** Rooms of which something was repaired that kept them from being looked at. */
   readonly #repaired = new Set<string>();
@@ -108,7 +110,7 @@ class BucketsInspector implements Inspector {
     this.#repair = repair;
     this.#users = new UserInspection(users, userViews, repair);
     this.#rooms = new RoomInspection(log, members, index, repair);
-    this.#leftovers = new Leftovers(log.records, sweep, { repair, graceMs: opTimeoutMs, doubted: this.#badRooms });
+    this.#leftovers = new Leftovers(log.records, sweep, { repair, graceMs: opTimeoutMs, doubted: this.#doubted });
   }
 
   async begin(call: Call): Promise<void> {
@@ -165,7 +167,7 @@ class BucketsInspector implements Inspector {
     if (faults.length > 0) return faults;
     const floors = new ReplicaFloors(log.buckets.rooms);
     for (const { name, state } of looked) {
-      const floor = await floors.of(name, call);
+      const floor = await floorOf(floors, name, call);
       const replicas = state?.replicas ?? 0;
       if (replicas < floor) {
         const message = `It was raised to ${String(floor)} replicas, and has ${String(replicas)}: an operator lowered it, or open a store with that many`;
@@ -244,14 +246,19 @@ class BucketsInspector implements Inspector {
       if (slot === undefined) {
         if (at === undefined) findings.push(damaged(rooms, key));
         this.#badRooms.add(room);
+        this.#doubted.add(room);
       } else if (slot.record !== undefined) whole.push(room);
     }
     findings.push(...(await this.#lookAtRooms(whole, call)));
     return findings;
   }
 
-  async #ofRepaired(call: Call): Promise<{ done: number; findings: readonly Found[] }> {
-    for (const room of this.#repaired) this.#badRooms.delete(room);
+  async #ofRepaired(call: Call): ReturnType<Part["next"]> {
+    if (this.#repaired.size === 0) return undefined;
+    for (const room of this.#repaired) {
+      this.#badRooms.delete(room);
+      this.#doubted.delete(room);
+    }
     return { done: this.#repaired.size, findings: await this.#lookAtRooms([...this.#repaired], call) };
   }
 
@@ -262,6 +269,7 @@ class BucketsInspector implements Inspector {
       const looked = await this.#rooms.room(room, call);
       findings.push(...looked.findings);
       if (!looked.isReadable) this.#badRooms.add(room);
+      if (looked.isDoubted) this.#doubted.add(room);
       // However many there are: it is stuck only where nothing goes forward.
       call.extend((performance.now() - began) / ROOMS_AT_ONCE);
     });
@@ -290,6 +298,7 @@ class BucketsInspector implements Inspector {
       findings.push({ ...fault, repaired: isMended });
       if (roomId === undefined) continue;
       this.#badRooms.add(roomId);
+      this.#doubted.add(roomId);
       if (isMended) this.#repaired.add(roomId);
     }
     if (this.#leftovers.count > MANY_LEFTOVERS) findings.push(...((await this.#leftovers.again(call)) ?? []));
@@ -342,6 +351,16 @@ class BucketsInspector implements Inspector {
 
   mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean> {
     return this.#rooms.mendRole(roomId, endpoint, call);
+  }
+}
+
+/** What cannot be read is told where it is met. */
+async function floorOf(floors: ReplicaFloors, name: string, call: Call): Promise<number> {
+  try {
+    return await floors.of(name, call);
+  } catch (error) {
+    if (isCorrupt(error)) return 0;
+    throw error;
   }
 }
 

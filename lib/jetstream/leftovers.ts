@@ -16,7 +16,7 @@ export const MANY_LEFTOVERS = 4096;
 const LOOK_EVERY_MS = 50;
 const AT_ONCE = 1024;
 /** What begins the incarnations of imported rooms: these have rows before they have a record. */
-const IMPORTED = "i-";
+export const IMPORTED = "i-";
 
 interface OfRoom {
   readonly roomId: string;

@@ -8,7 +8,8 @@ import { named, type Found } from "../findings.js";
 import type { Entry } from "./entry.js";
 import { inParallel, joinAll } from "./join.js";
 import { readEpoch } from "./key-record.js";
-import { endpointOf, keys } from "./keys.js";
+import { endpointOf, keys, parseKey, type Key } from "./keys.js";
+import { IMPORTED } from "./leftovers.js";
 import { purgeUpTo } from "./raw-pages.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomIndex } from "./room-index.js";
@@ -45,6 +46,8 @@ export interface RoomFindings {
   readonly findings: readonly Found[];
   /** Whether its members and keys can be read as a whole. */
   readonly isReadable: boolean;
+  /** Whether something is wrong that was not mended. */
+  readonly isDoubted: boolean;
 }
 
 /** What does not keep anybody from reading the room. */
@@ -83,14 +86,15 @@ export class RoomInspection {
     } catch (error) {
       // The record that is damaged is told where it is met in its bucket.
       if (!isCorrupt(error)) throw error;
-      return { findings: [], isReadable: false };
+      return { findings: [], isReadable: false, isDoubted: true };
     }
     const left = new Set(problems.map(nameOf));
     const findings = Array.from(told.values(), ({ code, record, message, mend }): Found => {
       const isMended = mend !== undefined && this.#repair && !left.has(nameOf({ code, record, message }));
       return { code, record, message, repaired: isMended };
     });
-    return { findings, isReadable: problems.every(({ code }) => HARMLESS.has(code)) };
+    const isReadable = problems.every(({ code }) => HARMLESS.has(code));
+    return { findings, isReadable, isDoubted: problems.length > 0 };
   }
 
   /** What is wrong in each of several looks at the same version. */
@@ -127,7 +131,7 @@ export class RoomInspection {
     const problems = this.#memberFaults(room, rows);
     // A row that should not be there is no member for whom an entry is missing.
     if (problems.length === 0) problems.push(...(await this.#indexFaults(room, rows, call)));
-    problems.push(...(await this.#epochFaults(room, call)));
+    problems.push(...(await this.#epochFaults(room, rows, call)));
     return problems;
   }
 
@@ -256,7 +260,7 @@ export class RoomInspection {
   }
 
   /** Each epoch that is over has a record of the attempt that made it, and the one that goes on may have. */
-  async #epochFaults(room: Looked, call: Call): Promise<Problem[]> {
+  async #epochFaults(room: Looked, rows: ReadonlyMap<string, PlacedRow>, call: Call): Promise<Problem[]> {
     const { id, record } = room;
     const { incarnation, epoch, encrypted } = record;
     if (!encrypted && epoch === 0) return [];
@@ -277,7 +281,48 @@ export class RoomInspection {
         "Which keys are of this epoch is not told any more, and so none of the room's can be listed: restore a backup, or delete the room";
       found.push({ code: "EPOCH_MISSING", record: epochOf(id, of), message });
     }
-    return found;
+    if (found.length > 0) return found;
+    const attempts = new Map(Array.from(known, ([of, entry]) => [of, readEpoch(entry)]));
+    return this.#keyFaults(room, presentIn(room, rows), attempts.set(epoch, record.attempt), call);
+  }
+
+  /**
+   * Of two rekeys of an epoch both have a key for whoever is still a member: who came between them would have made one fail. So
+   * a member who has a key of another attempt only shows that the attempt which is named is not the one that made the epoch.
+   */
+  async #keyFaults(
+    { id, record }: Looked,
+    present: ReadonlyMap<string, MemberRow>,
+    attempts: ReadonlyMap<number, string>,
+    call: Call,
+  ): Promise<Problem[]> {
+    const { incarnation } = record;
+    const { roomKeys } = this.#records.buckets;
+    const doubted = new Map<number, Key<"room_keys">>();
+    let last = performance.now();
+    await roomKeys.scans.scan(keys.roomKeysOfRoom(id, incarnation), call, {}, ({ key }) => {
+      const now = performance.now();
+      call.extend(now - last);
+      last = now;
+      const { membership, made } = parseKey(key) ?? {};
+      if (membership === undefined || made === undefined) return "go on";
+      const { endpoint, id: of } = membership;
+      const attempt = attempts.get(made.epoch);
+      if (present.get(endpoint)?.id !== of || attempt === undefined || attempt === made.attempt) return "go on";
+      const at = { roomId: id, endpoint, incarnation, membership: of };
+      doubted.set(made.epoch, keys.roomKey(at, made.epoch, attempt));
+      return "go on";
+    });
+    const faults = await joinAll(
+      Array.from(doubted, async ([epoch, key]): Promise<Problem[]> => {
+        if ((await roomKeys.get(key, call)) !== undefined) return [];
+        if ((await roomKeys.readLinearizable(key, call)).entry !== undefined) return [];
+        const message =
+          "Its keys are of another attempt than the one that is named, and cannot be read. Which of both is right nobody can tell: restore a backup, or rekey the room";
+        return [{ code: "EPOCH_INVALID", record: epochOf(id, epoch), message }];
+      }),
+    );
+    return faults.flat();
   }
 
   /** What stands there where nothing should, or something else, would be taken for what the next rekey stages. */
@@ -322,12 +367,13 @@ const isHead = ({ row }: PlacedRow, head: MemberRow): boolean => row.v === head.
 
 /** The head is one change: its rows are of one version, not later than the record's, and say how many they are. */
 function headFaults({ id, record }: Looked): Problem[] {
-  const { head, v } = record;
+  const { head, v, roster, incarnation } = record;
   const [first] = head;
-  if (first === undefined) return [];
+  // A room begins with one, and each change leaves one. Imports and copies of rows leave none.
+  if (first === undefined && (roster !== incarnation || incarnation.startsWith(IMPORTED))) return [];
   const endpoints = new Set(head.map(({ endpoint }) => endpoint));
-  const isOne = head.every(({ row }) => row.v === first.row.v && row.of === head.length);
-  if (isOne && endpoints.size === head.length && first.row.v <= v) return [];
+  const isOne = head.every(({ row }) => row.v === first?.row.v && row.of === head.length);
+  if (first !== undefined && isOne && endpoints.size === head.length && first.row.v <= v) return [];
   const message =
     "The last change that the record names is none that can have been made: restore a backup, or delete the room";
   return [{ code: "HEAD_INVALID", record: named.room(id), message }];

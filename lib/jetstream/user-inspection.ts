@@ -32,6 +32,9 @@ const error = (code: Found["code"], record: string, message: string): Found => (
   repaired: false,
 });
 
+const HEAD_LOST =
+  "The last change of an admin that the guard has committed is not staged where it says. Which of both is right nobody can tell: change that user once more";
+
 interface Admins {
   /** Until when each of them is an admin who is not revoked. */
   readonly until: ReadonlyMap<string, number | undefined>;
@@ -102,7 +105,7 @@ export class UserInspection {
       const admins = await this.#admins(call);
       // Every change of an active admin changes it: what was met is then all of one moment.
       if (slot.seq > 0 && (await this.#users.stands(keys.admins, slot.seq, call)) === undefined) continue;
-      const what = faultOf(slot.guard, admins);
+      const what = (await this.#isHeadLost(slot.guard, call)) ? HEAD_LOST : faultOf(slot.guard, admins);
       if (what === undefined) return [];
       // A replica can have missed a user.
       if (what === before) return [await this.#mend(what, slot, admins, call)];
@@ -111,10 +114,21 @@ export class UserInspection {
     return [];
   }
 
+  /** Whether the last change that the guard has committed stands nowhere else. */
+  async #isHeadLost({ head }: Guard, call: Call): Promise<boolean> {
+    if (head === undefined) return false;
+    const { entry } = await this.#users.readLinearizable(keys.user(head.user.key), call);
+    const slot = unlessCorrupt(() => readUser(entry));
+    if (slot === undefined) return false;
+    const { seq, record } = slot;
+    return seq < head.seq || (seq === head.seq && record.stage?.attempt !== head.attempt);
+  }
+
   /** That nobody is taken for an admin who is none, and that nobody becomes the first one, takes away. Anything else might not. */
   async #mend(what: string, seen: GuardSlot, admins: Admins, call: Call): Promise<Found> {
     const { guard } = seen;
     const found = error("ADMIN_GUARD", "users: admins", what);
+    if (what === HEAD_LOST) return found;
     const right = rightGuard(guard, admins);
     const grants = horizonOf(right.witnesses) > horizonOf(guard.witnesses);
     const why =

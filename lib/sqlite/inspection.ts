@@ -82,7 +82,12 @@ class SqliteInspector implements Inspector {
   examine(record: StoredRecord): Found | undefined {
     const { row } = record;
     if (record.kind === "key" || !("revision" in row) || typeof row.revision !== "string") return undefined;
-    if (toSequence(row.revision) <= this.#database.durableSequence) return undefined;
+    const sequence = toSequence(row.revision);
+    if (sequence < 1 || toRevision(sequence) !== row.revision) {
+      const what = "Its revision is none. It gets one with the next change of the record";
+      return { code: "FIELD_INVALID", message: what, record: nameOf(record), repaired: false };
+    }
+    if (sequence <= this.#database.durableSequence) return undefined;
     const message =
       "Its revision is one that the store has not come to, and will give again. It is new with the next change of the record";
     return { code: "REVISION_AHEAD", message, record: nameOf(record), repaired: false };

@@ -123,6 +123,14 @@ const inUsers: Readonly<Record<string, Plant>> = {
     finds: ["ADMIN_GUARD"],
     left: ["ADMIN_GUARD"],
   },
+  "a change of an admin that was committed, and stands nowhere": {
+    plant: async (raw) => {
+      const { value } = await raw.users.one("admins");
+      await changeGuard(raw, { head: { ...objectOf(value["head"]), seq: 1_000_000 } });
+    },
+    finds: ["ADMIN_GUARD", "STAGE_INVALID"],
+    left: ["ADMIN_GUARD", "STAGE_INVALID"],
+  },
   "a guard that cannot be read": {
     plant: (raw) => raw.users.write("admins", "{}"),
     finds: ["RECORD_DAMAGED"],
@@ -153,6 +161,21 @@ const inRooms: Readonly<Record<string, Plant>> = {
       })),
     finds: ["HEAD_INVALID"],
     left: ["HEAD_INVALID"],
+  },
+  "a last change that is gone": {
+    plant: (raw) => changeRoom(raw, "sealed", () => ({ head: [] })),
+    finds: ["HEAD_INVALID"],
+    left: ["HEAD_INVALID"],
+  },
+  "an epoch that says that another attempt has made it": {
+    plant: (raw) => changeRoom(raw, "sealed", () => ({ attempt: "x" })),
+    finds: ["EPOCH_INVALID", "LEFTOVER"],
+    left: ["EPOCH_INVALID", "LEFTOVER"],
+  },
+  "numbers of replicas that cannot be read": {
+    plant: (raw) => raw.rooms.write("replicas", "?"),
+    finds: ["RECORD_DAMAGED"],
+    left: ["RECORD_DAMAGED"],
   },
   "a room that is ahead of the bucket of members": {
     plant: (raw) => changeRoom(raw, "sealed", () => ({ membersSeq: 1_000_000 })),
@@ -279,6 +302,12 @@ const inKeys: Readonly<Record<string, Plant>> = {
     plant: async (raw) => raw.room_keys.purge(`epoch.${tokenOf("sealed")}.${await lifeOf(raw, "sealed")}.2`),
     finds: ["EPOCH_MISSING"],
     left: ["EPOCH_MISSING"],
+  },
+  "another attempt of an epoch that is over": {
+    plant: async (raw) =>
+      raw.room_keys.put(`epoch.${tokenOf("sealed")}.${await lifeOf(raw, "sealed")}.2`, { attempt: "x" }),
+    finds: ["EPOCH_INVALID", "LEFTOVER"],
+    left: ["EPOCH_INVALID", "LEFTOVER"],
   },
   "the attempt of an epoch that is yet to come": {
     plant: async (raw) =>

@@ -44,6 +44,14 @@ const PLANTS: Readonly<Record<string, Plant>> = {
     sql: at("UPDATE users SET created_at = 9e15 WHERE key = 'again'"),
     finds: ["FIELD_INVALID"],
   },
+  "a time between two milliseconds": {
+    sql: at("UPDATE members SET since = 7.5 WHERE endpoint = 'invited'"),
+    finds: ["FIELD_INVALID"],
+  },
+  "a revision that is none": {
+    sql: at("UPDATE rooms SET revision = -3 WHERE id = 'plain'"),
+    finds: ["FIELD_INVALID"],
+  },
   "no admin is left": {
     sql: at("UPDATE users SET status = 'revoked', revoked_at = 7 WHERE role = 'admin'"),
     finds: ["NO_ADMIN"],
