@@ -1,9 +1,16 @@
 // All mutants of the project.
 
 import { coreMutants } from "./core.js";
+import { inspectionMutants } from "./inspection.js";
 import { jetStreamMutants } from "./jetstream.js";
 import type { Mutant } from "./mutant.js";
 import { simulationMutants } from "./simulation.js";
 import { sqliteMutants } from "./sqlite.js";
 
-export const mutants: readonly Mutant[] = [...coreMutants, ...sqliteMutants, ...jetStreamMutants, ...simulationMutants];
+export const mutants: readonly Mutant[] = [
+  ...coreMutants,
+  ...sqliteMutants,
+  ...jetStreamMutants,
+  ...inspectionMutants,
+  ...simulationMutants,
+];
