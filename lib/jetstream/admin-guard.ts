@@ -72,7 +72,7 @@ export class AdminGuard {
   }
 
   /** Whether the user's record may be written over. A stage on it that could still be committed is fenced off first. */
-  async settle(seen: UserView, call: Call): Promise<boolean> {
+  async endStage(seen: UserView, call: Call): Promise<boolean> {
     const { stage } = seen.slot.record;
     if (stage === undefined) return true;
     if (seen.guard === undefined) return false;
@@ -88,7 +88,7 @@ export class AdminGuard {
    */
   async commit(rules: Rules, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
     const { key } = next;
-    if (!(await this.settle(seen, call))) return false;
+    if (!(await this.endStage(seen, call))) return false;
     const guard = await this.#nextGuard(rules, seen, next, call);
     if (guard === undefined) return false;
     const attempt = newId();

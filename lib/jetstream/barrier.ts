@@ -45,7 +45,7 @@ const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
 
 export class Barrier<B extends BucketName> {
-  readonly #link: JetStreamClient;
+  readonly #client: JetStreamClient;
   readonly #stream: Stream<B>;
   readonly #subjects: string;
   readonly #log: Log<B>;
@@ -59,8 +59,8 @@ export class Barrier<B extends BucketName> {
   #timer: NodeJS.Timeout | undefined;
   #isNext = false;
 
-  constructor(link: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
-    this.#link = link;
+  constructor(client: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
+    this.#client = client;
     this.#stream = stream;
     this.#subjects = subjects;
     this.#log = log;
@@ -116,7 +116,7 @@ export class Barrier<B extends BucketName> {
     const { highestSeen: seen } = this.#log;
     const barrier = this.#log.takeBarrier();
     const timeoutMs = Math.ceil(Math.min(longest, BARRIER_TIMEOUT_MS));
-    const ack = await this.#link.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
+    const ack = await this.#client.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
     this.#inFlight--;
     this.#awaited.delete(number);
     // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.

@@ -113,11 +113,11 @@ export class BatchedReads<B extends BucketName> {
       let timeoutMs = 1;
       for (const read of waiting) {
         for (const filter of read.filters) filters.add(filter);
-        timeoutMs = Math.max(timeoutMs, this.#log.link.attemptMs(read.call));
+        timeoutMs = Math.max(timeoutMs, this.#log.client.attemptMs(read.call));
       }
       const subjects = Array.from(filters, (filter) => this.#log.subjects + filter);
       subjects.push(this.#log.subjects + this.#log.barrierKey);
-      const answer = await this.#log.link.direct(this.#log.stream, { multi_last: subjects }, timeoutMs);
+      const answer = await this.#log.client.direct(this.#log.stream, { multi_last: subjects }, timeoutMs);
       if (answer.kind === "too-many") {
         const half = waiting.length >> 1;
         if (half === 0) throw new StoreError("UNAVAILABLE", "Too many records match");
@@ -135,20 +135,20 @@ export class BatchedReads<B extends BucketName> {
         answer.upTo,
         answer.messages.map((message) => decode(message, this.#log.subjects.length)),
       );
-      for (const read of waiting) this.#settle(read, found);
+      for (const read of waiting) this.#answer(read, found);
     } catch (error) {
       for (const read of waiting) read.reject(error);
     }
   }
 
-  #settle(read: Read<B>, found: ReadSnapshot<B>): void {
+  #answer(read: Read<B>, found: ReadSnapshot<B>): void {
     if (found.upTo < read.min) {
       this.#again(read, undefined);
       return;
     }
     // A server before 2.12 does not keep a write apart from a read of several keys, and can miss a key that is written
     // at that moment. A later one can while it catches up: no absence that is found here proves anything (docs/protocol.md, A6).
-    if (!this.#log.link.isolatesReads) {
+    if (!this.#log.client.isolatesReads) {
       const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
       const known = read.absent;
       read.absent = absent;

@@ -51,8 +51,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: Key<B>, payload: string, seq: Seq<B>) => void) | undefined;
 
-  constructor(link: JetStreamClient, prefix: string, bucket: B, { maxFilters, seenBytes }: Limits) {
-    super(link, prefix, bucket);
+  constructor(client: JetStreamClient, prefix: string, bucket: B, { maxFilters, seenBytes }: Limits) {
+    super(client, prefix, bucket);
     this.#noted = new Seen(seenBytes);
     this.reads = new BatchedReads(this, this.#noted, maxFilters);
     this.scans = new Scans(this);
@@ -84,7 +84,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.use();
-      const answer = await this.link.last(this.stream, this.subjects + filter, this.link.attemptMs(call));
+      const answer = await this.client.last(this.stream, this.subjects + filter, this.client.attemptMs(call));
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
       else return answer.kind === "none" ? undefined : intact(decode(answer.message, this.subjects.length));
     }
@@ -102,7 +102,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
 
   /** The record, or its absence, as the leader has it at a moment after this call. */
   async readLinearizable(key: Key<B>, call: Call): Promise<Certain<B>> {
-    const found = await this.settled(key, call);
+    const found = await this.readFenced(key, call);
     if (found.entry !== undefined) this.noted(found.entry);
     return found;
   }
@@ -119,7 +119,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /** Like {@link readLinearizable}, for a caller that keeps the record and notes itself where it was seen. */
-  protected async settled(key: Key<B>, call: Call): Promise<Certain<B>> {
+  protected async readFenced(key: Key<B>, call: Call): Promise<Certain<B>> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const entry = await this.#last(key, retries, call);
@@ -166,7 +166,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
   async #last(key: Key<B>, retries: RetryLoop, call: Call): Promise<Entry<B> | undefined> {
     for (;;) {
       this.use();
-      const answer = await this.link.last(this.stream, this.subjects + key, this.link.attemptMs(call));
+      const answer = await this.client.last(this.stream, this.subjects + key, this.client.attemptMs(call));
       switch (answer.kind) {
         case "found":
           return decode(answer.message, this.subjects.length);
@@ -198,7 +198,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     const payload = JSON.stringify({ k: key });
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      const ack = await this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call));
+      const ack = await this.client.publish(this.stream, this.subjects + key, payload, this.client.attemptMs(call));
       if (ack.kind === "stored") {
         this.observe(ack.seq);
         return ack.seq;
@@ -237,7 +237,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
       let sent = moment();
       const publish = (): Promise<Ack<B>> => {
         sent = moment();
-        return this.link.publish(this.stream, this.subjects + key, payload, this.link.attemptMs(call), expected);
+        return this.client.publish(this.stream, this.subjects + key, payload, this.client.attemptMs(call), expected);
       };
       let ack = await publish();
       // Another message of the subject is under way, perhaps a fence. It is over in a moment, but another may follow.
@@ -317,15 +317,15 @@ export class Bucket<B extends BucketName> extends Log<B> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       try {
-        const reply = await this.link.api(
+        const reply = await this.client.api(
           `STREAM.PURGE.${this.stream}`,
           { filter: this.subjects + filter },
-          this.link.attemptMs(call),
+          this.client.attemptMs(call),
         );
         if (reply["success"] === true) return;
         retries.failed("lost", reply["error"]);
       } catch (error) {
-        retries.failed(this.link.closed ? "closed" : "lost", error);
+        retries.failed(this.client.closed ? "closed" : "lost", error);
       }
     }
   }

@@ -67,7 +67,7 @@ class Slots {
 }
 
 export class Fences<B extends BucketName> {
-  readonly #link: JetStreamClient;
+  readonly #client: JetStreamClient;
   readonly #stream: Stream<B>;
   readonly #subjects: string;
   readonly #log: Log<B>;
@@ -75,8 +75,8 @@ export class Fences<B extends BucketName> {
   readonly #ofAbsent = new Slots(MAX_OF_ABSENT);
   readonly #ofPresent = new Slots(MAX_OF_PRESENT);
 
-  constructor(link: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
-    this.#link = link;
+  constructor(client: JetStreamClient, stream: Stream<B>, subjects: string, log: Log<B>) {
+    this.#client = client;
     this.#stream = stream;
     this.#subjects = subjects;
     this.#log = log;
@@ -130,11 +130,11 @@ export class Fences<B extends BucketName> {
     // The fence waits as long as the longest call. If every call has ended, none is sent.
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;
-    const timeoutMs = Math.max(...waiting.map((call) => this.#link.attemptMs(call)));
+    const timeoutMs = Math.max(...waiting.map((call) => this.#client.attemptMs(call)));
     const { highestSeen: seen } = this.#log;
     const barrier = this.#log.takeBarrier();
     const sent = moment();
-    const ack = await this.#link.publish(
+    const ack = await this.#client.publish(
       this.#stream,
       this.#subjects + barrier.key,
       barrier.value,

@@ -15,11 +15,11 @@ import { StreamUpdates, inMetadata } from "./stream-settings.js";
  * Raises the format of one bucket. JetStream has no conditional change of settings: an update of somebody else that comes
  * late can take the format back. Whoever looks then raises it again.
  */
-export async function raiseFormat(link: JetStreamClient, bucket: string, call: Call): Promise<void> {
-  const updates = new StreamUpdates(link, `KV_${bucket}`);
+export async function raiseFormat(client: JetStreamClient, bucket: string, call: Call): Promise<void> {
+  const updates = new StreamUpdates(client, `KV_${bucket}`);
   for (const retries = new RetryLoop(call); ;) {
     await retries.next();
-    const state = await streamState(link, bucket, call);
+    const state = await streamState(client, bucket, call);
     if (state === undefined) throw bucketRemoved(bucket);
     const fault = incompatibility(bucket, state.config);
     if (fault !== undefined) throw fault;
@@ -40,7 +40,7 @@ export async function raiseFormat(link: JetStreamClient, bucket: string, call: C
         new StoreError("UNAVAILABLE", `JetStream refuses to raise the format: ${String(error["description"])}`),
       );
     } catch (error) {
-      if (!isUnavailable(error) || link.closed) throw error;
+      if (!isUnavailable(error) || client.closed) throw error;
       retries.failed("no-responders", error.cause ?? error);
     }
   }

@@ -60,14 +60,14 @@ export class ImportLanes<B extends CommittingBucket> {
   }
 
   async #put(lane: Lane<B>, key: Key<B>, value: Json, call: Call): Promise<Seq<B>> {
-    const { link, stream, subjects } = this.#bucket;
+    const { client, stream, subjects } = this.#bucket;
     const payload = JSON.stringify({ k: key, ...value });
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       call.throwIfEnded();
       this.#bucket.use();
-      const timeoutMs = link.attemptMs(call);
-      const ack = await link.publish(stream, subjects + key, payload, timeoutMs, lane.seq, subjects + lane.key);
+      const timeoutMs = client.attemptMs(call);
+      const ack = await client.publish(stream, subjects + key, payload, timeoutMs, lane.seq, subjects + lane.key);
       switch (ack.kind) {
         case "stored":
           this.#bucket.observe(ack.seq);

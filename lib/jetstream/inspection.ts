@@ -17,11 +17,11 @@ import { readEpoch, readKey } from "./key-record.js";
 import {
   endpointOf,
   keys,
-  parseHint,
+  parseIndexEntry,
   parseKey,
   parseMember,
   parseRoom,
-  parseRoomHint,
+  parseRoomIndexEntry,
   parseUser,
   token,
   type Key,
@@ -416,10 +416,10 @@ function roomOf(of: "members" | "room_keys" | "rooms_by_member", key: string): s
       return at.membership === undefined || areIds([endpoint, at.membership.endpoint]) ? at.roomId : undefined;
     }
     case "rooms_by_member": {
-      const at = parseHint(key as Key<"rooms_by_member">);
+      const at = parseIndexEntry(key as Key<"rooms_by_member">);
       const [endpoint, room] = key.split(".");
       if (at !== undefined) return areIds([room, at.roomId], [endpoint, at.endpoint]) ? at.roomId : undefined;
-      const ofRoom = parseRoomHint(key as Key<"rooms_by_member">);
+      const ofRoom = parseRoomIndexEntry(key as Key<"rooms_by_member">);
       return ofRoom !== undefined && areIds([room, ofRoom.roomId]) ? ofRoom.roomId : undefined;
     }
   }
@@ -460,12 +460,19 @@ class SoundRooms implements Pick<RoomIndex, "page"> {
 
   async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
     const { membersByEndpoint, rooms } = this.#buckets;
-    const mark = keys.roomHintsMark;
+    const mark = keys.roomIndexMark;
     const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.touch(mark, call);
-    const { entries, isEnd } = await membersByEndpoint.scans.portion(keys.roomHints, after, limit, end, call, mark);
+    const { entries, isEnd } = await membersByEndpoint.scans.portion(
+      keys.roomIndexEntries,
+      after,
+      limit,
+      end,
+      call,
+      mark,
+    );
     const met = await joinAll(
       entries.map(async ({ key }) => {
-        const at = parseRoomHint(key);
+        const at = parseRoomIndexEntry(key);
         if (at === undefined || this.#bad.has(at.roomId)) return [];
         const record = (await rooms.prove(keys.room(at.roomId), call))?.value.record;
         return record?.incarnation === at.incarnation ? [{ roomId: at.roomId, record }] : [];

@@ -56,17 +56,17 @@ export const keys = {
   members: (roomId: string, roster: string) => `${token(roomId)}.*.${roster}` as Filter<"members">,
   membersMark: (roomId: string, roster: string) => `${token(roomId)}.${RESERVED_TOKEN}.${roster}` as Key<"members">,
 
-  hint: (endpoint: string, roomId: string, incarnation: string, membership: string) =>
+  indexEntry: (endpoint: string, roomId: string, incarnation: string, membership: string) =>
     `${token(endpoint)}.${token(roomId)}.${incarnation}.${membership}` as Key<"rooms_by_member">,
-  hints: (endpoint: string) => `${token(endpoint)}.>` as Filter<"rooms_by_member">,
-  hintsMark: (endpoint: string) => `${token(endpoint)}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
-  hintsOfRoom: (roomId: string, incarnation: string) =>
+  indexEntries: (endpoint: string) => `${token(endpoint)}.>` as Filter<"rooms_by_member">,
+  indexMark: (endpoint: string) => `${token(endpoint)}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
+  indexEntriesOfRoom: (roomId: string, incarnation: string) =>
     `*.${token(roomId)}.${incarnation}.*` as Filter<"rooms_by_member">,
 
-  roomHint: (roomId: string, incarnation: string) =>
+  roomIndexEntry: (roomId: string, incarnation: string) =>
     `${RESERVED_TOKEN}.${token(roomId)}.${incarnation}` as Key<"rooms_by_member">,
-  roomHints: `${RESERVED_TOKEN}.>` as Filter<"rooms_by_member">,
-  roomHintsMark: `${RESERVED_TOKEN}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
+  roomIndexEntries: `${RESERVED_TOKEN}.>` as Filter<"rooms_by_member">,
+  roomIndexMark: `${RESERVED_TOKEN}.${RESERVED_TOKEN}` as Key<"rooms_by_member">,
 
   roomKey: (at: MembershipRef, epoch: number, attempt: string) =>
     `${holder(at)}.${String(epoch)}.${attempt}` as Key<"room_keys">,
@@ -113,7 +113,7 @@ const holder = (at: MembershipRef): string =>
   `key.${token(at.roomId)}.${token(at.endpoint)}.${at.incarnation}.${at.membership}`;
 
 /** What an index entry is for. `undefined`: the key is not an entry's, but perhaps a mark's. */
-export function parseHint(key: Key<"rooms_by_member">): MembershipRef | undefined {
+export function parseIndexEntry(key: Key<"rooms_by_member">): MembershipRef | undefined {
   const [endpoint, room, incarnation, membership, ...more] = key.split(".");
   if (
     endpoint === undefined ||
@@ -131,7 +131,7 @@ export function parseHint(key: Key<"rooms_by_member">): MembershipRef | undefine
  * Which room an entry of the index of all rooms is for. It has fewer tokens than a member's, and stands where no endpoint's
  * does, so that a version of the library which knows no such entries leaves it alone.
  */
-export function parseRoomHint(
+export function parseRoomIndexEntry(
   key: Key<"rooms_by_member">,
 ): { readonly roomId: string; readonly incarnation: string } | undefined {
   const [first, room, incarnation, ...more] = key.split(".");

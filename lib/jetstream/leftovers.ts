@@ -91,7 +91,7 @@ export class Leftovers {
           return;
         }
         this.#waiting.delete(room.roomId);
-        if (left.length > 0) found.push(...(await this.#settle(room.roomId, left, call)));
+        if (left.length > 0) found.push(...(await this.#tellOrRemove(room.roomId, left, call)));
       }),
     );
     if (found.length === 0 && this.count > 0) await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
@@ -108,7 +108,7 @@ export class Leftovers {
     }
   }
 
-  async #settle(roomId: string, left: readonly StagedRecord[], call: Call): Promise<Found[]> {
+  async #tellOrRemove(roomId: string, left: readonly StagedRecord[], call: Call): Promise<Found[]> {
     if (await this.#isRoomMissing(roomId, left, call)) {
       if (this.#missing.has(roomId)) return [];
       this.#missing.add(roomId);

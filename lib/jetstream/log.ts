@@ -31,7 +31,7 @@ interface Landmark<B extends BucketName> {
 export class Log<B extends BucketName> {
   readonly name: string;
   readonly stream: Stream<B>;
-  readonly link: JetStreamClient;
+  readonly client: JetStreamClient;
   readonly subjects: string;
   protected readonly own = new OwnBarriers<B>();
   protected readonly continuity = new Continuity();
@@ -58,13 +58,13 @@ export class Log<B extends BucketName> {
   /** Called when caches of this bucket may be of another log. */
   onDoubt: (() => void) | undefined;
 
-  constructor(link: JetStreamClient, prefix: string, bucket: B) {
-    this.link = link;
+  constructor(client: JetStreamClient, prefix: string, bucket: B) {
+    this.client = client;
     this.name = `${prefix}${bucket}`;
     this.stream = streamNamed(prefix, bucket);
     this.subjects = `$KV.${this.name}.`;
-    this.barrier = new Barrier(link, this.stream, this.subjects, this);
-    this.fences = new Fences(link, this.stream, this.subjects, this);
+    this.barrier = new Barrier(client, this.stream, this.subjects, this);
+    this.fences = new Fences(client, this.stream, this.subjects, this);
   }
 
   /** A setting that breaks a promise, found after opening. While it lasts, every operation on the bucket is refused. */
@@ -205,7 +205,7 @@ export class Log<B extends BucketName> {
    * an earlier one the log has gone back. `undefined`: nobody knows.
    */
   protected async whatBecameOf(key: string, seq: Seq<B>): Promise<DirectMessage<B> | undefined> {
-    const answer = await this.link.last(this.stream, this.subjects + key, RECOGNIZE_MS);
+    const answer = await this.client.last(this.stream, this.subjects + key, RECOGNIZE_MS);
     if (answer.kind === "failed") {
       // Nobody will ever answer, so that nobody is to wait for it.
       if (isFinal(answer.failure)) throw unavailable(answer.failure, answer.error);

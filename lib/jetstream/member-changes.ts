@@ -35,7 +35,7 @@ export interface MemberChange<T> {
   readonly next: Partial<Pick<RoomRecord, "members" | "rows" | "rekeyRequired">>;
   readonly stage?: StagedWrites;
   readonly undo?: CleanUp;
-  readonly after?: CleanUp;
+  readonly cleanUp?: CleanUp;
   readonly result: T;
 }
 
@@ -52,7 +52,7 @@ interface Item {
   readonly call: Call;
   readonly bytes: number;
   /** Lets the rules decide. `undefined`: nothing to commit, and `settle` answers so. */
-  readonly decide: (rules: Rules, room: LiveRoom, member: CurrentMember, v: number) => Decided;
+  readonly decide: (rules: Rules, room: LiveRoom, member: CurrentMember, v: number) => DecidedItem;
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
   needsCertain: boolean;
@@ -120,7 +120,7 @@ class SharedCall extends Call {
   }
 }
 
-type Decided =
+type DecidedItem =
   | { readonly kind: "done"; readonly settle: () => void }
   | { readonly kind: "change"; readonly change: MemberChange<unknown>; readonly settle: () => void };
 
@@ -239,7 +239,7 @@ export class MemberChanges {
         keys: async (own) => latest(0, await joinAll(going.map(({ change }) => inPlace(change.stage, own)))),
       },
       undo: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
-      after: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.after?.(own)))),
+      cleanUp: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.cleanUp?.(own)))),
     };
     const calls = going.map(({ item }) => item.call);
     let committed: { value: true } | undefined;

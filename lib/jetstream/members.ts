@@ -49,7 +49,7 @@ export class JetStreamMembers implements MembersDriver {
         invitedBy: input.invitedBy,
         publicKey,
       };
-      const hint = keys.hint(endpoint, roomId, record.incarnation, row.id);
+      const indexEntry = keys.indexEntry(endpoint, roomId, record.incarnation, row.id);
       const key = keys.roomKey(holderOf(room, endpoint, row), record.epoch, record.attempt);
       return {
         change: {
@@ -60,14 +60,14 @@ export class JetStreamMembers implements MembersDriver {
             ...(record.rows !== undefined && member.expectedSeq === 0 ? { rows: record.rows + 1 } : {}),
           },
           stage: {
-            indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),
+            indexEntry: (own) => membersByEndpoint.stage(indexEntry, {}, own),
             ...(sealedKey === undefined
               ? {}
               : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey.sealed, row.since, row.id), own) }),
           },
           undo: (own) =>
             joinAll([
-              membersByEndpoint.purge(hint, own),
+              membersByEndpoint.purge(indexEntry, own),
               ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)]),
             ]),
           result: toMember(roomId, endpoint, record.incarnation, row),
@@ -103,11 +103,11 @@ export class JetStreamMembers implements MembersDriver {
         change: {
           row: { ...before, gone: true, invitedBy: undefined, publicKey: undefined, v },
           next: { members: record.members - 1, ...(record.encrypted ? { rekeyRequired: true } : {}) },
-          after: (own) => {
+          cleanUp: (own) => {
             this.#copies.removed(roomId, record, v);
             return joinAll([
               roomKeys.purge(keys.roomKeys(holderOf(room, endpoint, before)), own),
-              membersByEndpoint.purge(keys.hint(endpoint, roomId, record.incarnation, before.id), own),
+              membersByEndpoint.purge(keys.indexEntry(endpoint, roomId, record.incarnation, before.id), own),
             ]);
           },
           result: undefined,

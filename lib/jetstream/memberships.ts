@@ -3,7 +3,7 @@ import type { Call } from "../call.js";
 import { isNotFound } from "../errors.js";
 import { sortedBy } from "../rules.js";
 import { CERTAIN } from "./freshness.js";
-import { keys, parseHint, type Key } from "./keys.js";
+import { keys, parseIndexEntry, type Key } from "./keys.js";
 import { readMember, readRoom, type MemberRow, type RoomRecord } from "./room-record.js";
 import { currentMember } from "./room-members.js";
 import type { RoomMembers } from "./room-members.js";
@@ -25,13 +25,13 @@ export interface Membership {
 export class Memberships {
   readonly #records: RoomRecords;
   readonly #members: RoomMembers;
-  readonly #stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void;
+  readonly #stale: (entryKeys: readonly Key<"rooms_by_member">[]) => void;
 
   /** `stale` is told of index entries that lead nowhere. */
   constructor(
     records: RoomRecords,
     members: RoomMembers,
-    stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void,
+    stale: (entryKeys: readonly Key<"rooms_by_member">[]) => void,
   ) {
     this.#records = records;
     this.#members = members;
@@ -44,9 +44,14 @@ export class Memberships {
    */
   async of(endpoint: string, call: Call): Promise<Membership[]> {
     const { rooms, members, membersByEndpoint } = this.#records.buckets;
-    const [hintsMin, roomsMin] = await Promise.all([membersByEndpoint.readIndex(call), rooms.readIndex(call)]);
-    const hints = await membersByEndpoint.scans.all(keys.hints(endpoint), keys.hintsMark(endpoint), hintsMin, call);
-    const roomIds = [...new Set(Array.from(hints.keys(), roomOf))];
+    const [entriesMin, roomsMin] = await Promise.all([membersByEndpoint.readIndex(call), rooms.readIndex(call)]);
+    const entries = await membersByEndpoint.scans.all(
+      keys.indexEntries(endpoint),
+      keys.indexMark(endpoint),
+      entriesMin,
+      call,
+    );
+    const roomIds = [...new Set(Array.from(entries.keys(), roomOf))];
     const found: Membership[] = [];
     for (let i = 0; i < roomIds.length; i += CHUNK) {
       const chunk = roomIds.slice(i, i + CHUNK);
@@ -78,8 +83,8 @@ export class Memberships {
     }
     const ids = new Set(found.map(({ roomId }) => roomId));
     const old = Date.now() - STALE_MS;
-    const stale = [...hints.values()].filter((hint) => !ids.has(roomOf(hint.key)) && hint.time.getTime() < old);
-    if (stale.length > 0) this.#stale(stale.map((hint) => hint.key));
+    const stale = [...entries.values()].filter((entry) => !ids.has(roomOf(entry.key)) && entry.time.getTime() < old);
+    if (stale.length > 0) this.#stale(stale.map((entry) => entry.key));
     return sortedBy(found, ({ roomId }) => roomId);
   }
 
@@ -94,4 +99,4 @@ export class Memberships {
   }
 }
 
-const roomOf = (hintKey: Key<"rooms_by_member">): string => parseHint(hintKey)?.roomId ?? "";
+const roomOf = (entryKey: Key<"rooms_by_member">): string => parseIndexEntry(entryKey)?.roomId ?? "";

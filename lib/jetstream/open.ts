@@ -258,7 +258,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
   const sweepIndex = (entries: readonly Key<"rooms_by_member">[]): void => {
     background.run(opTimeoutMs, "end", async (own) => {
       await rooms.checkOpen(rooms.highestSeen, own);
-      await sweep.hints(entries, own);
+      await sweep.indexEntries(entries, own);
     });
   };
   const cleanUp = (work: CleanUp, timeoutMs?: number): void => {

@@ -57,14 +57,14 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   /** `valueOf` makes of a record what the cache keeps of it. */
   constructor(
-    link: JetStreamClient,
+    client: JetStreamClient,
     prefix: string,
     bucket: B,
     limits: Limits,
     cache: Cache<B, V>,
     valueOf: (entry: Entry<B>) => V,
   ) {
-    super(link, prefix, bucket, limits);
+    super(client, prefix, bucket, limits);
     this.#cache = new ExactCache(new CacheWithState<B, V>(cache), this.own, this.continuity);
     // As in `Call`: a function that is made where it is assigned would keep its store in memory longer than it lives.
     const read = (entry: Entry<B>): V | StoreState => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
@@ -326,7 +326,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       if (this.#cache.mustRevalidate) return "unknown";
     }
     const found = await this.#reading(key, async () => {
-      const { entry, asOf } = await this.settled(key, call);
+      const { entry, asOf } = await this.readFenced(key, call);
       return entry === undefined ? undefined : { at: asOf, seq: entry.seq, entry: entry.detached() };
     });
     return found === undefined ? undefined : { value: this.#valueOf(found.entry), seq: found.seq, asOf: found.at };
@@ -414,7 +414,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
         batch: MAX_CHANGES,
       };
       // Several calls wait for it, so that its time is nobody's call's.
-      const answer = await this.link.direct(this.stream, request, FOLLOW_MS);
+      const answer = await this.client.direct(this.stream, request, FOLLOW_MS);
       if (answer.kind === "empty" && read.length > 0) return "gap";
       if (answer.kind !== "end") return answer;
       if (!whole(answer))
@@ -465,7 +465,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const { anchors } = this.#cache;
     const { last } = this.own;
     if (last !== undefined && (anchors[0]?.seq ?? 0) <= last.seq) {
-      const answer = await this.link.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
+      const answer = await this.client.last(this.stream, this.subjects + last.key, IDENTIFY_MS);
       if (answer.kind === "found") {
         const { key, seq, value } = decode(answer.message, this.subjects.length);
         if (seq === last.seq && this.own.isOwn(value)) {
@@ -478,7 +478,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
     const looks = await joinAll(
       anchors.map(async ({ key, seq, stamp, payload }) => {
-        const answer = await this.link.last(this.stream, this.subjects + key, IDENTIFY_MS);
+        const answer = await this.client.last(this.stream, this.subjects + key, IDENTIFY_MS);
         if (answer.kind === "failed") {
           if (isFinal(answer.failure)) throw unavailable(answer.failure, answer.error);
           return "unknown";

@@ -134,8 +134,12 @@ export interface StreamState {
 }
 
 /** The stream as its leader tells it, or `undefined` where there is none. Asks again while there is no leader. */
-export async function streamState(link: JetStreamClient, bucket: string, call: Call): Promise<StreamState | undefined> {
-  const reply = await ask(link, `STREAM.INFO.KV_${bucket}`, undefined, call);
+export async function streamState(
+  client: JetStreamClient,
+  bucket: string,
+  call: Call,
+): Promise<StreamState | undefined> {
+  const reply = await ask(client, `STREAM.INFO.KV_${bucket}`, undefined, call);
   const error = asObject(reply["error"]);
   if (error["err_code"] === STREAM_NOT_FOUND) return undefined;
   if (reply["error"] !== undefined) throw refused(bucket, error);
@@ -166,17 +170,17 @@ function serversOf(config: Json, { leader, replicas }: Json): BucketServers {
 }
 
 /** Asks JetStream's API until it answers. A 503 of its own passes, as while a leader is elected. */
-export async function ask(link: JetStreamClient, subject: string, body: unknown, call: Call): Promise<Json> {
+export async function ask(client: JetStreamClient, subject: string, body: unknown, call: Call): Promise<Json> {
   for (const retries = new RetryLoop(call); ;) {
     await retries.next();
     try {
-      const reply = await link.api(subject, body, link.attemptMs(call));
+      const reply = await client.api(subject, body, client.attemptMs(call));
       const error = asObject(reply["error"]);
       if (!isTransient(error)) return reply;
       retries.failed("no-responders", new StoreError("UNAVAILABLE", String(error["description"])));
     } catch (error) {
       if (!isUnavailable(error)) throw error;
-      if (link.closed) throw error;
+      if (client.closed) throw error;
       retries.failed("no-responders", error.cause ?? error);
     }
   }
@@ -228,13 +232,13 @@ function noJetStream(): StoreError {
 }
 
 /** Whether the server that the connection has can be used at all. */
-export async function checkServer(link: JetStreamClient, versions: ServerVersions, call: Call): Promise<void> {
+export async function checkServer(client: JetStreamClient, versions: ServerVersions, call: Call): Promise<void> {
   const fault = versions.connected();
   if (fault !== undefined) throw fault;
-  if (!link.jetStream) {
+  if (!client.jetStream) {
     // A server without it can still stand in a cluster that has it: only if nobody answers is there none.
-    const reply = await link.api("INFO", undefined, link.attemptMs(call)).catch((error: unknown) => {
-      if (link.closed) throw error;
+    const reply = await client.api("INFO", undefined, client.attemptMs(call)).catch((error: unknown) => {
+      if (client.closed) throw error;
       return undefined;
     });
     if (reply === undefined || asObject(reply["error"])["err_code"] !== undefined) throw noJetStream();
@@ -249,13 +253,13 @@ export function bucketRemoved(bucket: string): StoreError {
 
 /** Opens a bucket, making it if it is missing. `beforeMaking` rejects if it must not be made. */
 export async function ensureBucket(
-  link: JetStreamClient,
+  client: JetStreamClient,
   bucket: string,
   replicas: Replicas | undefined,
   beforeMaking: () => Promise<void>,
   call: Call,
 ): Promise<StreamState> {
-  let found = await streamState(link, bucket, call);
+  let found = await streamState(client, bucket, call);
   if (found === undefined) {
     await beforeMaking();
     const config = {
@@ -263,13 +267,13 @@ export async function ensureBucket(
       num_replicas: replicas ?? 1,
       metadata: { [FORMAT_METADATA]: String(FORMAT) },
     };
-    const reply = await ask(link, `STREAM.CREATE.KV_${bucket}`, config, call);
+    const reply = await ask(client, `STREAM.CREATE.KV_${bucket}`, config, call);
     const error = asObject(reply["error"]);
     if (reply["error"] === undefined) {
       found = state(reply);
     } else if (error["err_code"] === STREAM_NAME_IN_USE) {
       // Another instance was first, with other replicas.
-      found = await streamState(link, bucket, call);
+      found = await streamState(client, bucket, call);
     } else {
       throw refused(bucket, error);
     }

@@ -34,13 +34,13 @@ export class RawPages<B extends BucketName> {
   /** Some more. `undefined`: everything that stood there when this began has come, or was changed since and may have come. */
   async next(call: Call): Promise<readonly RawMessage<B>[] | undefined> {
     if (this.#isOver) return undefined;
-    const { link, stream, subjects } = this.#bucket;
+    const { client, stream, subjects } = this.#bucket;
     this.#end ??= await this.#bucket.readIndex(call);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       this.#bucket.use();
       const request = { seq: this.#last + 1, next_by_subj: subjects + EVERYTHING, batch: PAGE, max_bytes: PAGE_BYTES };
-      const answer = await link.direct(stream, request, link.attemptMs(call));
+      const answer = await client.direct(stream, request, client.attemptMs(call));
       switch (answer.kind) {
         case "failed":
           retries.failed(answer.failure, answer.error);
@@ -71,16 +71,16 @@ export class RawPages<B extends BucketName> {
 
 /** Removes what stood there, and nothing that was written later. Repeating it does no harm. */
 export async function purgeUpTo<B extends BucketName>(bucket: Bucket<B>, at: Entry<B>, call: Call): Promise<void> {
-  const { link, stream, subjects } = bucket;
+  const { client, stream, subjects } = bucket;
   for (const retries = new RetryLoop(call); ;) {
     await retries.next();
     try {
       const request = { filter: subjects + at.key, seq: at.seq + 1 };
-      const reply = await link.api(`STREAM.PURGE.${stream}`, request, link.attemptMs(call));
+      const reply = await client.api(`STREAM.PURGE.${stream}`, request, client.attemptMs(call));
       if (reply["success"] === true) return;
       retries.failed("lost", reply["error"]);
     } catch (error) {
-      retries.failed(link.closed ? "closed" : "lost", error);
+      retries.failed(client.closed ? "closed" : "lost", error);
     }
   }
 }

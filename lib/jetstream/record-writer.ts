@@ -22,7 +22,7 @@ import { ImportLanes, takenOver } from "./import-lanes.js";
 import { finishOpening, floorOf, openState, readState, writeState, type FoundState } from "./importing.js";
 import { joinAll, joinBoth } from "./join.js";
 import { writeKey } from "./key-record.js";
-import { keys, newId, parseRoomHint, parseUser } from "./keys.js";
+import { keys, newId, parseRoomIndexEntry, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { base64, toJson } from "./record-fields.js";
 import type { Readable } from "./record-reader.js";
@@ -197,12 +197,19 @@ export class BucketsWriter implements RecordWriter {
   async #clearRooms(after: Seq<"rooms_by_member">, call: Call): Promise<Seq<"rooms_by_member"> | undefined> {
     const { log, lifecycle } = this.#parts;
     const { membersByEndpoint } = log.buckets;
-    const mark = keys.roomHintsMark;
+    const mark = keys.roomIndexMark;
     const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.touch(mark, call);
-    const { entries, isEnd } = await membersByEndpoint.scans.portion(keys.roomHints, after, ROOMS, end, call, mark);
+    const { entries, isEnd } = await membersByEndpoint.scans.portion(
+      keys.roomIndexEntries,
+      after,
+      ROOMS,
+      end,
+      call,
+      mark,
+    );
     await joinAll(
       entries.map(async ({ key }) => {
-        const at = parseRoomHint(key);
+        const at = parseRoomIndexEntry(key);
         if (at === undefined) return;
         const { roomId, incarnation } = at;
         const slot = await log.records.slot(roomId, "certain", call);
@@ -242,7 +249,7 @@ export class BucketsWriter implements RecordWriter {
       }
     }
     // With the rest: where one of these fails, what is on its way for the room may fail too, and must be heard.
-    await joinAll([...under, this.#settle(this.#room)]);
+    await joinAll([...under, this.#awaitStaged(this.#room)]);
   }
 
   async #writeUser(found: StoredUser, call: Call): Promise<void> {
@@ -321,7 +328,7 @@ export class BucketsWriter implements RecordWriter {
       await indexed;
       const [seq] = await joinBoth(
         members.stage(keys.member(room.row.id, endpoint, incarnation), toJson(row), call),
-        membersByEndpoint.stage(keys.hint(endpoint, room.row.id, incarnation, id), {}, call),
+        membersByEndpoint.stage(keys.indexEntry(endpoint, room.row.id, incarnation, id), {}, call),
       );
       return seq;
     };
@@ -349,7 +356,7 @@ export class BucketsWriter implements RecordWriter {
   }
 
   /** Waits for what is on its way. */
-  async #settle(room: OpenRoom | undefined): Promise<void> {
+  async #awaitStaged(room: OpenRoom | undefined): Promise<void> {
     if (room === undefined) return;
     const { rows, keys: staged } = room;
     room.rows = [];
@@ -364,7 +371,7 @@ export class BucketsWriter implements RecordWriter {
     const room = this.#room;
     this.#room = undefined;
     if (room === undefined) return;
-    await this.#settle(room);
+    await this.#awaitStaged(room);
     const { row, incarnation, attempt, members, membersSeq, keysSeq } = room;
     const { id, name, encrypted, owner, epoch, rekeyRequired, createdAt } = row;
     const record = writeRoom({

@@ -44,7 +44,7 @@ const ROLLOUT_MS = 2 ** 31 - 1;
 const mayBeLate = ({ raise, replicas }: StreamState): boolean => raise !== undefined && replicas >= raise.to;
 
 export class Rollout {
-  readonly #link: JetStreamClient;
+  readonly #client: JetStreamClient;
   readonly #floors: ReplicaFloors;
   readonly #versions: ServerVersions;
   readonly #background: Background;
@@ -55,13 +55,13 @@ export class Rollout {
   readonly #running = new Set<AnyBucket>();
 
   constructor(
-    link: JetStreamClient,
+    client: JetStreamClient,
     floors: ReplicaFloors,
     versions: ServerVersions,
     background: Background,
     onRollout: ((progress: RolloutProgress) => void) | undefined,
   ) {
-    this.#link = link;
+    this.#client = client;
     this.#floors = floors;
     this.#versions = versions;
     this.#background = background;
@@ -75,7 +75,7 @@ export class Rollout {
   async request(bucket: AnyBucket, replicas: number, call: Call): Promise<void> {
     const fault = await this.#versions.forRaising(call);
     // Read directly before the update: what somebody changes between the two has to be put back.
-    const state = await streamState(this.#link, bucket.name, call);
+    const state = await streamState(this.#client, bucket.name, call);
     if (state === undefined) throw bucketRemoved(bucket.name);
     if (state.cluster["name"] === undefined) throw inNoCluster(bucket.name);
     if (state.replicas >= replicas) return;
@@ -120,7 +120,7 @@ export class Rollout {
       return true;
     } catch (error) {
       call.throwIfEnded();
-      if (this.#link.closed) throw error;
+      if (this.#client.closed) throw error;
       return false;
     }
   }
@@ -137,7 +137,7 @@ export class Rollout {
     let before = -1;
     for (;;) {
       call.throwIfEnded();
-      const state = await streamState(this.#link, bucket.name, call);
+      const state = await streamState(this.#client, bucket.name, call);
       if (state === undefined) return;
       // Looked up anew after each update. If an update was late, perhaps this one, that finds what was told as done
       // meanwhile.
@@ -175,7 +175,7 @@ export class Rollout {
       await bucket.readIndex(call);
       // First the record, then a last look: an update that comes after this look finds the record.
       await this.#floors.raise(bucket.name, asked, call);
-      const last = await streamState(this.#link, bucket.name, call);
+      const last = await streamState(this.#client, bucket.name, call);
       if (last === undefined || last.replicas >= asked) break;
       floor = undefined;
       steady = 0;
@@ -184,7 +184,7 @@ export class Rollout {
   }
 
   #updatesOf(bucket: AnyBucket): StreamUpdates {
-    const known = this.#updates.get(bucket) ?? new StreamUpdates(this.#link, bucket.stream);
+    const known = this.#updates.get(bucket) ?? new StreamUpdates(this.#client, bucket.stream);
     this.#updates.set(bucket, known);
     return known;
   }

@@ -9,7 +9,7 @@ import type { Bucket } from "./bucket.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { EVERYTHING, keys, parseRoom, parseRoomHint, type Key } from "./keys.js";
+import { EVERYTHING, keys, parseRoom, parseRoomIndexEntry, type Key } from "./keys.js";
 import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll, inParallel } from "./join.js";
 import { later, seqIn, type Seq } from "./seq.js";
@@ -43,13 +43,13 @@ interface Progress {
 export class RoomIndex {
   readonly #rooms: ProvedBucket<"rooms", RoomSlot>;
   readonly #entries: Bucket<"rooms_by_member">;
-  readonly #stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void;
+  readonly #stale: (entryKeys: readonly Key<"rooms_by_member">[]) => void;
 
   /** `stale` is told of entries that lead nowhere. */
   constructor(
     rooms: ProvedBucket<"rooms", RoomSlot>,
     entries: Bucket<"rooms_by_member">,
-    stale: (hintKeys: readonly Key<"rooms_by_member">[]) => void,
+    stale: (entryKeys: readonly Key<"rooms_by_member">[]) => void,
   ) {
     this.#rooms = rooms;
     this.#entries = entries;
@@ -63,10 +63,10 @@ export class RoomIndex {
     const rooms: ListedRoom[] = [];
     const old = Date.now() - STALE_MS;
     for (let from = after; ;) {
-      const mark = keys.roomHintsMark;
+      const mark = keys.roomIndexMark;
       const most = Math.min(limit - rooms.length, AT_ONCE);
       const { entries, isEnd } = await this.#entries.scans.portion(
-        keys.roomHints,
+        keys.roomIndexEntries,
         from,
         most,
         () => this.#entries.touch(mark, call),
@@ -88,7 +88,7 @@ export class RoomIndex {
 
   /** The room that an entry is for, if it is there. */
   async #room(entry: Entry<"rooms_by_member">, call: Call): Promise<ListedRoom | undefined> {
-    const at = parseRoomHint(entry.key);
+    const at = parseRoomIndexEntry(entry.key);
     if (at === undefined) return undefined;
     const record = (await this.#rooms.prove(keys.room(at.roomId), call))?.value.record;
     return record?.incarnation === at.incarnation ? { roomId: at.roomId, record } : undefined;
@@ -96,7 +96,7 @@ export class RoomIndex {
 
   /** Puts a room's entry in place. Whoever comes second, or too late, changes nothing. */
   add(roomId: string, incarnation: string, call: Call): Promise<Seq<"rooms_by_member">> {
-    return this.#entries.stage(keys.roomHint(roomId, incarnation), {}, call);
+    return this.#entries.stage(keys.roomIndexEntry(roomId, incarnation), {}, call);
   }
 
   /** Whether all rooms of before the format was raised have their entries. */

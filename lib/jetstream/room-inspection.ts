@@ -75,7 +75,7 @@ export class RoomInspection {
     let problems: readonly Problem[] = [];
     try {
       for (let pass = 0; pass < PASSES; pass++) {
-        problems = await this.#settled(roomId, call);
+        problems = await this.#persistent(roomId, call);
         for (const problem of problems) told.set(nameOf(problem), problem);
         const mends = [...new Set(problems.flatMap(({ mend }) => (mend === undefined ? [] : [mend])))];
         if (!this.#repair || mends.length === 0) break;
@@ -98,7 +98,7 @@ export class RoomInspection {
   }
 
   /** What is wrong in each of several looks at the same version. */
-  async #settled(roomId: string, call: Call): Promise<readonly Problem[]> {
+  async #persistent(roomId: string, call: Call): Promise<readonly Problem[]> {
     let before: { readonly seq: Seq<"rooms">; readonly names: ReadonlySet<string> } | undefined;
     let looks = 0;
     const retries = new RetryLoop(call);
@@ -239,7 +239,7 @@ export class RoomInspection {
     const isMissing = async (key: Entry<"rooms_by_member">["key"]): Promise<boolean> =>
       (await membersByEndpoint.get(key, call)) === undefined &&
       (await membersByEndpoint.readLinearizable(key, call)).entry === undefined;
-    if (indexed && (await isMissing(keys.roomHint(id, incarnation))))
+    if (indexed && (await isMissing(keys.roomIndexEntry(id, incarnation))))
       found.push({
         code: "ROOM_NOT_INDEXED",
         record: named.room(id),
@@ -247,13 +247,13 @@ export class RoomInspection {
         mend: (own) => this.#index.add(id, incarnation, own),
       });
     await inParallel([...presentIn(room, rows)], AT_ONCE, async ([endpoint, row]) => {
-      const hint = keys.hint(endpoint, id, incarnation, row.id);
-      if (!(await isMissing(hint))) return;
+      const indexEntry = keys.indexEntry(endpoint, id, incarnation, row.id);
+      if (!(await isMissing(indexEntry))) return;
       found.push({
         code: "MEMBER_NOT_INDEXED",
         record: named.member(id, endpoint),
         message: "It has no entry in the index, so that lists of the endpoint are without it",
-        mend: (own) => membersByEndpoint.stage(hint, {}, own),
+        mend: (own) => membersByEndpoint.stage(indexEntry, {}, own),
       });
     });
     return found;

@@ -30,8 +30,8 @@ export interface Creation<T> {
 type Leftovers = Pick<RoomRecord, "incarnation" | "roster" | "copying" | "head" | "membersSeq">;
 
 /** So many removals of their own take a server as long as one walk over a large bucket. */
-const MANY_HINTS = 2000;
-const HINTS_AT_ONCE = 16;
+const MANY_INDEX_ENTRIES = 2000;
+const INDEX_ENTRIES_AT_ONCE = 16;
 
 /**
  * Of a room that was there once a record stays for ever. It breaks the condition of every earlier attempt, so that none
@@ -97,8 +97,8 @@ export class RoomLifecycle {
     const { incarnation, roster, copying } = left;
     const { members, membersByEndpoint, roomKeys } = this.#log.buckets;
     await joinAll([
-      this.#purgeHints(roomId, left, call),
-      membersByEndpoint.purge(keys.roomHint(roomId, incarnation), call),
+      this.#purgeIndexEntries(roomId, left, call),
+      membersByEndpoint.purge(keys.roomIndexEntry(roomId, incarnation), call),
       roomKeys.purge(keys.roomKeysOfRoom(roomId, incarnation), call),
       roomKeys.purge(keys.epochs(roomId, incarnation), call),
     ]);
@@ -113,16 +113,21 @@ export class RoomLifecycle {
    * Each entry of the index by its own key. The room's are not beside each other there: to find them by a filter, a server walks
    * over every key of the bucket. What an attempt left that died is not among them: the sweep and the index's readers meet it.
    */
-  async #purgeHints(roomId: string, { incarnation, roster, head, membersSeq }: Leftovers, call: Call): Promise<void> {
+  async #purgeIndexEntries(
+    roomId: string,
+    { incarnation, roster, head, membersSeq }: Leftovers,
+    call: Call,
+  ): Promise<void> {
     const { members, membersByEndpoint } = this.#log.buckets;
-    const hint = (endpoint: string, { id }: MemberRow) => keys.hint(endpoint, roomId, incarnation, id);
+    const indexEntry = (endpoint: string, { id }: MemberRow) => keys.indexEntry(endpoint, roomId, incarnation, id);
     const mark = keys.membersMark(roomId, roster);
     const rows = await members.scans.all(keys.members(roomId, roster), mark, membersSeq, call);
-    const hints = new Set([
-      ...head.map(({ endpoint, row }) => hint(endpoint, row)),
-      ...Array.from(rows.values(), (entry) => hint(endpointOf(entry.key), readMember(entry).row)),
+    const indexEntries = new Set([
+      ...head.map(({ endpoint, row }) => indexEntry(endpoint, row)),
+      ...Array.from(rows.values(), (entry) => indexEntry(endpointOf(entry.key), readMember(entry).row)),
     ]);
-    if (hints.size > MANY_HINTS) await membersByEndpoint.purge(keys.hintsOfRoom(roomId, incarnation), call);
-    else await inParallel([...hints], HINTS_AT_ONCE, (key) => membersByEndpoint.purge(key, call));
+    if (indexEntries.size > MANY_INDEX_ENTRIES)
+      await membersByEndpoint.purge(keys.indexEntriesOfRoom(roomId, incarnation), call);
+    else await inParallel([...indexEntries], INDEX_ENTRIES_AT_ONCE, (key) => membersByEndpoint.purge(key, call));
   }
 }

@@ -45,7 +45,7 @@ export interface Commit<T> {
   >;
   readonly result: (record: RoomRecord) => T;
   /** Removes what is invisible once this is committed. */
-  readonly after?: CleanUp;
+  readonly cleanUp?: CleanUp;
   /** Removes what is of no use once this attempt has failed for good. */
   readonly undo?: CleanUp;
 }
@@ -131,7 +131,7 @@ export class RoomLog {
       undo();
       return undefined;
     }
-    if (commit.after !== undefined) this.records.cleanUp(commit.after);
+    if (commit.cleanUp !== undefined) this.records.cleanUp(commit.cleanUp);
     return { value: commit.result(next) };
   }
 

@@ -47,7 +47,7 @@ export class JetStreamRooms implements RoomsDriver {
     return this.#lifecycle.create(roomId, call, ({ incarnation, membership, attempt }) => {
       const now = Date.now();
       const { sealedKey, owner } = input;
-      const hint = keys.hint(owner, roomId, incarnation, membership);
+      const indexEntry = keys.indexEntry(owner, roomId, incarnation, membership);
       const at = { roomId, endpoint: owner, incarnation, membership };
       const key = keys.roomKey(at, 1, attempt);
       const row: MemberRow = {
@@ -64,15 +64,15 @@ export class JetStreamRooms implements RoomsDriver {
       };
       return {
         stage: {
-          indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),
+          indexEntry: (own) => membersByEndpoint.stage(indexEntry, {}, own),
           ...(sealedKey === undefined
             ? {}
             : { keys: (own) => roomKeys.stage(key, writeKey(sealedKey, now, attempt), own) }),
         },
         undo: (own) =>
           Promise.allSettled([
-            membersByEndpoint.purge(hint, own),
-            membersByEndpoint.purge(keys.roomHint(roomId, incarnation), own),
+            membersByEndpoint.purge(indexEntry, own),
+            membersByEndpoint.purge(keys.roomIndexEntry(roomId, incarnation), own),
             ...(sealedKey === undefined ? [] : [roomKeys.purge(key, own)]),
           ]),
         record: {

@@ -57,10 +57,10 @@ export class Scans<B extends BucketName> {
       this.#bucket.use();
       call.throwIfEnded();
       const subjects = [this.#bucket.subjects + filter, this.#bucket.subjects + this.#bucket.barrierKey];
-      const answer = await this.#bucket.link.direct(
+      const answer = await this.#bucket.client.direct(
         this.#bucket.stream,
         { multi_last: subjects, max_bytes: PAGE_BYTES },
-        this.#bucket.link.attemptMs(call),
+        this.#bucket.client.attemptMs(call),
       );
       if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
       if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
@@ -173,10 +173,10 @@ export class Scans<B extends BucketName> {
     for (const retries = new RetryLoop(call); ;) {
       this.#bucket.use();
       call.throwIfEnded();
-      const answer = await this.#bucket.link.direct(
+      const answer = await this.#bucket.client.direct(
         this.#bucket.stream,
         { seq: next, next_by_subj: this.#bucket.subjects + filter, batch: page, max_bytes: PAGE_BYTES },
-        this.#bucket.link.attemptMs(call),
+        this.#bucket.client.attemptMs(call),
       );
       let more = false;
       switch (answer.kind) {

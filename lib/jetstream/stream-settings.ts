@@ -76,15 +76,15 @@ function differences(from: Settings, to: Settings): Map<string, unknown> {
 
 /** Changes the settings of one stream, again and again if need be, and remembers what its updates took back. */
 export class StreamUpdates {
-  readonly #link: JetStreamClient;
+  readonly #client: JetStreamClient;
   readonly #stream: string;
   /** What an update sent, and what it took the place of. */
   readonly #takenBack = new Map<string, { readonly sent: unknown; readonly was: unknown }>();
   /** The replicas that an update took the place of. */
   #replicasBefore = 0;
 
-  constructor(link: JetStreamClient, stream: string) {
-    this.#link = link;
+  constructor(client: JetStreamClient, stream: string) {
+    this.#client = client;
     this.#stream = stream;
   }
 
@@ -114,12 +114,12 @@ export class StreamUpdates {
   async update(state: StreamState, replicas: number, call: Call, changes: Settings = NOTHING): Promise<Json> {
     const putBack = replicas === state.replicas ? this.toPutBack(state) : NOTHING;
     const config = withSettings(state.config, new Map([...putBack, ...changes]), replicas);
-    const timeoutMs = this.#link.attemptMs(call);
+    const timeoutMs = this.#client.attemptMs(call);
     // In one go, and the look first: a process that is stopped before it sends them, or a connection that holds them
     // back, holds back both.
     const [looked, updated] = await Promise.allSettled([
-      this.#link.api(`STREAM.INFO.${this.#stream}`, undefined, timeoutMs),
-      this.#link.api(`STREAM.UPDATE.${this.#stream}`, config, timeoutMs),
+      this.#client.api(`STREAM.INFO.${this.#stream}`, undefined, timeoutMs),
+      this.#client.api(`STREAM.UPDATE.${this.#stream}`, config, timeoutMs),
     ]);
     if (looked.status === "fulfilled" && looked.value["error"] === undefined) {
       const before = asObject(looked.value["config"]);

@@ -12,7 +12,7 @@ import { isCorrupt } from "../errors.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { readEpoch } from "./key-record.js";
-import { EVERYTHING, keys, parseHint, parseKey, parseMember, parseRoomHint, type Key } from "./keys.js";
+import { EVERYTHING, keys, parseIndexEntry, parseKey, parseMember, parseRoomIndexEntry, type Key } from "./keys.js";
 import type { BucketName } from "./seq.js";
 import { readMember, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll } from "./join.js";
@@ -83,19 +83,19 @@ export class Sweep {
     for (const { key } of await sample(membersByEndpoint, call)) traces.push(...indexTraces(membersByEndpoint, key));
     for (const { key } of await sample(roomKeys, call)) traces.push(...traceOf(roomKeys, key, parseKey(key)));
     for (const { key } of await sample(members, call)) traces.push(...traceOf(members, key, parseMember(key)));
-    await this.#settle(traces, call);
+    await this.#eachRoom(traces, call);
   }
 
   /** Looks at index entries that a reader found to lead nowhere. */
-  async hints(hintKeys: readonly Key<"rooms_by_member">[], call: Call): Promise<void> {
+  async indexEntries(entryKeys: readonly Key<"rooms_by_member">[], call: Call): Promise<void> {
     const bucket = this.#records.buckets.membersByEndpoint;
-    await this.#settle(
-      hintKeys.flatMap((key) => indexTraces(bucket, key)),
+    await this.#eachRoom(
+      entryKeys.flatMap((key) => indexTraces(bucket, key)),
       call,
     );
   }
 
-  async #settle(traces: readonly StagedRecord[], call: Call): Promise<void> {
+  async #eachRoom(traces: readonly StagedRecord[], call: Call): Promise<void> {
     const byRoom = new Map<string, StagedRecord[]>();
     for (const trace of traces) {
       const of = byRoom.get(trace.roomId);
@@ -178,9 +178,9 @@ function withoutRoom(slot: RoomSlot, trace: StagedRecord): Verdict {
 }
 
 function indexTraces(bucket: Bucket<"rooms_by_member">, key: Key<"rooms_by_member">): StagedRecord[] {
-  const room = parseRoomHint(key);
+  const room = parseRoomIndexEntry(key);
   if (room !== undefined) return traceOf(bucket, key, { ...room, isOfRoom: true });
-  const at = parseHint(key);
+  const at = parseIndexEntry(key);
   if (at === undefined) return [];
   const { roomId, incarnation, endpoint, membership } = at;
   return traceOf(bucket, key, { roomId, incarnation, membership: { endpoint, id: membership } });

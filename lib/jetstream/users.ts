@@ -143,7 +143,7 @@ export class JetStreamUsers implements UsersDriver {
 
   /** A change that makes or unmakes no active admin: the user's record commits it. */
   async #commitAlone(key: string, seen: UserView, next: UserRow, call: Call): Promise<boolean> {
-    if (!(await this.#guard.settle(seen, call))) return false;
+    if (!(await this.#guard.endStage(seen, call))) return false;
     const { seq, record } = seen.slot;
     const make = (written: WriteHistory<"users">): object => ({ ...written, user: next });
     return (await this.#bucket.append(keys.user(key), { seq, written: record }, make, call, "commit")) !== undefined;

@@ -99,19 +99,19 @@ export interface BucketServers {
  * leader of a stream says its version with the stream's settings; all others are asked, which permissions can forbid.
  */
 export class ServerVersions {
-  readonly #link: JetStreamClient;
+  readonly #client: JetStreamClient;
   readonly #known = new Map<string, string>();
   /** When those that hold a bucket were asked last, and by way of which server. */
   readonly #asked = new Map<string, { readonly at: number; readonly by: string | undefined }>();
   #raising: { readonly at: number; readonly fault: StoreError | undefined } | undefined;
 
-  constructor(link: JetStreamClient) {
-    this.#link = link;
+  constructor(client: JetStreamClient) {
+    this.#client = client;
   }
 
   /** Why the server that the connection has cannot be used. */
   connected(): StoreError | undefined {
-    const { server } = this.#link;
+    const { server } = this.#client;
     return server === undefined ? undefined : faultOf([server], "refused");
   }
 
@@ -124,7 +124,7 @@ export class ServerVersions {
   async forRaising(call: Call): Promise<StoreError | undefined> {
     if (this.#raising === undefined || performance.now() - this.#raising.at > ASK_AGAIN_MS) {
       const answers = await this.#ask(NOBODY, call);
-      const { server } = this.#link;
+      const { server } = this.#client;
       const known = Array.from(this.#known, ([name, version]) => ({ name, version }));
       // What a server says now counts, whatever was known of it.
       const others = known.filter(({ name }) => !answers.some((each) => each.name === name));
@@ -142,7 +142,7 @@ export class ServerVersions {
    */
   async ofBuckets(buckets: ReadonlyMap<string, BucketServers>, call: Call): Promise<StoreError | undefined> {
     const at = performance.now();
-    const by = this.#link.server?.name;
+    const by = this.#client.server?.name;
     const due = [...buckets].filter(([bucket]) => {
       const last = this.#asked.get(bucket);
       return last === undefined || last.by !== by || at - last.at > ASK_AGAIN_MS;
@@ -154,7 +154,7 @@ export class ServerVersions {
     }
     const all = [...buckets.values()];
     for (const { leader } of all) if (leader !== undefined) this.#known.set(leader.name, leader.version);
-    this.#link.replicasIsolateReads = [...this.#known.values()].every(
+    this.#client.replicasIsolateReads = [...this.#known.values()].every(
       (version) => !isVersion(version) || atLeast(version, 2, 12),
     );
     const holders = new Set(all.flatMap((each) => each.holders));
@@ -169,12 +169,12 @@ export class ServerVersions {
    * when all of these have answered.
    */
   async #ask(wanted: ReadonlySet<string>, call: Call): Promise<Server[]> {
-    const { cluster } = this.#link;
+    const { cluster } = this.#client;
     if (cluster === undefined) return [];
     const found: Server[] = [];
     const missing = new Set(wanted);
-    await this.#link.everyServer(
-      Math.min(WINDOW_MS, this.#link.attemptMs(call)),
+    await this.#client.everyServer(
+      Math.min(WINDOW_MS, this.#client.attemptMs(call)),
       wanted.size > 0 ? WINDOW_MS : QUIET_MS,
       (server) => {
         missing.delete(server.name);

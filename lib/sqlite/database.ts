@@ -286,7 +286,7 @@ export class Database {
     for (const { changes, sequence, imageBytes } of entries) {
       for (const change of changes) this.tables.apply(change);
       if (changes.length === 0) continue;
-      this.view.settle(changes, sequence);
+      this.view.release(changes, sequence);
       this.#waitingBytes -= imageBytes;
     }
     for (const entry of entries) {

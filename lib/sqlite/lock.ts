@@ -75,7 +75,7 @@ function self(socket: string): Holder {
 }
 
 /** What an opener found when it looked for others. */
-interface Found {
+interface DeadHolders {
   /** Sockets whose process is gone. They prove it until the file names another holder. */
   readonly dead: readonly string[];
 }
@@ -198,7 +198,7 @@ async function contend(
   own: string,
   until: number,
   check: () => void,
-): Promise<Found | undefined> {
+): Promise<DeadHolders | undefined> {
   for (;;) {
     check();
     const names = await sockets.list();

@@ -177,27 +177,27 @@ export class PendingView {
   }
 
   /** The changes are in the tables now: nothing of them needs to wait here any longer. */
-  settle(changes: readonly Change[], sequence: number): void {
+  release(changes: readonly Change[], sequence: number): void {
     for (const change of changes) {
       switch (change.kind) {
         case "user":
-          this.#settleUser(change.row.key, sequence);
+          this.#releaseUser(change.row.key, sequence);
           if (this.#adminEver === sequence) this.#adminEver = 0;
           break;
         case "room":
-          this.#settleRoom(change.row.id, sequence);
+          this.#releaseRoom(change.row.id, sequence);
           break;
         case "roomGone":
-          this.#settleRoom(change.id, sequence);
+          this.#releaseRoom(change.id, sequence);
           break;
         case "member":
-          this.#settleMember(change.row.roomId, change.row.endpoint, sequence);
+          this.#releaseMember(change.row.roomId, change.row.endpoint, sequence);
           break;
         case "memberGone":
-          this.#settleMember(change.roomId, change.endpoint, sequence);
+          this.#releaseMember(change.roomId, change.endpoint, sequence);
           break;
         case "key":
-          this.#settleMember(change.row.roomId, change.row.endpoint, sequence);
+          this.#releaseMember(change.row.roomId, change.row.endpoint, sequence);
           break;
         case "import":
           break;
@@ -217,7 +217,7 @@ export class PendingView {
     if (row.role === "admin" && !this.adminEver) this.#adminEver = sequence;
   }
 
-  #settleUser(key: string, sequence: number): void {
+  #releaseUser(key: string, sequence: number): void {
     let last = this.#users.get(key);
     if (last === undefined) return;
     if (last.sequence <= sequence) {
@@ -250,7 +250,7 @@ export class PendingView {
     return member;
   }
 
-  #settleRoom(id: string, sequence: number): PendingRoom | undefined {
+  #releaseRoom(id: string, sequence: number): PendingRoom | undefined {
     const room = this.#rooms.get(id);
     if (room === undefined) return undefined;
     if (room.hides <= sequence) room.hides = 0;
@@ -258,8 +258,8 @@ export class PendingView {
     return room;
   }
 
-  #settleMember(roomId: string, endpoint: string, sequence: number): void {
-    const room = this.#settleRoom(roomId, sequence);
+  #releaseMember(roomId: string, endpoint: string, sequence: number): void {
+    const room = this.#releaseRoom(roomId, sequence);
     const member = room?.members.get(endpoint);
     if (room === undefined || member === undefined) return;
     if (member.hides <= sequence) member.hides = 0;

@@ -210,7 +210,7 @@ const changes: readonly Change[] = [
   {
     name: "simulated: an index entry behind its membership",
     file: "lib/jetstream/members.ts",
-    find: "indexEntry: (own) => membersByEndpoint.stage(hint, {}, own),",
+    find: "indexEntry: (own) => membersByEndpoint.stage(indexEntry, {}, own),",
     replace: "indexEntry: (own) => Promise.resolve(own.remaining()),",
     breaks: "For every member there is an index entry, written before the commit.",
   },
