@@ -6,7 +6,7 @@ import type { Call } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Budget } from "./budget.js";
-import { importIntoNonEmpty, importTakenOver, isImporting } from "../rules.js";
+import { importIntoNonEmpty, importTakenOver, isImporting, memberNotFound, roomNotFound } from "../rules.js";
 import type { Change, ImportChange } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { Entry, Log } from "./journal.js";
@@ -26,6 +26,18 @@ export interface Step<T> {
 /** A read: it sees what is durable, and has its answer at once. */
 export function answer<T>(read: () => T): Promise<T> {
   return new Promise((resolve) => resolve(read()));
+}
+
+/** The room as it was looked up. */
+export function needRoom<T>(room: T | undefined, roomId: string): T {
+  if (room === undefined) throw roomNotFound(roomId);
+  return room;
+}
+
+/** The member as it was looked up. */
+export function needMember<T>(member: T | undefined, roomId: string, endpoint: string): T {
+  if (member === undefined) throw memberNotFound(roomId, endpoint);
+  return member;
 }
 
 /** The transaction that an operation becomes, if it changes something. */

@@ -1,9 +1,9 @@
 import type { MemberInput } from "../arguments.js";
 import type { MembersDriver } from "../driver.js";
-import { byCodePoint, checkAdd, checkRemove, memberExists, memberNotFound, roomNotFound } from "../rules.js";
+import { byCodePoint, checkAdd, checkRemove, memberExists } from "../rules.js";
 import type { Member } from "../store.js";
 import type { Change } from "./changes.js";
-import { answer } from "./database.js";
+import { answer, needMember, needRoom } from "./database.js";
 import type { Database, Step, Transaction } from "./database.js";
 import { memberRecord, toRevision } from "./rows.js";
 import type { MemberRow, RoomRow } from "./rows.js";
@@ -16,19 +16,15 @@ export function members(database: Database): MembersDriver {
 
     get: (roomId, endpoint) =>
       answer(() => {
-        const room = tables.rooms.get(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
-        const member = room.members.get(endpoint);
-        if (member === undefined) throw memberNotFound(roomId, endpoint);
+        const room = needRoom(tables.rooms.get(roomId), roomId);
+        const member = needMember(room.members.get(endpoint), roomId, endpoint);
         return memberRecord(member.row);
       }),
 
     join: (roomId, endpoint, call) =>
       database.write(call, ({ sequence }) => {
-        const room = view.room(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
-        const member = view.member(roomId, endpoint);
-        if (member === undefined) throw memberNotFound(roomId, endpoint);
+        const room = needRoom(view.room(roomId), roomId);
+        const member = needMember(view.member(roomId, endpoint), roomId, endpoint);
         if (member.state === "joined") return { changes: [], result: () => memberRecord(member) };
         const row: MemberRow = { ...member, state: "joined", revision: toRevision(sequence) };
         return { changes: [touched(room, sequence), { kind: "member", row }], result: () => memberRecord(row) };
@@ -36,9 +32,8 @@ export function members(database: Database): MembersDriver {
 
     remove: (roomId, endpoint, call) =>
       database.write(call, ({ sequence }) => {
-        const room = view.room(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
-        if (view.member(roomId, endpoint) === undefined) throw memberNotFound(roomId, endpoint);
+        const room = needRoom(view.room(roomId), roomId);
+        needMember(view.member(roomId, endpoint), roomId, endpoint);
         checkRemove(room, endpoint);
         return {
           changes: [touched(room, sequence, room.encrypted), { kind: "memberGone", roomId, endpoint }],
@@ -49,8 +44,7 @@ export function members(database: Database): MembersDriver {
 
     list: (roomId) =>
       answer(() => {
-        const room = tables.rooms.get(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
+        const room = needRoom(tables.rooms.get(roomId), roomId);
         const found = room.members.all().map(({ row }) => memberRecord(row));
         return found.sort((a, b) => byCodePoint(a.endpoint, b.endpoint));
       }),
@@ -75,8 +69,7 @@ function added(
   { endpoint, state, invitedBy, publicKey, sealedKey }: MemberInput,
   { sequence, now }: Transaction,
 ): Step<Member> {
-  const room = view.room(roomId);
-  if (room === undefined) throw roomNotFound(roomId);
+  const room = needRoom(view.room(roomId), roomId);
   if (view.member(roomId, endpoint) !== undefined) throw memberExists(roomId, endpoint);
   checkAdd(room, sealedKey);
   const row: MemberRow = {

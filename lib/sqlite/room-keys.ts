@@ -1,15 +1,7 @@
 import type { RoomKeysDriver } from "../driver.js";
-import {
-  checkPut,
-  checkRekey,
-  checkRekeyMembers,
-  keyExists,
-  keyNotFound,
-  memberNotFound,
-  roomNotFound,
-} from "../rules.js";
+import { checkPut, checkRekey, checkRekeyMembers, keyExists, keyNotFound } from "../rules.js";
 import type { Change } from "./changes.js";
-import { answer } from "./database.js";
+import { answer, needMember, needRoom } from "./database.js";
 import type { Database } from "./database.js";
 import type { MemberEntry } from "./entries.js";
 import { keyRecord, roomRecord, toRevision } from "./rows.js";
@@ -19,18 +11,15 @@ export function roomKeys(database: Database): RoomKeysDriver {
   const { tables, view } = database;
 
   const memberOf = (roomId: string, endpoint: string): MemberEntry => {
-    const room = tables.rooms.get(roomId);
-    if (room === undefined) throw roomNotFound(roomId);
-    const member = room.members.get(endpoint);
-    if (member === undefined) throw memberNotFound(roomId, endpoint);
+    const room = needRoom(tables.rooms.get(roomId), roomId);
+    const member = needMember(room.members.get(endpoint), roomId, endpoint);
     return member;
   };
 
   return {
     put: (roomId, endpoint, epoch, sealed, call) =>
       database.write(call, ({ now }) => {
-        const room = view.room(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
+        const room = needRoom(view.room(roomId), roomId);
         checkPut(roomId, room, endpoint, view.member(roomId, endpoint), epoch);
         if (view.hasKey(roomId, endpoint, epoch)) throw keyExists(roomId, endpoint, epoch);
         const row: KeyRow = { roomId, endpoint, epoch, sealed, createdAt: now };
@@ -48,8 +37,7 @@ export function roomKeys(database: Database): RoomKeysDriver {
 
     rekey: (roomId, sealed, { expectedEpoch, ifRevision }, call) =>
       database.write(call, ({ sequence, now }) => {
-        const room = view.room(roomId);
-        if (room === undefined) throw roomNotFound(roomId);
+        const room = needRoom(view.room(roomId), roomId);
         checkRekey(room, expectedEpoch, ifRevision);
         checkRekeyMembers(sealed, view.endpoints(roomId));
         const epoch = room.epoch + 1;

@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { cursor, toCursor, type RoomChangeInput, type RoomInput } from "../arguments.js";
 import type { RoomsDriver } from "../driver.js";
-import { byCodePoint, checkOwner, checkRevision, roomExists, roomNotFound } from "../rules.js";
+import { byCodePoint, checkOwner, checkRevision, roomExists } from "../rules.js";
 import type { Room } from "../store.js";
 import type { Change } from "./changes.js";
-import { answer } from "./database.js";
+import { answer, needRoom } from "./database.js";
 import type { Database, Step, Transaction } from "./database.js";
 import { roomRecord, toRevision } from "./rows.js";
 import type { MemberRow, RoomRow } from "./rows.js";
@@ -16,9 +16,7 @@ export function rooms(database: Database): RoomsDriver {
 
     get: (id) =>
       answer(() => {
-        const row = tables.rooms.row(id);
-        if (row === undefined) throw roomNotFound(id);
-        return roomRecord(row);
+        return roomRecord(needRoom(tables.rooms.row(id), id));
       }),
 
     update: (id, change, ifRevision, call) =>
@@ -26,8 +24,7 @@ export function rooms(database: Database): RoomsDriver {
 
     delete: (id, call) =>
       database.write(call, () => {
-        const room = view.room(id);
-        if (room === undefined) throw roomNotFound(id);
+        const room = needRoom(view.room(id), id);
         return { changes: [{ kind: "roomGone", id, ordinal: room.ordinal }], takesAway: true, result: () => undefined };
       }),
 
@@ -91,8 +88,7 @@ function updated(
   ifRevision: string | undefined,
   revision: string,
 ): Step<Room> {
-  const room = view.room(id);
-  if (room === undefined) throw roomNotFound(id);
+  const room = needRoom(view.room(id), id);
   checkRevision(room.revision, ifRevision);
   const owner = change.owner ?? room.owner;
   const name = change.name ?? room.name;
