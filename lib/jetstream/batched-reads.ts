@@ -21,7 +21,7 @@ export interface Snapshot<B extends BucketName> {
   children(prefix: string): readonly Entry<B>[];
 }
 
-interface Read<B extends BucketName> {
+interface PendingRead<B extends BucketName> {
   readonly filters: readonly Filter<B>[];
   readonly min: Seq<B>;
   readonly call: Call;
@@ -46,7 +46,7 @@ export class BatchedReads<B extends BucketName> {
   readonly #noted: Seen;
   readonly #maxFilters: number;
   #asking = 0;
-  #queue: Read<B>[] = [];
+  #queue: PendingRead<B>[] = [];
 
   /** `maxFilters` of one request, by how large the records can be. */
   constructor(log: Log<B>, noted: Seen, maxFilters: number) {
@@ -59,7 +59,7 @@ export class BatchedReads<B extends BucketName> {
   read(filters: readonly Filter<B>[], min: Seq<B>, call: Call): Promise<Snapshot<B>> {
     return new Promise((resolve, reject) => {
       this.#log.use();
-      const read: Read<B> = {
+      const read: PendingRead<B> = {
         filters,
         min: later(min, this.#log.highestSeen),
         call,
@@ -72,7 +72,7 @@ export class BatchedReads<B extends BucketName> {
     });
   }
 
-  #enqueue(read: Read<B>): void {
+  #enqueue(read: PendingRead<B>): void {
     // Reads that begin together, as those of checks that shared a barrier, become one request.
     if (this.#queue.push(read) === 1)
       process.nextTick(() => {
@@ -92,7 +92,7 @@ export class BatchedReads<B extends BucketName> {
   }
 
   /** The first of the queue that go together into one request. */
-  #batch(): Read<B>[] {
+  #batch(): PendingRead<B>[] {
     let weight = 0;
     const end = this.#queue.findIndex((read, i) => {
       for (const filter of read.filters) weight += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
@@ -101,7 +101,7 @@ export class BatchedReads<B extends BucketName> {
     return this.#queue.splice(0, end < 0 ? this.#queue.length : end);
   }
 
-  async #ask(reads: readonly Read<B>[]): Promise<void> {
+  async #ask(reads: readonly PendingRead<B>[]): Promise<void> {
     const waiting = reads.filter((read) => {
       const { ended } = read.call;
       if (ended !== undefined) read.reject(ended);
@@ -141,7 +141,7 @@ export class BatchedReads<B extends BucketName> {
     }
   }
 
-  #answer(read: Read<B>, found: ReadSnapshot<B>): void {
+  #answer(read: PendingRead<B>, found: ReadSnapshot<B>): void {
     if (found.upTo < read.min) {
       this.#again(read, undefined);
       return;
@@ -162,7 +162,10 @@ export class BatchedReads<B extends BucketName> {
     read.resolve(found);
   }
 
-  #again(read: Read<B>, failed: { failure: Parameters<RetryLoop["failed"]>[0]; error: unknown } | undefined): void {
+  #again(
+    read: PendingRead<B>,
+    failed: { failure: Parameters<RetryLoop["failed"]>[0]; error: unknown } | undefined,
+  ): void {
     const retry = async (): Promise<void> => {
       if (failed !== undefined) read.retries.failed(failed.failure, failed.error);
       await read.retries.pause();

@@ -33,7 +33,7 @@ export interface Certain<B extends BucketName> extends ReadAs<"certain"> {
  * Whether the record that stands there is of this write, or one that followed upon it. `isLost`: nobody answered a copy of it, or it was
  * refused for something that was under way.
  */
-export type Verdict<B extends BucketName> = (entry: Entry<B>, isLost: boolean) => "yes" | "no" | "unknown";
+export type IsMine<B extends BucketName> = (entry: Entry<B>, isLost: boolean) => "yes" | "no" | "unknown";
 
 export interface Limits {
   /** How many records one request may ask for: the fewer, the larger the bucket's records can be. */
@@ -222,7 +222,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
     value: Json,
     expected: Seq<B>,
     call: Call,
-    mine: Verdict<B>,
+    mine: IsMine<B>,
     kind: "commit" | "step" = "commit",
   ): Promise<Seq<B> | undefined> {
     this.use();

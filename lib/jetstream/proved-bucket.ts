@@ -2,7 +2,7 @@
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { whole } from "./answers.js";
-import { Bucket, type Limits, type Verdict } from "./bucket.js";
+import { Bucket, type Limits, type IsMine } from "./bucket.js";
 import type { DirectAnswer, JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import type { Json } from "./json.js";
@@ -240,7 +240,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     value: Json,
     expected: Seq<B>,
     call: Call,
-    mine: Verdict<B>,
+    mine: IsMine<B>,
     kind: "step",
   ): Promise<Seq<B> | undefined> {
     return super.write(key, value, expected, call, mine, kind);
@@ -262,7 +262,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const id = this.#writes.begin();
     try {
       const written = appendWrite(before, id, this.#writes);
-      const mine: Verdict<B> = (entry, isLost) => includesWrite(historyOf(entry), before.written, id, isLost);
+      const mine: IsMine<B> = (entry, isLost) => includesWrite(historyOf(entry), before.written, id, isLost);
       if (kind === "commit") await this.checkNotClosed(call);
       const seq = await super.write(key, toJson(make(written)), before.seq, call, mine, kind);
       if (seq === undefined) return undefined;

@@ -31,7 +31,7 @@ export interface RoomPage {
   readonly next: Seq<"rooms_by_member"> | undefined;
 }
 
-interface Progress {
+interface IndexProgress {
   /** 0: the record is not there. */
   readonly seq: Seq<"rooms">;
   /** Rooms that stand up to here have an entry. */
@@ -139,14 +139,14 @@ export class RoomIndex {
     }
   }
 
-  async #progress(call: Call): Promise<Progress> {
+  async #progress(call: Call): Promise<IndexProgress> {
     const { entry } = await this.#rooms.readLinearizable(keys.indexProgress, call);
     return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
   }
 
   /** Others may be further by now: what is written only grows. */
-  async #advance(before: Progress, to: Omit<Progress, "seq">, call: Call): Promise<Progress> {
-    const isThere = (now: Progress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
+  async #advance(before: IndexProgress, to: Omit<IndexProgress, "seq">, call: Call): Promise<IndexProgress> {
+    const isThere = (now: IndexProgress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
     let known = before;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -176,7 +176,7 @@ function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
   }
 }
 
-function progressOf({ seq, value }: Entry<"rooms">): Progress {
+function progressOf({ seq, value }: Entry<"rooms">): IndexProgress {
   const { upTo, complete } = value;
   return { seq, upTo: typeof upTo === "number" ? seqIn("rooms", upTo) : 0, isComplete: complete === true };
 }

@@ -27,7 +27,7 @@ export interface Creation<T> {
 }
 
 /** What says which records an incarnation has. */
-type Leftovers = Pick<RoomRecord, "incarnation" | "roster" | "copying" | "head" | "membersSeq">;
+type IncarnationRecords = Pick<RoomRecord, "incarnation" | "roster" | "copying" | "head" | "membersSeq">;
 
 /** So many removals of their own take a server as long as one walk over a large bucket. */
 const MANY_INDEX_ENTRIES = 2000;
@@ -93,7 +93,7 @@ export class RoomLifecycle {
   }
 
   /** Removes what belongs to an incarnation that is over, or can never come to be. */
-  async purge(roomId: string, left: Leftovers, call: Call): Promise<void> {
+  async purge(roomId: string, left: IncarnationRecords, call: Call): Promise<void> {
     const { incarnation, roster, copying } = left;
     const { members, membersByEndpoint, roomKeys } = this.#log.buckets;
     await joinAll([
@@ -115,7 +115,7 @@ export class RoomLifecycle {
    */
   async #purgeIndexEntries(
     roomId: string,
-    { incarnation, roster, head, membersSeq }: Leftovers,
+    { incarnation, roster, head, membersSeq }: IncarnationRecords,
     call: Call,
   ): Promise<void> {
     const { members, membersByEndpoint } = this.#log.buckets;

@@ -28,8 +28,8 @@ const DIGITS = 64;
 /** An entry, in words of 32 bits: the key, where the record stands (two words), the generation, what it allows. */
 const KEY_WORDS = DIGITS / 8;
 const SEQ = KEY_WORDS;
-const ERA = SEQ + 2;
-const KIND = ERA + 1;
+const GENERATION = SEQ + 2;
+const KIND = GENERATION + 1;
 const ENTRY_WORDS = KIND + 1;
 const ENTRY_BYTES = ENTRY_WORDS * 4;
 
@@ -172,7 +172,8 @@ export class UserCache implements Cache<"users", UserState> {
       return;
     }
     const found = this.#find(recordKey);
-    if (found !== undefined && found.shard.words[found.at + KIND] !== 0) found.shard.words[found.at + ERA] = generation;
+    if (found !== undefined && found.shard.words[found.at + KIND] !== 0)
+      found.shard.words[found.at + GENERATION] = generation;
   }
 
   clear(): void {
@@ -201,7 +202,7 @@ export class UserCache implements Cache<"users", UserState> {
     words.set(this.#packed, at);
     words[at + SEQ] = seq % 2 ** 32;
     words[at + SEQ + 1] = Math.floor(seq / 2 ** 32);
-    words[at + ERA] = generation;
+    words[at + GENERATION] = generation;
     words[at + KIND] = kind;
   }
 
@@ -242,7 +243,7 @@ export class UserCache implements Cache<"users", UserState> {
     const { at } = found;
     const { words } = found.shard;
     const value = STATES[words[at + KIND] ?? 0];
-    return value === undefined ? undefined : { value, seq: seqAt(words, at), generation: words[at + ERA] ?? 0 };
+    return value === undefined ? undefined : { value, seq: seqAt(words, at), generation: words[at + GENERATION] ?? 0 };
   }
 
   #packDigits(key: string): boolean {

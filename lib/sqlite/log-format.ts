@@ -160,13 +160,6 @@ export function encodeRecord(
   return end;
 }
 
-export interface LogRecord {
-  readonly sequence: number;
-  readonly changes: Change[];
-  /** Where the next record begins. */
-  readonly end: number;
-}
-
 /** Of which the mask begins with the bytes. Four at a time, which for large keys is most of what reading a log costs. */
 function unmasked(bytes: Uint8Array, mask: Uint8Array): Uint8Array {
   if (bytes.length === 0) return bytes;
