@@ -32,11 +32,12 @@ export const NO_GUARD = readGuard(undefined).guard;
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case of two admins who
- *    demote each other, `races.ts`.
+ * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case "two admins who
+ *    revoke each other at once do not both succeed".
  * 2. A staged change counts only if the guard's head names its attempt: `crash-points.spec.ts`.
- * 3. A stage is not written over while its commit can still succeed: `stale-reads.spec.ts`.
- * 4. The guard gets another head only after the one before stands in its user's record: `crash-points.spec.ts`.
+ * 3. A stage is not written over while its commit can still succeed: `crash-points.spec.ts`.
+ * 4. The guard gets another head only after the one before stands in its user's record: `stale-reads.spec.ts`, "a change of an
+ *    admin that is staged", and the mutant "a committed change of an admin is lost".
  */
 export class AdminGuard {
   readonly #bucket: ProvedBucket<"users", UserState>;

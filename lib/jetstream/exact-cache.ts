@@ -81,7 +81,8 @@ const MAX_ANCHORS = 8;
  * 3. A fill is exact only if the log says nothing of its record after the moment at which it was proved: the simulation, and
  *    the mutant "what is proved late is kept over a change".
  * 4. While `mustRevalidate` nothing is exact, and nothing is remembered: `copy-faults.spec.ts`, "after a while without checks".
- * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it.
+ * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it: `copy-faults.spec.ts`, "nor where the
+ *    change stands behind a gap".
  */
 export class ExactCache<B extends BucketName, V> {
   readonly #cache: Cache<B, V>;

@@ -51,7 +51,7 @@ interface Item {
   readonly endpoint: string;
   readonly call: Call;
   readonly bytes: number;
-  /** Lets the rules decide. `undefined`: nothing to commit, and `settle` answers so. */
+  /** Lets the rules decide. `settle` answers the caller, at once where there is nothing to commit. */
   readonly decide: (rules: Rules, room: LiveRoom, member: CurrentMember, v: number) => DecidedItem;
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
@@ -134,6 +134,7 @@ export class MemberChanges {
     this.#members = members;
   }
 
+  /** `bytes`: of what the row has besides what every row has. */
   change<T>(roomId: string, endpoint: string, bytes: number, call: Call, decide: Decide<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       const item: Item = {
@@ -236,6 +237,7 @@ export class MemberChanges {
       next: { v, members, rows, rekeyRequired },
       result: () => true,
       stage: {
+        // Of each change its keys and its index entry.
         keys: async (own) => latest(0, await joinAll(going.map(({ change }) => inPlace(change.stage, own)))),
       },
       undo: (own) => joinAll(going.map(({ change }) => Promise.resolve(change.undo?.(own)))),
