@@ -41,12 +41,21 @@ export interface JournalEvents {
   failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void;
 }
 
+/** Entries that share a write, and their bytes, which are in `buffer`. `sequence`: the last transaction. */
+interface Batch {
+  readonly bytes: Buffer;
+  readonly sequence: number;
+  readonly buffer: Buffer;
+  readonly entries: readonly Entry[];
+}
+
 /**
  * Invariants, each with the spec that goes red without it:
  *
  * 1. One batch is on its way to the disk at a time, and batches go in the order of their transactions: `recovery.spec.ts`.
  * 2. An entry is durable only when its bytes are on the disk and the file is still held: `durability.spec.ts`, `lock-lease.spec.ts`.
  * 3. After a write that failed nothing is written any more, and every entry is told whether it is perhaps there: `disk-errors.spec.ts`.
+ * 4. Nothing is written before it is known that the file is still held: `lock-lease.spec.ts`.
  *
  * Rejected: a write for each entry that waits for the one before. It has the same order, and a disk's latency for each.
  */
@@ -147,14 +156,33 @@ export class Journal {
     this.#alone = entries.length === 1;
     const bytes = this.#buffer.subarray(0, this.#used);
     const buffer = this.#buffer;
+    const sequence = this.#sequence;
     this.#entries = [];
     this.#buffer = this.#spare ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
     this.#spare = undefined;
     this.#used = 0;
     this.#writing = true;
+    const write = (): void => {
+      this.#write({ bytes, sequence, buffer, entries });
+    };
+    if (bytes.length === 0) {
+      write();
+      return;
+    }
+    // After a pause the log may be another holder's: first it is looked, then written.
+    const known = this.#ensureHeld();
+    if (known === undefined) write();
+    else
+      known.then(write, (error: unknown) => {
+        this.#writing = false;
+        this.#fail(error, [], entries);
+      });
+  }
+
+  #write({ bytes, sequence, buffer, entries }: Batch): void {
     const fail = (error: unknown): void => {
       this.#writing = false;
-      this.#fail(error, entries);
+      this.#fail(error, entries, []);
     };
     const done = (): void => {
       this.#writing = false;
@@ -167,7 +195,7 @@ export class Journal {
       else held.then(done, fail);
     };
     if (bytes.length === 0) written();
-    else this.#log.append(bytes, this.#sequence).then(written, fail);
+    else this.#log.append(bytes, sequence).then(written, fail);
   }
 
   #done(entries: readonly Entry[]): void {
@@ -179,9 +207,9 @@ export class Journal {
     if (this.#entries.length > 0 || this.#idle.length > 0) this.#schedule();
   }
 
-  #fail(cause: unknown, perhaps: readonly Entry[]): void {
+  #fail(cause: unknown, perhaps: readonly Entry[], unwritten: readonly Entry[]): void {
     this.#broken = true;
-    const surelyNot = this.#entries;
+    const surelyNot = [...unwritten, ...this.#entries];
     this.#entries = [];
     this.#used = 0;
     this.#events.failed(cause, perhaps, surelyNot);

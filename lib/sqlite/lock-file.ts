@@ -56,7 +56,12 @@ export async function writeReleased(path: string, socket: string): Promise<void>
   if ((await readHolder(path))?.socket === socket) await replace(path, RELEASED);
 }
 
-/** The same for a file that had none before. */
+/** Names the holder of before again, who was not found and may be there. */
+export async function restoreHolder(path: string, socket: string, before: Holder): Promise<void> {
+  if ((await readHolder(path))?.socket === socket) await writeHolder(path, before);
+}
+
+/** Says nothing, as before: the file had none. */
 export async function removeHolder(path: string, socket: string): Promise<void> {
   if ((await readHolder(path))?.socket === socket) await removeIfThere(path + LOCK);
 }

@@ -15,7 +15,16 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { codeOf, removeIfThere, statIfThere } from "./files.js";
 import { LEASE_MS } from "./lease.js";
-import { LOCK, giveToOwner, readHolder, readLockFile, removeHolder, writeHolder, writeReleased } from "./lock-file.js";
+import {
+  LOCK,
+  giveToOwner,
+  readHolder,
+  readLockFile,
+  removeHolder,
+  restoreHolder,
+  writeHolder,
+  writeReleased,
+} from "./lock-file.js";
 import type { Holder } from "./lock-file.js";
 import { Sockets, ask, isTaken, isWithoutSockets, listen, stopListening } from "./sockets.js";
 
@@ -135,12 +144,15 @@ async function claimWith(
     if (!(await sockets.list()).includes(name)) return undefined;
   }
   await writeHolder(path, self(name));
+  // Until there are new files, who did not find the last holder has not done away with it.
+  const abandon = (): Promise<void> =>
+    tookOver && typeof last === "object" ? restoreHolder(path, name, last) : forget(path, name, last !== undefined);
   try {
     const linked = await holderOfLink(path, sockets);
     if (linked !== undefined) throw locked(path, linked);
     for (const each of found.dead) await removeDead(sockets.path(each));
   } catch (error) {
-    await forget(path, name, last !== undefined);
+    await abandon();
     throw error;
   }
   return {
@@ -149,7 +161,7 @@ async function claimWith(
     release: async (opened) => {
       try {
         // It only names: what cannot be written is no reason to go on holding the file.
-        await forget(path, name, opened || last !== undefined).catch(() => undefined);
+        await (opened ? forget(path, name, true) : abandon()).catch(() => undefined);
         await stop(server, sockets.path(name));
       } finally {
         await sockets.close();

@@ -23,6 +23,7 @@ import {
   isAuthorized,
   isLocked,
   isMember,
+  isTimeout,
   isUnavailable,
   openSqlite,
   type Store,
@@ -403,9 +404,63 @@ describe("sqlite: the lease of a holder", () => {
         failure(store.users.add({ key: "n" })),
       ]);
       for (const error of errors) expect(isUnavailable(error), String(error)).to.equal(true);
-      expect((errors[1] as StoreError).outcome).to.equal("unknown");
+      expect((errors[1] as StoreError).outcome).to.equal("none");
       expect(((await failure(store.users.add({ key: "m" }))) as StoreError).outcome).to.equal("none");
       expect(isUnavailable(await failure(store.close()))).to.equal(true);
+    });
+
+    it("acknowledges nothing that is on its way to the disk when its socket is deleted", async () => {
+      const [socket = ""] = await sockets();
+      expect(await store.isAuthorized("user")).to.equal(true);
+      const writing = failure(store.users.add({ key: "n" }));
+      // By then it is being written, and the disk has not answered: no turn of the event loop has begun.
+      await new Promise<void>((resolve) => process.nextTick(resolve));
+      rmSync(socket);
+      Date.now = () => wallNow() + 500;
+      const error = (await writing) as StoreError;
+      expect(isUnavailable(error), String(error)).to.equal(true);
+      expect(error.outcome).to.equal("unknown");
+    });
+
+    it("writes nothing after a pause before it has looked: on a full disk the next holder goes on in the same files", async () => {
+      await deleteSockets();
+      const { open } = fs;
+      fs.open = (path, ...more) =>
+        String(path).endsWith("-checkpoint")
+          ? Promise.reject(Object.assign(new Error("ENOSPC: injected"), { code: "ENOSPC" }))
+          : open(path, ...more);
+      let next: Store;
+      try {
+        next = await openSqlite(folder.file(), { opTimeoutMs });
+      } finally {
+        fs.open = open;
+      }
+      await next.users.revoke("user");
+      const error = (await failure(store.users.add({ key: "late", name: "n".repeat(200) }))) as StoreError;
+      expect(isUnavailable(error), String(error)).to.equal(true);
+      await next.close();
+      const again = await openSqlite(folder.file(), { opTimeoutMs });
+      expect(await again.isAuthorized("user")).to.equal(false);
+      await again.close();
+      expect(error.outcome).to.equal("none");
+    });
+
+    it("is waited for again after an opener that did not find it gave up before it had new files", async () => {
+      await deleteSockets();
+      const lock = await readFile(`${folder.file()}-lock`, "utf8");
+      const { ino } = await stat(folder.file());
+      const giving = new AbortController();
+      const refused = openSqlite(folder.file(), {
+        opTimeoutMs,
+        signal: giving.signal,
+        onOpening: () => giving.abort(),
+      });
+      expect(isTimeout(await failure(refused))).to.equal(true);
+      await eventually("the opener is gone", async () => (await sockets()).length === 0);
+      expect(await readFile(`${folder.file()}-lock`, "utf8")).to.equal(lock);
+      const next = await openSqlite(folder.file(), { opTimeoutMs });
+      expect((await stat(folder.file())).ino).to.not.equal(ino);
+      await next.close();
     });
 
     it("takes for its own what a look finds that began before a checkpoint gave the file its image", async () => {

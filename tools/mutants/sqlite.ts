@@ -374,6 +374,22 @@ export const sqliteMutants: readonly Mutant[] = [
     killedBy: lease("acknowledges nothing"),
   },
   {
+    name: "a write after a pause does not look first",
+    file: "lib/sqlite/journal.ts",
+    find: "const known = this.#ensureHeld();",
+    replace: "const known: Promise<void> | undefined = this.#broken ? this.#ensureHeld() : undefined;",
+    breaks: "Nothing is written to a log that may be another holder's.",
+    killedBy: lease("writes nothing after a pause"),
+  },
+  {
+    name: "an opener that gives up does away with a holder that it did not find",
+    file: "lib/sqlite/lock.ts",
+    find: 'tookOver && typeof last === "object"',
+    replace: 'typeof last === "object" && path === ""',
+    breaks: "Who does not know that the last holder is gone waits, and begins with new files.",
+    killedBy: lease("is waited for again after an opener"),
+  },
+  {
     name: "what changes nothing is acknowledged without a look",
     file: "lib/sqlite/database.ts",
     find: "if (this.view.isEmpty) await this.#holding.ensure();",
