@@ -234,7 +234,8 @@ async function load(
     if (header !== first?.header && header !== kept?.header) await removeIfThere(log.path);
   let full: unknown;
   const files = await withWatermark(path, found, async () => {
-    if (kept !== undefined) return Segment.open(path, kept.header, checkpointed ? replayed.lastEnd : replayed.firstEnd);
+    const end = checkpointed ? replayed.lastEnd : replayed.firstEnd;
+    if (kept !== undefined) return Segment.open(path, kept.header, end, replayed.sequence);
     const header = { database, generation: meta.generation, seal: content };
     return Segment.create(path, header).catch((error: unknown) => {
       if (!isFull(error)) throw error;

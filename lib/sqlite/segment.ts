@@ -58,6 +58,7 @@ export class Segment {
     handle: FileHandle | undefined,
     inode: number | undefined,
     end: number,
+    sequence: number | undefined,
   ) {
     this.path = segmentPath(image, generation);
     this.#image = image;
@@ -67,6 +68,7 @@ export class Segment {
     this.#inode = inode;
     this.#end = end;
     this.#room = end;
+    this.#sequence = sequence;
   }
 
   /** Makes a new segment. It gets its name when its header is on the disk, so that no crash leaves half a header. */
@@ -85,8 +87,8 @@ export class Segment {
     return Segment.open(path, header, HEADER_BYTES);
   }
 
-  /** Goes on after `end`: what a crash tore off behind it is cut away first. */
-  static async open(path: string, segment: SegmentName, end: number): Promise<Segment> {
+  /** Goes on after `end`, where the transaction `sequence` ends: what a crash tore off behind it is cut away first. */
+  static async open(path: string, segment: SegmentName, end: number, sequence?: number): Promise<Segment> {
     const name = segmentPath(path, segment.generation);
     const handle = await fs.open(name, constants.O_RDWR | (SYNCED_WRITES ?? 0));
     try {
@@ -95,7 +97,7 @@ export class Segment {
         await handle.truncate(end);
         await syncData(handle);
       }
-      return new Segment(path, segment, handle, ino, end);
+      return new Segment(path, segment, handle, ino, end, sequence);
     } catch (error) {
       await handle.close();
       throw error;
@@ -104,10 +106,10 @@ export class Segment {
 
   /** One that has no file, on a disk without room for it: nothing can be appended. */
   static absent(path: string, segment: SegmentName): Segment {
-    return new Segment(path, segment, undefined, undefined, HEADER_BYTES);
+    return new Segment(path, segment, undefined, undefined, HEADER_BYTES, undefined);
   }
 
-  /** The last transaction that was appended since it was opened. */
+  /** The last transaction in it. `undefined` while nothing was appended to a new one. */
   get sequence(): number | undefined {
     return this.#sequence;
   }

@@ -314,6 +314,16 @@ describe("sqlite: never an older state", () => {
     });
   });
 
+  it("a checkpoint does not leave out what a log lost since it was read, also where nothing was written since", async () => {
+    const { path, log, ends } = await crashed(folder, "killed", 4);
+    const store = await openSqlite(path, { opTimeoutMs });
+    expect(await store.isAuthorized("u3")).to.equal(true);
+    await truncate(log, ends.at(-2));
+    await store.close();
+    expect(told(await readFile(path)).clean, "sealed as if it were everything").to.equal(false);
+    expect(endsOf(await readFile(log)), "records in the log").to.deep.equal(ends.slice(0, -1));
+  });
+
   it("without its logs a file that a kill left at any step of a store's life is refused, or has all that was acknowledged", async function () {
     this.timeout(240_000);
     await crashed(folder, "before", 2);
