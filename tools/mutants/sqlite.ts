@@ -272,8 +272,8 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "a full log stays full",
     file: "lib/sqlite/checkpoint.ts",
-    find: "      this.consider();\n    });\n    return this.#running;",
-    replace: "    });\n    return this.#running;",
+    find: "this.consider();\n    });\n    return this.#running;",
+    replace: "});\n    return this.#running;",
     breaks: "A log that filled up during a checkpoint is the next one's.",
     killedBy: budget("refuses what its log could not hold"),
   },
