@@ -150,6 +150,26 @@ describe("opening: sqlite", () => {
     await (await opened(folder.file())).close();
   });
 
+  it("has time to close by the size of the file too", async () => {
+    const filled = await openSqlite(folder.file(), { opTimeoutMs });
+    const sealedKey = new Uint8Array(65_536).fill(7);
+    for (let i = 0; i < 40; i++) await filled.rooms.create({ owner: "o", encrypted: true, sealedKey });
+    await filled.close();
+    const { size } = await files.promises.stat(folder.file());
+    const store = await openSqlite(folder.file(), { opTimeoutMs: 300 });
+    const { lstat } = files.promises;
+    const hung: (() => void)[] = [];
+    files.promises.lstat = ((...args: Parameters<typeof lstat>) =>
+      new Promise((resolve, reject) => hung.push(() => void lstat(...args).then(resolve, reject)))) as typeof lstat;
+    const began = performance.now();
+    const error = await failure(store.close());
+    files.promises.lstat = lstat;
+    for (const each of hung) each();
+    expect(isTimeout(error), String(error)).to.equal(true);
+    expect(performance.now() - began).to.be.at.least(3000 + size / 4096);
+    await (await opened(folder.file())).close();
+  });
+
   it("refuses options that are none", async () => {
     for (const [name, value] of [
       ["signal", {}],
