@@ -69,7 +69,7 @@ describe("the simulated cluster", function () {
     {
       what: "a refused fence proves what one replica has",
       from: /(?<=const asOf\d* = )await this\.fence\(key\d*, entry\d*\?\.seq \?\? 0, call\d*\)/,
-      to: "this.seen",
+      to: "this.highestSeen",
     },
     { what: "a new generation forgets nothing", from: /this\.#generation\+\+;/, to: ";" },
     {

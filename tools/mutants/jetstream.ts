@@ -81,7 +81,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     name: "what a replica has is certain",
     file: "lib/jetstream/bucket.ts",
     find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.highestSeen;",
     breaks: "What one replica says, also that there is nothing, is proved by a fence.",
     killedBy: answers("because a replica has no such room: its keys stay"),
   },

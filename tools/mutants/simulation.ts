@@ -119,7 +119,7 @@ const changes: readonly Change[] = [
     name: "simulated: what a replica misses is not there",
     file: "lib/jetstream/bucket.ts",
     find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
-    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.seen;",
+    replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.highestSeen;",
     breaks: "That something is not there is said only when the leader has acknowledged it.",
   },
   {
