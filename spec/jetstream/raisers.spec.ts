@@ -30,6 +30,7 @@ class Stopping {
   readonly stopped: Promise<void>;
   readonly #inner: Connection;
   #wake: () => void = () => undefined;
+  #die: () => void = () => undefined;
   #dies = false;
   #updates = 0;
 
@@ -38,6 +39,7 @@ class Stopping {
     let stop = (): void => undefined;
     this.stopped = new Promise((resolve) => (stop = resolve));
     const awake = new Promise<void>((resolve) => (this.#wake = resolve));
+    const dead = new Promise<void>((resolve) => (this.#die = resolve));
     let isStopped = false;
     const request: Tap = async (send, ...asked) => {
       const isUpdate = asked[0].includes("STREAM.UPDATE");
@@ -48,7 +50,8 @@ class Stopping {
       // What is asked in one turn leaves together.
       await Promise.resolve();
       if (isStopped && (isUpdate || what === "all of it")) await awake;
-      if (this.#dies && this.#updates > 0) throw new Error("this process is dead");
+      // On a closed connection it ends at once: nothing of it goes on in this process.
+      if (this.#dies && this.#updates > 0) await dead;
       if (isUpdate) this.#updates++;
       return send(...asked);
     };
@@ -75,6 +78,7 @@ class Stopping {
     // Whatever left before a ping has reached the server.
     await this.#inner.request("$JS.API.INFO", "", { timeout: 10_000 });
     await this.#inner.close();
+    this.#die();
   }
 }
 
