@@ -83,7 +83,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "const asOf = await this.fence(key, entry?.seq ?? 0, call);",
     replace: "const asOf: number | undefined = (await this.fence(key, entry?.seq ?? 0, call)) ?? this.highestSeen;",
     breaks: "What one replica says, also that there is nothing, is proved by a fence.",
-    killedBy: answers("because a replica has no such room: its keys stay"),
+    killedBy: bySpec("spec/jetstream/stale-reads.spec.ts", "the member was removed: NOT_FOUND"),
   },
   {
     name: "a read goes back behind what was seen",
