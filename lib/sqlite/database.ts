@@ -135,8 +135,11 @@ export class Database {
    * with `CONFLICT`. The transactions from here on have numbers above `floor`.
    */
   async beginImport(floor: number, call: Call): Promise<Importer> {
-    // An import that is about to end may be acknowledged: nothing of it may be cleared away.
-    await this.#importChanged;
+    // An import that is about to end may be acknowledged: nothing of it may be cleared away. Another one may end meanwhile.
+    for (let known: unknown; known !== this.#importChanged;) {
+      known = this.#importChanged;
+      await known;
+    }
     const isLeft = this.tables.importingSince !== undefined;
     if (!isLeft && !this.#isEmpty()) throw importIntoNonEmpty();
     const importer: Importer = { id: Symbol("import") };

@@ -46,6 +46,30 @@ describe("sqlite: export and import", function () {
     await store.close();
   });
 
+  it("what was imported stays, whenever meanwhile another import begins, and fails", async () => {
+    const lines = await manyLines(3);
+    const ends = new Set<string>();
+    for (let turns = 0; turns < 80; turns++) {
+      // In a file: its end is on its way to the disk for a while.
+      const store = await openSqlite(join(folder, `taken-${String(turns)}.db`), { opTimeoutMs });
+      let other: Promise<string> | undefined;
+      const fail = async (): Promise<string> => {
+        for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+        return importStore(lines.slice(0, 1), store).then(() => "done", codeOf);
+      };
+      const first = await importStore(lines, store, {
+        onProgress: ({ phase }) => {
+          if (phase === "verify") other ??= fail();
+        },
+      }).then(() => "done", codeOf);
+      const second = await other;
+      ends.add(`${first} ${String(second)}`);
+      expect(await admits(store), `${String(turns)}: ${first}, ${String(second)}`).to.equal(first === "done");
+      await store.close();
+    }
+    expect([...ends]).to.include("done CONFLICT");
+  });
+
   it("an export that is aborted while it begins is read by nobody, and leaves no file open", async () => {
     const store = await openSqlite(":memory:", { opTimeoutMs });
     // More than what waits in memory.

@@ -678,4 +678,12 @@ export const sqliteMutants: readonly Mutant[] = [
     breaks: "What the library does not write is refused at opening.",
     killedBy: packed("an id that is not UTF-8"),
   },
+  {
+    name: "an import that is about to end is cleared away by the next",
+    file: "lib/sqlite/database.ts",
+    find: "await known;",
+    replace: "void known;",
+    breaks: "What an import was acknowledged with stays, whoever begins another one.",
+    killedBy: bySpec("spec/sqlite/exports.spec.ts", "what was imported stays"),
+  },
 ];
