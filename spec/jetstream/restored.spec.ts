@@ -127,6 +127,27 @@ describe("jetstream: what is imported is no backup that was put back", function 
     await server.dispose();
   });
 
+  /** A client that hears nothing of the next write of a room, after which `meanwhile` happened. */
+  function forgetting(prefix: string): {
+    connection: Connection;
+    forgetAfter: (meanwhile: () => Promise<unknown>) => void;
+  } {
+    const [first] = connections;
+    if (first === undefined) throw new Error("no client");
+    let meanwhile: (() => Promise<unknown>) | undefined;
+    const connection = tapped(first, {
+      request: async (send, ...asked) => {
+        const answer = await send(...asked);
+        const happens = meanwhile;
+        if (happens === undefined || !asked[0].startsWith(`$KV.${prefix}rooms.room.`)) return answer;
+        meanwhile = undefined;
+        await happens();
+        throw natsError("TIMEOUT");
+      },
+    });
+    return { connection, forgetAfter: (happens) => (meanwhile = happens) };
+  }
+
   const open = (index: number, prefix: string): Promise<Store> => {
     const connection = connections[index];
     if (connection === undefined) throw new Error("no client");
@@ -189,26 +210,13 @@ describe("jetstream: what is imported is no backup that was put back", function 
 
   it("whoever made a room is not told that it was not made, where another one deleted and imported it meanwhile", async () => {
     const lines = await exportOf("source_");
-    let isLost = false;
-    let meanwhile = (): Promise<void> => Promise.resolve();
-    const [first] = connections;
-    if (first === undefined) throw new Error("no client");
-    const forgetful = tapped(first, {
-      request: async (send, ...asked) => {
-        const answer = await send(...asked);
-        if (!isLost || !asked[0].startsWith("$KV.made_rooms.room.")) return answer;
-        isLost = false;
-        await meanwhile();
-        throw natsError("TIMEOUT");
-      },
-    });
+    const { connection: forgetful, forgetAfter } = forgetting("made_");
     await using here = await openJetStream(forgetful, 1, { prefix: "made_", opTimeoutMs });
     await using there = await open(1, "made_");
-    meanwhile = async () => {
+    forgetAfter(async () => {
       await there.rooms.delete("room");
       await importStore(lines, there);
-    };
-    isLost = true;
+    });
     const error: unknown = await here.rooms.create({ id: "room", owner: "owner" }).catch((thrown: unknown) => thrown);
     if (!(error instanceof StoreError)) throw new Error("it has to be refused");
     expect([error.code, error.outcome]).to.deep.equal(["TIMEOUT", "unknown"]);
@@ -216,24 +224,11 @@ describe("jetstream: what is imported is no backup that was put back", function 
 
   it("a room that was deleted is not deleted again, where another one imported it meanwhile", async () => {
     const lines = await exportOf("source_");
-    let isLost = false;
-    let meanwhile = (): Promise<void> => Promise.resolve();
-    const [first] = connections;
-    if (first === undefined) throw new Error("no client");
-    const forgetful = tapped(first, {
-      request: async (send, ...asked) => {
-        const answer = await send(...asked);
-        if (!isLost || !asked[0].startsWith("$KV.gone_rooms.room.")) return answer;
-        isLost = false;
-        await meanwhile();
-        throw natsError("TIMEOUT");
-      },
-    });
+    const { connection: forgetful, forgetAfter } = forgetting("gone_");
     await using here = await openJetStream(forgetful, 1, { prefix: "gone_", opTimeoutMs });
     await using there = await open(1, "gone_");
     await here.rooms.create({ id: "room", owner: "owner" });
-    meanwhile = () => importStore(lines, there).then(() => undefined);
-    isLost = true;
+    forgetAfter(() => importStore(lines, there));
     expect(await here.rooms.delete("room").then(() => "done", codeOf)).to.equal("TIMEOUT");
     expect((await there.rooms.get("room")).name).to.equal("imported");
   });
