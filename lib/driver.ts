@@ -42,6 +42,8 @@ export interface Driver {
   readonly records: RecordsDriver;
   /** Looks at what is stored as this backend stores it. */
   readonly inspection: InspectionDriver;
+  /** What changes from now on, whoever changes it. */
+  readonly changes: ChangesDriver;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
    * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
@@ -372,4 +374,70 @@ export interface InspectionStep {
   /** About how many there are in the phase, where that is known. */
   readonly total?: number;
   readonly findings: readonly Found[];
+}
+
+export interface ChangesDriver {
+  /**
+   * Begins to follow what changes, by whatever store on whatever node. While nobody follows, nothing is kept and nothing is sent. `UNAVAILABLE`
+   * of a store that is closed while another writes whole records into it.
+   */
+  follow(call: Call): Promise<ChangeFeed>;
+}
+
+/** One at a time takes from it. */
+export interface ChangeFeed {
+  /**
+   * What has changed since the last time, or since it was begun to follow. What was acknowledged to anyone before this call is in it, or was
+   * in an earlier one; what is not acknowledged yet may be. Nothing is in it that was not committed. A call that fails has taken nothing: the
+   * next one has all of it.
+   */
+  take(call: Call): Promise<Changes>;
+  /** Lets go of what it keeps. It may come at any time, and more than once. */
+  close(): void;
+}
+
+/** So many records that have changed are kept until they are taken: users, rooms, members and keys, each counted once. */
+export const MAX_CHANGES = 65_536;
+
+/**
+ * What has changed, merged by record: each as it stands at one moment at or after `asOf`, and not before any state of it that was taken
+ * before. A state in between may be missing, but not that a grant ended.
+ */
+export interface Changes {
+  /**
+   * Something may be missing: there was more than {@link MAX_CHANGES}, or nobody can tell. What else is here is then of no use: read everything anew, and
+   * after this call. The feed goes on from here.
+   */
+  readonly lost: boolean;
+  /** When it was asked, by `performance.now()`: all of before is in it. */
+  readonly asOf: number;
+  readonly users: ReadonlyMap<string, ChangedUser>;
+  /** Rooms that changed, or their members or keys did. */
+  readonly rooms: ReadonlyMap<string, ChangedRoom>;
+}
+
+export interface ChangedUser {
+  readonly user: User;
+  /**
+   * Something was taken away from the user in between, whatever was given back since: it was revoked, it was demoted, or its time had run out.
+   */
+  readonly ended: boolean;
+}
+
+export interface ChangedRoom {
+  /** A room of this id that had been there is gone, with all that belonged to it, whatever is there now. */
+  readonly deleted: boolean;
+  /** The room as it stands. `undefined`: it is gone, or only keys have changed. */
+  readonly room: Room | undefined;
+  /** Those who changed. Of a room that was made in between, all. Of one that is gone, none. */
+  readonly members: ReadonlyMap<string, ChangedMember>;
+  /** Of each member the epochs of the keys that have come, of the membership that there is. */
+  readonly keys: ReadonlyMap<string, ReadonlySet<number>>;
+}
+
+export interface ChangedMember {
+  /** A membership of the endpoint has ended in between, whatever there is now. */
+  readonly ended: boolean;
+  /** `undefined`: no member. */
+  readonly member: Member | undefined;
 }

@@ -7,6 +7,8 @@ import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
 import type {
+  ChangeFeed,
+  ChangesDriver,
   Driver,
   InspectionDriver,
   MembersDriver,
@@ -33,11 +35,15 @@ export interface RecordsAccess {
   readonly opTimeoutMs: number;
   readonly records: RecordsDriver;
   readonly inspection: InspectionDriver;
+  readonly changes: ChangesDriver;
   /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
   /** A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends at once. */
   begin(reading: Promise<RecordReader>, call: Call): Promise<RecordReader>;
   close(reader: RecordReader): Promise<void>;
+  /** A feed that a step begins, with the same end. */
+  follow(following: Promise<ChangeFeed>, call: Call): Promise<ChangeFeed>;
+  closeFeed(feed: ChangeFeed): void;
 }
 
 /** `undefined` if the store is not of this copy of the package. */
@@ -56,6 +62,7 @@ export class MembershipStore extends OwnStore implements Store {
   readonly #calls = new CallRegistry();
   /** Of work that goes on between calls. */
   readonly #readers = new Set<RecordReader>();
+  readonly #feeds = new Set<ChangeFeed>();
   #closing: Promise<void> | undefined;
 
   static {
@@ -293,15 +300,17 @@ export class MembershipStore extends OwnStore implements Store {
       ({ outcome }) => new StoreError("CLOSED", "The store was closed", outcome === undefined ? {} : { outcome }),
     );
     await Promise.allSettled([...this.#readers].map((reader) => reader.close()));
+    for (const feed of this.#feeds) feed.close();
     await this.#driver.close();
   }
 
   #recordsAccess(): RecordsAccess {
-    const { records, inspection } = this.#driver;
+    const { records, inspection, changes } = this.#driver;
     return {
       opTimeoutMs: this.#opTimeoutMs,
       records,
       inspection,
+      changes,
       begin: async (reading, call) => {
         const reader = await reading;
         if (call.remaining() > 0) this.#readers.add(reader);
@@ -312,6 +321,16 @@ export class MembershipStore extends OwnStore implements Store {
       close: async (reader) => {
         this.#readers.delete(reader);
         await reader.close();
+      },
+      follow: async (following, call) => {
+        const feed = await following;
+        if (call.remaining() > 0) this.#feeds.add(feed);
+        else feed.close();
+        return feed;
+      },
+      closeFeed: (feed) => {
+        this.#feeds.delete(feed);
+        feed.close();
       },
     };
   }

@@ -152,6 +152,17 @@ export function isActive(user: UserFacts, now: number): boolean {
   return user.status === "active" && (user.expiresAt === undefined || now < user.expiresAt);
 }
 
+/**
+ * Whether a grant ended by a change of the user: it was revoked, it was demoted, its time is over by it, or it was over and the change gives
+ * it anew.
+ */
+export function endsGrant(before: UserFacts, next: UserFacts, now: number): boolean {
+  const isOver = ({ expiresAt }: UserFacts): boolean => expiresAt !== undefined && expiresAt <= now;
+  const isTaken = next.status === "revoked" && before.status === "active";
+  const isDemoted = before.role === "admin" && next.role === "member";
+  return isTaken || isDemoted || isOver(before) !== isOver(next);
+}
+
 export function isActiveAdmin(user: UserFacts, now: number): boolean {
   return user.role === "admin" && isActive(user, now);
 }

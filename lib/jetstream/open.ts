@@ -20,6 +20,7 @@ import {
   incompatibility,
 } from "./provisioning.js";
 import type { StreamState } from "./provisioning.js";
+import { changes } from "./changes-feed.js";
 import { JetStreamChecks } from "./checks.js";
 import { JetStreamClient } from "./client.js";
 import type { NatsConnection } from "./nats-connection.js";
@@ -441,6 +442,7 @@ function driverOf(parts: Parts, { maxStalenessMs, opTimeoutMs }: JetStreamInput,
     checks: new JetStreamChecks(users, userCache, members, maxStalenessMs),
     records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
     inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
+    changes: changes({ users, userViews, log, members, index }),
     close,
   };
 }

@@ -6,6 +6,7 @@ import type { PageInput, UserChangeInput, UserInput } from "../arguments.js";
 import { cursor, toCursor } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { UsersDriver } from "../driver.js";
+import { endsGrant } from "../rules.js";
 import type { Page, User } from "../store.js";
 import { NO_GUARD, concernsAdmins, type AdminGuard } from "./admin-guard.js";
 import type { Entry } from "./entry.js";
@@ -14,7 +15,7 @@ import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
-import { readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
+import { factsOf, readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
 import type { UserView, UserViews } from "./user-views.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
@@ -168,11 +169,7 @@ function created(input: UserInput): UserRow {
  * anew.
  */
 function changed(before: UserRow, next: UserRow): UserRow {
-  const now = Date.now();
-  const isOver = ({ expiresAt }: UserRow): boolean => expiresAt !== undefined && expiresAt <= now;
-  const isTaken = next.revokedAt !== undefined && before.revokedAt === undefined;
-  const isDemoted = before.admin && !next.admin;
-  const ended = isTaken || isDemoted || isOver(before) !== isOver(next);
+  const ended = endsGrant(factsOf(before), factsOf(next), Date.now());
   return { ...next, v: before.v + 1, grant: before.grant + (ended ? 1 : 0) };
 }
 

@@ -22,6 +22,10 @@ export function inspection(memory: Memory): InspectionDriver {
               const role = entry.room.owner === endpoint ? "owner" : "member";
               member.member = { ...member.member, role, revision };
               entry.room = { ...entry.room, revision };
+              memory.changed((names) => {
+                names.room(roomId);
+                names.member(roomId, endpoint, false);
+              });
               return true;
             }),
         };

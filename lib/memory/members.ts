@@ -17,6 +17,11 @@ export function members(memory: Memory): MembersDriver {
         entry.members.set(endpoint, added);
         // The revision of a room tells of its membership too.
         entry.room = { ...entry.room, revision: transaction.revision };
+        memory.changed((names) => {
+          names.room(roomId);
+          names.member(roomId, endpoint, false);
+          if (sealedKey !== undefined) names.key(roomId, endpoint, sealedKey.epoch);
+        });
         return memberRecord(added.member);
       }),
 
@@ -29,6 +34,10 @@ export function members(memory: Memory): MembersDriver {
         if (found.member.state === "joined") return memberRecord(found.member);
         found.member = { ...found.member, state: "joined", revision };
         room.room = { ...room.room, revision };
+        memory.changed((names) => {
+          names.room(roomId);
+          names.member(roomId, endpoint, false);
+        });
         return memberRecord(found.member);
       }),
 
@@ -40,6 +49,10 @@ export function members(memory: Memory): MembersDriver {
         entry.members.delete(endpoint);
         // Without encryption there is no key that the one who left could still hold.
         entry.room = { ...entry.room, rekeyRequired: entry.room.encrypted, revision };
+        memory.changed((names) => {
+          names.room(roomId);
+          names.member(roomId, endpoint, true);
+        });
       }),
 
     list: (roomId) =>

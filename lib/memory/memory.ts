@@ -5,8 +5,10 @@
 import { cursor, toCursor } from "../arguments.js";
 import type { PageInput } from "../arguments.js";
 import type { Call } from "../call.js";
+import type { ChangedNames } from "../changed-names.js";
 import type { StoreError } from "../errors.js";
 import {
+  endsGrant,
   importIntoNonEmpty,
   importTakenOver,
   isActiveAdmin,
@@ -60,6 +62,8 @@ export class Memory {
   /** Since when it is imported into: every check is denied meanwhile. */
   #importingSince: number | undefined;
   #importer: Importer | undefined;
+  /** What has changed, for each who follows. */
+  readonly followers = new Set<ChangedNames>();
 
   /** How many there were. No revision is above it. */
   get operations(): number {
@@ -81,6 +85,11 @@ export class Memory {
     });
   }
 
+  /** Of what is changed in this turn. */
+  changed(note: (names: ChangedNames) => void): void {
+    for (const names of this.followers) note(names);
+  }
+
   next(): Transaction {
     const place = ++this.#operations;
     return { place, revision: place.toString(36), now: new Date() };
@@ -91,6 +100,7 @@ export class Memory {
     const isEmpty = this.users.size === 0 && this.rooms.size === 0 && !this.adminEver;
     if (!isEmpty && this.#importingSince === undefined) throw importIntoNonEmpty();
     this.#importer = { id: Symbol("import") };
+    this.changed((names) => names.lose());
     this.#importingSince = Date.now();
     this.#operations = Math.max(this.#operations, revisionFloor);
     return this.#importer;
@@ -114,6 +124,10 @@ export class Memory {
   }
 
   setUser(place: number, user: UserRow): void {
+    const before = this.users.get(user.key)?.user;
+    this.changed((names) => {
+      names.user(user.key, before !== undefined && endsGrant(factsOf(before), factsOf(user), Date.now()));
+    });
     this.users.set(user.key, { place, user });
     if (user.role === "admin") {
       this.#admins.add(user.key);

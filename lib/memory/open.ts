@@ -6,6 +6,7 @@ import { abortReason, isAborted } from "../signal.js";
 import type { CommonOptions, Store } from "../store.js";
 import { members } from "./members.js";
 import { Memory, answer } from "./memory.js";
+import { changes } from "./changes.js";
 import { checkReads } from "./checks.js";
 import { inspection } from "./inspection.js";
 import { records } from "./records.js";
@@ -42,6 +43,7 @@ function driverOf(memory: Memory): Driver {
     checks: checkReads(memory),
     records: records(memory),
     inspection: inspection(memory),
+    changes: changes(memory),
     close: () => Promise.resolve(),
   };
 }

@@ -18,6 +18,7 @@ export function roomKeys(memory: Memory): RoomKeysDriver {
         if (keys.has(epoch)) throw keyExists(roomId, endpoint, epoch);
         const key: KeyRow = { roomId, endpoint, epoch, sealed, createdAt: now };
         keys.set(epoch, key);
+        memory.changed((names) => names.key(roomId, endpoint, epoch));
         return keyRecord(key);
       }),
 
@@ -41,6 +42,10 @@ export function roomKeys(memory: Memory): RoomKeysDriver {
         for (const [endpoint, key] of sealed)
           memberOf(memory, roomId, endpoint).keys.set(epoch, { roomId, endpoint, epoch, sealed: key, createdAt: now });
         entry.room = { ...room, epoch, rekeyRequired: false, revision };
+        memory.changed((names) => {
+          names.room(roomId);
+          for (const endpoint of sealed.keys()) names.key(roomId, endpoint, epoch);
+        });
         return roomRecord(entry.room);
       }),
   };

@@ -20,6 +20,11 @@ export function rooms(memory: Memory): RoomsDriver {
         const member = { roomId: id, endpoint: owner, role: "owner", state: "joined", invitedBy: undefined } as const;
         const first = membership(transaction, { ...member, publicKey }, key);
         memory.rooms.set(id, { place, room, members: new Map([[owner, first]]) });
+        memory.changed((names) => {
+          names.room(id);
+          names.member(id, owner, false);
+          if (key !== undefined) names.key(id, owner, key.epoch);
+        });
         return roomRecord(room);
       }),
 
@@ -39,8 +44,13 @@ export function rooms(memory: Memory): RoomsDriver {
           const before = members.get(room.owner);
           if (before !== undefined) before.member = { ...before.member, role: "member", revision };
           if (heir !== undefined) heir.member = { ...heir.member, role: "owner", revision };
+          memory.changed((names) => {
+            names.member(id, room.owner, false);
+            names.member(id, owner, false);
+          });
         }
         entry.room = { ...room, name, owner, revision };
+        memory.changed((names) => names.room(id));
         return roomRecord(entry.room);
       }),
 
@@ -48,6 +58,7 @@ export function rooms(memory: Memory): RoomsDriver {
       memory.write(call, () => {
         roomOf(memory, id);
         memory.rooms.delete(id);
+        memory.changed((names) => names.roomDeleted(id));
       }),
 
     list: (page) => answer(() => pageOf(memory.rooms.values(), page, ({ room }) => roomRecord(room))),

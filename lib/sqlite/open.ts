@@ -19,6 +19,7 @@ import { codeOf, isAbsent, statIfThere } from "./files.js";
 import { ImageMaker } from "./image-maker.js";
 import { inspection } from "./inspection.js";
 import type { StoreFiles } from "./inspection.js";
+import { changes } from "./changes-feed.js";
 import { ALONE, Lease } from "./lease.js";
 import type { Holding } from "./lease.js";
 import { loadSqlJs } from "./load-sql-js.js";
@@ -156,6 +157,7 @@ function driverOf(
     checks: checkReads(database, holding),
     records: records(database, holding),
     inspection: inspection(database, holding, files),
+    changes: changes(database, holding),
     close,
   };
 }
