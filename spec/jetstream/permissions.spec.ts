@@ -1,0 +1,144 @@
+/** The permissions that docs/security.md gives are enough, and no more is. */
+import { expect } from "chai";
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { Events, connect, type NatsConnection as Client } from "nats";
+import { openJetStream, type Store } from "unibus-membership";
+import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { codeOf } from "../support/code-of.js";
+
+const opTimeoutMs = 5000;
+const prefix = "bus_";
+const BUCKETS = ["rooms", "members", "rooms_by_member", "room_keys", "users"];
+const guide = fileURLToPath(new URL("../../docs/security.md", import.meta.url));
+
+/** What the document allows each role to publish, by the rows of its table, with the prefix and buckets written out. */
+async function permissions(): Promise<ReadonlyMap<string, readonly string[]>> {
+  const text = await readFile(guide, "utf8");
+  const found = new Map<string, readonly string[]>();
+  for (const [, role = "", listed = ""] of text.matchAll(/^\| `(owner|service|checker)` \| (.*?) \|/gm)) {
+    const own = [...listed.matchAll(/`([^`]+)`/g)].flatMap(([, subject = ""]) =>
+      subject.includes("<bucket>")
+        ? BUCKETS.map((bucket) => subject.replace("<bucket>", prefix + bucket))
+        : [subject.replace("<prefix>", prefix)],
+    );
+    // Each row adds to what the one before it has.
+    found.set(role, [...([...found.values()].at(-1) ?? []), ...own]);
+  }
+  return found;
+}
+
+describe("jetstream: permissions", function () {
+  this.timeout(60_000);
+  let server: NatsServer;
+  const clients: Client[] = [];
+  const stores: Store[] = [];
+
+  async function as(user: string): Promise<Client> {
+    const client = await connect({ servers: server.url, user, pass: "x" });
+    clients.push(client);
+    return client;
+  }
+
+  async function storeOf(user: string): Promise<Store> {
+    const store = await openJetStream(await as(user), undefined, { prefix, opTimeoutMs });
+    stores.push(store);
+    return store;
+  }
+
+  before(async () => {
+    const users = [...(await permissions())].map(([user, allowed]) => ({
+      user,
+      password: "x",
+      permissions: { publish: { allow: [...allowed] }, subscribe: { allow: ["_INBOX.>"] } },
+    }));
+    expect(users.map(({ user }) => user)).to.deep.equal(["checker", "service", "owner"]);
+    const stranger = { user: "stranger", password: "x", permissions: { publish: { deny: ["$KV.>", "$JS.>"] } } };
+    server = await startNatsServer({ config: { authorization: { users: [...users, stranger] } } });
+  });
+
+  after(async () => {
+    await Promise.all(stores.map((store) => store.close()));
+    await Promise.all(clients.map((client) => client.close()));
+    await server.dispose();
+  });
+
+  it("who may not make the buckets does not open before they are there", async () => {
+    for (const user of ["service", "checker", "stranger"]) {
+      const client = await as(user);
+      const opened = openJetStream(client, undefined, { prefix, opTimeoutMs: 100 });
+      expect(await opened.then(() => "opened", codeOf), user).to.be.oneOf(["UNAVAILABLE", "TIMEOUT"]);
+    }
+  });
+
+  it("the owner makes the buckets", async () => {
+    const store = await storeOf("owner");
+    await store.users.addFirstAdmin({ key: "root" });
+    expect(await store.isAdmin("root")).to.equal(true);
+  });
+
+  it("a service does everything but make and change buckets", async () => {
+    const store = await storeOf("service");
+    await store.users.add({ key: "bob" });
+    await store.users.update("bob", { role: "admin" });
+    await store.users.revoke("bob");
+    await store.users.reinstate("bob");
+    expect((await store.users.list()).items.map(({ key }) => key)).to.have.members(["root", "bob"]);
+    const sealed = new Uint8Array(40).fill(1);
+    const room = await store.rooms.create({ encrypted: true, owner: "alice", sealedKey: sealed });
+    await store.members.add(room.id, { endpoint: "bob", sealedKey: { epoch: 1, sealed } });
+    await store.members.add(room.id, { endpoint: "eve" });
+    await store.roomKeys.put(room.id, "eve", 1, sealed);
+    await store.members.join(room.id, "bob");
+    await store.members.remove(room.id, "eve");
+    const owners = new Map(["alice", "bob"].map((endpoint) => [endpoint, sealed] as const));
+    await store.roomKeys.rekey(room.id, owners, { expectedEpoch: 1 });
+    await store.rooms.update(room.id, { owner: "bob" });
+    expect((await store.members.list(room.id)).map(({ endpoint }) => endpoint)).to.deep.equal(["alice", "bob"]);
+    expect((await store.rooms.listForEndpoint("bob")).map(({ id }) => id)).to.deep.equal([room.id]);
+    expect((await store.rooms.list()).items).to.have.length(1);
+    expect(await store.roomKeys.list(room.id, "bob")).to.have.length(2);
+    expect(await store.isMember(room.id, "bob")).to.equal(true);
+    await store.rooms.delete(room.id);
+    expect((await store.rooms.list()).items).to.deep.equal([]);
+  });
+
+  it("a checker proves who may come in, and can change nothing", async () => {
+    const writer = await storeOf("service");
+    const checker = await storeOf("checker");
+    const room = await writer.rooms.create({ id: "lobby", owner: "alice" });
+    await writer.users.add({ key: "carol" });
+    expect(await checker.isAuthorized("carol")).to.equal(true);
+    expect(await checker.isAdmin("root")).to.equal(true);
+    expect(await checker.hasAdmin()).to.equal(true);
+    expect(await checker.isMember(room.id, "alice")).to.equal(true);
+    expect((await checker.authorize("nobody")).reason).to.equal("unknown");
+    expect((await checker.users.get("carol")).key).to.equal("carol");
+    expect((await checker.members.get(room.id, "alice")).role).to.equal("owner");
+    const writes: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ["users.add", () => checker.users.add({ key: "mallory", role: "admin" })],
+      ["users.update", () => checker.users.update("carol", { role: "admin" })],
+      ["users.revoke", () => checker.users.revoke("carol")],
+      ["rooms.create", () => checker.rooms.create({ owner: "mallory" })],
+      ["members.add", () => checker.members.add(room.id, { endpoint: "mallory", state: "joined" })],
+      ["rooms.delete", () => checker.rooms.delete(room.id)],
+    ];
+    for (const [name, write] of writes) expect(await write().then(() => "done", codeOf), name).to.equal("UNAVAILABLE");
+    await writer.users.revoke("carol");
+    expect(await checker.authorize("carol")).to.include({ allowed: false, reason: "revoked" });
+    expect(await writer.isMember(room.id, "mallory")).to.equal(false);
+  });
+
+  it("a checker's credential, in other hands, writes no record", async () => {
+    const client = await as("checker");
+    const denied = (async (): Promise<void> => {
+      let refused = 0;
+      for await (const { type } of client.status()) if (type === Events.Error && ++refused === 3) break;
+    })();
+    for (const key of ["store", "admins", "user.x"]) client.publish(`$KV.${prefix}users.${key}`, "{}");
+    await client.flush();
+    await denied;
+    const read = client.request(`$JS.API.DIRECT.GET.KV_${prefix}room_keys`, `{"next_by_subj":">","seq":1}`);
+    expect(await read.then(() => "read", codeOf)).not.to.equal("read");
+  });
+});
