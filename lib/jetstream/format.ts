@@ -33,8 +33,7 @@ export async function raiseFormat(client: JetStreamClient, bucket: string, call:
         new Map([[inMetadata(FORMAT_METADATA), String(FORMAT)]]),
       );
       if (error["code"] === undefined) continue;
-      // What JetStream refuses to have back stays as it is.
-      if (state.format === FORMAT) updates.forget();
+      if (state.format === FORMAT) updates.forget(error);
       retries.failed(
         "no-responders",
         new StoreError("UNAVAILABLE", `JetStream refuses to raise the format: ${String(error["description"])}`),

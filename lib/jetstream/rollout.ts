@@ -154,7 +154,7 @@ export class Rollout {
         // What others were told, perhaps long ago and with more servers, must not hold up what this store asks for.
         if (refusal !== undefined) most = asked;
         const isRefused = error["code"] !== undefined;
-        if (isRefused && state.replicas >= wanted) updates.forget();
+        if (isRefused && state.replicas >= wanted) updates.forget(error);
         // What the first update did is looked at immediately, what a further one did after a pause.
         if (isRefused || updated) await pause(POLL_MS, call);
         updated = true;

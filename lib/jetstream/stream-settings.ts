@@ -74,12 +74,25 @@ function differences(from: Settings, to: Settings): Map<string, unknown> {
   );
 }
 
+/** An update by this store. Whether it came is known by its answer, or by its id in the metadata. */
+interface Sent {
+  readonly id: string | undefined;
+  readonly settings: Settings;
+  /** Settings as others had changed them when it left. It takes them back where it comes. */
+  readonly takesBack: Map<string, unknown>;
+  hasCome: boolean;
+}
+
+/** Updates that may still come, and what they take back. More than a store sends while one is on its way. */
+const MAX_SENT = 16;
+const STREAM_OFFLINE = 10118;
+
 /** Changes the settings of one stream, again and again if need be, and remembers what its updates took back. */
 export class StreamUpdates {
   readonly #client: JetStreamClient;
   readonly #stream: string;
-  /** What an update sent, and what it took the place of. */
-  readonly #takenBack = new Map<string, { readonly sent: unknown; readonly was: unknown }>();
+  /** Oldest first. One without an answer can come at any time, also after a later one. */
+  readonly #sent: Sent[] = [];
   /** The replicas that an update took the place of. */
   #replicasBefore = 0;
 
@@ -88,9 +101,10 @@ export class StreamUpdates {
     this.#stream = stream;
   }
 
-  /** What JetStream refuses to have back stays as it is. */
-  forget(): void {
-    this.#takenBack.clear();
+  /** What JetStream refuses to have back stays as it is. Where there is no leader, it refuses nothing. */
+  forget(refusal: Json): void {
+    if (refusal["code"] === 503 || refusal["err_code"] === STREAM_OFFLINE) return;
+    for (const { takesBack } of this.#sent) takesBack.clear();
   }
 
   /** The most replicas that were there when an update of this store came. */
@@ -99,12 +113,19 @@ export class StreamUpdates {
   }
 
   /** Settings to put back. What has been changed once more since is left alone. */
-  toPutBack(state: StreamState): Settings {
-    const now = settingsOf(state.config);
-    for (const [name, { sent }] of this.#takenBack) {
-      if (!isSame(now.get(name), sent)) this.#takenBack.delete(name);
+  toPutBack({ config }: StreamState): Settings {
+    this.#standing(config);
+    const now = settingsOf(config);
+    const found = new Map<string, unknown>();
+    for (const { settings, takesBack, hasCome } of this.#sent) {
+      // One that has not come yet has taken nothing back.
+      if (!hasCome) continue;
+      for (const [name, was] of takesBack) {
+        if (isSame(now.get(name), settings.get(name))) found.set(name, was);
+        else takesBack.delete(name);
+      }
     }
-    return new Map(Array.from(this.#takenBack, ([name, { was }]) => [name, was]));
+    return found;
   }
 
   /**
@@ -114,6 +135,14 @@ export class StreamUpdates {
   async update(state: StreamState, replicas: number, call: Call, changes: Settings = NOTHING): Promise<Json> {
     const putBack = replicas === state.replicas ? this.toPutBack(state) : NOTHING;
     const config = withSettings(state.config, new Map([...putBack, ...changes]), replicas);
+    const sent: Sent = {
+      id: raiseOf(config)?.id,
+      settings: settingsOf(config),
+      takesBack: new Map(),
+      hasCome: false,
+    };
+    this.#sent.push(sent);
+    if (this.#sent.length > MAX_SENT) this.#sent.shift();
     const timeoutMs = this.#client.attemptMs(call);
     // In one go, and the look first: a process that is stopped before it sends them, or a connection that holds them
     // back, holds back both.
@@ -124,13 +153,26 @@ export class StreamUpdates {
     if (looked.status === "fulfilled" && looked.value["error"] === undefined) {
       const before = asObject(looked.value["config"]);
       this.#replicasBefore = Math.max(this.#replicasBefore, Number(before["num_replicas"] ?? 0));
-      const sent = settingsOf(config);
-      for (const [name, was] of differences(settingsOf(state.config), settingsOf(before))) {
-        // An answer from after the update shows what the update has put there.
-        if (!isSame(was, sent.get(name))) this.#takenBack.set(name, { sent: sent.get(name), was });
+      const standing = this.#standing(before);
+      // What an update of this store has changed since the settings were read is nobody else's change.
+      const isLate = standing !== undefined && standing.id !== state.raise?.id;
+      const from = isLate ? standing.settings : settingsOf(state.config);
+      for (const [name, was] of differences(from, settingsOf(before))) {
+        if (!isSame(was, sent.settings.get(name))) sent.takesBack.set(name, was);
       }
     }
     if (updated.status === "rejected") throw updated.reason;
-    return asObject(updated.value["error"]);
+    const error = asObject(updated.value["error"]);
+    if (error["code"] === undefined) sent.hasCome = true;
+    else this.#sent.splice(this.#sent.indexOf(sent), 1);
+    return error;
+  }
+
+  /** The update of this store that was the last one of any store, if it was one of this store. It has come. */
+  #standing(config: Json): Sent | undefined {
+    const id = raiseOf(config)?.id;
+    const standing = id === undefined ? undefined : this.#sent.find((each) => each.id === id);
+    if (standing !== undefined) standing.hasCome = true;
+    return standing;
   }
 }

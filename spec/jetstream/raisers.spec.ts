@@ -13,13 +13,30 @@ import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { BUCKETS, configure, streamInfo } from "./support/streams.js";
-import { requestsAlone, tapped, type Tap } from "./support/taps.js";
+import { natsError, requestsAlone, tapped, type Tap } from "./support/taps.js";
 
 const opTimeoutMs = 20_000;
 const WITHIN_MS = 90_000;
 /** Longer than a store in use takes to look at its settings, and than a rollout takes for its next step. */
 const LOOKED_MS = 8000;
 const [ROOMS] = BUCKETS;
+
+/**
+ * The look that leaves together with an update goes to another server, which can be slower: nothing is promised then
+ * (docs/protocol.md, N11). Here an update waits for its look.
+ */
+class Looks {
+  #last: Promise<unknown> = Promise.resolve();
+
+  async before(subject: string): Promise<void> {
+    if (subject.includes("STREAM.UPDATE")) await this.#last;
+  }
+
+  seen(subject: string, answer: ReturnType<Tap>): ReturnType<Tap> {
+    if (subject.includes("STREAM.INFO")) this.#last = answer.catch(() => undefined);
+    return answer;
+  }
+}
 
 /**
  * A process that stops when it is about to change settings: it sends nothing more until it is woken. Or one whose update
@@ -41,6 +58,7 @@ class Stopping {
     const awake = new Promise<void>((resolve) => (this.#wake = resolve));
     const dead = new Promise<void>((resolve) => (this.#die = resolve));
     let isStopped = false;
+    const looks = new Looks();
     const request: Tap = async (send, ...asked) => {
       const isUpdate = asked[0].includes("STREAM.UPDATE");
       if (isUpdate && !isStopped) {
@@ -52,8 +70,9 @@ class Stopping {
       if (isStopped && (isUpdate || what === "all of it")) await awake;
       // On a closed connection it ends at once: nothing of it goes on in this process.
       if (this.#dies && this.#updates > 0) await dead;
+      await looks.before(asked[0]);
       if (isUpdate) this.#updates++;
-      return send(...asked);
+      return looks.seen(asked[0], send(...asked));
     };
     // The client's own requests: a process that is stopped has timers that stand still, and those of the store's own would go on.
     const tap = tapped(inner, {
@@ -81,6 +100,11 @@ class Stopping {
     this.#die();
   }
 }
+
+/** As servers answer that have no leader just then. */
+const NO_LEADER = { error: { code: 503, err_code: 10008, description: "JetStream system temporarily unavailable" } };
+
+type Send = () => ReturnType<Tap>;
 
 describe("jetstream: raisers", function () {
   this.timeout(240_000);
@@ -220,6 +244,85 @@ describe("jetstream: raisers", function () {
       num_replicas: 3,
     });
     await store.close();
+  });
+
+  describe("what an operator sets just before a raiser's first update leaves is there when it is done", () => {
+    const byHand = { description: "set by hand", compression: "s2" };
+
+    /**
+     * `ahead` happens before something leaves: an update together with its look (0), or one of the looks that follow. It is told
+     * which update is the last one. `send` is what becomes of an update.
+     */
+    async function raisedMeanwhile(
+      prefix: string,
+      ahead: (update: number, look: number) => Promise<unknown>,
+      send: (update: number, send: Send) => ReturnType<Tap>,
+    ): Promise<void> {
+      await (await open(prefix, 1)).close();
+      const bucket = prefix + ROOMS;
+      let updates = 0;
+      let looks = 0;
+      let first: Promise<unknown> = Promise.resolve();
+      const order = new Looks();
+      const request: Tap = async (inner, ...asked) => {
+        const isUpdate = asked[0].endsWith(`STREAM.UPDATE.KV_${bucket}`);
+        const isLook = asked[0].endsWith(`STREAM.INFO.KV_${bucket}`);
+        if (isUpdate) {
+          updates++;
+          looks = 0;
+          first = updates === 1 ? configure(connection, bucket, byHand) : ahead(updates, looks);
+        }
+        const before = updates;
+        // What is asked in one turn leaves together.
+        await Promise.resolve();
+        if (isLook && updates === before) first = ahead(updates, ++looks);
+        await first;
+        await order.before(asked[0]);
+        return isUpdate ? send(before, () => inner(...asked)) : order.seen(asked[0], inner(...asked));
+      };
+      const told: RolloutProgress[] = [];
+      const tap = requestsAlone(tapped(await connect(), { request }));
+      const store = await open(prefix, 3, { onRollout: (step) => told.push(step) }, tap);
+      await allDone(told, prefix);
+      expect((await streamInfo(connection, bucket)).config).to.include({ ...byHand, num_replicas: 3 });
+      await store.close();
+    }
+
+    for (const { when, look } of [
+      { when: "before the next one", look: 0 },
+      { when: "after the next one, and after a look that does not know it", look: 2 },
+    ]) {
+      it(`where nobody waits for that update any more, and it comes ${when}`, async () => {
+        const prefix = `late_${String(look)}_`;
+        let late: Send | undefined;
+        await raisedMeanwhile(
+          prefix,
+          async (...at) => {
+            if (late === undefined || at[0] !== 2 || at[1] !== look) return;
+            late().catch(() => undefined);
+            late = undefined;
+            await eventually("it has come", async () => {
+              const { config } = await streamInfo(connection, prefix + ROOMS);
+              return config["description"] === undefined;
+            });
+          },
+          (update, send) => {
+            if (update > 1) return send();
+            late = send;
+            return Promise.reject(natsError("TIMEOUT"));
+          },
+        );
+        expect(late).to.equal(undefined);
+      });
+    }
+
+    it("where the servers have no leader when it is put back", async () => {
+      await raisedMeanwhile(
+        "no_leader_",
+        () => Promise.resolve(),
+        async (update, send) => (update === 2 ? { data: new TextEncoder().encode(JSON.stringify(NO_LEADER)) } : send()),
+      );
+    });
   });
 
   it("replicas that an operator lowers stay lowered, until a store asks for more", async () => {
