@@ -606,7 +606,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "time that ran out and is given anew is the same grant",
-    file: "lib/jetstream/users.ts",
+    file: "lib/rules.ts",
     find: "isTaken || isDemoted || isOver(before) !== isOver(next);",
     replace: "isTaken || isDemoted;",
     breaks: "Between two grants of one user the number changes.",
