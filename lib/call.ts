@@ -96,7 +96,24 @@ export class CallRegistry {
   }
 }
 
-export class Call {
+/** Whom an operation tells how it ended, once. */
+export interface Waiter<T> {
+  done(value: T): void;
+  failed(error: unknown): void;
+}
+
+/**
+ * How an operation ends, for who needs no promise of it: promises, and the functions that settle them, are a good part of what a
+ * fast write costs. It is told to one waiter, never before `tell` has returned.
+ */
+export interface Ending<T> {
+  tell(waiter: Waiter<T>): void;
+}
+
+/** What a write answers. */
+export type Eventually<T> = Promise<T> | Ending<T>;
+
+export class Call implements Waiter<unknown> {
   /** By `performance.now()`. */
   readonly startedAt = performance.now();
   #expiresAt: number;
@@ -107,7 +124,12 @@ export class Call {
   readonly #calls: CallRegistry | undefined;
   #outcome: "none" | "unknown" | undefined;
   #ended: StoreError | undefined;
-  #end: ((error: StoreError) => void) | undefined;
+  /** Where it is told of its time, while it runs. */
+  #registry: CallRegistry | undefined;
+  #listenNoLonger: (() => void) | undefined;
+  #resolve: (value: never) => void = nothing;
+  #reject: (error: unknown) => void = nothing;
+  #explain: ((error: unknown, call: Call) => unknown) | undefined;
 
   /** `calls` are those that it is ended with; without them it has a timer to itself. */
   constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: CallRegistry) {
@@ -176,7 +198,10 @@ export class Call {
   #stop(error: StoreError): StoreError {
     if (this.#ended === undefined) {
       this.#ended = error;
-      this.#end?.(error);
+      if (this.#registry !== undefined) {
+        this.#finish();
+        this.#refuse(error);
+      }
     }
     return this.#ended;
   }
@@ -199,79 +224,119 @@ export class Call {
 
   /**
    * Runs `operation` until it settles, the time is over, the signal aborts or the call is ended, whichever comes first.
-   * `explain` makes what it rejects with of what it ended with.
+   * `explain` makes what it rejects with of what it ended with. A call runs one operation at a time.
    */
-  run<T>(operation: (call: this) => Promise<T>, explain: (error: unknown, call: this) => unknown = asIs): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      this.#run(operation, resolve, (error) => {
-        const reason = explain(error, this);
-        reject(isError(reason) ? reason : unexplained(reason));
-      });
-    });
+  run<T>(
+    operation: (call: this) => Eventually<T>,
+    explain: (error: unknown, call: Call) => unknown = asIs,
+  ): Promise<T> {
+    const promise = new Promise<T>(takeSettlers);
+    this.#resolve = settlers.resolve;
+    this.#reject = settlers.reject;
+    this.#explain = explain;
+    this.#run(operation);
+    return promise;
   }
 
   /** The same, and never rejects: whatever it ends with otherwise, `fallback` makes the answer of it. It must not throw. */
   answer<T>(operation: (call: this) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
     return new Promise<T>((resolve) => {
-      this.#run(operation, resolve, (error) => {
+      this.#resolve = resolve;
+      this.#reject = (error) => {
         resolve(fallback(error, this.aborted));
-      });
+      };
+      this.#explain = undefined;
+      this.#run(operation);
     });
   }
 
-  #run<T>(operation: (call: this) => Promise<T>, done: (value: T) => void, fail: (error: unknown) => void): void {
+  #run<T>(operation: (call: this) => Eventually<T>): void {
     if (this.#ended !== undefined || this.aborted) {
-      fail(this.#stop(this.#abortError()));
+      this.#refuse(this.#stop(this.#abortError()));
       return;
     }
-    const settled = this.#begin(fail);
-    let running: Promise<T>;
+    this.#begin();
+    let running: Eventually<T>;
     try {
       running = operation(this);
     } catch (error) {
       running = Promise.reject(isError(error) ? error : unexplained(error));
     }
+    if ("tell" in running) {
+      running.tell(this);
+      return;
+    }
     running.then(
       (value) => {
-        if (this.#ended !== undefined) return;
-        // The event loop may have been busy, and the timer is late. An answer after the deadline is late all the same.
-        if (this.remaining() <= 0) {
-          this.expire();
-          return;
-        }
-        settled();
-        done(value);
+        this.done(value);
       },
       (error: unknown) => {
-        if (this.#ended !== undefined) return;
-        settled();
-        // Other work of this call, begun beside what failed, stops too.
-        this.#ended = isStoreError(error) ? error : unexplained(error);
-        fail(error);
+        this.failed(error);
       },
     );
   }
 
-  /** Waits for the first end. Answers a function that stops waiting. */
-  #begin(fail: (error: StoreError) => void): () => void {
-    const calls = this.#calls ?? new CallRegistry();
-    const signal = this.#signal;
-    const listenNoLonger = signal === undefined ? undefined : onAbort(signal, () => this.#stop(this.#abortError()));
-    calls.begin(this);
-    const settled = (): void => {
-      this.#end = undefined;
-      calls.finish(this);
-      if (this.#calls === undefined) calls.clearTimer();
-      listenNoLonger?.();
-    };
-    const end = (error: StoreError): void => {
-      settled();
-      fail(error);
-    };
-    // Not made where it is assigned: V8 takes such a function for a method, and puts it among what lives long, with all that it holds.
-    this.#end = end;
-    return settled;
+  /** The operation is done. */
+  done(value: unknown): void {
+    if (this.#ended !== undefined) return;
+    // The event loop may have been busy, and the timer is late. An answer after the deadline is late all the same.
+    if (this.remaining() <= 0) {
+      this.expire();
+      return;
+    }
+    this.#finish();
+    this.#resolve(value as never);
   }
+
+  /** The operation has failed. */
+  failed(error: unknown): void {
+    if (this.#ended !== undefined) return;
+    this.#finish();
+    // Other work of this call, begun beside what failed, stops too.
+    this.#ended = isStoreError(error) ? error : unexplained(error);
+    this.#refuse(error);
+  }
+
+  #refuse(error: unknown): void {
+    if (this.#explain === undefined) {
+      this.#reject(error);
+      return;
+    }
+    const reason = this.#explain(error, this);
+    this.#reject(isError(reason) ? reason : unexplained(reason));
+  }
+
+  /** Waits for the first end. */
+  #begin(): void {
+    this.#registry = this.#calls ?? new CallRegistry();
+    const signal = this.#signal;
+    if (signal !== undefined) this.#listenNoLonger = onAbort(signal, () => this.#stop(this.#abortError()));
+    this.#registry.begin(this);
+  }
+
+  #finish(): void {
+    const registry = this.#registry;
+    this.#registry = undefined;
+    registry?.finish(this);
+    if (this.#calls === undefined) registry?.clearTimer();
+    this.#listenNoLonger?.();
+    this.#listenNoLonger = undefined;
+  }
+}
+
+interface Settlers {
+  resolve: (value: never) => void;
+  reject: (error: unknown) => void;
+}
+
+const nothing = (): void => undefined;
+
+/** Of the promise that was made last: a function that hands them on would be made for each call. */
+const settlers: Settlers = { resolve: nothing, reject: nothing };
+
+function takeSettlers(resolve: Settlers["resolve"], reject: Settlers["reject"]): void {
+  settlers.resolve = resolve;
+  settlers.reject = reject;
 }
 
 const asIs = (error: unknown): unknown => error;

@@ -9,13 +9,15 @@
  * - A write is seen whole or not at all, by every reader and after every crash, and is durable before it is answered.
  * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.throwIfEnded()` before each
  *   step, so that work that nobody waits for any more ends.
+ * - A write may answer a promise, or an `Ending`, which tells its call how it ended. A promise is as good, and costs a fast
+ *   backend more.
  * - What else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
  * - Records are fresh copies in depth, their dates and bytes too, and leave out what is not there. The bytes and dates
  *   that it is given are its own.
  *
  * A number in parentheses is that of a promise in docs/adding-a-backend.md.
  */
-import type { Call } from "./call.js";
+import type { Call, Eventually } from "./call.js";
 import type {
   MemberInput,
   PageInput,
@@ -116,7 +118,7 @@ export interface RoomsDriver {
    * Makes the room, its owner's joined membership, the index entry and the first key in one step (4). Picks a random id
    * if none is given. `ALREADY_EXISTS` if the id is in use: that room stays as it was (3).
    */
-  create(room: RoomInput, call: Call): Promise<Room>;
+  create(room: RoomInput, call: Call): Eventually<Room>;
   /**
    * `NOT_FOUND` if there is no room. The answer may lag behind other nodes for a moment, but never behind this store's
    * own acknowledged writes.
@@ -127,12 +129,12 @@ export interface RoomsDriver {
    * `ifRevision`, then that a new owner is a joined member. The roles of both members change in the same step.
    * `NOT_FOUND` for the room or the new owner, `CONFLICT` for the revision or an owner who is only invited.
    */
-  update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Promise<Room>;
+  update(id: string, change: RoomChangeInput, ifRevision: string | undefined, call: Call): Eventually<Room>;
   /**
    * Removes the room with its members, keys and index entries. A later room of that id shows none of them (8), and no
    * later check does (12). `NOT_FOUND`.
    */
-  delete(id: string, call: Call): Promise<void>;
+  delete(id: string, call: Call): Eventually<void>;
   /**
    * A page: a room that is there throughout a walk is on one of them, whatever others write. A cursor that is none is
    * `INVALID_ARGUMENT` of `page.after`.
@@ -151,20 +153,20 @@ export interface MembersDriver {
    * `rekeyRequired`. `NOT_FOUND` for the room, `ALREADY_EXISTS` for a member, who stays as it was (3), `CONFLICT` for a
    * key of another epoch than the room's: then nothing is added.
    */
-  add(roomId: string, member: MemberInput, call: Call): Promise<Member>;
+  add(roomId: string, member: MemberInput, call: Call): Eventually<Member>;
   /** `NOT_FOUND` for the room or the member. As fresh as `rooms.get`. */
   get(roomId: string, endpoint: string, call: Call): Promise<Member>;
   /**
    * Makes an invited member a joined one, with new revisions of the member and the room. If the member has joined
    * already, nothing changes. `NOT_FOUND` for the room or the member.
    */
-  join(roomId: string, endpoint: string, call: Call): Promise<Member>;
+  join(roomId: string, endpoint: string, call: Call): Eventually<Member>;
   /**
    * Removes the membership, its index entry and all its keys, and sets `rekeyRequired` of an encrypted room, in one
    * step (7). No later check sees the member (12). `NOT_FOUND` for the room or the member, `CONFLICT` for the owner,
    * also while ownership moves.
    */
-  remove(roomId: string, endpoint: string, call: Call): Promise<void>;
+  remove(roomId: string, endpoint: string, call: Call): Eventually<void>;
   /**
    * All members in any state, whole or an error, sorted by the code points of the endpoint. `NOT_FOUND` for the room.
    */
@@ -182,7 +184,7 @@ export interface RoomKeysDriver {
    * refuses it (7). In the order of `checkPut`: `CONFLICT` for an unencrypted room, `NOT_FOUND` for the member,
    * `CONFLICT` for an epoch to come; then `ALREADY_EXISTS`.
    */
-  put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Promise<RoomKey>;
+  put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Eventually<RoomKey>;
   /**
    * The key of that epoch; without one the highest that the member holds, which may be lower than the room's.
    * `NOT_FOUND` for the room, the member or the key. Never a key of a rekey that lost (6).
@@ -195,17 +197,17 @@ export interface RoomKeysDriver {
    * one wins, and the others get `CONFLICT` (6). Checks the room, `expectedEpoch`, `ifRevision`, then that the map
    * names exactly the members. Who is removed before it commits has no key of the new epoch.
    */
-  rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room>;
+  rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Eventually<Room>;
 }
 
 export interface UsersDriver {
   /** `ALREADY_EXISTS` for a user of any status, who stays as it was (3). The key is folded already. */
-  add(user: UserInput, call: Call): Promise<User>;
+  add(user: UserInput, call: Call): Eventually<User>;
   /**
    * Adds an admin, once for all time, however many try at once. `CONFLICT` if any user is, or was, an admin; then
    * `ALREADY_EXISTS`.
    */
-  addFirstAdmin(user: UserInput, call: Call): Promise<User>;
+  addFirstAdmin(user: UserInput, call: Call): Eventually<User>;
   /** `NOT_FOUND` if there is no user. As fresh as `rooms.get`. */
   get(key: string, call: Call): Promise<User>;
   /**
@@ -213,14 +215,14 @@ export interface UsersDriver {
    * `CONFLICT` for demoting the last active admin, also by two at once (14). What it takes away, no later check sees
    * (12).
    */
-  update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Promise<User>;
+  update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Eventually<User>;
   /**
    * Revokes, and sets `revokedAt`. If the user is revoked already, nothing changes. `NOT_FOUND`, or `CONFLICT` for the
    * last active admin (14). No later check allows the user (12).
    */
-  revoke(key: string, call: Call): Promise<User>;
+  revoke(key: string, call: Call): Eventually<User>;
   /** Makes the user active again, without `revokedAt`. If the user is active already, nothing changes. `NOT_FOUND`. */
-  reinstate(key: string, call: Call): Promise<User>;
+  reinstate(key: string, call: Call): Eventually<User>;
   /**
    * A page of users of any status: one that is there throughout a walk is on one of them. A cursor that is none is
    * `INVALID_ARGUMENT` of `page.after`.

@@ -6,6 +6,7 @@ import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied } from "./authorization.js";
 import { Call, CallRegistry } from "./call.js";
+import type { Eventually } from "./call.js";
 import type {
   ChangeFeed,
   ChangesDriver,
@@ -392,7 +393,7 @@ export class MembershipStore extends OwnStore implements Store {
     roomId: string,
     endpoint: string,
     options: CallOptions | undefined,
-    operation: (roomId: string, endpoint: string, call: Call) => Promise<T>,
+    operation: (roomId: string, endpoint: string, call: Call) => Eventually<T>,
   ): Promise<T> {
     return this.#call(kind, this.#opTimeoutMs, () => {
       const room = args.id(roomId, "roomId");
@@ -405,7 +406,7 @@ export class MembershipStore extends OwnStore implements Store {
     kind: Kind,
     key: string,
     options: CallOptions | undefined,
-    operation: (key: string, call: Call) => Promise<User>,
+    operation: (key: string, call: Call) => Eventually<User>,
   ): Promise<User> {
     return this.#call(kind, this.#opTimeoutMs, () => {
       const folded = args.signKey(key, "key");
@@ -413,7 +414,7 @@ export class MembershipStore extends OwnStore implements Store {
     });
   }
 
-  #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Promise<T>]): Promise<T> {
+  #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Eventually<T>]): Promise<T> {
     if (this.#closing !== undefined) return Promise.reject(new StoreError("CLOSED", "The store is closed"));
     let prepared: ReturnType<typeof prepare>;
     try {

@@ -2,7 +2,7 @@
  * The state and the one order of its transactions. An operation is a function that looks and decides, without waiting;
  * what it changes is one record of the log, and its caller hears of it when that is on the disk.
  */
-import type { Call } from "../call.js";
+import type { Call, Ending, Eventually, Waiter } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Budget } from "./budget.js";
@@ -55,6 +55,43 @@ export interface DatabaseEvents {
 /** One import. Another one that begins takes over. */
 export interface Importer {
   readonly id: symbol;
+}
+
+/** A step that waits for the disk. */
+class Submitted<T> implements Entry, Ending<T> {
+  readonly sequence: number;
+  readonly imageBytes: number;
+  readonly #step: Step<T>;
+  #waiter: Waiter<T> | undefined;
+
+  constructor(step: Step<T>, sequence: number, imageBytes: number) {
+    this.sequence = sequence;
+    this.imageBytes = imageBytes;
+    this.#step = step;
+  }
+
+  get changes(): readonly Change[] {
+    return this.#step.changes;
+  }
+
+  tell(waiter: Waiter<T>): void {
+    this.#waiter = waiter;
+  }
+
+  settle(): void {
+    this.#waiter?.done(this.#step.result());
+  }
+
+  fail(outcome: "none" | "unknown", cause: unknown): void {
+    this.#waiter?.failed(unwritten(outcome, cause));
+  }
+}
+
+export function promised<T>(ending: Eventually<T>): Promise<T> {
+  if (ending instanceof Promise) return ending;
+  return new Promise((resolve, reject) => {
+    ending.tell({ done: resolve, failed: reject });
+  });
 }
 
 export class Database {
@@ -124,7 +161,7 @@ export class Database {
   }
 
   /** Runs a write operation. What it says, refusals too, is said when everything that it saw is durable. */
-  write<T>(call: Call, operation: (transaction: Transaction) => Step<T>): Promise<T> {
+  write<T>(call: Call, operation: (transaction: Transaction) => Step<T>): Eventually<T> {
     const { refusal } = this;
     if (refusal !== undefined) return Promise.reject(refusal);
     return this.#write(call, this.#sequence + 1, operation);
@@ -186,7 +223,7 @@ export class Database {
       takesAway: true,
       result: () => undefined,
     });
-    const changed = this.#write(call, Math.max(this.#sequence, floor) + 1, step);
+    const changed = promised(this.#write(call, Math.max(this.#sequence, floor) + 1, step));
     this.#importChanged = changed.catch(() => undefined);
     return changed;
   }
@@ -198,10 +235,10 @@ export class Database {
     operation: (transaction: Transaction) => Step<void>,
   ): Promise<void> {
     this.#checkImporter(importer);
-    await this.#write(call, this.#sequence + 1, operation);
+    await promised(this.#write(call, this.#sequence + 1, operation));
   }
 
-  #write<T>(call: Call, sequence: number, operation: (transaction: Transaction) => Step<T>): Promise<T> {
+  #write<T>(call: Call, sequence: number, operation: (transaction: Transaction) => Step<T>): Eventually<T> {
     if (this.#failure !== undefined) return Promise.reject(this.#readOnly());
     let step: Step<T>;
     let imageBytes = 0;
@@ -213,12 +250,7 @@ export class Database {
         this.journal.encode(sequence, step.changes);
       }
     } catch (error) {
-      const refuse = (): never => {
-        throw error;
-      };
-      // Only a refusal by the rules rests on what it saw.
-      const ruled = isStoreError(error) && error.code !== "UNAVAILABLE";
-      return ruled ? this.#inTurn(refuse) : answer(refuse);
+      return this.#refused(error);
     }
     if (step.changes.length === 0) return this.#inTurn(() => step.result());
     this.#sequence = sequence;
@@ -227,6 +259,15 @@ export class Database {
     this.view.add(step.changes, sequence);
     call.outcome = "unknown";
     return this.#submit(step, sequence, imageBytes);
+  }
+
+  #refused(error: unknown): Promise<never> {
+    const refuse = (): never => {
+      throw error;
+    };
+    // Only a refusal by the rules rests on what it saw.
+    const ruled = isStoreError(error) && error.code !== "UNAVAILABLE";
+    return ruled ? this.#inTurn(refuse) : answer(refuse);
   }
 
   /** Refuses what image or log could not hold. */
@@ -271,22 +312,16 @@ export class Database {
     return bytes;
   }
 
-  #submit<T>(step: Step<T>, sequence: number, imageBytes: number): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      this.journal.submit({
-        sequence,
-        changes: step.changes,
-        imageBytes,
-        settle: () => resolve(step.result()),
-        fail: (outcome, cause) => reject(unwritten(outcome, cause)),
-      });
-    });
+  #submit<T>(step: Step<T>, sequence: number, imageBytes: number): Ending<T> {
+    const submitted = new Submitted(step, sequence, imageBytes);
+    this.journal.submit(submitted);
+    return submitted;
   }
 
   /** Answers once everything that was submitted before is durable. */
   async #inTurn<T>(result: () => T): Promise<T> {
     if (this.view.isEmpty) await this.#holding.ensure();
-    else await this.#submit({ changes: [], result: () => undefined }, 0, 0);
+    else await promised(this.#submit({ changes: [], result: () => undefined }, 0, 0));
     return result();
   }
 

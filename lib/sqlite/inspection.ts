@@ -7,6 +7,7 @@ import type { Call } from "../call.js";
 import type { InspectionDriver, InspectionStep, Inspector, StoredRecord } from "../driver.js";
 import { isError } from "../errors.js";
 import { named, type Found } from "../findings.js";
+import { promised } from "./database.js";
 import type { Database, Step, Transaction } from "./database.js";
 import type { Change } from "./changes.js";
 import { DiskFile } from "./image-file.js";
@@ -94,7 +95,7 @@ class SqliteInspector implements Inspector {
   }
 
   mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean> {
-    return this.#database.write(call, ({ sequence }: Transaction): Step<boolean> => {
+    const mended = this.#database.write(call, ({ sequence }: Transaction): Step<boolean> => {
       const { view } = this.#database;
       const room = view.room(roomId);
       const member = view.member(roomId, endpoint);
@@ -107,6 +108,7 @@ class SqliteInspector implements Inspector {
       ];
       return { changes, result: () => true };
     });
+    return promised(mended);
   }
 }
 

@@ -3,12 +3,30 @@ import type { UserChangeInput, UserInput } from "../arguments.js";
 import type { UsersDriver } from "../driver.js";
 import { checkRevision, isActiveAdmin, lastAdmin, notFirstAdmin, userExists, userNotFound } from "../rules.js";
 import type { User } from "../store.js";
+import type { Change } from "./changes.js";
 import { answer } from "./database.js";
 import type { Database, Step, Transaction } from "./database.js";
 import { toRevision, userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
-const put = (row: UserRow): Step<User> => ({ changes: [{ kind: "user", row }], result: () => userRecord(row) });
+/** A class: a function for the result of each would be more than all the rest of it. */
+class PutUser implements Step<User> {
+  readonly changes: readonly Change[];
+  readonly takesAway: boolean;
+  readonly #row: UserRow;
+
+  constructor(row: UserRow, takesAway: boolean) {
+    this.changes = [{ kind: "user", row }];
+    this.takesAway = takesAway;
+    this.#row = row;
+  }
+
+  result(): User {
+    return userRecord(this.#row);
+  }
+}
+
+const put = (row: UserRow, takesAway = false): Step<User> => new PutUser(row, takesAway);
 const same = (row: UserRow): Step<User> => ({ changes: [], result: () => userRecord(row) });
 
 export function users(database: Database): UsersDriver {
@@ -51,7 +69,7 @@ export function users(database: Database): UsersDriver {
           changed.role !== user.role
             ? changed.role !== "admin"
             : (changed.expiresAt ?? Infinity) < (user.expiresAt ?? Infinity);
-        return { ...put({ ...changed, revision: toRevision(sequence) }), takesAway };
+        return put({ ...changed, revision: toRevision(sequence) }, takesAway);
       }),
 
     revoke: (key, call) =>
@@ -59,10 +77,7 @@ export function users(database: Database): UsersDriver {
         const user = existing(key);
         if (user.status === "revoked") return same(user);
         checkLastAdmin(user, now);
-        return {
-          ...put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) }),
-          takesAway: true,
-        };
+        return put({ ...user, status: "revoked", revokedAt: now, revision: toRevision(sequence) }, true);
       }),
 
     reinstate: (key, call) =>
