@@ -2,7 +2,9 @@
  * What a transaction changes, and its form in the redo log: a JSON text of positional fields, then the bytes that it
  * speaks of. Each change is a row as it is afterwards, or a row that goes with everything below it.
  */
+import type { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
+import { isPlainUser, plainUserBound, writePlainUser } from "./plain-user.js";
 import { toRevision } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
@@ -27,11 +29,30 @@ export interface ImportChange {
 }
 
 export interface EncodedChanges {
-  readonly text: string;
+  /** What the text takes at most. */
+  readonly textBound: number;
   readonly bytes: readonly Uint8Array[];
+  /** Writes the text at `at`, and answers where it ends. */
+  writeText(target: Buffer, at: number): number;
 }
 
 const NO_BYTES: readonly Uint8Array[] = [];
+const MAX_BYTES_PER_UNIT = 3;
+
+class PlainUser implements EncodedChanges {
+  readonly textBound: number;
+  readonly bytes = NO_BYTES;
+  readonly #row: UserRow;
+
+  constructor(row: UserRow) {
+    this.textBound = plainUserBound(row);
+    this.#row = row;
+  }
+
+  writeText(target: Buffer, at: number): number {
+    return writePlainUser(target, at, this.#row);
+  }
+}
 
 /** JSON has no other numbers: it writes `null` for them, which is read as none. */
 function whole(value: number): number {
@@ -48,25 +69,33 @@ function optionalWhole(value: number | undefined): number | undefined {
  * Throws on what `decodeChanges` would not read.
  */
 export function encodeChanges(changes: readonly Change[]): EncodedChanges {
+  const change = changes[0];
+  if (change?.kind === "user" && changes.length === 1 && isPlainUser(change.row)) return new PlainUser(change.row);
+  return encodeAll(changes);
+}
+
+function userFields(row: UserRow): unknown[] {
+  return [
+    "u",
+    whole(row.ordinal),
+    row.key,
+    row.role,
+    row.status,
+    row.name,
+    whole(row.createdAt),
+    optionalWhole(row.revokedAt),
+    optionalWhole(row.expiresAt),
+  ];
+}
+
+function encodeAll(changes: readonly Change[]): EncodedChanges {
   let bytes: Uint8Array[] | undefined;
   const fields: unknown[] = [];
   for (const change of changes) {
     switch (change.kind) {
-      case "user": {
-        const { row } = change;
-        fields.push([
-          "u",
-          whole(row.ordinal),
-          row.key,
-          row.role,
-          row.status,
-          row.name,
-          whole(row.createdAt),
-          optionalWhole(row.revokedAt),
-          optionalWhole(row.expiresAt),
-        ]);
+      case "user":
+        fields.push(userFields(change.row));
         break;
-      }
       case "room": {
         const { row } = change;
         fields.push([
@@ -114,7 +143,12 @@ export function encodeChanges(changes: readonly Change[]): EncodedChanges {
         break;
     }
   }
-  return { text: JSON.stringify(fields), bytes: bytes ?? NO_BYTES };
+  const text = JSON.stringify(fields);
+  return {
+    textBound: text.length * MAX_BYTES_PER_UNIT,
+    bytes: bytes ?? NO_BYTES,
+    writeText: (target, at) => at + target.write(text, at, "utf8"),
+  };
 }
 
 /** Whether it begins an import. Its transaction may have a later number than the one that follows upon those before it. */

@@ -19,6 +19,7 @@ import { createHash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { decodeChanges } from "./changes.js";
 import type { Change, EncodedChanges } from "./changes.js";
+import { checksumOf } from "./checksum.js";
 
 const MAGIC = Buffer.from("unibus redo log\n", "latin1");
 export const LOG_FORMAT = 1;
@@ -127,7 +128,7 @@ function putMasked(target: Uint8Array, at: number, bytes: Uint8Array, mask: Uint
 
 /** At least what the record takes. */
 export function recordBound(encoded: EncodedChanges): number {
-  let length = RECORD_HEADER_BYTES + 4 + encoded.text.length * 3 + 1;
+  let length = RECORD_HEADER_BYTES + 4 + encoded.textBound + 1;
   for (const part of encoded.bytes) length += part.length;
   return length;
 }
@@ -141,9 +142,8 @@ export function encodeRecord(
   mask: Uint8Array,
 ): number {
   const payload = start + RECORD_HEADER_BYTES;
-  const textLength = buffer.write(encoded.text, payload + 4, "utf8");
-  buffer.writeUInt32LE(textLength, payload);
-  const first = payload + 4 + textLength;
+  const first = encoded.writeText(buffer, payload + 4);
+  buffer.writeUInt32LE(first - payload - 4, payload);
   let end = first;
   for (const part of encoded.bytes) {
     putMasked(buffer, end, part, mask, end - first);
@@ -155,8 +155,8 @@ export function encodeRecord(
   buffer.writeUInt32LE(end - payload, start + 5);
   buffer.writeUInt32LE(sequence % 2 ** 32, start + 9);
   buffer.writeUInt32LE(Math.floor(sequence / 2 ** 32), start + 13);
-  buffer.writeUInt32LE(crc32(buffer.subarray(payload, end)), start + 17);
-  buffer.writeUInt32LE(crc32(buffer.subarray(start, start + 21)), start + 21);
+  buffer.writeUInt32LE(checksumOf(buffer, payload, end), start + 17);
+  buffer.writeUInt32LE(checksumOf(buffer, start, start + 21), start + 21);
   return end;
 }
 

@@ -3,10 +3,10 @@ import { chmod, chown, cp, mkdir, readFile, readdir, rm, stat, writeFile } from 
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import initSqlJs from "sql.js";
-import { isCorrupt, isIncompatible, openSqlite, type Store, type StoreError } from "unibus-membership";
+import { isCorrupt, isIncompatible, openSqlite, type Store, type StoreError, type User } from "unibus-membership";
 import { Child } from "./support/child.js";
 import { crashed, first, integrityOf, killedAtEachStep, opTimeoutMs, refused, usersOf } from "./support/crash.js";
-import { failure, logOf, useFolder } from "./support/folder.js";
+import { endsOf, failure, logOf, useFolder } from "./support/folder.js";
 import { resealed } from "./support/superblock.js";
 
 const HEADER = 128;
@@ -52,6 +52,37 @@ describe("sqlite: recovery", () => {
     const { uid, mode } = await stat(folder.file());
     expect([uid, mode & 0o777]).to.deep.equal(isRoot ? [65_534, 0o606] : [process.getuid?.(), 0o666]);
     expect(await usersOf(folder.file())).to.deep.equal(["u0"]);
+  });
+
+  it("writes users of every form into the log as JSON has them, and reads them back", async () => {
+    const names = ["", "plain ~ name", 'a "quoted" one', "back\\slash", "é", "𝒳 and more", "x".repeat(256)];
+    const times = [0, 9, 10, 9_999_999, 10_000_000, 99_999_999_999_999, 8.64e15, -1, undefined];
+    let added: readonly User[] = [];
+    const { path, log } = await crashed(folder, "forms", 0, async (store) => {
+      const made: User[] = [];
+      for (const [i, name] of names.entries())
+        for (const time of times)
+          made.push(
+            await store.users.add({
+              key: `${i % 2 === 0 ? "" : '"'}k-${String(made.length)}`,
+              name,
+              ...(time === undefined ? {} : { expiresAt: new Date(time) }),
+            }),
+          );
+      const [one] = made;
+      if (one !== undefined) made[0] = await store.users.revoke(one.key);
+      added = made;
+    });
+    const bytes = await readFile(log);
+    for (const start of endsOf(bytes).slice(0, -1)) {
+      const from = start + 25 + 4;
+      const text = bytes.toString("utf8", from, from + bytes.readUInt32LE(start + 25));
+      expect(text).to.equal(JSON.stringify(JSON.parse(text)));
+      expect(JSON.parse(text)).to.have.nested.property("[0].length", 9);
+    }
+    const store = await openSqlite(path, { opTimeoutMs });
+    expect((await store.users.list({ limit: 1000 })).items).to.deep.equal(added);
+    await store.close();
   });
 
   /** Puts the files back as a crash would have left them. */
