@@ -43,16 +43,20 @@ export function invalid(argument: string, expected: string): StoreError {
  * caller's object throws, as a getter or a proxy may, it is malformed.
  */
 export function fields(value: unknown, path: string, names: readonly string[]): Readonly<Record<string, unknown>> {
-  for (const name of namesOf(value, path)) {
-    if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
-  }
+  checkNames(value, path, names);
   // What is not there is not put in either: nearly every field is left out, and this is a good part of what a check costs.
   const found = Object.create(NOTHING) as Record<string, unknown>;
   for (const name of names) {
-    const read = field(value as object, name, path);
+    const read = field(value, name, path);
     if (read !== undefined) found[name] = read;
   }
   return found;
+}
+
+function checkNames(value: unknown, path: string, names: readonly string[]): asserts value is object {
+  for (const name of namesOf(value, path)) {
+    if (!names.includes(name)) throw invalid(`${path}.${name}`, `one of ${names.join(", ")}`);
+  }
 }
 
 /** What a record of fields inherits: not what somebody put on `Object.prototype`. */
@@ -75,7 +79,7 @@ function namesOf(value: unknown, path: string): readonly string[] {
 function field(value: object, name: string, path: string): unknown {
   try {
     const read = (value as Readonly<Record<string, unknown>>)[name];
-    return read !== undefined && name in Object.prototype && !Object.hasOwn(value, name) ? undefined : read;
+    return read === undefined || Object.hasOwn(value, name) || !(name in Object.prototype) ? read : undefined;
   } catch {
     throw invalid(`${path}.${name}`, "a field that can be read");
   }
@@ -393,15 +397,22 @@ export interface UserInput {
   readonly expiresAt: Date | undefined;
 }
 
+const USER_FIELDS = ["key", "role", "name", "expiresAt"] as const;
 const ROLES = ["admin", "member"] as const;
 
 export function newUser(user: NewUser): UserInput {
-  const found = fields(user, "user", ["key", "role", "name", "expiresAt"]);
+  // Not a record of fields: to make one is a good part of what it costs to add a user.
+  const from: unknown = user;
+  checkNames(from, "user", USER_FIELDS);
+  const key = field(from, "key", "user");
+  const role = field(from, "role", "user");
+  const called = field(from, "name", "user");
+  const expiresAt = field(from, "expiresAt", "user");
   return {
-    key: signKey(found["key"], "user.key"),
-    role: found["role"] === undefined ? "member" : oneOf(found["role"], "user.role", ROLES),
-    name: found["name"] === undefined ? "" : name(found["name"], "user.name"),
-    expiresAt: found["expiresAt"] === undefined ? undefined : date(found["expiresAt"], "user.expiresAt"),
+    key: signKey(key, "user.key"),
+    role: role === undefined ? "member" : oneOf(role, "user.role", ROLES),
+    name: called === undefined ? "" : name(called, "user.name"),
+    expiresAt: expiresAt === undefined ? undefined : date(expiresAt, "user.expiresAt"),
   };
 }
 

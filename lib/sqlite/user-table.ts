@@ -166,7 +166,7 @@ export class UserTable {
     const { words } = block;
     if (capacityFor(block.count) <= MAX_BLOCK || block.depth === MAX_DEPTH) {
       const grown = new Block(block.depth, capacityFor(block.count));
-      for (const at of entries(block)) grown.copy(block, at);
+      for (let at = 0; at < words.length; at += ENTRY_WORDS) if (words[at] !== 0) grown.copy(block, at);
       this.#put(grown, hash);
       return;
     }
@@ -175,9 +175,10 @@ export class UserTable {
     const isOne = (at: number): boolean => ((words[at + HASH] ?? 0) & bit) !== 0;
     // Counted first: whatever falls to each of them, it has room for it.
     let ones = 0;
-    for (const at of entries(block)) if (isOne(at)) ones++;
+    for (let at = 0; at < words.length; at += ENTRY_WORDS) if (words[at] !== 0 && isOne(at)) ones++;
     const [zero, one] = [new Block(depth, capacityFor(block.count - ones)), new Block(depth, capacityFor(ones))];
-    for (const at of entries(block)) (isOne(at) ? one : zero).copy(block, at);
+    for (let at = 0; at < words.length; at += ENTRY_WORDS)
+      if (words[at] !== 0) (isOne(at) ? one : zero).copy(block, at);
     if (depth > this.#depth) {
       this.#blocks = this.#blocks.flatMap((each) => [each, each]);
       this.#depth = depth;
@@ -268,8 +269,4 @@ function indexOf({ words }: Block, at: number): number {
 
 function firstWord(row: UserRow): number {
   return kindOf(row) | (row.key.length << LENGTH_SHIFT);
-}
-
-function* entries({ words }: Block): Generator<number, void, undefined> {
-  for (let at = 0; at < words.length; at += ENTRY_WORDS) if (words[at] !== 0) yield at;
 }
