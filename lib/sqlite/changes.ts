@@ -4,7 +4,7 @@
  */
 import type { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
-import { isPlainUser, plainUserBound, writePlainUser } from "./plain-user.js";
+import { hasPlainNumbers, userBound, writePlainUser } from "./plain-user.js";
 import { toRevision } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
@@ -39,18 +39,19 @@ export interface EncodedChanges {
 const NO_BYTES: readonly Uint8Array[] = [];
 const MAX_BYTES_PER_UNIT = 3;
 
-class PlainUser implements EncodedChanges {
+class OneUser implements EncodedChanges {
   readonly textBound: number;
   readonly bytes = NO_BYTES;
   readonly #row: UserRow;
 
   constructor(row: UserRow) {
-    this.textBound = plainUserBound(row);
+    this.textBound = userBound(row);
     this.#row = row;
   }
 
   writeText(target: Buffer, at: number): number {
-    return writePlainUser(target, at, this.#row);
+    const end = writePlainUser(target, at, this.#row);
+    return end < 0 ? at + target.write(JSON.stringify([userFields(this.#row)]), at, "utf8") : end;
   }
 }
 
@@ -70,7 +71,7 @@ function optionalWhole(value: number | undefined): number | undefined {
  */
 export function encodeChanges(changes: readonly Change[]): EncodedChanges {
   const change = changes[0];
-  if (change?.kind === "user" && changes.length === 1 && isPlainUser(change.row)) return new PlainUser(change.row);
+  if (change?.kind === "user" && changes.length === 1 && hasPlainNumbers(change.row)) return new OneUser(change.row);
   return encodeAll(changes);
 }
 

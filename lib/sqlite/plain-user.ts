@@ -1,6 +1,6 @@
 /**
- * The text of the one change that is by far the most frequent, a user whose texts have nothing to escape. It is what `JSON.stringify`
- * writes of the same, but written where it goes, without a list, a text and the parts of both.
+ * The text of the one change that is by far the most frequent, a user, where nothing in it is to be escaped. It is what
+ * `JSON.stringify` writes of the same, but written where it goes, without a list, a text and the parts of both.
  */
 import type { Buffer } from "node:buffer";
 import type { UserRow } from "./rows.js";
@@ -8,50 +8,37 @@ import type { UserRow } from "./rows.js";
 const BEGINNING = '[["u",';
 /** Of everything that is not a text of the caller's: four numbers, two words, and what is between them. */
 const FIXED_BYTES = 128;
+/** Of a character that JSON escapes, at most. */
+const ESCAPED_BYTES = 6;
 /** A part of a number that is one of 32 bits, and has so many digits where it is not the first. */
 const PART = 1e7;
 const PART_DIGITS = 7;
-
-/** Printable ASCII, without what JSON escapes. */
-function isPlain(text: string): boolean {
-  for (let i = 0; i < text.length; i++) {
-    const unit = text.charCodeAt(i);
-    if (unit < 0x20 || unit > 0x7e || unit === 0x22 || unit === 0x5c) return false;
-  }
-  return true;
-}
 
 function isCount(value: number | undefined): boolean {
   return value === undefined || (Number.isSafeInteger(value) && value >= 0);
 }
 
-/** Whether {@link writePlainUser} can write it. */
-export function isPlainUser(row: UserRow): boolean {
-  return (
-    isCount(row.ordinal) &&
-    isCount(row.createdAt) &&
-    isCount(row.revokedAt) &&
-    isCount(row.expiresAt) &&
-    isPlain(row.key) &&
-    isPlain(row.name)
-  );
+/** Whether {@link writePlainUser} can write its numbers. */
+export function hasPlainNumbers(row: UserRow): boolean {
+  return isCount(row.ordinal) && isCount(row.createdAt) && isCount(row.revokedAt) && isCount(row.expiresAt);
 }
 
-export function plainUserBound({ key, name }: UserRow): number {
-  return FIXED_BYTES + key.length + name.length;
+/** What the user's text takes at most, written here or as JSON writes it. */
+export function userBound({ key, name }: UserRow): number {
+  return FIXED_BYTES + ESCAPED_BYTES * (key.length + name.length);
 }
 
-/** Writes at `at`, and answers where it ends. */
+/** Writes at `at`, and answers where it ends. -1: a text has something to escape, and what was written is to be written over. */
 export function writePlainUser(target: Buffer, at: number, row: UserRow): number {
   let end = writeNumber(target, writeAscii(target, at, BEGINNING), row.ordinal);
-  end = writeAscii(target, end, ',"');
-  end = writeAscii(target, end, row.key);
+  end = writePlain(target, writeAscii(target, end, ',"'), row.key);
+  if (end < 0) return end;
   end = writeAscii(target, end, '","');
   end = writeAscii(target, end, row.role);
   end = writeAscii(target, end, '","');
   end = writeAscii(target, end, row.status);
-  end = writeAscii(target, end, '","');
-  end = writeAscii(target, end, row.name);
+  end = writePlain(target, writeAscii(target, end, '","'), row.name);
+  if (end < 0) return end;
   end = writeNumber(target, writeAscii(target, end, '",'), row.createdAt);
   end = writeOptional(target, writeAscii(target, end, ","), row.revokedAt);
   end = writeOptional(target, writeAscii(target, end, ","), row.expiresAt);
@@ -60,6 +47,16 @@ export function writePlainUser(target: Buffer, at: number, row: UserRow): number
 
 function writeAscii(target: Buffer, at: number, text: string): number {
   for (let i = 0; i < text.length; i++) target[at + i] = text.charCodeAt(i);
+  return at + text.length;
+}
+
+/** Printable ASCII, without what JSON escapes; otherwise -1. */
+function writePlain(target: Buffer, at: number, text: string): number {
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x20 || unit > 0x7e || unit === 0x22 || unit === 0x5c) return -1;
+    target[at + i] = unit;
+  }
   return at + text.length;
 }
 
