@@ -226,11 +226,12 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
   const publish = (subject: string, data: string): Promise<Message> =>
     other.request(subject, data, { timeout: 10_000 });
 
-  const lastOf = async (bucket: string, subject: string): Promise<string> => {
+  /** The newest message of a subject. */
+  async function lastOf(bucket: string, subject: string): Promise<{ readonly seq: number; readonly data: string }> {
     const body = JSON.stringify({ last_by_subj: subject });
-    const { data } = await other.request(`$JS.API.DIRECT.GET.KV_${bucket}`, body, { timeout: 5000 });
-    return Buffer.from(data).toString();
-  };
+    const { data, headers } = await other.request(`$JS.API.DIRECT.GET.KV_${bucket}`, body, { timeout: 5000 });
+    return { seq: Number(headers?.get("Nats-Sequence")), data: Buffer.from(data).toString() };
+  }
 
   /** A bucket's stream is made anew, empty. */
   async function remake(bucket: string): Promise<void> {
@@ -238,6 +239,28 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     await api(other, `STREAM.DELETE.KV_${bucket}`);
     await api(other, `STREAM.CREATE.KV_${bucket}`, config);
   }
+
+  /** Another log of so many messages: those that are given, each at its place, and barriers of which nobody knows. */
+  async function replace(
+    bucket: string,
+    length: number,
+    given: ReadonlyMap<number, readonly [subject: string, data: string]>,
+  ): Promise<void> {
+    await remake(bucket);
+    for (let seq = 1; seq <= length; seq++) {
+      const [subject, data] = given.get(seq) ?? [`$KV.${bucket}.barrier.x`, "{}"];
+      await publish(subject, data);
+    }
+  }
+
+  const revokedOf = (data: string, more: object = {}): string => {
+    const record = JSON.parse(data) as { user: object };
+    return JSON.stringify({ ...record, ...more, user: { ...record.user, revokedAt: 1 } });
+  };
+
+  /** As another store of the same keys has it. */
+  const theirs = (slot: string): string =>
+    JSON.stringify({ k: slot.split(".").slice(2).join("."), s: "another", b: [] });
 
   it("an answer that is later than the loss and return of the leader does not put old records over new ones", async () => {
     await using all = await stores();
@@ -589,7 +612,7 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       await gap();
       const changed = there.users.update("guest", { name: "renamed" });
       const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
-      await eventually("it is stored", async () => (await lastOf(bucket("users"), subject)).includes("renamed"));
+      await eventually("it is stored", async () => (await lastOf(bucket("users"), subject)).data.includes("renamed"));
       barriers.deliver();
       const isAllowed = await checked;
       barriers.goOn();
@@ -762,29 +785,109 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       expect(await guest()).to.equal(false);
     });
 
-    it("nothing is kept of a log of which nothing stands where it did, although a user's record does as far as its number goes", async () => {
+    for (const behind of [0, 5]) {
+      const where = behind === 0 ? "where it stood" : "behind its place";
+      it(`nothing is kept of a log of which nothing stands where it did, although a user's record does as far as its number goes, and another store has the last barrier's key, ${where}`, async () => {
+        await using all = await stores();
+        const { taps, here, warm, guest, bucket } = all;
+        const users = bucket("users");
+        await warm(guest);
+        const subject = `$KV.${users}.user.${Buffer.from("guest").toString("base64url")}`;
+        const state = `$KV.${users}.store`;
+        const [user, store, last] = await Promise.all([subject, state, taps.slot].map((of) => lastOf(users, of)));
+        if (user === undefined || store === undefined || last === undefined) throw new Error("each is there");
+        const given = new Map<number, readonly [string, string]>([
+          [store.seq, [state, store.data]],
+          [user.seq, [subject, revokedOf(user.data)]],
+          [last.seq + behind, [taps.slot, theirs(taps.slot)]],
+        ]);
+        // Further than the one before, so that its acknowledgements look new.
+        await replace(users, last.seq + 20, given);
+        await pause(IDLE_MS);
+        for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
+      });
+    }
+
+    it("nor of one in which another store's barrier stands where the last one did, and what was written after it tells nothing", async () => {
       await using all = await stores();
-      const { taps, here, warm, guest, bucket } = all;
-      await warm(guest);
-      const subject = `$KV.${bucket("users")}.user.${Buffer.from("guest").toString("base64url")}`;
-      const found = await other.request(
-        `$JS.API.DIRECT.GET.KV_${bucket("users")}`,
-        JSON.stringify({ last_by_subj: subject }),
-        { timeout: 5000 },
+      const { taps, here, warm, guest, bucket, costsOf } = all;
+      const users = bucket("users");
+      const subjectOfUser = (key: string): string => `$KV.${users}.user.${Buffer.from(key).toString("base64url")}`;
+      let added = "";
+      await eventually("the newest message of the store is a record", async () => {
+        await warm(guest);
+        added += "x";
+        const { barriers, fences } = await costsOf(() => here.users.add({ key: added }));
+        return barriers + fences === 0;
+      });
+      const state = `$KV.${users}.store`;
+      const [user, newest, store, last] = await Promise.all(
+        [subjectOfUser("guest"), subjectOfUser(added), state, taps.slot].map((of) => lastOf(users, of)),
       );
-      const record = JSON.parse(Buffer.from(found.data).toString()) as { user: object };
-      const seq = Number(found.headers?.get("Nats-Sequence"));
-      const { state } = await streamInfo(other, bucket("users"));
-      await remake(bucket("users"));
-      for (let i = 1; i < seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
-      await publish(subject, JSON.stringify({ ...record, user: { ...record.user, revokedAt: 1 } }));
-      // As far as the one before, so that its acknowledgements look new. The last one there was this store's barrier.
-      for (let i = seq + 1; i < state.last_seq; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
-      await publish(taps.slot, JSON.stringify({ k: taps.slot.split(".").slice(2).join("."), s: "another", b: [] }));
-      for (let i = 0; i < 20; i++) await publish(`$KV.${bucket("users")}.barrier.x`, "{}");
+      if (user === undefined || newest === undefined || store === undefined || last === undefined)
+        throw new Error("each is there");
+      // As an import writes it.
+      const imported = { n: newest.seq, first: "", log: ["another"], seqs: [] };
+      const given = new Map<number, readonly [string, string]>([
+        [store.seq, [state, store.data]],
+        [user.seq, [subjectOfUser("guest"), revokedOf(user.data)]],
+        [last.seq, [taps.slot, theirs(taps.slot)]],
+        [newest.seq, [subjectOfUser(added), revokedOf(newest.data, imported)]],
+      ]);
+      await replace(users, newest.seq + 20, given);
       await pause(IDLE_MS);
       for (let i = 0; i < 3; i++) expect(await here.isAuthorized("guest", { timeoutMs: 1000 })).to.equal(false);
     });
+  });
+
+  it("a barrier that is sent after an outage explains no gap of another log by what stood in the one before", async () => {
+    await using all = await stores();
+    const { prefix, taps, here, warm, guest, bucket, gap } = all;
+    const users = bucket("users");
+    await warm(guest);
+    // Further than another log is as soon as a store has been opened on it.
+    for (let i = 0; i < 60; i++) expect(await guest()).to.equal(true);
+    const { seq: top } = await lastOf(users, taps.slot);
+    const sent = signal();
+    let isOver = false;
+    taps.barrier = async (send) => {
+      if (isOver) {
+        isOver = false;
+        await send();
+        sent.now();
+      }
+      throw natsError("TIMEOUT");
+    };
+    const end = new AbortController();
+    const waiting = here.isAuthorized("guest", { signal: end.signal });
+    await remake(users);
+    await pause(IDLE_MS);
+    const fresh = tappedCopy(other);
+    await using store = await openJetStream(fresh.connection, 1, { prefix, opTimeoutMs });
+    await store.users.add({ key: "guest" });
+    for (let i = 0; i < 3; i++) expect(await store.isAuthorized("guest")).to.equal(true);
+    const { state } = await streamInfo(other, users);
+    expect(state.last_seq).to.be.lessThan(top - 1);
+    for (let seq = state.last_seq + 1; seq < top; seq++) await publish(`$KV.${users}.barrier.y${String(seq)}`, "{}");
+    const subject = `$KV.${users}.user.${Buffer.from("guest").toString("base64url")}`;
+    const revoked = revokedOf((await lastOf(users, subject)).data);
+    await publish(subject, revoked);
+    expect((await lastOf(users, subject)).seq).to.equal(top);
+    isOver = true;
+    await sent.happened;
+    const barriers = held();
+    fresh.barrier = barriers.tap;
+    const checked = store.isAuthorized("guest");
+    await barriers.stored;
+    // A gap that nobody explains, and behind it what has superseded the revocation.
+    await gap();
+    await publish(subject, revoked);
+    barriers.deliver();
+    const isAllowed = await checked;
+    barriers.goOn();
+    end.abort();
+    await waiting;
+    expect(isAllowed).to.equal(false);
   });
 
   it("a barrier that was acknowledged late is no sign of the log of before", async () => {

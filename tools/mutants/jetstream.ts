@@ -188,9 +188,8 @@ export const jetStreamMutants: readonly Mutant[] = [
     file: "lib/jetstream/proved-bucket.ts",
     find: "if (!this.continuity.isFresh) this.suspect();",
     replace: "",
-    breaks:
-      "Another log could have taken the place of the one that is known: it is looked at before what is kept is believed.",
-    killedBy: copyFaults("of which nothing stands where it did"),
+    breaks: "A barrier that another log may take lists nothing of the one that is known.",
+    killedBy: copyFaults("a barrier that is sent after an outage"),
   },
   {
     name: "a late barrier is a sign of the log of before",
@@ -270,7 +269,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "if (seq === last.seq && this.own.isOwn(value)) {",
     replace: "if (seq === last.seq) {",
     breaks: "The log is known by messages that nobody else can have written.",
-    killedBy: copyFaults("of which nothing stands where it did"),
+    killedBy: copyFaults("stands where the last one did"),
   },
   {
     name: "what is remembered is believed",
