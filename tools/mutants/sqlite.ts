@@ -45,6 +45,14 @@ export const sqliteMutants: readonly Mutant[] = [
     killedBy: hangs("a removal"),
   },
   {
+    name: "a quotation mark in a name ends it in the log",
+    file: "lib/sqlite/plain-user.ts",
+    find: "unit === 0x22 || ",
+    replace: "",
+    breaks: "What is written straight into the log is what JSON would be.",
+    killedBy: bySpec("spec/sqlite/recovery.spec.ts", "users of every form"),
+  },
+  {
     name: "an admin whose revocation waits counts as another",
     file: "lib/sqlite/pending-view.ts",
     find: "return waiting === undefined || isActiveAdmin(waiting.row, now);",
