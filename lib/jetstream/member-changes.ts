@@ -3,8 +3,7 @@
  * changes. Those that wait together in this process are committed together, as one head with a row for each. They
  * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
  */
-import { Call } from "../call.js";
-import type { StoreError } from "../errors.js";
+import type { Call } from "../call.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { MemberRow, RoomRecord } from "./room-record.js";
 import { inPlace } from "./room-log.js";
@@ -22,6 +21,7 @@ import {
   type Rules,
 } from "./freshness.js";
 import { latest } from "./seq.js";
+import { SharedCall } from "./shared-call.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
 const MAX_ROWS = 16;
@@ -56,68 +56,6 @@ interface Item {
   readonly reject: (error: unknown) => void;
   /** A refusal, or that there is nothing to do, was found by a read that another replica may contradict. */
   needsCertain: boolean;
-}
-
-/**
- * The time of a head that is on its way: as long as any of those that wait for it has time, and no longer, so that a
- * call that is aborted, and a store that closes, end it too.
- *
- * Whoever gives up while others go on with it is committed all the same. So nobody who shares a head can say that its
- * change was surely not made, from before anything of it is sent until it is known that nothing of it was stored.
- */
-class SharedCall extends Call {
-  /** Who still waits for what is being done. */
-  #waiting: readonly Call[];
-
-  constructor(calls: readonly Call[]) {
-    super({ timeoutMs: undefined, signal: undefined }, Math.max(1, ...calls.map((call) => call.remaining())), "write");
-    this.#waiting = calls;
-  }
-
-  /** Runs what commits the changes of these, and of no others. */
-  async committing<T>(calls: readonly Call[], commit: () => Promise<T>): Promise<T> {
-    this.#waiting = calls;
-    if (calls.length > 1) this.#tell("unknown");
-    try {
-      return await commit();
-    } finally {
-      if (this.outcome === "none") this.#tell("none");
-    }
-  }
-
-  /** From now on it goes on for these, of whose changes nothing was stored. */
-  for(calls: readonly Call[]): void {
-    this.#waiting = calls;
-    super.outcome = "none";
-  }
-
-  #tell(outcome: "none" | "unknown" | undefined): void {
-    for (const call of this.#waiting) call.outcome = outcome;
-  }
-
-  override get ended(): StoreError | undefined {
-    return this.#waiting.every((call) => call.ended !== undefined) ? this.#waiting[0]?.ended : undefined;
-  }
-
-  override throwIfEnded(): void {
-    const { ended } = this;
-    if (ended !== undefined) throw ended;
-    super.throwIfEnded();
-  }
-
-  override remaining(): number {
-    return this.ended === undefined ? super.remaining() : 0;
-  }
-
-  override get outcome(): "none" | "unknown" | undefined {
-    return super.outcome;
-  }
-
-  override set outcome(outcome: "none" | "unknown" | undefined) {
-    super.outcome = outcome;
-    // One alone ends what it waits for: nothing is sent after it has given up.
-    if (this.#waiting.length === 1) this.#tell(outcome);
-  }
 }
 
 type DecidedItem =
