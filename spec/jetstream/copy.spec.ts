@@ -2,6 +2,7 @@ import { expect } from "chai";
 import { Buffer } from "node:buffer";
 import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
+import { AT_LENGTH } from "../support/at-length.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { tapped } from "./support/taps.js";
@@ -200,7 +201,7 @@ describe("what a store keeps of the users", function () {
         if (answer && wasRevoked && revoked.has(key)) wrong++;
       }
     };
-    for (let round = 0; round < 6; round++) {
+    for (let round = 0; round < (AT_LENGTH ? 20 : 2); round++) {
       // One that knows the users of old, and one that reads them while they change.
       const young = await openJetStream(connection(2), 3, { prefix, opTimeoutMs });
       const ended = new AbortController();

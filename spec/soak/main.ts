@@ -1,6 +1,6 @@
 // npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
 // it ended. --sqlite-power has the power fail, --sqlite-mutants [--mutants 10000] opens damaged files. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
-// take the time that they take: --crash-points, --quorum, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
+// take the time that they take: --crash-points, --quorum, --jetstream-copy, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
 // --sqlite-size [--records 50000] with as many keys of 64 KiB,
 // --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
 // --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot, --jetstream-kept with what stays in the buckets,
@@ -34,6 +34,7 @@ const timed = new Map<string, Run>([
 ]);
 const sized = new Map<string, Run>([
   ["crash-points", longSpec("spec/jetstream/crash-points.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
+  ["jetstream-copy", longSpec("spec/jetstream/copy.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["sqlite-memory", longSpec("spec/sqlite/memory.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["sqlite-recovery", longSpec("spec/sqlite/recovery.spec.ts", { UNIBUS_AT_LENGTH: "1" })],
   ["sqlite-older-state", longSpec("spec/sqlite/older-state.spec.ts", { UNIBUS_AT_LENGTH: "1" })],

@@ -51,7 +51,7 @@ describe("sqlite: memory", function () {
       // At rest: a checkpoint holds an image and a log while it runs.
       const { readdir } = await import("node:fs/promises");
       const { dirname } = await import("node:path");
-      const atRest = async () => { while ((await readdir(dirname(path))).filter((name) => name.includes("-redo")).length > 1) await new Promise(setImmediate); };
+      const atRest = async () => { while ((await readdir(dirname(path))).filter((name) => name.includes("-redo")).length > 1) await new Promise((resolve) => setTimeout(resolve, 5)); };
       await until(${WRITES / 2});
       await atRest();
       const before = await used();
