@@ -1,6 +1,6 @@
 /**
- * The fail-closed checks. A check always resolves in time, and allows only if an allow was proved in time. The methods of our
- * stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
+ * The fail-closed checks. A check always resolves in time, and allows only if an allow was proved in time. The methods
+ * of our stores and the functions over any store end in the same {@link decide}, within a {@link Call}.
  */
 import { DEFAULT_OP_TIMEOUT_MS, checkOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
@@ -11,14 +11,14 @@ import type { UserFacts } from "./rules.js";
 import type { CheckOptions, Decision, Store, User } from "./store.js";
 
 /**
- * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the CommonJS
- * build, the testing entry, another version. Copies share no module, and so no secret: any object can have this property. That
- * is why it gives no trust, only time:
+ * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the
+ * CommonJS build, the testing entry, another version. Copies share no module, and so no secret: any object can have
+ * this property. That is why it gives no trust, only time:
  *
- * - A store of this very copy is believed as it is. Its private `#own` proves that it is one: no copy of the object, no object
- *   that inherits from it and no proxy of it can have that.
- * - Any other store, one of another copy or a stranger, has to give the proof itself, within a deadline of our own. A forged
- *   property moves that deadline within the bounds of `opTimeoutMs`.
+ * - A store of this very copy is believed as it is. Its private `#own` proves that it is one: no copy of the object,
+ *   no object that inherits from it and no proxy of it can have that.
+ * - Any other store, one of another copy or a stranger, has to give the proof itself, within a deadline of our own. A
+ *   forged property moves that deadline within the bounds of `opTimeoutMs`.
  *
  * A shared `WeakSet` on `globalThis` would be as easy to forge, and would be state of the whole process.
  */

@@ -1,6 +1,6 @@
 /**
- * The backends that a config can name, in the one place that lists them: the type of each one's section, and the function
- * that checks it. Each backend has both in its `section.ts`.
+ * The backends that a config can name, in the one place that lists them: the type of each one's section, and the
+ * function that checks it. Each backend has both in its `section.ts`.
  */
 import { jetStreamSection } from "./jetstream/section.js";
 import type { JetStreamSection } from "./jetstream/section.js";

@@ -1,6 +1,6 @@
 /**
- * One call's time. Every wait of an operation goes through its `Call`. A backend may hang, die or answer late: the call settles
- * in time all the same, and a late answer is dropped.
+ * One call's time. Every wait of an operation goes through its `Call`. A backend may hang, die or answer late: the call
+ * settles in time all the same, and a late answer is dropped.
  */
 // Node's own timers. A window, or a test that stops time, replaces the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
@@ -9,8 +9,8 @@ import type { Bounds } from "./arguments.js";
 import { abortReason, isAborted, onAbort } from "./signal.js";
 
 /**
- * The running calls of a store. One timer ends those whose time is over: a timer for each call would be a good part of what a
- * fast call costs. It stays set when its call is done, but does not keep the process alive.
+ * The running calls of a store. One timer ends those whose time is over: a timer for each call would be a good part of
+ * what a fast call costs. It stays set when its call is done, but does not keep the process alive.
  */
 export class CallRegistry {
   readonly #running: Call[] = [];
@@ -103,8 +103,8 @@ export interface Waiter<T> {
 }
 
 /**
- * How an operation ends, for who needs no promise of it: promises, and the functions that settle them, are a good part of what a
- * fast write costs. It is told to one waiter, never before `tell` has returned.
+ * How an operation ends, for who needs no promise of it: promises, and the functions that settle them, are a good part
+ * of what a fast write costs. It is told to one waiter, never before `tell` has returned.
  */
 export interface Ending<T> {
   tell(waiter: Waiter<T>): void;
@@ -140,7 +140,9 @@ export class Call implements Waiter<unknown> {
     this.#outcome = kind === "write" ? "none" : undefined;
   }
 
-  /** The `outcome` of the error, if the write ended now. A backend sets it to `unknown` before it sends what may commit. */
+  /**
+   * The `outcome` of the error, if the write ended now. A backend sets it to `unknown` before it sends what may commit.
+   */
   get outcome(): "none" | "unknown" | undefined {
     return this.#outcome;
   }
@@ -178,7 +180,9 @@ export class Call implements Waiter<unknown> {
     return this.ended !== undefined || this.aborted || this.#expiresAt <= now;
   }
 
-  /** Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working. */
+  /**
+   * Throws once the call has ended: a backend calls it before each step, so that an abandoned operation stops working.
+   */
   throwIfEnded(): void {
     if (this.#ended !== undefined) throw this.#ended;
     if (this.aborted) throw this.#stop(this.#abortError());
@@ -238,7 +242,9 @@ export class Call implements Waiter<unknown> {
     return promise;
   }
 
-  /** The same, and never rejects: whatever it ends with otherwise, `fallback` makes the answer of it. It must not throw. */
+  /**
+   * The same, and never rejects: whatever it ends with otherwise, `fallback` makes the answer of it. It must not throw.
+   */
   answer<T>(operation: (call: this) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
     return new Promise<T>((resolve) => {
       this.#resolve = resolve;

@@ -99,9 +99,9 @@ function check(config: Tree): void {
  * | `NATS_SERVERS` (with commas), `NATS_NAME`, `NATS_USER`, `NATS_PASS`, `NATS_TOKEN`, `NATS_CREDS_FILE`, `NATS_CREDS`, `NATS_NKEY_SEED`, `NATS_INBOX_PREFIX`, `NATS_TIMEOUT_MS` | `jetstream.connect.servers` and so on |
  * | `NATS_TLS_CA_FILE`, `NATS_TLS_CERT_FILE`, `NATS_TLS_KEY_FILE`, `NATS_TLS_HANDSHAKE_FIRST` | `jetstream.connect.tls.caFile` and so on |
  *
- * A section is there if one of its variables is. An empty variable counts as absent. Throws `INVALID_ARGUMENT`, with the variable's
- * name as `argument` (`env.UNIBUS_MEMBERSHIP_JETSTREAM_REPLICAS`) and without its value, for one that begins with `UNIBUS_MEMBERSHIP_`
- * and is none of these, and for a value that {@link openStore} would refuse.
+ * A section is there if one of its variables is. An empty variable counts as absent. Throws `INVALID_ARGUMENT`, with
+ * the variable's name as `argument` (`env.UNIBUS_MEMBERSHIP_JETSTREAM_REPLICAS`) and without its value, for one that
+ * begins with `UNIBUS_MEMBERSHIP_` and is none of these, and for a value that {@link openStore} would refuse.
  *
  * @example
  * const store = await openStore(storeConfigFromEnv(process.env));

@@ -1,6 +1,9 @@
 /** What an inspection finds, whatever the backend. */
 
-/** `error`: a promise does not hold, or may not. `warning`: what holds rests on less than it should. `info`: nothing that a caller can see. */
+/**
+ * `error`: a promise does not hold, or may not. `warning`: what holds rests on less than it should. `info`: nothing
+ * that a caller can see.
+ */
 const SEVERITIES = {
   // What a record says, on every backend.
   FIELD_INVALID: "error",
@@ -41,7 +44,10 @@ export type FindingCode = keyof typeof SEVERITIES;
 
 /** Something that is not as it should be. */
 export interface Finding {
-  /** `error`: a promise does not hold, or may not. `warning`: it rests on less than it should. `info`: nothing that a caller can see. */
+  /**
+   * `error`: a promise does not hold, or may not. `warning`: it rests on less than it should. `info`: nothing that a
+   * caller can see.
+   */
   severity: "error" | "warning" | "info";
   code: FindingCode;
   /** What is wrong; and where it was not mended, why not. Never a sealed key. */

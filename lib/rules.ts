@@ -1,6 +1,6 @@
 /**
- * The rules of the contract that decide whether an operation may go ahead, once for every backend. Each takes the records
- * as the operation found them, throws what the contract says, and changes nothing.
+ * The rules of the contract that decide whether an operation may go ahead, once for every backend. Each takes the
+ * records as the operation found them, throws what the contract says, and changes nothing.
  */
 import { StoreError, isStoreError } from "./errors.js";
 import type { MemberInput, RoomInput } from "./arguments.js";
@@ -153,8 +153,8 @@ export function isActive(user: UserFacts, now: number): boolean {
 }
 
 /**
- * Whether a grant ended by a change of the user: it was revoked, it was demoted, its time is over by it, or it was over and the change gives
- * it anew.
+ * Whether a grant ended by a change of the user: it was revoked, it was demoted, its time is over by it, or it was over
+ * and the change gives it anew.
  */
 export function endsGrant(before: UserFacts, next: UserFacts, now: number): boolean {
   const isOver = ({ expiresAt }: UserFacts): boolean => expiresAt !== undefined && expiresAt <= now;
@@ -188,8 +188,8 @@ export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
 }
 
 /**
- * Above it there would be too few numbers left for revisions, and for versions of users. No store has given so many: what says
- * so is damaged.
+ * Above it there would be too few numbers left for revisions, and for versions of users. No store has given so many:
+ * what says so is damaged.
  */
 export const MAX_REVISION_FLOOR = 2 ** 53 - 2 ** 40;
 

@@ -1,6 +1,6 @@
 /**
- * A caller's `AbortSignal`. It is read by the getters of `AbortSignal.prototype`: an own property of the object may say anything,
- * and something else each time.
+ * A caller's `AbortSignal`. It is read by the getters of `AbortSignal.prototype`: an own property of the object may say
+ * anything, and something else each time.
  */
 import { types } from "node:util";
 

@@ -91,7 +91,8 @@ export class Spool<T> {
     const path = join(tmpdir(), `unibus-membership-${randomBytes(12).toString("hex")}`);
     const file = await fs.open(path, "wx+", 0o600);
     this.#file = file;
-    // Nobody else finds it then, and nothing stays when the process dies. Where an open file keeps its name, it loses it later.
+    // Nobody else finds it then, and nothing stays when the process dies. Where an open file keeps its name, it loses
+    // it later.
     await fs.rm(path).catch(() => {
       this.#path = path;
     });

@@ -5,8 +5,9 @@ import { id as checkedId, invalid } from "./arguments.js";
 const TOKEN = /^[A-Za-z0-9_-]+$/;
 
 /**
- * A room or endpoint id as one token of a NATS subject: unpadded base64url (RFC 4648, section 5) of its UTF-8 bytes. An id may hold
- * spaces, dots and wildcards; its token holds none of them, is case-sensitive, and has at most 342 characters.
+ * A room or endpoint id as one token of a NATS subject: unpadded base64url (RFC 4648, section 5) of its UTF-8 bytes. An
+ * id may hold spaces, dots and wildcards; its token holds none of them, is case-sensitive, and has at most 342
+ * characters.
  *
  * Throws `INVALID_ARGUMENT` for what is no id. {@link fromSubjectToken} is the way back.
  *
@@ -18,8 +19,8 @@ export function subjectToken(id: string): string {
 }
 
 /**
- * The id of a token that {@link subjectToken} made. Throws `INVALID_ARGUMENT` for every other text, so that no two tokens are of one
- * id.
+ * The id of a token that {@link subjectToken} made. Throws `INVALID_ARGUMENT` for every other text, so that no two
+ * tokens are of one id.
  *
  * @example
  * const [, room = ""] = message.subject.split(".");

@@ -30,19 +30,21 @@ const MAX_FINDINGS = 10_000;
 const OPTIONS = ["signal", "stallTimeoutMs", "onProgress", "repair"] as const;
 
 /**
- * Looks at everything that a store holds, record by record: whether each field is one that a caller can have written, whether
- * the records belong together (owners, roles, epochs), and what only the backend knows. Of a SQLite file these are the
- * checksums of the image and its log; of JetStream the index against the members and the other way, heads, stages, epochs, the guard
- * of the admins, what is left of attempts that died, and the settings and replicas of the buckets. The store goes on meanwhile, and
- * what others do at the same time is no fault. Memory is bounded.
+ * Looks at everything that a store holds, record by record: whether each field is one that a caller can have written,
+ * whether the records belong together (owners, roles, epochs), and what only the backend knows. Of a SQLite file these
+ * are the checksums of the image and its log; of JetStream the index against the members and the other way, heads,
+ * stages, epochs, the guard of the admins, what is left of attempts that died, and the settings and replicas of the
+ * buckets. The store goes on meanwhile, and what others do at the same time is no fault. Memory is bounded.
  *
- * With `repair: true` it mends what has one right answer, and says so in the finding. It grants nothing: no check that was `false`
- * is `true` afterwards. Where the right answer cannot be told, the finding says why it was not mended, and what to do.
+ * With `repair: true` it mends what has one right answer, and says so in the finding. It grants nothing: no check that
+ * was `false` is `true` afterwards. Where the right answer cannot be told, the finding says why it was not mended, and
+ * what to do.
  *
- * Each finding has a code, which docs/operations.md explains, a severity, and the record: an id, a bucket's key or a file, never a
- * sealed key. There are at most 10,000; `MORE_FINDINGS` says that others were not kept. It rejects as any call does, and with
- * `UNAVAILABLE` while the store is imported into. On JetStream, where a bucket's settings or the record that says whether the store may be
- * used are wrong, nothing else is looked at. A SQLite file with rows that contradict each other is refused at opening already.
+ * Each finding has a code, which docs/operations.md explains, a severity, and the record: an id, a bucket's key or a
+ * file, never a sealed key. There are at most 10,000; `MORE_FINDINGS` says that others were not kept. It rejects as any
+ * call does, and with `UNAVAILABLE` while the store is imported into. On JetStream, where a bucket's settings or the
+ * record that says whether the store may be used are wrong, nothing else is looked at. A SQLite file with rows that
+ * contradict each other is refused at opening already.
  *
  * @example
  * const { ok, findings } = await inspect(store);

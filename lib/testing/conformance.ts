@@ -89,7 +89,8 @@ class Running {
 }
 
 /**
- * Runs cases against backends of one kind. Cases that do not mind others share a backend; dispose of the run at the end.
+ * Runs cases against backends of one kind. Cases that do not mind others share a backend; dispose of the run at the
+ * end.
  *
  * @example
  * const run = new ConformanceRun({ fresh: async () => ({ store: await openSqlite(":memory:", { opTimeoutMs: 10_000 }) }) });

@@ -39,7 +39,9 @@ export interface NatsServer extends AsyncDisposable {
   pause(): Promise<void>;
   /** SIGCONT. Resolves when every thread of the process runs again. */
   resume(): Promise<void>;
-  /** Stops the server if it runs and starts it on the same ports with what was stored; resolves when clients can use it. */
+  /**
+   * Stops the server if it runs and starts it on the same ports with what was stored; resolves when clients can use it.
+   */
   restart(): Promise<void>;
   /** Resolves when the server has begun to send its clients away; it ends by itself once they are gone. */
   lameDuck(): Promise<void>;

@@ -25,9 +25,9 @@ export interface NatsClusterOptions extends NatsServerOptions {
   /** Default: 3. */
   size?: number;
   /**
-   * A folder with JetStream's files of each node, which stay when the cluster is gone: a cluster of the same size that is given it
-   * again has what was stored. Nodes that were stopped by SIGTERM start much faster from it. Default: the nodes' own folders, which go
-   * with them.
+   * A folder with JetStream's files of each node, which stay when the cluster is gone: a cluster of the same size that
+   * is given it again has what was stored. Nodes that were stopped by SIGTERM start much faster from it. Default: the
+   * nodes' own folders, which go with them.
    */
   stores?: string;
   /** `proxied` routes can be cut and slowed; `direct` ones, the default, are as fast as they get. */

@@ -8,16 +8,16 @@ import { BulkWork, totalOf } from "./options.js";
 import type { BulkOptions } from "./options.js";
 
 /**
- * Everything that the store holds, as lines of JSON: a header, one record a line, and a trailer with a digest. Each line
- * comes with its end, so that they can be written to a file as they are. The store goes on meanwhile.
+ * Everything that the store holds, as lines of JSON: a header, one record a line, and a trailer with a digest. Each
+ * line comes with its end, so that they can be written to a file as they are. The store goes on meanwhile.
  *
- * A store in SQLite, and one in memory, is read as of the moment in which it is begun. Of one in JetStream each user, and
- * each room with its members and keys, is as of one version; nobody is in it whose grant was taken away, and that
- * acknowledged, before it was begun. Memory is bounded, however much there is and however slowly the lines are taken: what
- * has to wait goes to a file in the folder for temporary files, which nobody else may read.
+ * A store in SQLite, and one in memory, is read as of the moment in which it is begun. Of one in JetStream each user,
+ * and each room with its members and keys, is as of one version; nobody is in it whose grant was taken away, and that
+ * acknowledged, before it was begun. Memory is bounded, however much there is and however slowly the lines are taken:
+ * what has to wait goes to a file in the folder for temporary files, which nobody else may read.
  *
- * It holds everything that the store does, sealed keys too, and whoever has it can put back who was revoked since: keep it
- * as you keep the store.
+ * It holds everything that the store does, sealed keys too, and whoever has it can put back who was revoked since: keep
+ * it as you keep the store.
  *
  * @example
  * await pipeline(Readable.from(exportStore(store)), createGzip(), createWriteStream("membership.jsonl.gz"));

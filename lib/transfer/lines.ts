@@ -1,6 +1,6 @@
 /**
- * An export as lines of JSON: a header, one line for each record, a trailer. What is read is checked as the arguments of a
- * caller are, field by field, and then how the records belong together.
+ * An export as lines of JSON: a header, one line for each record, a trailer. What is read is checked as the arguments
+ * of a caller are, field by field, and then how the records belong together.
  */
 import { Buffer } from "node:buffer";
 import * as args from "../arguments.js";

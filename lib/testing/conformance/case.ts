@@ -67,7 +67,10 @@ export function sameBytes(actual: Uint8Array | undefined, expected: Uint8Array, 
   assert.ok(Buffer.from(actual).equals(Buffer.from(expected)), `${what}: other bytes`);
 }
 
-/** The error that `attempt` rejects with. Throwing instead of rejecting is a failure, and so is anything but a `StoreError`. */
+/**
+ * The error that `attempt` rejects with. Throwing instead of rejecting is a failure, and so is anything but a
+ * `StoreError`.
+ */
 export async function failure(attempt: () => Promise<unknown>, what: string): Promise<StoreError> {
   let promise: Promise<unknown>;
   try {
@@ -182,8 +185,8 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /**
- * What a plain read shows soon. Checks are as fresh as what was acknowledged to anyone; a plain read of one store may be a
- * moment behind what was acknowledged to another.
+ * What a plain read shows soon. Checks are as fresh as what was acknowledged to anyone; a plain read of one store may
+ * be a moment behind what was acknowledged to another.
  */
 export async function settled(look: () => Promise<void>): Promise<void> {
   const until = Date.now() + 5000;

@@ -13,7 +13,10 @@ import {
   walk,
 } from "./case.js";
 
-/** Ids that mean something to SQL, to NATS subjects, to file systems, to JavaScript objects, to Unicode. Each is an id like any other. */
+/**
+ * Ids that mean something to SQL, to NATS subjects, to file systems, to JavaScript objects, to Unicode. Each is an id
+ * like any other.
+ */
 const IDS: readonly string[] = [
   "'",
   '"',
