@@ -3,7 +3,9 @@ import type { DirectMessage } from "./client.js";
 
 // A client that reconnects in the middle of an answer misses what was sent to the connection before, and gets the end.
 
-/** Whether no message is missing, by the first one alone: it says how many follow. There is one at least, the barrier. */
+/**
+ * Whether no message is missing, by the first one alone: it says how many follow. There is one at least, the barrier.
+ */
 export function complete({ messages }: { messages: readonly DirectMessage<never>[] }): boolean {
   const [first] = messages;
   return first !== undefined && first.before === 0 && first.following === messages.length - 1;

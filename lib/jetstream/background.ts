@@ -26,7 +26,9 @@ export class Background {
     this.#running.set(running, { call, atClose });
   }
 
-  /** Ends what is not worth waiting for, and after `graceMs` the rest: what it leaves is invisible, and swept up later. */
+  /**
+   * Ends what is not worth waiting for, and after `graceMs` the rest: what it leaves is invisible, and swept up later.
+   */
   async close(graceMs: number): Promise<void> {
     this.#closed = true;
     for (const { call, atClose } of this.#running.values()) {

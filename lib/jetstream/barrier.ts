@@ -1,8 +1,8 @@
 /**
- * Proof of quorum. A store's barrier in a bucket is a reserved key; the acknowledgement of a fresh publish to it, with sequence
- * `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S` is then at
- * least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that much:
- * docs/protocol.md, P1 to P5, has the argument.
+ * Proof of quorum. A store's barrier in a bucket is a reserved key; the acknowledgement of a fresh publish to it, with
+ * sequence `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S`
+ * is then at least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that
+ * much: docs/protocol.md, P1 to P5, has the argument.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
@@ -53,7 +53,9 @@ export class Barrier<B extends BucketName> {
   #sent = 0;
   #covered = 0;
   #inFlight = 0;
-  /** Numbers of barriers for which the next one waits. One that was overtaken is not among them: its server may be dead. */
+  /**
+   * Numbers of barriers for which the next one waits. One that was overtaken is not among them: its server may be dead.
+   */
   readonly #awaited = new Set<number>();
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -76,7 +78,10 @@ export class Barrier<B extends BucketName> {
     });
   }
 
-  /** Sends when everything has run that is due in this turn of the event loop, so that all that begin in it share a barrier. */
+  /**
+   * Sends when everything has run that is due in this turn of the event loop, so that all that begin in it share a
+   * barrier.
+   */
   #soon(): void {
     if (this.#isNext) return;
     this.#isNext = true;

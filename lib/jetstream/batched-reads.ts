@@ -1,6 +1,6 @@
 /**
- * Reads of several keys at one moment of one replica. Those that begin together are one request, bounded by what a server takes and a
- * client can hear.
+ * Reads of several keys at one moment of one replica. Those that begin together are one request, bounded by what a
+ * server takes and a client can hear.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -35,8 +35,8 @@ interface PendingRead<B extends BucketName> {
 /** The server takes at most 1,024 matches in one request, and a filter `prefix.*` can match a few. */
 const FAMILY_WEIGHT = 4;
 /**
- * Requests under way at once. Together with the filters of one, a bound on the bytes that are on their way to a client: a
- * server drops a connection that takes too long to read 64 MB.
+ * Requests under way at once. Together with the filters of one, a bound on the bytes that are on their way to a client:
+ * a server drops a connection that takes too long to read 64 MB.
  */
 const MAX_ASKING = 8;
 const NOTHING: ReadonlySet<string> = new Set();
@@ -55,7 +55,10 @@ export class BatchedReads<B extends BucketName> {
     this.#maxFilters = maxFilters;
   }
 
-  /** Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was seen. */
+  /**
+   * Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was
+   * seen.
+   */
   read(filters: readonly Filter<B>[], min: Seq<B>, call: Call): Promise<Snapshot<B>> {
     return new Promise((resolve, reject) => {
       this.#log.use();
@@ -147,7 +150,8 @@ export class BatchedReads<B extends BucketName> {
       return;
     }
     // A server before 2.12 does not keep a write apart from a read of several keys, and can miss a key that is written
-    // at that moment. A later one can while it catches up: no absence that is found here proves anything (docs/protocol.md, A6).
+    // at that moment. A later one can while it catches up: no absence that is found here proves anything
+    // (docs/protocol.md, A6).
     if (!this.#log.client.isolatesReads) {
       const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
       const known = read.absent;

@@ -30,8 +30,8 @@ export interface Certain<B extends BucketName> extends ReadAs<"certain"> {
 }
 
 /**
- * Whether the record that stands there is of this write, or one that followed upon it. `isLost`: nobody answered a copy of it, or it was
- * refused for something that was under way.
+ * Whether the record that stands there is of this write, or one that followed upon it. `isLost`: nobody answered a copy
+ * of it, or it was refused for something that was under way.
  */
 export type IsMine<B extends BucketName> = (entry: Entry<B>, isLost: boolean) => "yes" | "no" | "unknown";
 
@@ -46,7 +46,10 @@ export class Bucket<B extends BucketName> extends Log<B> {
   readonly reads: BatchedReads<B>;
   readonly scans: Scans<B>;
   readonly #noted: Seen;
-  /** Whether no record is ever removed: one that stands behind another of its key says that that one stands there no more. */
+  /**
+   * Whether no record is ever removed: one that stands behind another of its key says that that one stands there no
+   * more.
+   */
   protected readonly keepsRecords: boolean = false;
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: Key<B>, payload: string, seq: Seq<B>) => void) | undefined;
@@ -190,8 +193,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * Writes a record anew whose value nobody reads, and answers where it stands. A second copy does no harm, so the message is
-   * sent until it is acknowledged.
+   * Writes a record anew whose value nobody reads, and answers where it stands. A second copy does no harm, so the
+   * message is sent until it is acknowledged.
    */
   async touch(key: Key<B>, call: Call): Promise<Seq<B>> {
     this.use();
@@ -295,8 +298,9 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /**
-   * The record after a refusal. One that stands behind `expected`, and tells who moved it from there, is enough, whichever replica has
-   * it: it never stands at `expected` again. A fence would wait until nobody changes the record. Everything else is proved.
+   * The record after a refusal. One that stands behind `expected`, and tells who moved it from there, is enough,
+   * whichever replica has it: it never stands at `expected` again. A fence would wait until nobody changes the record.
+   * Everything else is proved.
    */
   async #afterRefusal(
     key: Key<B>,

@@ -161,7 +161,10 @@ export class JetStreamClient {
     return info === undefined ? undefined : { name: info.server_name ?? "the connection's", version: info.version };
   }
 
-  /** Whether a direct get of several keys is kept apart from writes: since 2.12, unless the replica catches up (docs/protocol.md, A6). */
+  /**
+   * Whether a direct get of several keys is kept apart from writes: since 2.12, unless the replica catches up
+   * (docs/protocol.md, A6).
+   */
   get isolatesReads(): boolean {
     return this.replicasIsolateReads && atLeast(this.connection.info?.version, 2, 12);
   }
@@ -221,8 +224,8 @@ export class JetStreamClient {
   }
 
   /**
-   * What each server says of itself, as the answers come, until `heard` says that it is enough, or another one has not come for
-   * `quietMs`. Every account may ask for that, unless permissions forbid it: then nobody answers.
+   * What each server says of itself, as the answers come, until `heard` says that it is enough, or another one has not
+   * come for `quietMs`. Every account may ask for that, unless permissions forbid it: then nobody answers.
    */
   async everyServer(timeoutMs: number, quietMs: number, heard: (server: ServerStatement) => boolean): Promise<void> {
     let timer: NodeJS.Timeout | undefined;

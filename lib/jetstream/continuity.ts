@@ -1,8 +1,9 @@
 /**
- * Whether a log is still the one that is known. A stream can be removed and made anew, or restored from a backup, and what the new
- * one says looks like what the old one said. It takes time, though: what was heard at two moments that lie closer together than
- * {@link MOST_MS} was heard of one log. An acknowledgement tells of some moment between the sending and the hearing, so that
- * the time counts from the sending of the earlier one to the hearing of the later one. The argument: docs/protocol.md, L1 to L4.
+ * Whether a log is still the one that is known. A stream can be removed and made anew, or restored from a backup, and
+ * what the new one says looks like what the old one said. It takes time, though: what was heard at two moments that lie
+ * closer together than {@link MOST_MS} was heard of one log. An acknowledgement tells of some moment between the
+ * sending and the hearing, so that the time counts from the sending of the earlier one to the hearing of the later one.
+ * The argument: docs/protocol.md, L1 to L4.
  */
 const MOST_MS = 1500;
 /** What is sent after so much of it may be answered in time. */

@@ -2,8 +2,8 @@
 import { StoreError } from "../errors.js";
 
 /**
- * What a failed request tells. After `lost` the request may still have been carried out, and after `no-answers` too: the
- * client may not hear what is said to it. Nobody took what was `refused`.
+ * What a failed request tells. After `lost` the request may still have been carried out, and after `no-answers` too:
+ * the client may not hear what is said to it. Nobody took what was `refused`.
  */
 export type Failure = "closed" | "lost" | "no-answers" | "no-responders" | "refused";
 
@@ -48,7 +48,10 @@ function mayNotPublish(error: unknown): boolean {
   return (permissionContext?.operation ?? operation) === "publish";
 }
 
-/** Names are of the 3.x client, codes of the 2.x client. What neither knows counts as lost: nothing is concluded from it. */
+/**
+ * Names are of the 3.x client, codes of the 2.x client. What neither knows counts as lost: nothing is concluded from
+ * it.
+ */
 export function failureOf(error: unknown): Failure {
   if (error instanceof RequestFailure) return error.failure;
   const { name, code, message } = shape(error);

@@ -1,8 +1,8 @@
 /**
- * Proof of how a record stands. What one replica answers proves nothing: it may be behind, or catch up from a snapshot and
- * have dropped what was superseded before it has what superseded it. The leader knows. A barrier on the condition that the
- * record's subject is still at a sequence (0: has no message) is acknowledged only if that was so after it was sent, and
- * only by a quorum: a fence. The argument: docs/protocol.md, P2 and P3.
+ * Proof of how a record stands. What one replica answers proves nothing: it may be behind, or catch up from a snapshot
+ * and have dropped what was superseded before it has what superseded it. The leader knows. A barrier on the condition
+ * that the record's subject is still at a sequence (0: has no message) is acknowledged only if that was so after it was
+ * sent, and only by a quorum: a fence. The argument: docs/protocol.md, P2 and P3.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
@@ -32,13 +32,18 @@ type Answer<B extends BucketName> =
 
 const REFUSED = { at: undefined } as const;
 
-/** Fences of one key. The server refuses a second one that is under way. So callers that come meanwhile share the next. */
+/**
+ * Fences of one key. The server refuses a second one that is under way. So callers that come meanwhile share the next.
+ */
 interface Turn<B extends BucketName> {
   readonly running: Promise<Answer<B>>;
   next?: { readonly expected: Seq<B>; readonly calls: Call[]; readonly answer: Promise<Answer<B>> };
 }
 
-/** Each fence is a write. These bound how many are under way, so that questions about absent records do not hold up the others. */
+/**
+ * Each fence is a write. These bound how many are under way, so that questions about absent records do not hold up the
+ * others.
+ */
 const MAX_OF_ABSENT = 64;
 const MAX_OF_PRESENT = 256;
 

@@ -1,7 +1,7 @@
 /**
  * What each bucket was raised to: one record in `rooms`, which only grows. JetStream has no conditional change of a
- * stream's settings, so that a raiser that was stopped can put a lower number in the place of one that was told as done.
- * The record outlives that, and says what to put right.
+ * stream's settings, so that a raiser that was stopped can put a lower number in the place of one that was told as
+ * done. The record outlives that, and says what to put right.
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";

@@ -1,8 +1,8 @@
 /**
- * The format of the buckets is a number in each stream's metadata. A store that opens takes buckets of an older format over.
- * First it raises the numbers: stores of an older version open no more, and those that are open find out within seconds of
- * use. Then it makes what the newer format has more. Until an older store finds out it writes as before; whoever meets such a
- * record brings it up.
+ * The format of the buckets is a number in each stream's metadata. A store that opens takes buckets of an older format
+ * over. First it raises the numbers: stores of an older version open no more, and those that are open find out within
+ * seconds of use. Then it makes what the newer format has more. Until an older store finds out it writes as before;
+ * whoever meets such a record brings it up.
  */
 import type { Call } from "../call.js";
 import { StoreError, isUnavailable } from "../errors.js";
@@ -12,8 +12,8 @@ import { RetryLoop } from "./retry-loop.js";
 import { StreamUpdates, inMetadata } from "./stream-settings.js";
 
 /**
- * Raises the format of one bucket. JetStream has no conditional change of settings: an update of somebody else that comes
- * late can take the format back. Whoever looks then raises it again.
+ * Raises the format of one bucket. JetStream has no conditional change of settings: an update of somebody else that
+ * comes late can take the format back. Whoever looks then raises it again.
  */
 export async function raiseFormat(client: JetStreamClient, bucket: string, call: Call): Promise<void> {
   const updates = new StreamUpdates(client, `KV_${bucket}`);

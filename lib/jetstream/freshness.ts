@@ -1,12 +1,16 @@
 /**
- * How what was read may be used. Any replica can lag, so that a refusal (no such room, no longer at that revision) is said only by what
- * was read as certain. Types see to it: the rules that refuse are to be had only for what was read so.
+ * How what was read may be used. Any replica can lag, so that a refusal (no such room, no longer at that revision) is
+ * said only by what was read as certain. Types see to it: the rules that refuse are to be had only for what was read
+ * so.
  */
 import type { Call } from "../call.js";
 import * as all from "../rules.js";
 import { RetryLoop } from "./retry-loop.js";
 
-/** `any`: as some replica has it, and never older than this store has seen it. `certain`: as it stands at a moment after the call. */
+/**
+ * `any`: as some replica has it, and never older than this store has seen it. `certain`: as it stands at a moment after
+ * the call.
+ */
 export type Freshness = "any" | "certain";
 
 declare const readAs: unique symbol;
@@ -86,14 +90,14 @@ export async function orCertain<T extends object>(attempt: Attempt<T>): Promise<
 }
 
 /**
- * What came of a try at a change. `unchanged`: by what was read there is nothing to change. `again`: what was read does not belong
- * together, or stands no longer.
+ * What came of a try at a change. `unchanged`: by what was read there is nothing to change. `again`: what was read does
+ * not belong together, or stands no longer.
  */
 export type Outcome<T> = { readonly committed: T } | { readonly unchanged: T } | "again";
 
 /**
- * Changes something: decides by what some replica has, as the commit has the condition that it is still so. That it refuses, or that
- * nothing is to change, is no commit, and is believed only of what is certain.
+ * Changes something: decides by what some replica has, as the commit has the condition that it is still so. That it
+ * refuses, or that nothing is to change, is no commit, and is believed only of what is certain.
  */
 export async function commitOrCertain<T>(call: Call, attempt: Attempt<Outcome<T>>): Promise<T> {
   const retries = new RetryLoop(call);

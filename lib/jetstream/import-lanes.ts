@@ -1,7 +1,7 @@
 /**
- * The writes of an import. Each is conditioned on the record of a lane, which must still stand where this import put it.
- * Whoever takes the import over puts all lanes anew. From then on nothing that was sent before comes into the log: not by a
- * process that was stopped, and not by a copy of a message that was lost on its way.
+ * The writes of an import. Each is conditioned on the record of a lane, which must still stand where this import put
+ * it. Whoever takes the import over puts all lanes anew. From then on nothing that was sent before comes into the log:
+ * not by a process that was stopped, and not by a copy of a message that was lost on its way.
  *
  * There are several lanes because a leader takes one write on the condition of a lane at a time.
  */

@@ -1,7 +1,7 @@
 /**
- * A cache of who has joined, for checks. A fence proved each row as of a sequence. A room's record says up to which sequence the rows
- * of its changes stand. A row that was proved at or after that sequence is the newest one, however long ago that was. So the
- * cache needs no barrier of its own. The argument: docs/protocol.md, J1 to J5.
+ * A cache of who has joined, for checks. A fence proved each row as of a sequence. A room's record says up to which
+ * sequence the rows of its changes stand. A row that was proved at or after that sequence is the newest one, however
+ * long ago that was. So the cache needs no barrier of its own. The argument: docs/protocol.md, J1 to J5.
  */
 import type { Call } from "../call.js";
 import type { Bucket } from "./bucket.js";
@@ -32,8 +32,8 @@ export class JoinedRows {
   }
 
   /**
-   * Whether the member has joined, by the row that the room's record demands. `none`: there is no row. `newer`: the member was changed
-   * since the record was read. Whether the store was open at that change says only a newer record.
+   * Whether the member has joined, by the row that the room's record demands. `none`: there is no row. `newer`: the
+   * member was changed since the record was read. Whether the store was open at that change says only a newer record.
    */
   async prove(
     members: Bucket<"members">,

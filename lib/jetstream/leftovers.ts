@@ -1,6 +1,7 @@
 /**
- * What nothing refers to, though it stands there: entries, rows and keys of attempts that died. What a call stages, or clears away
- * behind its answer, looks the same until its time is over: so what is met is looked at until it is gone, or that time is.
+ * What nothing refers to, though it stands there: entries, rows and keys of attempts that died. What a call stages, or
+ * clears away behind its answer, looks the same until its time is over: so what is met is looked at until it is gone,
+ * or that time is.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -133,7 +134,10 @@ export class Leftovers {
     }));
   }
 
-  /** An attempt to make a room stages keys and entries only: rows and epochs come later, and a room that was leaves a tombstone. */
+  /**
+   * An attempt to make a room stages keys and entries only: rows and epochs come later, and a room that was leaves a
+   * tombstone.
+   */
   async #isRoomMissing(roomId: string, left: readonly StagedRecord[], call: Call): Promise<boolean> {
     if (this.#missing.has(roomId)) return true;
     const { seq } = await this.#records.slot(roomId, "certain", call);

@@ -1,7 +1,7 @@
 /**
- * Changes of memberships, of which many can wait for one room's record: an invitation of a thousand members is a thousand
- * changes. Those that wait together in this process are committed together, as one head with a row for each. They
- * take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
+ * Changes of memberships, of which many can wait for one room's record: an invitation of a thousand members is a
+ * thousand changes. Those that wait together in this process are committed together, as one head with a row for each.
+ * They take effect at one moment, each as if it were alone; each is refused, staged and undone by itself.
  */
 import type { Call } from "../call.js";
 import { RetryLoop } from "./retry-loop.js";
@@ -213,8 +213,8 @@ interface Going {
 }
 
 /**
- * What each wants, one after the other, of the room as those before leave it. Settles those that change nothing and those that are
- * refused, where the read was certain; where it was not, they are asked again.
+ * What each wants, one after the other, of the room as those before leave it. Settles those that change nothing and
+ * those that are refused, where the read was certain; where it was not, they are asked again.
  */
 function decide<F extends Freshness>(
   round: Round<F>,

@@ -10,7 +10,9 @@ export class NameSet {
   #words = new Uint32Array(FIRST_CAPACITY * 2);
   #count = 0;
 
-  /** Whether the name is new. Of a million names some two are taken for one with a probability of one in ten million. */
+  /**
+   * Whether the name is new. Of a million names some two are taken for one with a probability of one in ten million.
+   */
   add(name: string): boolean {
     const digest = createHash("sha256").update(this.#seed).update(name, "utf8").digest();
     // 0 and 0 is a free place.

@@ -1,4 +1,7 @@
-/** What the library calls on a NATS client's connection, by shape: the classes of `nats` 2.x and of `@nats-io/*` 3.x share no prototypes. */
+/**
+ * What the library calls on a NATS client's connection, by shape: the classes of `nats` 2.x and of `@nats-io/*` 3.x
+ * share no prototypes.
+ */
 
 /** The part of a message's headers that is read here. */
 export interface NatsHeaders {
@@ -20,9 +23,9 @@ export interface NatsSubscription {
 
 /**
  * What is called on a NATS connection. A connection of `nats` 2.29 and one of `@nats-io/transport-node` 3.x are both
- * assignable. With `publish` and `subscribe` a store answers its own requests, which takes a fifth of the client's processor time;
- * one that hands through `request` alone works as well. Whoever wraps a connection and hands through those two hands through `status`
- * and `options` too: docs/operations.md says what is missing otherwise.
+ * assignable. With `publish` and `subscribe` a store answers its own requests, which takes a fifth of the client's
+ * processor time; one that hands through `request` alone works as well. Whoever wraps a connection and hands through
+ * those two hands through `status` and `options` too: docs/operations.md says what is missing otherwise.
  */
 export interface NatsConnection {
   readonly info?: {

@@ -1,7 +1,7 @@
 /**
- * The barriers and fences of one store in one bucket. Each has a key. Once one is acknowledged, the next takes its key and so
- * supersedes it. That leaves a gap in the log. So each lists where those before it stood: a reader of the log finds every one of
- * them, or a later one that lists it.
+ * The barriers and fences of one store in one bucket. Each has a key. Once one is acknowledged, the next takes its key
+ * and so supersedes it. That leaves a gap in the log. So each lists where those before it stood: a reader of the log
+ * finds every one of them, or a later one that lists it.
  */
 import { randomBytes } from "node:crypto";
 import type { Json } from "./json.js";
@@ -14,11 +14,14 @@ const GROUPS = 64;
 /** How many keys a group has: more than one store has under way. They have two tokens, which no record's key has. */
 const KEYS = 512;
 /**
- * How many sequences of the log a barrier lists, one bit for each. Where several stores prove thousands of records a second, that is
- * a tenth of a second: several times what a read of the log takes.
+ * How many sequences of the log a barrier lists, one bit for each. Where several stores prove thousands of records a
+ * second, that is a tenth of a second: several times what a read of the log takes.
  */
 const WINDOW = 2048;
-/** Once in so many sequences one lists many more, for stores that did not read for a while. It keeps its key until the next such one. */
+/**
+ * Once in so many sequences one lists many more, for stores that did not read for a while. It keeps its key until the
+ * next such one.
+ */
 const LONG_EVERY = 1024;
 const LONG_WINDOW = 65_536;
 const PREFIX = "barrier.";
@@ -84,8 +87,8 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   /**
-   * Notes one that was acknowledged, and no other: one that was not heard of may stand elsewhere, and a record that stands in its
-   * place would be passed over.
+   * Notes one that was acknowledged, and no other: one that was not heard of may stand elsewhere, and a record that
+   * stands in its place would be passed over.
    */
   add(seq: Seq<B>, key: string): void {
     if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
@@ -101,7 +104,10 @@ export class OwnBarriers<B extends BucketName> {
     }
   }
 
-  /** The one of this key was surely not stored. One that was never heard of keeps its key: it may be stored late, and none would list it. */
+  /**
+   * The one of this key was surely not stored. One that was never heard of keeps its key: it may be stored late, and
+   * none would list it.
+   */
   unsent(key: string): void {
     if (key === this.#nextLong?.key) this.#nextLong = undefined;
     if (this.#isOfGroup(key)) this.#free.push(key);
@@ -123,8 +129,8 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   /**
-   * Until {@link thaw}, another log may be there: what is acknowledged meanwhile may stand in that one. Only the last one of before tells
-   * whether the log is the same, and until then none of those before is listed.
+   * Until {@link thaw}, another log may be there: what is acknowledged meanwhile may stand in that one. Only the last
+   * one of before tells whether the log is the same, and until then none of those before is listed.
    */
   freeze(): void {
     this.#before ??= this.#stood;
@@ -134,8 +140,8 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   /**
-   * The log is the same, up to `seq`. If it was `isUnbroken`, what was acknowledged since stands in it too. Else that may stand in a log
-   * that was there meanwhile, and something else stands at its place in this one.
+   * The log is the same, up to `seq`. If it was `isUnbroken`, what was acknowledged since stands in it too. Else that
+   * may stand in a log that was there meanwhile, and something else stands at its place in this one.
    */
   thaw(seq: Seq<B>, isUnbroken: boolean): void {
     const before = this.#before;

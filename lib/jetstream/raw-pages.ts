@@ -1,4 +1,6 @@
-/** A bucket message by message, in the order of its log, whatever stands there: for whoever looks for what should not. */
+/**
+ * A bucket message by message, in the order of its log, whatever stands there: for whoever looks for what should not.
+ */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
 import { whole } from "./answers.js";
@@ -31,7 +33,10 @@ export class RawPages<B extends BucketName> {
     this.#bucket = bucket;
   }
 
-  /** Some more. `undefined`: everything that stood there when this began has come, or was changed since and may have come. */
+  /**
+   * Some more. `undefined`: everything that stood there when this began has come, or was changed since and may have
+   * come.
+   */
   async next(call: Call): Promise<readonly RawMessage<B>[] | undefined> {
     if (this.#isOver) return undefined;
     const { client, stream, subjects } = this.#bucket;

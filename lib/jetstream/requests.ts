@@ -1,6 +1,6 @@
 /**
- * Requests and their answers over one subscription of the store's own. What clients do for each request (an error for its stack, a
- * timer that is raced, options that are checked) costs five times as much as all the rest of a request.
+ * Requests and their answers over one subscription of the store's own. What clients do for each request (an error for
+ * its stack, a timer that is raced, options that are checked) costs five times as much as all the rest of a request.
  */
 import { randomBytes } from "node:crypto";
 import { RequestFailure } from "./failures.js";
@@ -78,7 +78,8 @@ export class Requests {
   }
 
   /**
-   * On a fresh stack: the client makes an error for each request, in case it fails, and the cost of an error grows with the stack.
+   * On a fresh stack: the client makes an error for each request, in case it fails, and the cost of an error grows with
+   * the stack.
    */
   #byClient(subject: string, payload: Uint8Array | string, options: RequestOptions): Promise<NatsMessage> {
     return new Promise((resolve, reject) => {

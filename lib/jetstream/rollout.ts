@@ -38,8 +38,8 @@ const STEADY_POLLS = 4;
 const ROLLOUT_MS = 2 ** 31 - 1;
 
 /**
- * Whether the replicas may be fewer than they were raised to because an update came late. An update of a store always says
- * what it asks for, so that fewer than that are an operator's doing.
+ * Whether the replicas may be fewer than they were raised to because an update came late. An update of a store always
+ * says what it asks for, so that fewer than that are an operator's doing.
  */
 const mayBeLate = ({ raise, replicas }: StreamState): boolean => raise !== undefined && replicas >= raise.to;
 
@@ -69,8 +69,8 @@ export class Rollout {
   }
 
   /**
-   * What can be known at once is said at once: rejects with `INCOMPATIBLE` if the servers are too few, or of a version that
-   * cannot raise replicas. A server that is down comes back. Whatever else fails is left to {@link start}.
+   * What can be known at once is said at once: rejects with `INCOMPATIBLE` if the servers are too few, or of a version
+   * that cannot raise replicas. A server that is down comes back. Whatever else fails is left to {@link start}.
    */
   async request(bucket: AnyBucket, replicas: number, call: Call): Promise<void> {
     const fault = await this.#versions.forRaising(call);
@@ -113,7 +113,10 @@ export class Rollout {
     this.#lookedUp.set(bucket, id);
   }
 
-  /** Whether there is nothing left to do. What fails may pass, as a setting that an operator repairs: only the store's end is the end. */
+  /**
+   * Whether there is nothing left to do. What fails may pass, as a setting that an operator repairs: only the store's
+   * end is the end.
+   */
   async #raised(bucket: AnyBucket, replicas: number, call: Call): Promise<boolean> {
     try {
       await this.#raise(bucket, replicas, call);

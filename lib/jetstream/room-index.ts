@@ -1,7 +1,8 @@
 /**
- * The index of all rooms: an entry for each, in `rooms_by_member`, at a key that no endpoint has. It is written before the room
- * is committed and removed after its deletion, so that a list costs what it returns: the rooms that were deleted leave a
- * tombstone each in `rooms` for ever, and nothing here. Whether a room is there is what its record says.
+ * The index of all rooms: an entry for each, in `rooms_by_member`, at a key that no endpoint has. It is written before
+ * the room is committed and removed after its deletion, so that a list costs what it returns: the rooms that were
+ * deleted leave a tombstone each in `rooms` for ever, and nothing here. Whether a room is there is what its record
+ * says.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -105,8 +106,8 @@ export class RoomIndex {
   }
 
   /**
-   * Makes the entries of rooms that a version wrote which knew no index, from where somebody was before. It can end at any
-   * moment, and be done by several at once. `most` bounds the records that it looks at.
+   * Makes the entries of rooms that a version wrote which knew no index, from where somebody was before. It can end at
+   * any moment, and be done by several at once. `most` bounds the records that it looks at.
    */
   async follow(call: Call, most = Number.POSITIVE_INFINITY, advance?: (by: number) => void): Promise<void> {
     let before = await this.#progress(call);

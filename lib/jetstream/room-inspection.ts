@@ -1,6 +1,7 @@
 /**
- * What is looked at of one room: its record against the rows of its members, their entries in the index, and the attempts of its
- * epochs. It is looked at as of one version of the record, and what seems wrong once more, because a replica can miss rows.
+ * What is looked at of one room: its record against the rows of its members, their entries in the index, and the
+ * attempts of its epochs. It is looked at as of one version of the record, and what seems wrong once more, because a
+ * replica can miss rows.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -158,7 +159,9 @@ export class RoomInspection {
     return new Map(Array.from(entries.values(), (entry) => [endpointOf(entry.key), readMember(entry)]));
   }
 
-  /** Every row but those of the head was there before the record was written, and together they are as many as it says. */
+  /**
+   * Every row but those of the head was there before the record was written, and together they are as many as it says.
+   */
   #memberFaults(room: Looked, rows: ReadonlyMap<string, PlacedRow>): Problem[] {
     const { id, record } = room;
     const heads = new Map(record.head.map((head) => [head.endpoint, head]));
@@ -188,7 +191,10 @@ export class RoomInspection {
     return [{ code: "MEMBER_COUNT", record: named.room(id), message }];
   }
 
-  /** Who is no member of the room by its own count is removed as members are: by a change of the room, which raises the debt too. */
+  /**
+   * Who is no member of the room by its own count is removed as members are: by a change of the room, which raises the
+   * debt too.
+   */
   #removeRows(
     { id, seq }: Looked,
     rows: readonly (readonly [endpoint: string, stored: PlacedRow])[],
@@ -287,8 +293,9 @@ export class RoomInspection {
   }
 
   /**
-   * Of two rekeys of an epoch both have a key for whoever is still a member: who came between them would have made one fail. So
-   * a member who has a key of another attempt only shows that the attempt which is named is not the one that made the epoch.
+   * Of two rekeys of an epoch both have a key for whoever is still a member: who came between them would have made one
+   * fail. So a member who has a key of another attempt only shows that the attempt which is named is not the one that
+   * made the epoch.
    */
   async #keyFaults(
     { id, record }: Looked,

@@ -126,8 +126,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   /**
-   * Stages one key for each member, under an id of this attempt, and commits the attempt with the room's record: keys of
-   * another attempt are never looked at. The attempts of epochs before stand in records of their own, each written
+   * Stages one key for each member, under an id of this attempt, and commits the attempt with the room's record: keys
+   * of another attempt are never looked at. The attempts of epochs before stand in records of their own, each written
    * before the next epoch begins.
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
@@ -203,8 +203,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   /**
-   * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch is
-   * missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
+   * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch
+   * is missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
    */
   async #all(room: LiveRoom, at: MembershipRef, freshness: Freshness, call: Call): Promise<RoomKey[] | undefined> {
     const { record } = room;

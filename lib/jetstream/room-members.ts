@@ -18,7 +18,10 @@ export interface CurrentMember {
   readonly row: MemberRow | undefined;
   /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
   readonly expectedSeq: Seq<"members"> | undefined;
-  /** Whether `expectedSeq` was proved. What was read from some replica has to be fenced before anything is committed upon it. */
+  /**
+   * Whether `expectedSeq` was proved. What was read from some replica has to be fenced before anything is committed
+   * upon it.
+   */
   readonly isCertain: boolean;
 }
 
@@ -126,7 +129,9 @@ export class RoomMembers {
     }
   }
 
-  /** As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
+  /**
+   * As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since.
+   */
   async #certain(room: LiveRoom, endpoint: string, call: Call): Promise<Read<CurrentMember, "certain"> | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
@@ -183,7 +188,8 @@ export class RoomMembers {
 
   /**
    * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
-   * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room had.
+   * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room
+   * had.
    */
   async roster<F extends Freshness>(roomId: string, round: Round<F>, call: Call): Promise<Roster<F>> {
     let needed: Round<F | "certain"> = round;

@@ -1,4 +1,6 @@
-/** Reads of all that matches: at one moment where one request can have it, else page by page in the order of the log. */
+/**
+ * Reads of all that matches: at one moment where one request can have it, else page by page in the order of the log.
+ */
 import type { Call } from "../call.js";
 import { complete, whole } from "./answers.js";
 import type { Bucket } from "./bucket.js";
@@ -34,7 +36,10 @@ export interface ScanOptions<B extends BucketName> {
   readonly page?: number;
   /** Called for each answer that has messages. */
   readonly answered?: () => void;
-  /** Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica ends. */
+  /**
+   * Publishes a message that the filter matches, and answers its sequence. Without it, the scan ends where any replica
+   * ends.
+   */
   readonly end?: () => Promise<Seq<B>>;
 }
 
@@ -46,8 +51,9 @@ export class Scans<B extends BucketName> {
   }
 
   /**
-   * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of one
-   * replica; beyond it, a scan that ends at `mark`, a key of its own that the filter matches and that is written first.
+   * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of
+   * one replica; beyond it, a scan that ends at `mark`, a key of its own that the filter matches and that is written
+   * first.
    */
   async all(filter: Filter<B>, mark: Key<B>, min: Seq<B>, call: Call): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
     const needed = later(min, this.#bucket.highestSeen);

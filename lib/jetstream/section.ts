@@ -17,7 +17,9 @@ export interface NatsConnectOptions {
   user?: string;
   pass?: string;
   token?: string;
-  /** The path of a file with a user JWT and an nkey seed. It is read again at each reconnect, so that it can be renewed. */
+  /**
+   * The path of a file with a user JWT and an nkey seed. It is read again at each reconnect, so that it can be renewed.
+   */
   credsFile?: string;
   /** The text of such a file, as a secret store gives it. */
   creds?: string;
@@ -235,7 +237,10 @@ async function loginOf(
   return authenticator as Authenticator | undefined;
 }
 
-/** Reads the file at each reconnect. What cannot be read, or is half written, does not take the place of what was read before. */
+/**
+ * Reads the file at each reconnect. What cannot be read, or is half written, does not take the place of what was read
+ * before.
+ */
 async function credsOfFile(client: Nats, path: string): Promise<Authenticator> {
   const fs = await import("node:fs");
   let login: Authenticator;

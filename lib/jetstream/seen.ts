@@ -1,6 +1,6 @@
 /**
- * What was seen of each record: a read of it by another replica may not go back behind that. A number for each, in bounded
- * memory; of what was forgotten only the highest is known.
+ * What was seen of each record: a read of it by another replica may not go back behind that. A number for each, in
+ * bounded memory; of what was forgotten only the highest is known.
  */
 
 /** What a map takes for a short string and a number, without the characters. */
@@ -36,7 +36,9 @@ export class Seen {
     this.#forgotten = Math.max(this.#forgotten, seen);
   }
 
-  /** Whether a read that found `found` (0: nothing) does not go back. `unknown`: what was seen of it may be forgotten. */
+  /**
+   * Whether a read that found `found` (0: nothing) does not go back. `unknown`: what was seen of it may be forgotten.
+   */
   allow(key: string, found: number): "yes" | "no" | "unknown" {
     const floor = this.#floors.get(key);
     if (floor !== undefined) return found >= floor ? "yes" : "no";

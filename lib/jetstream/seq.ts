@@ -1,4 +1,7 @@
-/** Sequences, which the types keep apart by the bucket in whose log they are. They are numbers: none of this is there at run time. */
+/**
+ * Sequences, which the types keep apart by the bucket in whose log they are. They are numbers: none of this is there at
+ * run time.
+ */
 
 /** The five buckets, each the log of one stream. */
 export type BucketName = "rooms" | "members" | "rooms_by_member" | "room_keys" | "users";
@@ -7,8 +10,8 @@ declare const seqOf: unique symbol;
 declare const streamOf: unique symbol;
 
 /**
- * A sequence of a bucket's log. Another bucket's says nothing of it, and does not compile in its place. 0 is before every log: where a
- * record is expected at 0, it is not there. `Seq<never>` is one of whatever bucket.
+ * A sequence of a bucket's log. Another bucket's says nothing of it, and does not compile in its place. 0 is before
+ * every log: where a record is expected at 0, it is not there. `Seq<never>` is one of whatever bucket.
  */
 export type Seq<B extends BucketName> = 0 | (number & { readonly [seqOf]: (bucket: B) => void });
 

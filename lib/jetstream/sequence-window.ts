@@ -1,4 +1,7 @@
-/** Which of the newest sequences of one log are in a set, in one bit for each. Those below are forgotten: they prove nothing. */
+/**
+ * Which of the newest sequences of one log are in a set, in one bit for each. Those below are forgotten: they prove
+ * nothing.
+ */
 import { Buffer } from "node:buffer";
 import type { Json } from "./json.js";
 
@@ -52,7 +55,9 @@ export class SequenceWindow {
     }
   }
 
-  /** As it is told to others: the highest, and a bit for each from there downwards, lowest bit of the first byte first. */
+  /**
+   * As it is told to others: the highest, and a bit for each from there downwards, lowest bit of the first byte first.
+   */
   list(most: number): Json {
     if (this.#top === 0) return {};
     const bits = Buffer.alloc(Math.ceil(most / 8));

@@ -2,8 +2,8 @@ import { Call } from "../call.js";
 import type { StoreError } from "../errors.js";
 
 /**
- * The call of a head that several callers share. It has time while any of them has. When all were aborted or their store
- * closes, it ends with them.
+ * The call of a head that several callers share. It has time while any of them has. When all were aborted or their
+ * store closes, it ends with them.
  *
  * A caller that gives up while others go on is committed all the same. So none of them may be told that nothing was
  * done: not from before the first request is sent, until it is known that nothing was stored.

@@ -129,8 +129,8 @@ export class StreamUpdates {
   }
 
   /**
-   * One update of a stream as it was just read. Answers JetStream's error, if there is one; throws where no answer came.
-   * Settings are put back when the replicas are right: JetStream does not move and scale a stream at once.
+   * One update of a stream as it was just read. Answers JetStream's error, if there is one; throws where no answer
+   * came. Settings are put back when the replicas are right: JetStream does not move and scale a stream at once.
    */
   async update(state: StreamState, replicas: number, call: Call, changes: Settings = NOTHING): Promise<Json> {
     const putBack = replicas === state.replicas ? this.toPutBack(state) : NOTHING;

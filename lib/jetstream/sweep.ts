@@ -1,11 +1,11 @@
 /**
- * Clears away what attempts leave that died: index entries, keys and rows that nothing refers to. All of it is invisible
- * already; this is only about space, and about ciphertext that nobody should keep.
+ * Clears away what attempts leave that died: index entries, keys and rows that nothing refers to. All of it is
+ * invisible already; this is only about space, and about ciphertext that nobody should keep.
  *
  * An attempt that seems dead may be a stopped process that wakes at any time. So it is first made unable to commit: a
- * write of the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt under
- * way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock decides. The
- * argument: docs/protocol.md, X1 to X3.
+ * write of the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt
+ * under way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock
+ * decides. The argument: docs/protocol.md, X1 to X3.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -64,7 +64,10 @@ export class Sweep {
     }
   }
 
-  /** Those of one room to which nothing refers, at a moment after this call. An attempt under way may do so later. Nothing is changed. */
+  /**
+   * Those of one room to which nothing refers, at a moment after this call. An attempt under way may do so later.
+   * Nothing is changed.
+   */
   async leftovers(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<readonly StagedRecord[]> {
     const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return suspects;
@@ -76,7 +79,9 @@ export class Sweep {
     return this.#room(roomId, traces, call);
   }
 
-  /** Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged. */
+  /**
+   * Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged.
+   */
   async some(call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys, members } = this.#records.buckets;
     const traces: StagedRecord[] = [];
@@ -109,7 +114,8 @@ export class Sweep {
     // First as cheap as possible: nearly always everything is in order.
     const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
-    // An import stages for long what no record names yet. It says so in the log before it stages anything, and so before it was met.
+    // An import stages for long what no record names yet. It says so in the log before it stages anything, and so
+    // before it was met.
     const { rooms } = this.#records.buckets;
     await rooms.checkOpen(await rooms.readIndex(call), call);
     const slot = await this.#records.slot(roomId, "certain", call);
@@ -170,8 +176,8 @@ export class Sweep {
 }
 
 /**
- * Rows and epochs are written only of rooms that were, which leave a tombstone; what is staged may be of a room that is about
- * to be. Where there is not even a tombstone nothing is dead before the fence.
+ * Rows and epochs are written only of rooms that were, which leave a tombstone; what is staged may be of a room that is
+ * about to be. Where there is not even a tombstone nothing is dead before the fence.
  */
 function withoutRoom(slot: RoomSlot, trace: StagedRecord): Verdict {
   return trace.membership === undefined && trace.isOfRoom === undefined && slot.seq > 0 ? "dead" : "open";

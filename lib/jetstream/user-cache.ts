@@ -1,7 +1,7 @@
 /**
- * What checks need of users that were read, in some 50 bytes for each: a key of hex digits as the number that it is, where
- * its record stands, and what it allows. Whoever has another kind of key, a time that runs out, or a change under way is
- * kept as an object beside.
+ * What checks need of users that were read, in some 50 bytes for each: a key of hex digits as the number that it is,
+ * where its record stands, and what it allows. Whoever has another kind of key, a time that runs out, or a change under
+ * way is kept as an object beside.
  */
 import { randomBytes } from "node:crypto";
 import type { UserFacts } from "../rules.js";
@@ -66,7 +66,10 @@ export function stateOf(entry: Entry<"users">): UserState {
   return stage === undefined ? { facts } : { facts, slot };
 }
 
-/** So many tables, by the first bits of the hash: no addition moves more than one of them, and one at a time is given up. */
+/**
+ * So many tables, by the first bits of the hash: no addition moves more than one of them, and one at a time is given
+ * up.
+ */
 const SHARDS = 1024;
 const SHARD_SHIFT = 22;
 const MIN_CAPACITY = 8;
@@ -261,7 +264,10 @@ export class UserCache implements Cache<"users", UserState> {
     return true;
   }
 
-  /** Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four characters for three. */
+  /**
+   * Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four
+   * characters for three.
+   */
   #pack(recordKey: Key<"users">): boolean {
     if (recordKey.length !== RECORD_KEY_LENGTH || !recordKey.startsWith(PREFIX)) return false;
     const packed = this.#packed;

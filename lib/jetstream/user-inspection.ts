@@ -124,7 +124,10 @@ export class UserInspection {
     return seq < head.seq || (seq === head.seq && record.stage?.attempt !== head.attempt);
   }
 
-  /** That nobody is taken for an admin who is none, and that nobody becomes the first one, takes away. Anything else might not. */
+  /**
+   * That nobody is taken for an admin who is none, and that nobody becomes the first one, takes away. Anything else
+   * might not.
+   */
   async #mend(what: string, seen: GuardSlot, admins: Admins, call: Call): Promise<Found> {
     const { guard } = seen;
     const found = error("ADMIN_GUARD", "users: admins", what);

@@ -21,7 +21,9 @@ export interface GuardedView extends UserView {
   readonly guard: GuardSlot;
 }
 
-/** What counts of a record: the staged value, where the guard has committed it. A record without a stage needs no guard. */
+/**
+ * What counts of a record: the staged value, where the guard has committed it. A record without a stage needs no guard.
+ */
 export function counts({ record }: UserSlot, guard: GuardSlot | undefined): UserRow | undefined {
   const { stage, user } = record;
   const head = guard?.guard.head;

@@ -1,13 +1,16 @@
 /**
- * What is known of versions of nats-server. One that breaks a promise is refused; one that only weakens something is told in
- * docs/operations.md, which has the same table.
+ * What is known of versions of nats-server. One that breaks a promise is refused; one that only weakens something is
+ * told in docs/operations.md, which has the same table.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import type { JetStreamClient } from "./client.js";
 import { atLeast, isVersion } from "./server-version.js";
 
-/** `refused`: it may hold no replica. `not-raised`: with it in the cluster no bucket gets more replicas. `told`: by the docs. */
+/**
+ * `refused`: it may hold no replica. `not-raised`: with it in the cluster no bucket gets more replicas. `told`: by the
+ * docs.
+ */
 export type VersionEffect = "refused" | "not-raised" | "told";
 
 export interface KnownVersions {
@@ -61,7 +64,10 @@ export interface Server {
   readonly version: string;
 }
 
-/** Why one of the servers cannot be used, or cannot be used to raise replicas. The version of an unknown one proves nothing. */
+/**
+ * Why one of the servers cannot be used, or cannot be used to raise replicas. The version of an unknown one proves
+ * nothing.
+ */
 export function faultOf(servers: readonly Server[], effect: Exclude<VersionEffect, "told">): StoreError | undefined {
   for (const { name, version } of servers) {
     if (!isVersion(version)) continue;
@@ -137,8 +143,8 @@ export class ServerVersions {
   }
 
   /**
-   * Why one of those that hold the buckets cannot be used. They are asked once a minute at most, and when the connection
-   * has got another server; the leaders have just answered.
+   * Why one of those that hold the buckets cannot be used. They are asked once a minute at most, and when the
+   * connection has got another server; the leaders have just answered.
    */
   async ofBuckets(buckets: ReadonlyMap<string, BucketServers>, call: Call): Promise<StoreError | undefined> {
     const at = performance.now();
