@@ -16,7 +16,10 @@ for (let at = 256; at < tables.length; at++) {
   tables[at] = (sum >>> 8) ^ (tables[sum & 0xff] ?? 0);
 }
 
-/** The CRC-32 of the bytes from `start` to `end`, as zlib's: the reader of the log, which takes that, would notice any other. */
+/**
+ * The CRC-32 of the bytes from `start` to `end`, as zlib's: the reader of the log, which takes that, would notice any
+ * other.
+ */
 export function checksumOf(bytes: Buffer, start: number, end: number): number {
   if (end - start > SHORT_BYTES) return crc32(bytes.subarray(start, end));
   let sum = -1;

@@ -1,6 +1,6 @@
 /**
- * Rooms and members as the tables keep them: as little as possible, since there may be millions. Rows are made of them when
- * they are asked for.
+ * Rooms and members as the tables keep them: as little as possible, since there may be millions. Rows are made of them
+ * when they are asked for.
  */
 import { Buffer } from "node:buffer";
 import { toRevision, toSequence } from "./rows.js";

@@ -8,7 +8,9 @@ import { promisify } from "node:util";
 /** Enough for one write call, and little enough for a disk that is slow. */
 const CHUNK = 4 * 1024 * 1024;
 
-/** Data that a write call left is on the disk when it returns; where there is no such flag, the writer syncs by itself. */
+/**
+ * Data that a write call left is on the disk when it returns; where there is no such flag, the writer syncs by itself.
+ */
 export const SYNCED_WRITES: number | undefined = (constants as { O_DSYNC?: number }).O_DSYNC;
 
 export function codeOf(error: unknown): string | undefined {
@@ -62,8 +64,9 @@ export async function syncData(handle: FileHandle): Promise<void> {
 }
 
 /**
- * Yarn's Plug'n'Play has handles of its own in place of Node's. They cannot sync, and say so before they do anything: only
- * then the plain call is tried. A sync that failed is never tried again, because the second one would hide what is lost.
+ * Yarn's Plug'n'Play has handles of its own in place of Node's. They cannot sync, and say so before they do anything:
+ * only then the plain call is tried. A sync that failed is never tried again, because the second one would hide what is
+ * lost.
  */
 function isLacking(error: unknown): boolean {
   return error instanceof Error && codeOf(error) === undefined && error.message === "Method not implemented.";

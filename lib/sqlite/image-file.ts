@@ -60,12 +60,18 @@ export class MemoryFile implements ImageFile {
   }
 }
 
-/** So much is written before it is waited for. All at once, at the end, would take the disk from others for as long as that lasts. */
+/**
+ * So much is written before it is waited for. All at once, at the end, would take the disk from others for as long as
+ * that lasts.
+ */
 const SYNC_EVERY_BYTES = 1024 * 1024;
 /** The same where it is to go fast: on a disk that others sync too, each time waits for theirs. */
 const HASTY_SYNC_EVERY_BYTES = 16 * 1024 * 1024;
 
-/** On the disk. Each access waits for it: for a thread that has nothing else to do, and for files that were read just now. */
+/**
+ * On the disk. Each access waits for it: for a thread that has nothing else to do, and for files that were read just
+ * now.
+ */
 export class DiskFile implements ImageFile {
   readonly #fd: number;
   #length: number;

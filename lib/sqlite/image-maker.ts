@@ -1,6 +1,6 @@
 /**
- * Makes images beside the file. A small one is made at once, on the event loop; any other in a thread of its own, so that
- * nobody notices. Where no thread can be started, large ones are made on the event loop too, in slices.
+ * Makes images beside the file. A small one is made at once, on the event loop; any other in a thread of its own, so
+ * that nobody notices. Where no thread can be started, large ones are made on the event loop too, in slices.
  */
 import { promises as fs } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -60,7 +60,10 @@ export class ImageMaker {
     this.#haste.make();
   }
 
-  /** An image that is on the disk under its temporary name when this resolves. Its thread leaves most of the time to others, until it is to hurry. */
+  /**
+   * An image that is on the disk under its temporary name when this resolves. Its thread leaves most of the time to
+   * others, until it is to hurry.
+   */
   make(request: BuildRequest): Promise<SealedImage> {
     this.#haste = new Haste();
     return this.#write(async (handle) => {

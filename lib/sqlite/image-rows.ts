@@ -9,7 +9,8 @@ const MEMBER_ROLES = ["owner", "member"] as const;
 const STATES = ["invited", "joined"] as const;
 
 /**
- * An upper bound of the number of users: to count them is to read them. No user ever goes, and none takes less than 32 bytes.
+ * An upper bound of the number of users: to count them is to read them. No user ever goes, and none takes less than 32
+ * bytes.
  */
 export const MAX_USERS = `
   SELECT min(ifnull((SELECT max(ordinal) FROM users), 0), page_count * page_size / 32) FROM pragma_page_count, pragma_page_size`;

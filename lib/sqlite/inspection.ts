@@ -1,6 +1,6 @@
 /**
- * What is looked at of a store in SQLite: the files, whether they say what the process has in memory, and the records. The reverse
- * index is made of the members in memory, so that it cannot disagree with them.
+ * What is looked at of a store in SQLite: the files, whether they say what the process has in memory, and the records.
+ * The reverse index is made of the members in memory, so that it cannot disagree with them.
  */
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { Call } from "../call.js";

@@ -52,9 +52,12 @@ interface Batch {
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. One batch is on its way to the disk at a time, and batches go in the order of their transactions: `recovery.spec.ts`.
- * 2. An entry is durable only when its bytes are on the disk and the file is still held: `durability.spec.ts`, `lock-lease.spec.ts`.
- * 3. After a write that failed nothing is written any more, and every entry is told whether it is perhaps there: `disk-errors.spec.ts`.
+ * 1. One batch is on its way to the disk at a time, and batches go in the order of their transactions:
+ *    `recovery.spec.ts`.
+ * 2. An entry is durable only when its bytes are on the disk and the file is still held: `durability.spec.ts`,
+ *    `lock-lease.spec.ts`.
+ * 3. After a write that failed nothing is written any more, and every entry is told whether it is perhaps there:
+ *    `disk-errors.spec.ts`.
  * 4. Nothing is written before it is known that the file is still held: `lock-lease.spec.ts`.
  *
  * Rejected: a write for each entry that waits for the one before. It has the same order, and a disk's latency for each.
@@ -77,7 +80,10 @@ export class Journal {
   #next: { log: Log; switched: () => void } | undefined;
   #idle: (() => void)[] = [];
 
-  /** `ensureHeld`: waits, if that is needed, until nobody else can have the file. What is on the disk is acknowledged only then. */
+  /**
+   * `ensureHeld`: waits, if that is needed, until nobody else can have the file. What is on the disk is acknowledged
+   * only then.
+   */
   constructor(log: Log, events: JournalEvents, ensureHeld: () => Promise<void> | undefined) {
     this.#log = log;
     this.#events = events;
@@ -132,8 +138,8 @@ export class Journal {
   }
 
   /**
-   * After the callers that the last batch woke have run: what they submit now shares one write. Where it woke only one, or
-   * none, whoever submits something in this turn still shares it, and nobody waits for the turn's end.
+   * After the callers that the last batch woke have run: what they submit now shares one write. Where it woke only one,
+   * or none, whoever submits something in this turn still shares it, and nobody waits for the turn's end.
    */
   #schedule(): void {
     if (this.#scheduled || this.#writing || this.#broken) return;

@@ -1,14 +1,16 @@
 /**
- * What a holder may rest on between two looks. The kernel says who listens on a socket, but anybody can delete the socket's
- * file, or give the image another name: then the next opener does not find the holder. So the holder looks whether both are
- * still where they were, and allows and acknowledges only while a look that found them began less than {@link LEASE_MS} ago.
- * An opener that cannot tell that the last holder is gone waits for longer than that before it reads (see lock.ts):
+ * What a holder may rest on between two looks. The kernel says who listens on a socket, but anybody can delete the
+ * socket's file, or give the image another name: then the next opener does not find the holder. So the holder looks
+ * whether both are still where they were, and allows and acknowledges only while a look that found them began less than
+ * {@link LEASE_MS} ago. An opener that cannot tell that the last holder is gone waits for longer than that before it
+ * reads (see lock.ts):
  *
  * 1. A look that found the socket began before the opener missed it.
- * 2. So what the holder allows or acknowledges by that look, it does before the opener reads. A write that is acknowledged
- *    was on the disk before, and is read.
+ * 2. So what the holder allows or acknowledges by that look, it does before the opener reads. A write that is
+ *    acknowledged was on the disk before, and is read.
  *
- * A look takes the thread pool two stats. A check takes none: it compares clocks, and what has slept for longer looks first.
+ * A look takes the thread pool two stats. A check takes none: it compares clocks, and what has slept for longer looks
+ * first.
  */
 import { promises as fs } from "node:fs";
 import type { BigIntStats } from "node:fs";
@@ -77,16 +79,17 @@ export class Lease {
   }
 
   /**
-   * Whether this process surely holds the file at `now`, which is the time by `Date.now()`. The monotonic clock is asked once
-   * for each millisecond of the wall clock, and anew whenever the timer fires.
+   * Whether this process surely holds the file at `now`, which is the time by `Date.now()`. The monotonic clock is
+   * asked once for each millisecond of the wall clock, and anew whenever the timer fires.
    */
   isCurrent(now: number): boolean {
     return now === this.#checkedFor || this.#check(now);
   }
 
   /**
-   * Waits, if that is needed, until the process surely holds the file, however many looks that takes: where one takes longer than
-   * it counts, a caller's time may run out, but nothing has failed. Rejects if another may hold the file, or a look fails.
+   * Waits, if that is needed, until the process surely holds the file, however many looks that takes: where one takes
+   * longer than it counts, a caller's time may run out, but nothing has failed. Rejects if another may hold the file,
+   * or a look fails.
    */
   ensure(): Promise<void> | undefined {
     return this.isCurrent(Date.now()) ? undefined : this.#untilCurrent();
@@ -104,7 +107,9 @@ export class Lease {
     if (!this.#check(Date.now())) throw unproved(this.#places.image, this.#failure);
   }
 
-  /** Has `rename` give the image's name to the file `from`. Looks first: another holder's image is not to be replaced. */
+  /**
+   * Has `rename` give the image's name to the file `from`. Looks first: another holder's image is not to be replaced.
+   */
   async replaceImage(from: string, rename: () => Promise<void>): Promise<void> {
     const next = identity(await fs.stat(from, { bigint: true }));
     await this.renew();

@@ -1,6 +1,6 @@
 /**
- * `<file>-lock`: who holds the file, for a person to find, and for the next opener to know whether the last holder is gone.
- * Whether a holder lives is not said by this, but by its socket.
+ * `<file>-lock`: who holds the file, for a person to find, and for the next opener to know whether the last holder is
+ * gone. Whether a holder lives is not said by this, but by its socket.
  */
 import { promises as fs } from "node:fs";
 import { codeOf, isAbsent, isFull, removeIfThere, statIfThere } from "./files.js";
@@ -67,8 +67,8 @@ export async function removeHolder(path: string, socket: string): Promise<void> 
 }
 
 /**
- * Whole under its name at once, so that nobody reads half of it. On a disk that is full it has to go without: what it said
- * before is no longer so, and whoever finds none makes sure by waiting.
+ * Whole under its name at once, so that nobody reads half of it. On a disk that is full it has to go without: what it
+ * said before is no longer so, and whoever finds none makes sure by waiting.
  */
 async function replace(path: string, text: string): Promise<void> {
   const temporary = `${path}-lock-holder`;

@@ -3,8 +3,9 @@
  * whose process is gone refuses, which the kernel knows better than any pid does, across containers and for stopped
  * processes too. Whoever finds nobody else is the holder and says so in `<file>-lock`.
  *
- * A holder whose socket was deleted is not found. It notices (see {@link Lease}), but not at once. So whoever cannot tell
- * that the last holder is gone waits until that one must have noticed, and begins with new files, which that one cannot reach.
+ * A holder whose socket was deleted is not found. It notices (see {@link Lease}), but not at once. So whoever cannot
+ * tell that the last holder is gone waits until that one must have noticed, and begins with new files, which that one
+ * cannot reach.
  */
 import { createHash, randomBytes } from "node:crypto";
 import type { Server } from "node:net";
@@ -28,7 +29,9 @@ import {
 import type { Holder } from "./lock-file.js";
 import { Sockets, ask, isTaken, isWithoutSockets, listen, stopListening } from "./sockets.js";
 
-/** A contender decides in a few milliseconds. One that takes longer than this is taken for a holder: it may be stopped. */
+/**
+ * A contender decides in a few milliseconds. One that takes longer than this is taken for a holder: it may be stopped.
+ */
 const CONTEND_MS = 1500;
 /** The first in line waits this much longer. */
 const PATIENCE_MS = 10_000;
@@ -201,8 +204,8 @@ function withoutSockets(path: string, cause: unknown): StoreError {
 }
 
 /**
- * Whether nobody else is there; `undefined`: begin again. Each listens before it looks, so that of two at least one sees the
- * other; and whoever is seen waits, the smallest name in place, the others out of the way.
+ * Whether nobody else is there; `undefined`: begin again. Each listens before it looks, so that of two at least one
+ * sees the other; and whoever is seen waits, the smallest name in place, the others out of the way.
  */
 async function contend(
   path: string,
@@ -240,8 +243,8 @@ async function contend(
 }
 
 /**
- * Who holds the same file under another name in the folder: a hard link, or a name that the file system takes for the same.
- * Each looks after it has said that it holds its own name, so that of two at least one sees the other.
+ * Who holds the same file under another name in the folder: a hard link, or a name that the file system takes for the
+ * same. Each looks after it has said that it holds its own name, so that of two at least one sees the other.
  */
 async function holderOfLink(path: string, sockets: Sockets): Promise<Holder | undefined> {
   const own = await statIfThere(path);

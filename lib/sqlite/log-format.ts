@@ -11,8 +11,8 @@
  * The second line of the header, the seal, has no end byte until the image of the segment's generation is on the disk.
  *
  * A batch is written over zeros, and only when the one before it is on the disk. What a crash leaves of the last one is
- * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text, the start byte and
- * the end byte have none, and the other bytes, which may, are masked.
+ * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text, the start byte
+ * and the end byte have none, and the other bytes, which may, are masked.
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
@@ -113,7 +113,10 @@ export function isZero(bytes: Uint8Array, from: number, to: number): boolean {
   return true;
 }
 
-/** What the bytes of callers are laid over with, so that zeros among them are none on the disk. One for all logs of a database. */
+/**
+ * What the bytes of callers are laid over with, so that zeros among them are none on the disk. One for all logs of a
+ * database.
+ */
 export function maskOf(database: string): Uint8Array {
   // Not of a pool: it is read in words too.
   const mask = Buffer.alloc(MASK_BYTES);
@@ -121,7 +124,9 @@ export function maskOf(database: string): Uint8Array {
   return mask;
 }
 
-/** Lays the mask over `bytes`, which begin at `from` of a record's bytes, into `target`. The same again takes it off. */
+/**
+ * Lays the mask over `bytes`, which begin at `from` of a record's bytes, into `target`. The same again takes it off.
+ */
 function putMasked(target: Uint8Array, at: number, bytes: Uint8Array, mask: Uint8Array, from: number): void {
   for (let i = 0; i < bytes.length; i++) target[at + i] = (bytes[i] ?? 0) ^ (mask[(from + i) % MASK_BYTES] ?? 0);
 }
@@ -160,7 +165,9 @@ export function encodeRecord(
   return end;
 }
 
-/** Of which the mask begins with the bytes. Four at a time, which for large keys is most of what reading a log costs. */
+/**
+ * Of which the mask begins with the bytes. Four at a time, which for large keys is most of what reading a log costs.
+ */
 function unmasked(bytes: Uint8Array, mask: Uint8Array): Uint8Array {
   if (bytes.length === 0) return bytes;
   const plain = new Uint8Array(Math.ceil(bytes.length / 4) * 4);

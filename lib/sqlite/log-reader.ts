@@ -49,8 +49,8 @@ export class LogReader {
   }
 
   /**
-   * The next records, or `undefined` where a crash tore the log or nothing was written yet. Throws damage, with its offset,
-   * when everything before it was given out.
+   * The next records, or `undefined` where a crash tore the log or nothing was written yet. Throws damage, with its
+   * offset, when everything before it was given out.
    */
   async next(): Promise<LogRecord[] | undefined> {
     const { length } = this.#file;

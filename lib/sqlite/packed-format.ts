@@ -1,6 +1,6 @@
 /**
- * A room as its bytes: what the image said of it, and how to read it. All numbers are little-endian, and texts UTF-8 with
- * their length before them.
+ * A room as its bytes: what the image said of it, and how to read it. All numbers are little-endian, and texts UTF-8
+ * with their length before them.
  *
  * ```text
  * room     members 4 | flags 1 | length of the id 2, of the name 2, of the owner 2 | ordinal 8 | epoch 8 | created at 8

@@ -1,6 +1,6 @@
 /**
- * What was submitted and is not yet durable, laid over the durable tables. Writes are decided on the view of both, in the
- * order in which they were submitted. A check believes a grant of the tables only if nothing here takes it away.
+ * What was submitted and is not yet durable, laid over the durable tables. Writes are decided on the view of both, in
+ * the order in which they were submitted. A check believes a grant of the tables only if nothing here takes it away.
  */
 import type { Change } from "./changes.js";
 import type { MemberEntry, RoomEntry } from "./entries.js";

@@ -28,7 +28,10 @@ export function userBound({ key, name }: UserRow): number {
   return FIXED_BYTES + ESCAPED_BYTES * (key.length + name.length);
 }
 
-/** Writes at `at`, and answers where it ends. -1: a text has something to escape, and what was written is to be written over. */
+/**
+ * Writes at `at`, and answers where it ends. -1: a text has something to escape, and what was written is to be written
+ * over.
+ */
 export function writePlainUser(target: Buffer, at: number, row: UserRow): number {
   let end = writeNumber(target, writeAscii(target, at, BEGINNING), row.ordinal);
   end = writePlain(target, writeAscii(target, end, ',"'), row.key);

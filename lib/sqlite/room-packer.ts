@@ -1,4 +1,6 @@
-/** Packs rooms as an image has them: a room with its members and their keys is written once, when all of them were read. */
+/**
+ * Packs rooms as an image has them: a room with its members and their keys is written once, when all of them were read.
+ */
 import { Buffer, isUtf8 } from "node:buffer";
 import { packedKeyBytes, packedMemberBytes, packedRoomBytes } from "./budget.js";
 import type { RoomEntry } from "./entries.js";

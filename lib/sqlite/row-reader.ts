@@ -1,6 +1,6 @@
 /**
- * Reads rows where SQLite has them: in the memory of its WebAssembly. sql.js makes a value of each column, and a text or an
- * array costs more than everything else about a row.
+ * Reads rows where SQLite has them: in the memory of its WebAssembly. sql.js makes a value of each column, and a text
+ * or an array costs more than everything else about a row.
  */
 import { Buffer } from "node:buffer";
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
@@ -47,7 +47,10 @@ export class RowReader {
     return code === ROW;
   }
 
-  /** SQLite's memory. What was found in it stays where it is until the next row, but this is another object when it has grown. */
+  /**
+   * SQLite's memory. What was found in it stays where it is until the next row, but this is another object when it has
+   * grown.
+   */
   get bytes(): Buffer {
     // What was taken from it has no length any more.
     if (this.#bytes.length === 0) [this.#bytes, this.#view] = this.#memory();

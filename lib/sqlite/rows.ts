@@ -1,6 +1,6 @@
 /**
- * The rows that the store keeps, and the records that callers get of them. Rows are replaced, never changed, so that one
- * can be shared by the durable tables and by what still waits for the disk.
+ * The rows that the store keeps, and the records that callers get of them. Rows are replaced, never changed, so that
+ * one can be shared by the durable tables and by what still waits for the disk.
  */
 import type { StoredKey, StoredMember, StoredRoom, StoredUser } from "../driver.js";
 import type { Member, Room, RoomKey, User } from "../store.js";

@@ -34,7 +34,10 @@ type SegmentName = Pick<Header, "database" | "generation">;
 const SMALL_BYTES = 32 * 1024;
 const GROWTH_BYTES = 256 * 1024;
 
-/** How often a busy log looks whether its files still have their names. Each look costs the write beside it as much again. */
+/**
+ * How often a busy log looks whether its files still have their names. Each look costs the write beside it as much
+ * again.
+ */
 const LOOK_EVERY_MS = 100;
 
 export class Segment {
@@ -168,7 +171,10 @@ export class Segment {
     return SYNCED_WRITES === undefined ? written.then(() => syncData(handle)) : written;
   }
 
-  /** Whether the image and this file are where they were: what is written to a file without a name is gone with the process. */
+  /**
+   * Whether the image and this file are where they were: what is written to a file without a name is gone with the
+   * process.
+   */
   async isThere(): Promise<boolean> {
     try {
       const [own] = await Promise.all([fs.stat(this.path), fs.stat(this.#image)]);

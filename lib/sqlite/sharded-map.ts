@@ -4,7 +4,9 @@
  */
 const SHARDS = 256;
 
-/** By the end of the key: ids mostly begin alike. Keys that all end alike are in one map, as they would be without this. */
+/**
+ * By the end of the key: ids mostly begin alike. Keys that all end alike are in one map, as they would be without this.
+ */
 function shardOf(key: string): number {
   const { length } = key;
   const mixed = key.charCodeAt(length - 1) * 961 + key.charCodeAt(length - 2) * 31 + key.charCodeAt(length - 3);

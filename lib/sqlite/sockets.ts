@@ -1,4 +1,6 @@
-/** The sockets in a file's folder that say who lives. Their addresses are short, however long the path of the folder is. */
+/**
+ * The sockets in a file's folder that say who lives. Their addresses are short, however long the path of the folder is.
+ */
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
 import { constants, promises as fs } from "node:fs";
@@ -50,7 +52,10 @@ export class Sockets {
     }
   }
 
-  /** A symbolic link to the folder: a socket that is made through it is in the folder, whatever the folder of the link is. */
+  /**
+   * A symbolic link to the folder: a socket that is made through it is in the folder, whatever the folder of the link
+   * is.
+   */
   async #shorten(): Promise<void> {
     let failure: unknown;
     for (const folder of [tmpdir(), "/tmp"]) {

@@ -1,8 +1,8 @@
 /**
  * Starts sql.js with its WebAssembly, once in each thread.
  *
- * It is sql.js's build for browsers, because that one asks for nothing of Node's: no `require`, which ES modules lack, and
- * no `__dirname`, which a bundle changes.
+ * It is sql.js's build for browsers, because that one asks for nothing of Node's: no `require`, which ES modules lack,
+ * and no `__dirname`, which a bundle changes.
  */
 import initSqlJs from "sql.js/dist/sql-wasm-browser.js";
 import type { SqlJs, SqlJsModule } from "sql.js/dist/sql-wasm-browser.js";
@@ -18,8 +18,8 @@ let started: { readonly request: Request; readonly sqlJs: Promise<SqlJsModule> }
 /**
  * Rejects if there is no memory for it, and can be called again then.
  *
- * sql.js would load its WebAssembly by a promise that nobody holds, whose rejection ends the process. Everything that can
- * fail is therefore done here, and sql.js is given what came of it.
+ * sql.js would load its WebAssembly by a promise that nobody holds, whose rejection ends the process. Everything that
+ * can fail is therefore done here, and sql.js is given what came of it.
  */
 export async function startSqlJs(module: WebAssembly.Module): Promise<SqlJs> {
   started ??= start();

@@ -1,7 +1,7 @@
 /**
- * sql.js with its WebAssembly inside, and the program of the thread that makes images. The build makes a file of its own of
- * this, which is loaded when the first file is opened, and which a bundler takes along like any other module: there is no
- * `.wasm` and no other script beside it that could be left behind.
+ * sql.js with its WebAssembly inside, and the program of the thread that makes images. The build makes a file of its
+ * own of this, which is loaded when the first file is opened, and which a bundler takes along like any other module:
+ * there is no `.wasm` and no other script beside it that could be left behind.
  */
 import { brotliDecompressSync } from "node:zlib";
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";

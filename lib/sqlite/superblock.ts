@@ -1,7 +1,8 @@
 /**
- * The superblock: one sector of the image that says whether the store was closed cleanly, up to which transaction its logs
- * were acknowledged, and what the rest of the image must be. It is the last column of the only row of a table, so that the
- * image stays a plain SQLite database, and it fills a sector, so that it changes in place as a whole or not at all.
+ * The superblock: one sector of the image that says whether the store was closed cleanly, up to which transaction its
+ * logs were acknowledged, and what the rest of the image must be. It is the last column of the only row of a table, so
+ * that the image stays a plain SQLite database, and it fills a sector, so that it changes in place as a whole or not at
+ * all.
  *
  *     magic 16 | length of the image 8 | checksum of all other bytes of the image 4 | state 4 | acknowledged transaction 8
  *     zero 468 | checksum of the 508 before 4
@@ -69,8 +70,8 @@ export interface Pieces {
 }
 
 /**
- * What the image is, apart from its superblock. An image of format 1 has none: `at` is undefined. `visit` gets each piece
- * of all that it is, in their order.
+ * What the image is, apart from its superblock. An image of format 1 has none: `at` is undefined. `visit` gets each
+ * piece of all that it is, in their order.
  */
 export async function contentOf(
   pieces: Pieces,

@@ -1,7 +1,8 @@
 /**
- * What a thread that writes an image leaves to the others. It shares the disk, the processor and the file system's journal with
- * callers who wait for each of their writes, and nobody knows how much of each they need. So it works for a short while, sends to the
- * disk what it wrote, and then sleeps for several times as long. Whatever it uses, it uses for a part of the time only.
+ * What a thread that writes an image leaves to the others. It shares the disk, the processor and the file system's
+ * journal with callers who wait for each of their writes, and nobody knows how much of each they need. So it works for
+ * a short while, sends to the disk what it wrote, and then sleeps for several times as long. Whatever it uses, it uses
+ * for a part of the time only.
  */
 /** The longest time that it works without a rest. */
 const STRETCH_MS = 4;

@@ -1,10 +1,10 @@
 /**
- * Keeps the superblock of the file true while the store runs. Before the first write after an opening is acknowledged, the
- * image says that it is nothing without its log. After that it is told now and then how far was acknowledged, so that a log
- * whose end is missing is not taken for one that was never longer.
+ * Keeps the superblock of the file true while the store runs. Before the first write after an opening is acknowledged,
+ * the image says that it is nothing without its log. After that it is told now and then how far was acknowledged, so
+ * that a log whose end is missing is not taken for one that was never longer.
  *
- * What it tells is a lower bound: it is written only when the log has the transaction on the disk. So no crash can leave an
- * image that asks for more than its log has.
+ * What it tells is a lower bound: it is written only when the log has the transaction on the disk. So no crash can
+ * leave an image that asks for more than its log has.
  */
 import { constants, promises as fs } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -68,7 +68,10 @@ export class Watermark {
     };
   }
 
-  /** Notes that everything up to this transaction was acknowledged. It is told within {@link TELL_EVERY_MS}, if the disk is that fast. */
+  /**
+   * Notes that everything up to this transaction was acknowledged. It is told within {@link TELL_EVERY_MS}, if the disk
+   * is that fast.
+   */
   advance(sequence: number): void {
     this.#acknowledged = Math.max(this.#acknowledged, sequence);
     if (this.#timer === undefined && !this.#telling && this.#isBehind()) this.#setTimer();
