@@ -1,6 +1,6 @@
 /**
- * Group commit. One write is under way at a time; what is submitted meanwhile goes with the next. A transaction is
- * durable when the write that carries it is on the disk, and then everything submitted before it is durable too.
+ * Group commit. One write is under way at a time. What is submitted meanwhile goes with the next write. A transaction
+ * is durable when its write is on the disk, and then everything before it is durable too.
  */
 import { Buffer } from "node:buffer";
 import { encodeChanges } from "./changes.js";
@@ -9,26 +9,26 @@ import { MAX_RECORD_BYTES, encodeRecord, recordBound } from "./log-format.js";
 import { StoreError } from "../errors.js";
 
 const BUFFER_BYTES = 64 * 1024;
-/** A buffer that grew beyond this for a big batch is not kept. */
+/** A buffer that a big batch made larger than this is not kept. */
 const KEPT_BYTES = 1024 * 1024;
-/** More than this does not wait for a disk that hangs: memory is not a disk. */
+/** No more than this waits for a disk that hangs: memory is limited. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 
 /** Where batches go. */
 export interface Log {
-  /** What callers' bytes are laid over with. The same for every log of a database. */
+  /** The mask over callers' bytes. The same for every log of a database. */
   readonly mask: Uint8Array;
-  /** Bytes that were appended. */
+  /** Bytes appended so far. */
   readonly length: number;
   /** `sequence`: the last transaction of the batch. */
   append(bytes: Uint8Array, sequence: number): Promise<void>;
 }
 
-/** A transaction, or with no changes a place in their order to wait for. */
+/** A transaction. Without changes: a place in their order that somebody waits for. */
 export interface Entry {
   readonly sequence: number;
   readonly changes: readonly Change[];
-  /** What it takes in an image, at most. */
+  /** The most that it takes in an image. */
   readonly imageBytes: number;
   settle(): void;
   fail(outcome: "none" | "unknown", cause: unknown): void;
@@ -37,11 +37,11 @@ export interface Entry {
 export interface JournalEvents {
   /** The batch is on the disk. */
   durable(entries: readonly Entry[]): void;
-  /** The batch is perhaps on the disk, what waited behind it surely not. Nothing is written any more. */
+  /** The batch may be on the disk. What waited behind it is surely not. Nothing is written any more. */
   failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void;
 }
 
-/** Entries that share a write, and their bytes, which are in `buffer`. `sequence`: the last transaction. */
+/** Entries that share a write. Their bytes are in `buffer`. `sequence`: the last transaction. */
 interface Batch {
   readonly bytes: Buffer;
   readonly sequence: number;
@@ -73,29 +73,29 @@ export class Journal {
   #sequence = 0;
   #spare: Buffer | undefined;
   #writing = false;
-  /** Whether the last batch was one entry: a caller who writes one thing after the other has nobody to wait for. */
+  /** Whether the last batch was one entry. Who writes one thing after the other has nobody to wait for. */
   #alone = false;
   #scheduled = false;
   #broken = false;
   #next: { log: Log; switched: () => void } | undefined;
   #idle: (() => void)[] = [];
 
-  /**
-   * `ensureHeld`: waits, if that is needed, until nobody else can have the file. What is on the disk is acknowledged
-   * only then.
-   */
+  /** `ensureHeld` waits, if needed, until nobody else can have the file. Only then is a write acknowledged. */
   constructor(log: Log, events: JournalEvents, ensureHeld: () => Promise<void> | undefined) {
     this.#log = log;
     this.#events = events;
     this.#ensureHeld = ensureHeld;
   }
 
-  /** Bytes of the log, with what waits for it. */
+  /** Bytes of the log, including what waits to be written. */
   get logBytes(): number {
     return this.#log.length + this.#used;
   }
 
-  /** Encodes the changes as the transaction `sequence`. Throws, with nothing submitted, if they cannot wait. */
+  /**
+   * Encodes the changes as the transaction `sequence`. If there is no room for them to wait, it throws and submits
+   * nothing.
+   */
   encode(sequence: number, changes: readonly Change[]): void {
     const encoded = encodeChanges(changes);
     const bound = recordBound(encoded);
@@ -109,13 +109,13 @@ export class Journal {
     this.#used = encodeRecord(this.#buffer, this.#used, sequence, encoded, this.#log.mask);
   }
 
-  /** Takes what was encoded last, or an entry that only waits, into the next batch. */
+  /** Puts what was encoded last, or an entry that only waits, into the next batch. */
   submit(entry: Entry): void {
     this.#entries.push(entry);
     this.#schedule();
   }
 
-  /** Goes on in another log, from the next batch on. */
+  /** Continues in another log, from the next batch on. */
   switchTo(log: Log): Promise<void> {
     return new Promise((resolve) => {
       this.#next = { log, switched: resolve };
@@ -138,8 +138,9 @@ export class Journal {
   }
 
   /**
-   * After the callers that the last batch woke have run: what they submit now shares one write. Where it woke only one,
-   * or none, whoever submits something in this turn still shares it, and nobody waits for the turn's end.
+   * Writes after the callers that the last batch woke have run, so that what they submit shares one write. If it woke
+   * at most one, nobody waits for that: the write starts with the next microtask, and shares what is submitted until
+   * then.
    */
   #schedule(): void {
     if (this.#scheduled || this.#writing || this.#broken) return;
@@ -175,7 +176,7 @@ export class Journal {
       write();
       return;
     }
-    // After a pause the log may be another holder's: first it is looked, then written.
+    // After a pause another holder may own the log. So look first, then write.
     const known = this.#ensureHeld();
     if (known === undefined) write();
     else
@@ -207,9 +208,9 @@ export class Journal {
   #done(entries: readonly Entry[]): void {
     this.#events.durable(entries);
     this.#switch();
-    // Who waited is to share its write with whom the last one woke.
+    // The next writes should share one batch with those that the last batch woke.
     if (this.#entries.length > 0) this.#alone = false;
-    // Without an entry the next one schedules.
+    // If there is no entry yet, the next one schedules the write.
     if (this.#entries.length > 0 || this.#idle.length > 0) this.#schedule();
   }
 

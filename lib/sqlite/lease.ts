@@ -1,43 +1,44 @@
 /**
- * What a holder may rest on between two looks. The kernel says who listens on a socket, but anybody can delete the
- * socket's file, or give the image another name: then the next opener does not find the holder. So the holder looks
- * whether both are still where they were, and allows and acknowledges only while a look that found them began less than
- * {@link LEASE_MS} ago. An opener that cannot tell that the last holder is gone waits for longer than that before it
- * reads (see lock.ts):
+ * What a holder may rely on between two looks.
+ *
+ * The kernel says who listens on a socket. But anybody can delete the socket's file, or rename the image. Then the next
+ * opener does not find the holder. So the holder looks whether both are still in place. It allows and acknowledges only
+ * while a look that found them began less than {@link LEASE_MS} ago. An opener that cannot tell whether the last holder
+ * is gone waits longer than that before it reads (see lock.ts). So:
  *
  * 1. A look that found the socket began before the opener missed it.
- * 2. So what the holder allows or acknowledges by that look, it does before the opener reads. A write that is
- *    acknowledged was on the disk before, and is read.
+ * 2. What the holder allows or acknowledges on that look happens before the opener reads. An acknowledged write was
+ *    on the disk before, so the opener reads it.
  *
- * A look takes the thread pool two stats. A check takes none: it compares clocks, and what has slept for longer looks
+ * A look costs two stats in the thread pool. A check costs none: it compares clocks. After a longer sleep it looks
  * first.
  */
 import { promises as fs } from "node:fs";
 import type { BigIntStats } from "node:fs";
-// Not the global ones, which a window, or a test that has time stand still, replaces by others.
+// Not the global timers: a window, or a test that stops time, replaces them.
 import { clearTimeout, setTimeout } from "node:timers";
 import { StoreError } from "../errors.js";
 import { codeOf, isAbsent } from "./files.js";
 
 export const LEASE_MS = 500;
-/** How often it is looked while the store is in use. */
+/** How often the holder looks while the store is in use. */
 const LOOK_EVERY_MS = 100;
 
-/** A moment by two clocks: the monotonic one stands still while the machine sleeps, the wall clock can be set. */
+/** A moment by two clocks. The monotonic one stands still while the machine sleeps. The wall clock can be set. */
 interface Moment {
   readonly monotonic: number;
   readonly wall: number;
 }
 
-/** Whether this process holds the state that it has in memory. */
+/** Whether this process may still rely on the state in its memory. */
 export type Holding = Pick<Lease, "isCurrent" | "ensure" | "renew">;
 
-/** What no other process can reach. */
+/** A socket that no other process can remove. */
 export const ALONE: Holding = { isCurrent: () => true, ensure: () => undefined, renew: () => Promise.resolve() };
 
 export interface Places {
   readonly image: string;
-  /** Where it is a file. */
+  /** The socket's path, where it is a file. */
   readonly socket: string | undefined;
 }
 
@@ -45,12 +46,12 @@ export class Lease {
   readonly #places: Places;
   readonly #lost: (error: StoreError) => void;
   #socket: string | undefined;
-  /** The image, and while it gets another, both. */
+  /** The image. While a checkpoint replaces it, the old one and the new one. */
   #images: readonly string[] = [];
   #looked: Moment = { monotonic: -Infinity, wall: -Infinity };
-  /** The millisecond of the wall clock for which both clocks were asked. */
+  /** The millisecond of the wall clock at which both clocks were last read. */
   #checkedFor = NaN;
-  /** Counts the calls of `doubt`: a look that began before one proves nothing after it. */
+  /** Counts the calls of `doubt`. A look that began before one proves nothing after it. */
   #doubts = 0;
   #used = false;
   #timer: NodeJS.Timeout | undefined;
@@ -64,7 +65,7 @@ export class Lease {
     this.#lost = lost;
   }
 
-  /** Begins when this process holds the file and all files are in place. `lost` is called at most once. */
+  /** Starts once this process holds the file and all files are in place. `lost` is called at most once. */
   static async begin(places: Places, lost: (error: StoreError) => void): Promise<Lease> {
     const lease = new Lease(places, lost);
     const { image, socket } = places;
@@ -73,23 +74,23 @@ export class Lease {
     return lease;
   }
 
-  /** Why it does not hold the file any more. It never does again. */
+  /** Why the process lost the file. It never holds it again. */
   get failure(): StoreError | undefined {
     return this.#failure;
   }
 
   /**
-   * Whether this process surely holds the file at `now`, which is the time by `Date.now()`. The monotonic clock is
-   * asked once for each millisecond of the wall clock, and anew whenever the timer fires.
+   * Whether this process surely holds the file at `now`, as `Date.now()` tells it. The monotonic clock is read once per
+   * millisecond of the wall clock, and again whenever the timer fires.
    */
   isCurrent(now: number): boolean {
     return now === this.#checkedFor || this.#check(now);
   }
 
   /**
-   * Waits, if that is needed, until the process surely holds the file, however many looks that takes: where one takes
-   * longer than it counts, a caller's time may run out, but nothing has failed. Rejects if another may hold the file,
-   * or a look fails.
+   * Waits, if needed, until the process surely holds the file. That can take several looks: one that takes longer than
+   * it counts for is repeated. The caller's time may run out meanwhile, but nothing has failed. Rejects if another
+   * process may hold the file, or if a look fails.
    */
   ensure(): Promise<void> | undefined {
     return this.isCurrent(Date.now()) ? undefined : this.#untilCurrent();
@@ -100,16 +101,14 @@ export class Lease {
     while (!this.#check(Date.now()));
   }
 
-  /** Rejects unless a look that begins now finds that the process holds the file. */
+  /** Rejects unless a look that begins now finds the file held by this process. */
   async renew(): Promise<void> {
     await this.#lookAfresh();
-    // Somebody may have stopped the process since then.
+    // The process may have been stopped since then.
     if (!this.#check(Date.now())) throw unproved(this.#places.image, this.#failure);
   }
 
-  /**
-   * Has `rename` give the image's name to the file `from`. Looks first: another holder's image is not to be replaced.
-   */
+  /** Has `rename` give the image's name to the file `from`. Looks first: it must not replace another holder's image. */
   async replaceImage(from: string, rename: () => Promise<void>): Promise<void> {
     const next = identity(await fs.stat(from, { bigint: true }));
     await this.renew();
@@ -118,7 +117,7 @@ export class Lease {
     this.#images = [next];
   }
 
-  /** Something failed, and a deleted file would explain it. The next check looks first. */
+  /** Something failed. A deleted file would explain it, so the next check looks first. */
   doubt(): void {
     this.#doubts++;
     this.#looked = { monotonic: -Infinity, wall: -Infinity };
@@ -132,7 +131,7 @@ export class Lease {
 
   #check(now: number): boolean {
     const { monotonic, wall } = this.#looked;
-    // A wall clock that was set back says nothing of the time since.
+    // If the wall clock was set back, it does not tell how much time has passed.
     if (
       this.#failure !== undefined ||
       performance.now() - monotonic >= LEASE_MS ||
@@ -146,7 +145,7 @@ export class Lease {
     return true;
   }
 
-  /** Without a use in between it is not set again: an idle store does nothing. */
+  /** Set again only if the store was used meanwhile. An idle store does nothing. */
   #setTimer(): void {
     if (this.#closed) return;
     clearTimeout(this.#timer);
@@ -161,7 +160,9 @@ export class Lease {
     this.#timer.unref();
   }
 
-  /** One at a time. Whoever comes while one is under way shares the next: that one began before they came. */
+  /**
+   * One look at a time. Callers that arrive during a look share the next one, because this one began before they came.
+   */
   #lookAfresh(): Promise<void> {
     if (this.#running === undefined) {
       const look = this.#look().finally(() => {
@@ -183,7 +184,7 @@ export class Lease {
     if (this.#failure !== undefined) throw this.#failure;
     const began: Moment = { monotonic: performance.now(), wall: Date.now() };
     const doubts = this.#doubts;
-    // The image may be replaced meanwhile: either is the own one.
+    // The image may be replaced meanwhile. Both the old and the new one are our own.
     const images = this.#images;
     const { image, socket } = this.#places;
     try {
@@ -196,7 +197,7 @@ export class Lease {
       if (foundSocket !== undefined && identity(foundSocket) !== this.#socket)
         throw this.#lose(`${String(socket)} is another file now`);
     } catch (error) {
-      // Any other error says nothing about names. The last look still counts, for its time.
+      // Any other error says nothing about names. The last look still counts for its time.
       if (isAbsent(error) || codeOf(error) === "ENOTDIR")
         throw this.#lose(error instanceof Error ? error.message : "a file is gone");
       throw error;

@@ -1,11 +1,11 @@
 /**
- * One owner of a file. Each opener listens on a socket of its own beside the file and then looks for others: a socket
- * whose process is gone refuses, which the kernel knows better than any pid does, across containers and for stopped
- * processes too. Whoever finds nobody else is the holder and says so in `<file>-lock`.
+ * One owner of a file. Each opener listens on a socket of its own beside the file, and then looks for other sockets. A
+ * socket whose process is gone refuses a connection. The kernel knows that better than any pid could tell, also across
+ * containers and for stopped processes. Who finds nobody else is the holder, and says so in `<file>-lock`.
  *
- * A holder whose socket was deleted is not found. It notices (see {@link Lease}), but not at once. So whoever cannot
- * tell that the last holder is gone waits until that one must have noticed, and begins with new files, which that one
- * cannot reach.
+ * A holder whose socket was deleted is not found. It notices that itself (see {@link Lease}), but not at once. So an
+ * opener that cannot tell whether the last holder is gone waits until that one must have noticed. Then it begins with
+ * new files, which the last holder cannot reach.
  */
 import { createHash, randomBytes } from "node:crypto";
 import type { Server } from "node:net";
@@ -29,18 +29,16 @@ import {
 import type { Holder } from "./lock-file.js";
 import { Sockets, ask, isTaken, isWithoutSockets, listen, stopListening } from "./sockets.js";
 
-/**
- * A contender decides in a few milliseconds. One that takes longer than this is taken for a holder: it may be stopped.
- */
+/** A contender decides in a few milliseconds. One that takes longer counts as a holder: it may be stopped. */
 const CONTEND_MS = 1500;
 /** The first in line waits this much longer. */
 const PATIENCE_MS = 10_000;
-/** How long a holder whose socket is gone may go on, and what two clocks may differ by. */
+/** How long a holder may go on after its socket is gone. Includes what two clocks may differ by. */
 const UNSEEN_MS = LEASE_MS + 100;
 
 /** What a holder of the file has. */
 interface Claim {
-  /** The socket's place, where it is a file that could be deleted. */
+  /** The socket's path, where it is a file that somebody could delete. */
   readonly socket: string | undefined;
   /** Whether another process may have held the file until a moment ago, and have a write on its way. */
   readonly tookOver: boolean;
@@ -63,12 +61,12 @@ export class Lock {
     return new Lock(process.platform === "win32" ? await claimPipe(path, check) : await claimSocket(path, check));
   }
 
-  /** Last of all: from here on somebody else may write. */
+  /** The last step of closing: from here on somebody else may write. */
   release(): Promise<void> {
     return this.#claim.release(true);
   }
 
-  /** The same after an opening that was refused: nothing of it remains. */
+  /** The same after an opening that was refused. Nothing of the attempt remains. */
   abandon(): Promise<void> {
     return this.#claim.release(false);
   }
@@ -88,7 +86,7 @@ function self(socket: string): Holder {
 
 /** What an opener found when it looked for others. */
 interface DeadHolders {
-  /** Sockets whose process is gone. They prove it until the file names another holder. */
+  /** Sockets whose process is gone. They prove that until the file names another holder. */
   readonly dead: readonly string[];
 }
 
@@ -124,7 +122,7 @@ async function claimSocket(path: string, check: () => void): Promise<Claim> {
   }
 }
 
-/** The claim of one who listens, or `undefined`: begin again. */
+/** The claim of a process that listens. `undefined`: begin again. */
 async function claimWith(
   path: string,
   sockets: Sockets,
@@ -143,11 +141,11 @@ async function claimWith(
     const linked = await holderOfLink(path, sockets);
     if (linked !== undefined) throw locked(path, linked);
     await waitUnseen(check);
-    // Somebody who deletes sockets may have deleted this one too.
+    // Whoever deleted the other socket may have deleted this one too.
     if (!(await sockets.list()).includes(name)) return undefined;
   }
   await writeHolder(path, self(name));
-  // Until there are new files, who did not find the last holder has not done away with it.
+  // An opener that did not find the last holder has replaced it only once there are new files.
   const abandon = (): Promise<void> =>
     tookOver && typeof last === "object" ? restoreHolder(path, name, last) : forget(path, name, last !== undefined);
   try {
@@ -163,7 +161,7 @@ async function claimWith(
     tookOver,
     release: async (opened) => {
       try {
-        // It only names: what cannot be written is no reason to go on holding the file.
+        // The file only names the holder. Failing to write it is no reason to give the lock up.
         await (opened ? forget(path, name, true) : abandon()).catch(() => undefined);
         await stop(server, sockets.path(name));
       } finally {
@@ -173,12 +171,12 @@ async function claimWith(
   };
 }
 
-/** Other systems refuse for a socket whose queue is full, too. */
+/** Whether a refusal proves that nobody listens. Other systems also refuse when a socket's queue is full. */
 function refusalIsProof(): boolean {
   return process.platform === "linux";
 }
 
-/** An image that is not there, or is empty, has no state that anybody could have taken for the newest. */
+/** A missing or empty image has no state that anybody could take for the newest. */
 async function isFilled(path: string): Promise<boolean> {
   return ((await statIfThere(path))?.size ?? 0) > 0;
 }
@@ -204,8 +202,8 @@ function withoutSockets(path: string, cause: unknown): StoreError {
 }
 
 /**
- * Whether nobody else is there; `undefined`: begin again. Each listens before it looks, so that of two at least one
- * sees the other; and whoever is seen waits, the smallest name in place, the others out of the way.
+ * Whether nobody else is there. `undefined`: begin again. Each contender listens before it looks, so of any two at
+ * least one sees the other. The one with the smallest name then waits in place, and the others withdraw.
  */
 async function contend(
   path: string,
@@ -217,7 +215,7 @@ async function contend(
   for (;;) {
     check();
     const names = await sockets.list();
-    // Somebody found our socket before it listened, and took it for a dead one.
+    // Another opener found our socket before we listened on it, and removed it as a dead one.
     if (!names.includes(own)) return undefined;
     const others: string[] = [];
     const dead: string[] = [];
@@ -232,10 +230,11 @@ async function contend(
     const holder = await readHolder(path);
     if (holder !== undefined && [...others, ...forbidden].includes(holder.socket)) throw locked(path, holder);
     const over = performance.now() - until;
-    // A holder lets everybody ask before it says that it is one. Who never does was killed on the way to it.
+    // A socket that we may not ask can be a holder's, which then names itself in time. One that never does was killed
+    // on the way.
     if (others.length === 0 && (forbidden.length === 0 || over > 0)) return { dead };
     const first = [...others, ...forbidden].every((name) => name > own);
-    // The others give up before the first in line does, so that however slow the machine is, one gets in.
+    // The others give up before the first in line does. So one of them gets in, however slow the machine is.
     if (others.length > 0 && over > (first ? PATIENCE_MS : 0)) throw locked(path, undefined);
     if (!first && others.length > 0) return undefined;
     await delay(2 + Math.random() * 10);
@@ -243,8 +242,8 @@ async function contend(
 }
 
 /**
- * Who holds the same file under another name in the folder: a hard link, or a name that the file system takes for the
- * same. Each looks after it has said that it holds its own name, so that of two at least one sees the other.
+ * Who holds the same file under another name in the folder. That is a hard link, or a name that the file system treats
+ * as the same. Each looks after it has claimed its own name, so of any two at least one sees the other.
  */
 async function holderOfLink(path: string, sockets: Sockets): Promise<Holder | undefined> {
   const own = await statIfThere(path);
@@ -262,7 +261,7 @@ async function holderOfLink(path: string, sockets: Sockets): Promise<Holder | un
   return undefined;
 }
 
-/** In a sticky folder only its owner may remove it; there it stays, and is in nobody's way. */
+/** In a sticky folder only its owner may remove the file. There it stays, and does no harm. */
 async function removeDead(path: string): Promise<void> {
   await removeIfThere(path).catch((error: unknown) => {
     if (codeOf(error) !== "EPERM" && codeOf(error) !== "EACCES") throw error;
@@ -270,12 +269,12 @@ async function removeDead(path: string): Promise<void> {
 }
 
 async function stop(server: Server, path: string): Promise<void> {
-  // By name first: closing unlinks synchronously, and finds nothing left to do.
+  // Unlinked here, without blocking. Closing the server would do it synchronously, and now finds nothing to do.
   await removeIfThere(path).catch(() => undefined);
   await stopListening(server);
 }
 
-/** Windows: a named pipe of one name, which the system gives to one process and takes back with it. */
+/** Windows: a named pipe. The system gives its name to one process, and takes it back when that process ends. */
 async function claimPipe(path: string, check: () => void): Promise<Claim> {
   const digest = createHash("sha256").update(path.toLowerCase()).digest("hex");
   const address = `\\\\?\\pipe\\unibus-membership-${digest}`;
@@ -288,7 +287,7 @@ async function claimPipe(path: string, check: () => void): Promise<Claim> {
   }
   try {
     const last = await readLockFile(path);
-    // Whoever held this pipe is gone. A file that got this name meanwhile may be held under its old one.
+    // Nobody holds this pipe any more. But a file that has this name now may be held under its old name.
     const tookOver = last !== "released" && last?.socket !== address && (await isFilled(path));
     if (tookOver) await waitUnseen(check);
     await writeHolder(path, self(address));
