@@ -1,8 +1,8 @@
 /**
- * Proof of quorum. A store's barrier in a bucket is a reserved key; the acknowledgement of a fresh publish to it, with
- * sequence `S`, proves that the stream's leader had a quorum after the publish was sent. A read that is at or after `S`
- * is then at least as new as the moment at which the barrier was asked for. Nothing else that a server says proves that
- * much: docs/protocol.md, P1 to P5, has the argument.
+ * Proof of quorum. A store's barrier in a bucket is a reserved key. The store publishes to it, and the stream
+ * acknowledges with sequence `S`. That proves that the leader had a quorum after the publish was sent. So a read at or
+ * after `S` is at least as new as the moment the barrier was asked for. No other answer of a server proves as much: see
+ * P1 to P5 in docs/protocol.md.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
@@ -19,17 +19,17 @@ interface Waiter<B extends BucketName> {
   readonly reject: (error: unknown) => void;
 }
 
-/** What the barriers are sent to, as far as it is known. */
+/** The log that barriers are sent to, as far as this store knows it. */
 interface Log<B extends BucketName> {
-  /** The newest sequence that is known to be there. */
+  /** The newest sequence that the log is known to have. */
   readonly highestSeen: Seq<B>;
-  /** The next barrier of this store. No other has its key until it is known what became of it. */
+  /** The next barrier of this store. Its key is not used again until the outcome is known. */
   takeBarrier(): { readonly key: string; readonly value: string };
-  /** Another log may be there: nobody answers for this one at the moment. */
+  /** There may be another log now. Until that is known, no check may rest on this one. */
   doubt(): void;
-  /** Another log is there. */
+  /** There is another log now. */
   goneBack(): void;
-  /** The log acknowledged just now what was sent at `sent`. */
+  /** The log has just acknowledged something that was sent at `sent`. */
   heard(sent: Moment): void;
   /** A barrier of this store, sent at `sent`, stands at `seq`. */
   noteBarrier(seq: Seq<B>, key: string, sent: Moment): void;
@@ -37,9 +37,9 @@ interface Log<B extends BucketName> {
   notePutBack(key: string): void;
 }
 
-/** While one barrier is under way nobody sends another, unless it takes this long: its server may be dead. */
+/** While one barrier is under way no other is sent, unless it takes this long: its server may be dead. */
 const HEDGE_MS = 150;
-/** An acknowledgement that is slow still proves what it proves. */
+/** A slow acknowledgement proves as much as a fast one. */
 const BARRIER_TIMEOUT_MS = 2000;
 const MAX_IN_FLIGHT = 8;
 const MAX_PAUSE_MS = 100;
@@ -54,7 +54,7 @@ export class Barrier<B extends BucketName> {
   #covered = 0;
   #inFlight = 0;
   /**
-   * Numbers of barriers for which the next one waits. One that was overtaken is not among them: its server may be dead.
+   * Numbers of the barriers that the next one waits for. An overtaken one is not among them: its server may be dead.
    */
   readonly #awaited = new Set<number>();
   #failures = 0;
@@ -78,10 +78,7 @@ export class Barrier<B extends BucketName> {
     });
   }
 
-  /**
-   * Sends when everything has run that is due in this turn of the event loop, so that all that begin in it share a
-   * barrier.
-   */
+  /** Sends at the end of this turn of the event loop, so that all calls that begin in it share one barrier. */
   #soon(): void {
     if (this.#isNext) return;
     this.#isNext = true;
@@ -114,7 +111,7 @@ export class Barrier<B extends BucketName> {
   }
 
   async #flight(number: number): Promise<void> {
-    // The barrier waits as long as the longest call, so that nothing is under way once all calls have ended.
+    // The barrier has the time of the longest call. So nothing is under way once all calls have ended.
     const sent = moment();
     let longest = 1;
     for (const { call } of this.#waiters) longest = Math.max(longest, call.expiresAt - sent.monotonic);
@@ -124,14 +121,14 @@ export class Barrier<B extends BucketName> {
     const ack = await this.#client.publish(this.#stream, this.#subjects + barrier.key, barrier.value, timeoutMs);
     this.#inFlight--;
     this.#awaited.delete(number);
-    // What was stored after this is beyond it: another log's acknowledgement proves nothing of this one.
+    // The barrier's own sequence must be above this. An acknowledgement of another log proves nothing about this one.
     if (ack.kind === "stored" && ack.seq > seen) {
       this.#failures = 0;
       for (const earlier of this.#awaited) if (earlier < number) this.#awaited.delete(earlier);
       const { seq } = ack;
       this.#log.heard(sent);
       this.#log.noteBarrier(seq, barrier.key, sent);
-      // They are in the order in which they began.
+      // Waiters are in the order in which they began.
       const later = this.#waiters.findIndex((waiter) => waiter.since >= number);
       for (const waiter of this.#waiters.splice(0, later < 0 ? this.#waiters.length : later)) waiter.resolve(seq);
       if (this.#waiters.length === 0) {

@@ -1,8 +1,8 @@
 /**
- * The index of all rooms: an entry for each, in `rooms_by_member`, at a key that no endpoint has. It is written before
- * the room is committed and removed after its deletion, so that a list costs what it returns: the rooms that were
- * deleted leave a tombstone each in `rooms` for ever, and nothing here. Whether a room is there is what its record
- * says.
+ * The index of all rooms. Each room has an entry in `rooms_by_member`, at a key that no endpoint has. The entry is
+ * written before the room is committed, and removed after the room was deleted. So a list costs what it returns,
+ * although each deleted room leaves a tombstone in `rooms` for ever. The entry does not decide whether a room exists:
+ * the room's record does.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -15,10 +15,10 @@ import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll, inParallel } from "./join.js";
 import { later, seqIn, type Seq } from "./seq.js";
 
-/** Rooms of which entries are made at once, and entries that are read at once. */
+/** How many entries are made, or read, at once. */
 const AT_ONCE = 256;
 const PORTION = 2048;
-/** An entry younger than this may be of a creation under way, which clearing it away would only hold up. */
+/** A younger entry may be of a creation under way. Clearing it away would only delay that. */
 const STALE_MS = 60_000;
 
 export interface ListedRoom {
@@ -28,16 +28,16 @@ export interface ListedRoom {
 
 export interface RoomPage {
   readonly rooms: readonly ListedRoom[];
-  /** Where the next page goes on, if there may be one. */
+  /** Where the next page continues, if there may be one. */
   readonly next: Seq<"rooms_by_member"> | undefined;
 }
 
 interface IndexProgress {
   /** 0: the record is not there. */
   readonly seq: Seq<"rooms">;
-  /** Rooms that stand up to here have an entry. */
+  /** Rooms whose record is at or below this sequence have an entry. */
   readonly upTo: Seq<"rooms">;
-  /** Whether every room of before the format was raised has one. */
+  /** Whether every room from before the format was raised has an entry. */
   readonly isComplete: boolean;
 }
 
@@ -57,9 +57,9 @@ export class RoomIndex {
     this.#stale = stale;
   }
 
-  /** Some of the rooms behind a place in the index, each as it stands at a moment after this call. */
+  /** Some of the rooms behind a position in the index, each as it is at a moment after this call. */
   async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
-    // The bucket of the rooms must be usable also if no entry leads there.
+    // The bucket of rooms has to be usable even if no entry leads there.
     this.#rooms.use();
     const rooms: ListedRoom[] = [];
     const old = Date.now() - STALE_MS;
@@ -87,7 +87,7 @@ export class RoomIndex {
     }
   }
 
-  /** The room that an entry is for, if it is there. */
+  /** The room of an entry, if it exists. */
   async #room(entry: Entry<"rooms_by_member">, call: Call): Promise<ListedRoom | undefined> {
     const at = parseRoomIndexEntry(entry.key);
     if (at === undefined) return undefined;
@@ -95,25 +95,26 @@ export class RoomIndex {
     return record?.incarnation === at.incarnation ? { roomId: at.roomId, record } : undefined;
   }
 
-  /** Puts a room's entry in place. Whoever comes second, or too late, changes nothing. */
+  /** Writes a room's entry. A second or a late writer changes nothing. */
   add(roomId: string, incarnation: string, call: Call): Promise<Seq<"rooms_by_member">> {
     return this.#entries.stage(keys.roomIndexEntry(roomId, incarnation), {}, call);
   }
 
-  /** Whether all rooms of before the format was raised have their entries. */
+  /** Whether all rooms from before the format was raised have their entries. */
   async isComplete(call: Call): Promise<boolean> {
     return (await this.#progress(call)).isComplete;
   }
 
   /**
-   * Makes the entries of rooms that a version wrote which knew no index, from where somebody was before. It can end at
-   * any moment, and be done by several at once. `most` bounds the records that it looks at.
+   * Makes the entries of rooms that were written by a version without an index. It continues where the last attempt
+   * stopped. It can stop at any moment, and several stores can do it at once. `most` bounds the records that it looks
+   * at.
    */
   async follow(call: Call, most = Number.POSITIVE_INFINITY, advance?: (by: number) => void): Promise<void> {
     let before = await this.#progress(call);
     for (let looked = 0; looked < most;) {
       const began = performance.now();
-      // Of all keys: then the barrier is among them, and ends what is read.
+      // Reads all keys: then the barrier is among them, and marks the end.
       const { entries, isEnd } = await this.#rooms.scans.portion(
         EVERYTHING,
         before.upTo,
@@ -135,7 +136,7 @@ export class RoomIndex {
       const isWorthIt = missing.length > 0 || !isEnd || !before.isComplete;
       if (isWorthIt) before = await this.#advance(before, { upTo, isComplete: before.isComplete || isEnd }, call);
       if (isEnd) return;
-      // Many rooms take long. It is stuck only if nothing goes forward.
+      // Many rooms take long. Only a lack of progress means that it is stuck.
       call.extend(performance.now() - began);
     }
   }
@@ -145,7 +146,7 @@ export class RoomIndex {
     return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
   }
 
-  /** Others may be further by now: what is written only grows. */
+  /** Another store may have got further. The recorded position only grows. */
   async #advance(before: IndexProgress, to: Omit<IndexProgress, "seq">, call: Call): Promise<IndexProgress> {
     const isThere = (now: IndexProgress): boolean => now.upTo >= to.upTo && (now.isComplete || !to.isComplete);
     let known = before;
@@ -167,7 +168,7 @@ export class RoomIndex {
   }
 }
 
-/** A damaged record fails whoever asks for it. It must not hold up others. */
+/** A damaged record fails for whoever asks for it. It must not hold up others. */
 function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
   try {
     return readRoom(entry).record;

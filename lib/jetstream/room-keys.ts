@@ -15,9 +15,9 @@ import { joinBoth, inParallel } from "./join.js";
 import { later, type Seq } from "./seq.js";
 import type { RoomLog } from "./room-log.js";
 
-/** Keys under way at once while a rekey puts them in place: those of most rooms take one round trip. */
+/** How many keys of a rekey are under way at once. Those of most rooms take one round trip. */
 const PARALLEL = 1024;
-/** And their bytes, so that a server has no need to refuse them. */
+/** And how many bytes of keys, so that no server has to refuse them. */
 const PARALLEL_BYTES = 8 * 1024 * 1024;
 
 export class JetStreamRoomKeys implements RoomKeysDriver {
@@ -37,7 +37,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     await rooms.checkNotClosed(call);
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
-      // This write has no condition on the room's record. So what it rests on has to be certain.
+      // This write has no condition on the room's record. So what it rests on must be certain.
       const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
       const rules = CERTAIN.rules(member);
       rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
@@ -47,12 +47,12 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
         readKey(entry).write === id ? "yes" : "no",
       );
       if (seq !== undefined) {
-        // The log of the keys does not say whether the store is open. Whoever closes the store reads the keys only
+        // The log of the keys does not say whether the store is open. But who closes the store reads the keys only
         // after the log of the rooms says that it is closed.
         await rooms.checkOpen(await rooms.readIndex(call), call);
         return { roomId, endpoint, epoch, sealed, createdAt: new Date(createdAt) };
       }
-      // The refusal alone is no evidence: it can be for a write that fails after all.
+      // The refusal alone proves nothing: it may belong to a write that failed in the end.
       const read = await roomKeys.readLinearizable(key, call);
       if (read.entry !== undefined) throw CERTAIN.rules(read).keyExists(roomId, endpoint, epoch);
     }
@@ -70,7 +70,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     call: Call,
   ): Promise<RoomKey> {
     const { roomKeys } = this.#log.buckets;
-    // Most often it is the endpoint's newest key. So that one is read beside the records that tell which one it is.
+    // Most often the endpoint's newest key is the one asked for. So it is read beside the records that tell which one
+    // it is.
     const [{ room, member }, newest] = await joinBoth(
       this.#members.member(roomId, endpoint, round, call),
       roomKeys.newest(keys.roomKeysOfEndpoint(roomId, endpoint, epoch), call),
@@ -80,8 +81,8 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const wanted = epoch ?? record.epoch;
     if (wanted >= 1 && wanted <= record.epoch) {
       const key = keys.roomKey(at, wanted, await this.#attempt(room, wanted, call));
-      // A key never changes: if it is found, it is the one. Its absence has to be certain, because then another one is
-      // the answer.
+      // A key never changes, so a key that is found is the right one. That there is none has to be certain, because
+      // then another key is the answer.
       const entry =
         newest?.key === key
           ? newest
@@ -100,7 +101,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   /**
-   * When a membership is over its keys are removed. So these are all of them only if the membership is the same one
+   * The keys of a membership are removed when it ends. So the list is complete only if the membership is the same
    * afterwards.
    */
   async #list<F extends Freshness>(roomId: string, endpoint: string, round: Round<F>, call: Call): Promise<RoomKey[]> {
@@ -126,22 +127,22 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
   }
 
   /**
-   * Stages one key for each member, under an id of this attempt, and commits the attempt with the room's record: keys
-   * of another attempt are never looked at. The attempts of epochs before stand in records of their own, each written
-   * before the next epoch begins.
+   * Stages one key for each member under an id of this attempt. The commit of the room's record makes the attempt the
+   * one that counts: nobody looks at the keys of another. Each earlier epoch has its attempt in a record of its own,
+   * written before the next epoch begins.
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Promise<Room> {
     const { roomKeys } = this.#log.buckets;
     const { expectedEpoch, ifRevision } = options;
     return this.#log.changeUnqueued(call, async (round) => {
-      // First by the record alone: what is refused by it costs no list of the members.
+      // First by the record alone: if that refuses, no list of the members is needed.
       const before = await this.#log.records.room(roomId, round, call);
       round.rules(before).checkRekey(before.facts, expectedEpoch, ifRevision);
       const { room, v, members } = await this.#members.roster(roomId, round, call);
       const { record } = room;
       const rules = round.rules(room);
       rules.checkRekey(room.facts, expectedEpoch, ifRevision);
-      // Rows newer than the record: the condition of the commit would not hold, so that nothing need be staged.
+      // Some rows are newer than the record. The commit's condition would fail, so staging would be wasted.
       if (v !== record.v) return { room, step: "again" };
       rules.checkRekeyMembers(sealed, new Set(members.keys()));
       const attempt = newId();
@@ -166,7 +167,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     });
   }
 
-  /** The keys of a new epoch, and the attempt of the one that ends. Answers the highest sequence of them. */
+  /** Writes the keys of a new epoch, and the attempt of the one that ends. Answers their highest sequence. */
   async #stageKeys(
     { id: roomId, record }: LiveRoom,
     staged: readonly { readonly key: Key<"room_keys">; readonly sealed: Uint8Array }[],
@@ -188,7 +189,7 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     return last;
   }
 
-  /** The attempt whose keys are the epoch's. */
+  /** The attempt whose keys count for the epoch. */
   async #attempt(room: LiveRoom, epoch: number, call: Call): Promise<string> {
     const { record } = room;
     if (epoch === record.epoch) return record.attempt;
@@ -197,14 +198,14 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     const found = await roomKeys.get(key, call);
     if (found !== undefined) return readEpoch(found);
     const read = await roomKeys.readLinearizable(key, call);
-    // Not there although the room went past it: the room was deleted meanwhile.
+    // Missing although the room has later epochs: the room was deleted meanwhile.
     if (read.entry === undefined) throw CERTAIN.rules(read).roomNotFound(room.id);
     return readEpoch(read.entry);
   }
 
   /**
-   * Every key of a member, epochs ascending: of each epoch the one of the attempt that made it. `undefined`: an epoch
-   * is missing, as it can be on a replica that catches up from a snapshot, or while the room is cleared away.
+   * Every key of a member by ascending epoch, each from the attempt that counts. `undefined`: an epoch is missing. That
+   * happens on a replica that catches up from a snapshot, and while the room is cleared away.
    */
   async #all(room: LiveRoom, at: MembershipRef, freshness: Freshness, call: Call): Promise<RoomKey[] | undefined> {
     const { record } = room;

@@ -12,16 +12,16 @@ import type { Seq } from "./seq.js";
 import { roomOf } from "./room-records.js";
 import type { LiveRoom, RoomRecords } from "./room-records.js";
 
-/** A member as it stands: the row, and the sequence that the row after it follows upon. */
+/** A member as it stands: its row, and the sequence that the next row must follow. */
 export interface CurrentMember {
   /** `undefined`: not a member. */
   readonly row: MemberRow | undefined;
-  /** The last row in the bucket, 0 if there is none. Of a head that is not in the bucket yet: `undefined`. */
-  readonly expectedSeq: Seq<"members"> | undefined;
   /**
-   * Whether `expectedSeq` was proved. What was read from some replica has to be fenced before anything is committed
-   * upon it.
+   * Sequence of the last row in the bucket, 0 if there is none. `undefined`: the row is a head that the bucket does not
+   * have yet.
    */
+  readonly expectedSeq: Seq<"members"> | undefined;
+  /** Whether `expectedSeq` was proved. What any replica may have said has to be fenced before a commit rests on it. */
   readonly isCertain: boolean;
 }
 
@@ -30,7 +30,7 @@ export interface Roster<F extends Freshness> {
   readonly room: Read<LiveRoom, F | "certain">;
   readonly v: number;
   readonly members: ReadonlyMap<string, MemberRow>;
-  /** Those who are gone included. */
+  /** Includes members who were removed. */
   readonly everyone: ReadonlyMap<string, MemberRow>;
 }
 
@@ -52,8 +52,8 @@ export class RoomMembers {
   }
 
   /**
-   * The room and one member of it. If it is certain, both are as of one moment after the call: the row is at least as
-   * new as the record says.
+   * The room and one of its members. If it is certain, both are as of one moment after the call: the row is at least as
+   * new as the record demands.
    */
   async member<F extends Freshness>(
     roomId: string,
@@ -69,8 +69,8 @@ export class RoomMembers {
         if (member !== undefined) return { room, member };
       }
     }
-    // The row's key has the roster in it, which only the record tells. So the newest row of any roster is read beside
-    // the record: nearly always it is the one.
+    // The row's key contains the roster, which only the record tells. So the newest row of any roster is read beside
+    // the record: nearly always it is the right one.
     const { members } = this.#records.buckets;
     const [slot, newest] = await joinBoth(
       this.#records.slot(roomId, round.freshness, call),
@@ -89,8 +89,8 @@ export class RoomMembers {
   }
 
   /**
-   * Members of a room that was read, in the order asked for. If the room has changed since, the commit fails by its
-   * seq. `undefined`: it has changed, and whoever seems to be no member may be one.
+   * Members of a room that was read before, in the order asked for. If the room has changed since, the commit fails by
+   * its sequence. `undefined`: it has changed, and who seems to be no member may be one.
    */
   async currentMembers<E extends readonly string[], F extends Freshness>(
     room: Read<LiveRoom, F>,
@@ -106,7 +106,7 @@ export class RoomMembers {
     return found.includes(undefined) ? undefined : (found as { [K in keyof E]: Read<CurrentMember, F> });
   }
 
-  /** As some replica has it, and never older than this store has seen it. */
+  /** As any replica has it, but never older than this store has seen it. */
   async #ofAnyReplica(room: LiveRoom, endpoint: string, call: Call): Promise<CurrentMember> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
@@ -114,14 +114,14 @@ export class RoomMembers {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const stored = storedRow(await this.#records.buckets.members.get(key, call));
-      // Where the head replaces the row, the version of the head counts.
+      // If the head replaces the row, the head's version counts.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint);
       const allowed = this.#records.seenRows.allow(key, Math.max(stored?.row.v ?? 0, head?.row.v ?? 0));
       if (allowed === "no" && stored !== undefined && !isAskedAgain) {
         isAskedAgain = true;
         continue;
       }
-      // The head of a newer record may have been seen. Its row comes into the bucket only with the next change.
+      // This store may have seen the head of a newer record. Its row comes into the bucket only with the next change.
       if (allowed === "unknown" || (allowed === "no" && stored !== undefined))
         return (await this.#certain(room, endpoint, call)) ?? currentMember(record, endpoint, stored, false);
       if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
@@ -129,13 +129,11 @@ export class RoomMembers {
     }
   }
 
-  /**
-   * As it stands at a moment after this call. `undefined`: the rows that the record names may have been removed since.
-   */
+  /** As it is at a moment after this call. `undefined`: the rows that the record names may have been removed since. */
   async #certain(room: LiveRoom, endpoint: string, call: Call): Promise<Read<CurrentMember, "certain"> | undefined> {
     const { record } = room;
     const key = keys.member(room.id, endpoint, record.roster);
-    // The record was read before: every row that it demands stands before the fence.
+    // The record was read before. So every row that it demands was there before the fence.
     const read = await this.#records.buckets.members.readLinearizable(key, call);
     const { entry, asOf } = read;
     this.#records.buckets.members.demand(record.membersSeq, asOf);
@@ -143,7 +141,7 @@ export class RoomMembers {
     if (stored !== undefined) this.#records.seenRows.note(key, stored.row.v);
     const member = madeOf(read, currentMember(record, endpoint, stored, true));
     if (member.row !== undefined || stored !== undefined) return member;
-    // If the room was deleted, or its rows were copied, none of the rows that the record names is there any more.
+    // If the room was deleted or its rows were copied, none of the rows that the record names are left.
     const now = await this.#records.slot(room.id, "certain", call);
     return now.record?.roster === record.roster ? member : undefined;
   }
@@ -161,21 +159,21 @@ export class RoomMembers {
       this.#records.met(roomId, proved.value);
       const { record } = proved.value;
       if (record === undefined) return false;
-      // The record is proved, and its head is newer than any row.
+      // The record is proved. Its head is newer than any row.
       const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
       if (head !== undefined) return head.joined && !head.gone;
       const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
       if (typeof joined === "boolean") return joined;
       proved = await rooms.prove(key, call);
       await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
-      // Without a row there is no membership, if the record still names this roster: once a roster was copied its rows
-      // are removed.
+      // No row means no membership, but only if the record still names this roster: the rows of a roster that was
+      // copied are removed.
       if (joined === "none" && proved?.value.record?.roster === record.roster) return false;
     }
   }
 
   /**
-   * The same by what is in memory, if that misses nothing acknowledged more than `maxStalenessMs` ago. `undefined`: it
+   * The same from memory, if that misses nothing that was acknowledged more than `maxStalenessMs` ago. `undefined`: it
    * has to be proved.
    */
   recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
@@ -187,9 +185,8 @@ export class RoomMembers {
   }
 
   /**
-   * Every member of a room, as of one version of it, which is `v`. Rows are found in the order of the stream up to a
-   * moment, and each change is in the bucket before the next is committed: so what is found is a state that the room
-   * had.
+   * Every member of a room, as of the one version `v`. Rows are found in the order of the stream, up to a moment. Each
+   * change is in the bucket before the next one is committed. So what is found is a state that the room had.
    */
   async roster<F extends Freshness>(roomId: string, round: Round<F>, call: Call): Promise<Roster<F>> {
     let needed: Round<F | "certain"> = round;
@@ -202,13 +199,13 @@ export class RoomMembers {
       for (const row of rows.values()) v = Math.max(v, row.v);
       const present = new Map([...rows].filter(([, row]) => !row.gone));
       if (v === record.v && present.size === record.members) return { room, v, members: present, everyone: rows };
-      // Newer rows than the record: changes went on meanwhile. What was found is a state of the room if the newest head
-      // is there with all its rows, and if the room was not deleted meanwhile, and its rows with it. Any other
-      // difference comes from a write between the reads.
+      // Some rows are newer than the record: changes went on meanwhile. What was found is a state of the room if the
+      // newest head is there with all its rows, and the room was not deleted meanwhile. Any other difference comes from
+      // a write between the reads.
       needed = CERTAIN;
       const newest = [...rows.values()].filter((row) => row.v === v);
       const total = newest[0]?.members ?? present.size;
-      // A head before the newest stands in the bucket: where it does not, the replica missed rows.
+      // Every earlier head is in the bucket. If it is not, the replica missed rows.
       if (v > record.v && isHeadApplied && newest.length === newest[0]?.of && present.size === total) {
         const now = await this.#records.room(roomId, CERTAIN, call);
         if (now.record.incarnation === record.incarnation) return { room, v, members: present, everyone: rows };
@@ -216,7 +213,9 @@ export class RoomMembers {
     }
   }
 
-  /** The rows of a room by endpoint, with the head laid over them, and whether all of the head stood there already. */
+  /**
+   * The rows of a room by endpoint, with the head laid over them. Also tells whether all of the head was there already.
+   */
   async #rows(
     { id: roomId, record }: LiveRoom,
     call: Call,
@@ -244,7 +243,7 @@ export class RoomMembers {
   }
 }
 
-/** Lays the head over the row: whichever is of the later version counts. */
+/** Lays the head over the row. The later version counts. */
 export function currentMember(
   record: RoomRecord,
   endpoint: string,
