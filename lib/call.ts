@@ -9,8 +9,8 @@ import type { Bounds } from "./arguments.js";
 import { abortReason, isAborted, onAbort } from "./signal.js";
 
 /**
- * The running calls of a store. One timer ends those whose time is over: a timer for each call would be a good part of
- * what a fast call costs. It stays set when its call is done, but does not keep the process alive.
+ * The running calls of a store. One timer ends all calls whose time is over, because a timer for each would be a good
+ * part of a fast call's cost. The timer stays set when a call is done, but does not keep the process alive.
  */
 export class CallRegistry {
   readonly #running: Call[] = [];
@@ -18,7 +18,7 @@ export class CallRegistry {
   /** When the timer fires. */
   #due = Infinity;
   #whenIdle: (() => void) | undefined;
-  /** When the store ends the calls that still run, and with which error. */
+  /** When, and with which error, a closing store ends the calls that still run. */
   #closing: { readonly at: number; readonly error: (call: Call) => StoreError } | undefined;
 
   begin(call: Call): void {
@@ -60,7 +60,7 @@ export class CallRegistry {
   }
 
   #wakeAt(at: number, now: number): void {
-    // The timer should have fired by now: it is late, or lost. No call may depend on it.
+    // The timer should have fired by now. It is late, or lost, and no call may depend on it.
     if (this.#due < now) this.#setTimer(now);
     else if (at < this.#due) this.#setTimer(at);
   }
@@ -72,7 +72,7 @@ export class CallRegistry {
       () => {
         this.#wake();
       },
-      // Newer versions of Node warn of a time that has passed.
+      // Newer versions of Node warn about a time in the past.
       Math.max(1, Math.ceil(at - performance.now())),
     );
   }
@@ -96,15 +96,15 @@ export class CallRegistry {
   }
 }
 
-/** Whom an operation tells how it ended, once. */
+/** Learns how an operation ended. It is told once. */
 export interface Waiter<T> {
   done(value: T): void;
   failed(error: unknown): void;
 }
 
 /**
- * How an operation ends, for who needs no promise of it: promises, and the functions that settle them, are a good part
- * of what a fast write costs. It is told to one waiter, never before `tell` has returned.
+ * How an operation ends, without a promise: promises and their resolving functions are a good part of a fast write's
+ * cost. One waiter is told, and never before `tell` has returned.
  */
 export interface Ending<T> {
   tell(waiter: Waiter<T>): void;
@@ -117,21 +117,21 @@ export class Call implements Waiter<unknown> {
   /** By `performance.now()`. */
   readonly startedAt = performance.now();
   #expiresAt: number;
-  /** Its place among the calls that run, which only {@link CallRegistry} knows to keep. */
+  /** Its place among the running calls. Only {@link CallRegistry} uses it. */
   place = 0;
   #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
   readonly #calls: CallRegistry | undefined;
   #outcome: "none" | "unknown" | undefined;
   #ended: StoreError | undefined;
-  /** Where it is told of its time, while it runs. */
+  /** What tells it that its time is over, while it runs. */
   #registry: CallRegistry | undefined;
   #listenNoLonger: (() => void) | undefined;
   #resolve: (value: never) => void = nothing;
   #reject: (error: unknown) => void = nothing;
   #explain: ((error: unknown, call: Call) => unknown) | undefined;
 
-  /** `calls` are those that it is ended with; without them it has a timer to itself. */
+  /** `calls`: the registry that ends it. Without one it has its own timer. */
   constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: CallRegistry) {
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
     this.#expiresAt = this.startedAt + this.#timeoutMs;
@@ -141,7 +141,8 @@ export class Call implements Waiter<unknown> {
   }
 
   /**
-   * The `outcome` of the error, if the write ended now. A backend sets it to `unknown` before it sends what may commit.
+   * The `outcome` of the error if the write ended now. A backend sets it to `unknown` before it sends anything that may
+   * commit.
    */
   get outcome(): "none" | "unknown" | undefined {
     return this.#outcome;
@@ -155,7 +156,7 @@ export class Call implements Waiter<unknown> {
     return this.#expiresAt;
   }
 
-  /** Gives it more time, where there turns out to be more to do. */
+  /** Gives the call more time, when there turns out to be more to do. */
   extend(ms: number): void {
     this.#timeoutMs += ms;
     this.#expiresAt += ms;
@@ -242,9 +243,7 @@ export class Call implements Waiter<unknown> {
     return promise;
   }
 
-  /**
-   * The same, and never rejects: whatever it ends with otherwise, `fallback` makes the answer of it. It must not throw.
-   */
+  /** The same, but never rejects: `fallback` turns any other end into an answer. It must not throw. */
   answer<T>(operation: (call: this) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
     return new Promise<T>((resolve) => {
       this.#resolve = resolve;
@@ -285,7 +284,7 @@ export class Call implements Waiter<unknown> {
   /** The operation is done. */
   done(value: unknown): void {
     if (this.#ended !== undefined) return;
-    // The event loop may have been busy, and the timer is late. An answer after the deadline is late all the same.
+    // The timer may be late because the event loop was busy. An answer after the deadline is late all the same.
     if (this.remaining() <= 0) {
       this.expire();
       return;
@@ -298,7 +297,7 @@ export class Call implements Waiter<unknown> {
   failed(error: unknown): void {
     if (this.#ended !== undefined) return;
     this.#finish();
-    // Other work of this call, begun beside what failed, stops too.
+    // Work that this call began beside what failed stops too.
     this.#ended = isStoreError(error) ? error : unexplained(error);
     this.#refuse(error);
   }
@@ -312,7 +311,7 @@ export class Call implements Waiter<unknown> {
     this.#reject(isError(reason) ? reason : unexplained(reason));
   }
 
-  /** Waits for the first end. */
+  /** Waits for whatever ends the call first. */
   #begin(): void {
     this.#registry = this.#calls ?? new CallRegistry();
     const signal = this.#signal;
@@ -337,7 +336,7 @@ interface Settlers {
 
 const nothing = (): void => undefined;
 
-/** Of the promise that was made last: a function that hands them on would be made for each call. */
+/** The functions of the promise that was made last. A closure for each call would cost more. */
 const settlers: Settlers = { resolve: nothing, reject: nothing };
 
 function takeSettlers(resolve: Settlers["resolve"], reject: Settlers["reject"]): void {

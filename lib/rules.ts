@@ -68,7 +68,7 @@ export function notFirstAdmin(): StoreError {
   return conflict("A user is, or was, an admin: the first one cannot be added again");
 }
 
-/** A store that is being imported into is closed until that is over. */
+/** A store is closed while somebody imports into it. */
 export function isImporting(since: number): StoreError {
   const details = { movingTo: "", since: new Date(since).toISOString() };
   return new StoreError("UNAVAILABLE", "The store is closed to checks and writes: it is being imported", {
@@ -93,7 +93,7 @@ export function checkCreate(room: RoomInput): void {
   if (room.sealedKey !== undefined && !room.encrypted) throw conflict("A room that is not encrypted has no keys");
 }
 
-/** A new member of a room where there is none of that name. */
+/** A new member, in a room that has none of that name. */
 export function checkAdd(room: RoomFacts, sealedKey: MemberInput["sealedKey"]): void {
   if (sealedKey === undefined) return;
   if (!room.encrypted) throw conflict("A room that is not encrypted has no keys");
@@ -112,7 +112,7 @@ export function checkOwner(roomId: string, endpoint: string, member: MemberFacts
   if (member.state !== "joined") throw conflict("Ownership moves to a joined member only");
 }
 
-/** First what the room says, then whether the member exists, then the epoch: in this order on every backend. */
+/** The order is the same on every backend: first the room, then whether the member exists, then the epoch. */
 export function checkPut(
   roomId: string,
   room: RoomFacts,
@@ -153,8 +153,8 @@ export function isActive(user: UserFacts, now: number): boolean {
 }
 
 /**
- * Whether a grant ended by a change of the user: it was revoked, it was demoted, its time is over by it, or it was over
- * and the change gives it anew.
+ * Whether a change of a user ended a grant. That is a revocation, a demotion, an end of its time, or a new grant to
+ * somebody whose time was over.
  */
 export function endsGrant(before: UserFacts, next: UserFacts, now: number): boolean {
   const isOver = ({ expiresAt }: UserFacts): boolean => expiresAt !== undefined && expiresAt <= now;
@@ -188,12 +188,12 @@ export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
 }
 
 /**
- * Above it there would be too few numbers left for revisions, and for versions of users. No store has given so many:
- * what says so is damaged.
+ * The highest floor that a store accepts. Above it too few numbers would be left for revisions and for versions of
+ * users. No store has given out so many, so a record that says more is damaged.
  */
 export const MAX_REVISION_FLOOR = 2 ** 53 - 2 ** 40;
 
-/** A refusal by the rules, as against a failure. */
+/** A refusal by the rules, in contrast to a failure. */
 export function isRefusal(error: unknown): boolean {
   if (!isStoreError(error)) return false;
   switch (error.code) {
