@@ -276,6 +276,7 @@ export class Comparison {
       trace: undefined,
       mix: { ...without(mixOf(chance, chance), new Set(FAULTS)), replicas, versions: [real.version] },
       aboutToRead: () => undefined,
+      overtake: () => false,
     };
     this.#servers = new SimulatedServers(world);
   }

@@ -171,9 +171,16 @@ export class SimulatedConnection implements NatsConnection {
       this.#world.aboutToRead(`KV_${bucket}`, this.#process.name);
       late += chance.between(5, 40) * mix.delayMs;
     }
-    this.#process.after(this.#delay() + late, () => {
-      if (engine.now >= this.#connectedAt && connection === this.#connection) deliver(heard);
-    });
+    const arrive = (): void => {
+      this.#process.after(this.#delay() + late, () => {
+        if (engine.now >= this.#connectedAt && connection === this.#connection) deliver(heard);
+      });
+    };
+    if (subject.startsWith("$KV.") && isBarrier(subject) && chance.happens(mix.overtakes)) {
+      const [, bucket = ""] = subject.split(".", 2);
+      if (this.#world.overtake(`KV_${bucket}`, this.#process.name, arrive)) return;
+    }
+    arrive();
   }
 
   /** The process stops here, or dies: what it sends just now may still leave. */

@@ -60,6 +60,8 @@ export interface Mix {
   readonly restores: number;
   /** Checks that may be answered from memory. */
   readonly leases: number;
+  /** Acknowledgements of barriers that come only when something was taken away since, and their store was asked about that. */
+  readonly overtakes: number;
 }
 
 /** Faults that the first mixes had. */
@@ -96,6 +98,7 @@ export const LATER = [
   "removals",
   "restores",
   "leases",
+  "overtakes",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
@@ -136,6 +139,7 @@ const MOST: Readonly<Record<Fault, number>> = {
   removals: 0.1,
   restores: 0.1,
   leases: 1,
+  overtakes: 0.3,
 };
 
 /** In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest. */
@@ -147,6 +151,7 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   removals: 0.04,
   restores: 0.08,
   leases: 0.25,
+  overtakes: 0.3,
 };
 
 /** Faults that belong together. */
@@ -216,6 +221,7 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     removals: often("removals"),
     restores: often("restores"),
     leases: often("leases"),
+    overtakes: often("overtakes"),
   };
 }
 

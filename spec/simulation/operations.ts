@@ -189,6 +189,14 @@ export class Touched {
     else this.uncounted.delete(room);
   }
 
+  isActive(u: number): boolean {
+    return this.#users.get(u)?.active === true;
+  }
+
+  isAdmin(u: number): boolean {
+    return this.#users.get(u)?.admin === true;
+  }
+
   /** A change of a user that can be made, as far as it is known how the user stands. */
   sensible(u: number, dice: number): AllowlistOperation {
     const user = this.#users.get(u);
@@ -227,6 +235,37 @@ export function interference(
   if (stream === "KV_users") return step(0, userInterference(chance, taste, touched));
   const op = chance.happens(0.4) ? { f: "rename" as const } : roomOperation(chance, taste, false);
   return step(chance.happens(0.8) ? touched.room : chance.below(taste.roomCount), op);
+}
+
+/** A change that takes something away of which a store has asked before. */
+export function takingAway(
+  chance: Chance,
+  stream: string,
+  taste: Taste,
+  touched: Touched,
+  hasAsked: (step: Step) => boolean,
+): Step | undefined {
+  // With these dice a user who is active is revoked, an admin or not, where clients do what is sensible.
+  const step = (room: number, op: SimulatedOperation, dice: number): Step => ({
+    store: 0,
+    lane: 0,
+    gapMs: 0,
+    room,
+    op,
+    dice,
+  });
+  const from = chance.below(taste.userCount);
+  if (stream === "KV_users") {
+    for (let i = 0; i < taste.userCount; i++) {
+      const u = (from + i) % taste.userCount;
+      const found = step(0, { f: "revoke", u }, touched.isAdmin(u) ? 0.5 : 0.9);
+      if (touched.isActive(u) && hasAsked(found)) return found;
+    }
+    return undefined;
+  }
+  const room = chance.happens(0.8) ? touched.room : chance.below(taste.roomCount);
+  const found = step(room, { f: "remove", e: 1 + chance.below(taste.endpointCount - 1) }, 0.5);
+  return hasAsked(found) ? found : undefined;
 }
 
 /** The check that a change which takes something away is about. */

@@ -32,6 +32,11 @@ export interface World {
    * of its own there, whose acknowledgement was lost.
    */
   aboutToRead: (stream: string, reader: string, lost?: string) => void;
+  /**
+   * A barrier of the store is acknowledged. Another one may take something away before the store hears of it, and the store be asked
+   * about that: `true`, and then `deliver` is called once that is so, or after a while.
+   */
+  overtake: (stream: string, store: string, deliver: () => void) => boolean;
 }
 
 type Json = Readonly<Record<string, unknown>>;

@@ -21,6 +21,7 @@ import {
   roomId,
   sensibly,
   stepsOf,
+  takingAway,
   tasteOf,
   whatWasTaken,
   type Planned,
@@ -68,6 +69,8 @@ const SETTLE_MS = 5000;
 const AFTER_DEATH_MS = 25;
 /** Changes between a reader's turn and its answer: each takes the place of one of the planned calls. */
 const MAX_INTERFERENCES = 8;
+/** A store that hears nothing of a barrier for longer sends another one beside it. */
+const OVERTAKEN_MS = 140;
 /** Calls beyond those that are planned, where it is worth it. */
 const SPARE = 4;
 const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey", "inRooms"]);
@@ -136,6 +139,8 @@ class Simulation {
   #interfered = 0;
   /** The stores that do so just now. */
   readonly #interfering = new Set<string>();
+  /** The stores that do not hear of a barrier until something was taken away. */
+  readonly #overtaken = new Set<string>();
   /** The stores that ask about a change that was acknowledged. */
   readonly #following = new Set<string>();
   /** Calls that may still be made before the end: those between a reader's turn and its answer are some of them. */
@@ -164,6 +169,7 @@ class Simulation {
       aboutToRead: (stream, reader, lost) => {
         this.#interfere(stream, reader, lost);
       },
+      overtake: (stream, store, deliver) => this.#overtake(stream, store, deliver),
     };
     this.#taste = tasteOf(new Chance(schedule.seed, 6));
     this.#servers = new SimulatedServers(this.#world);
@@ -408,6 +414,39 @@ class Simulation {
     if (client === undefined) return;
     this.#interfering.add(client.name);
     this.#interfered++;
+  }
+
+  /** Another store takes something away, and this one is asked about that before it hears of its barrier. */
+  #overtake(stream: string, store: string, deliver: () => void): boolean {
+    const { chance, mix } = this.#world;
+    const asker = this.#clients.find(({ name }) => name === store);
+    if (asker === undefined || this.#overtaken.has(store) || this.#interfering.has(store)) return false;
+    const plan = takingAway(chance, stream, this.#taste, this.#touched, (step) => asker.asked.has(recordOf(step)));
+    if (plan === undefined) return false;
+    let isDelivered = false;
+    const once = (): void => {
+      if (isDelivered) return;
+      isDelivered = true;
+      this.#overtaken.delete(store);
+      deliver();
+    };
+    const client = this.#atOnce(
+      store,
+      () => plan,
+      () => {
+        if (isDelivered) return;
+        this.#left--;
+        this.#underWay++;
+        this.#step(asker, whatWasTaken(plan.room, plan.op), () => {
+          this.#underWay--;
+        });
+        this.#engine.after(mix.delayMs, once);
+      },
+    );
+    if (client === undefined) return false;
+    this.#overtaken.add(store);
+    this.#engine.after(OVERTAKEN_MS, once);
+    return true;
   }
 
   /** Another store asks about a change that was acknowledged. */

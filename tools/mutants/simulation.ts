@@ -1,20 +1,14 @@
-// The arguments of docs/protocol.md, one each, as the simulation has to notice them within a minute: whatever real servers
-// cannot be made to do, it does. docs/simulation.md has the times.
+// The arguments of docs/protocol.md, one each, as the simulation has to notice them within a minute, or a few: whatever real
+// servers cannot be made to do, it does. docs/simulation.md has the times.
 
 import type { Mutant, SimulationKiller } from "./mutant.js";
 
 const bySimulation: SimulationKiller = { kind: "simulation", seconds: 60 };
+const bySimulationInTime: SimulationKiller = { kind: "simulation", seconds: 240 };
 
 type Change = Omit<Mutant, "killedBy" | "chance">;
 
 const changes: readonly Change[] = [
-  {
-    name: "simulated: a barrier from before the check",
-    file: "lib/jetstream/barrier.ts",
-    find: "(waiter) => waiter.since >= number",
-    replace: "(waiter) => waiter.since > number",
-    breaks: "A check takes only a barrier that was sent after it began.",
-  },
   {
     name: "simulated: keys from before the room's record",
     file: "lib/jetstream/room-keys.ts",
@@ -59,20 +53,6 @@ const changes: readonly Change[] = [
     breaks: "A barrier proves nothing to a cache that has not come to it, however young it is.",
   },
   {
-    name: "simulated: what is proved late is kept over a change",
-    file: "lib/jetstream/exact-cache.ts",
-    find: "this.#fills.set(key, { count: 1, changed: 0 });",
-    replace: "this.#fills.delete(key);",
-    breaks: "What the log says of a record while it is being proved is kept.",
-  },
-  {
-    name: "simulated: a gap that is explained from beyond the end",
-    file: "lib/jetstream/exact-cache.ts",
-    find: "needed = Math.max(needed, successor);",
-    replace: "",
-    breaks: "An older state is passed over only together with the newer one.",
-  },
-  {
     name: "simulated: a new generation that forgets nothing",
     file: "lib/jetstream/exact-cache.ts",
     find: "this.#generation++;",
@@ -92,13 +72,6 @@ const changes: readonly Change[] = [
     find: "applied === undefined || !isAsRead",
     replace: "applied === undefined",
     breaks: "The row that a change follows upon is fenced before the commit.",
-  },
-  {
-    name: "simulated: a row from before the record's demand",
-    file: "lib/jetstream/joined-rows.ts",
-    find: "if (known !== undefined && known.asOf >= needed) return known;",
-    replace: "if (known !== undefined) return known;",
-    breaks: "A row that is kept counts up to the fence that proved it.",
   },
   {
     name: "simulated: a head of the guard that is not put in place",
@@ -230,6 +203,42 @@ const changes: readonly Change[] = [
   },
 ];
 
+/** What takes several things that seldom go wrong together. */
+const seldom: readonly Change[] = [
+  {
+    name: "simulated: what is proved late is kept over a change",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "this.#fills.set(key, { count: 1, changed: 0 });",
+    replace: "this.#fills.delete(key);",
+    breaks: "What the log says of a record while it is being proved is kept.",
+  },
+  {
+    name: "simulated: a gap that is explained from beyond the end",
+    file: "lib/jetstream/exact-cache.ts",
+    find: "needed = Math.max(needed, successor);",
+    replace: "",
+    breaks: "An older state is passed over only together with the newer one.",
+  },
+  {
+    name: "simulated: a row from before the record's demand",
+    file: "lib/jetstream/joined-rows.ts",
+    find: "if (known !== undefined && known.asOf >= needed) return known;",
+    replace: "if (known !== undefined) return known;",
+    breaks: "A row that is kept counts up to the fence that proved it.",
+  },
+];
+
+/** The acknowledgement has to come late, just after something was taken away. */
+const ofOvertakes: Mutant = {
+  name: "simulated: a barrier from before the check",
+  file: "lib/jetstream/barrier.ts",
+  find: "(waiter) => waiter.since >= number",
+  replace: "(waiter) => waiter.since > number",
+  breaks: "A check takes only a barrier that was sent after it began.",
+  killedBy: { ...bySimulation, with: "overtakes" },
+  chance: true,
+};
+
 /** Only a replica in the middle of a snapshot leaves a gap where something else stood than a barrier. */
 const ofSnapshots: Mutant = {
   name: "simulated: a list of barriers that overstates",
@@ -265,6 +274,8 @@ const ofRestores: Mutant = {
 
 export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
+  ...seldom.map((change): Mutant => ({ ...change, killedBy: bySimulationInTime, chance: true })),
+  ofOvertakes,
   ofSnapshots,
   ofStaleReads,
   ofRestores,
