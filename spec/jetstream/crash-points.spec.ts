@@ -23,12 +23,10 @@ import {
 /** Generous: what counts here is what is stored, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
 
-// At length: every way to die, and every rival of every operation. Otherwise a store that opens and sweeps, those on the same
-// record, of which there are many for a room and every second is tried, and every third of the others. They go in turn, so
-// that each is the rival of some operation.
+// At length: every way to die, and every rival of every operation. Otherwise those on the same record, a store that opens and
+// sweeps, and some of the others, in turn.
 const WAYS = ["before", "after", "without"] as const;
-const OF_A_ROOM_IN_TURN = 2;
-const OTHERS_IN_TURN = 3;
+const IN_TURN = 3;
 
 interface Family {
   readonly operations: readonly Operation[];
@@ -359,13 +357,9 @@ describe("jetstream: crash points", function () {
   function rivals(family: Family, operation: Operation): readonly Operation[] {
     const isRooms = family === families["rooms"];
     const all = isRooms ? [...family.operations.filter(({ name }) => RIVALS.has(name)), ...anew] : family.operations;
-    const turn = family.operations.indexOf(operation);
-    const isIts = ({ on }: Operation, index: number): boolean => {
-      const ofSame = isRooms ? OF_A_ROOM_IN_TURN : 1;
-      const period = Math.min(on === operation.on ? ofSame : OTHERS_IN_TURN, all.length);
-      return index % period === turn % period;
-    };
-    const some = AT_LENGTH ? all : all.filter(isIts);
+    const turn = family.operations.indexOf(operation) % IN_TURN;
+    const inTurn = (index: number): boolean => index % IN_TURN === turn % Math.min(IN_TURN, all.length);
+    const some = AT_LENGTH ? all : all.filter(({ on }, index) => on === operation.on || inTurn(index));
     // First, while there is little to sweep. It leaves users alone.
     return isRooms ? [sweep, ...some] : some;
   }
