@@ -381,9 +381,25 @@ export interface InspectionStep {
 export interface ChangesDriver {
   /**
    * Begins to follow what changes, by whatever store on whatever node. While nobody follows, nothing is kept and nothing is sent. `UNAVAILABLE`
-   * of a store that is closed while another writes whole records into it.
+   * of a store that is closed while another writes whole records into it. `wanted`: without it, only which users and rooms have changed may be
+   * told, and of a room nothing of its members and keys.
    */
-  follow(call: Call): Promise<ChangeFeed>;
+  follow(call: Call, wanted?: Wanted): Promise<ChangeFeed>;
+  /** A room with its members and their keys, as of a moment after this call, or moments one after the other. `undefined`: there is none. */
+  room(roomId: string, call: Call): Promise<WholeRoom | undefined>;
+}
+
+export interface WholeRoom {
+  readonly room: Room;
+  readonly members: readonly Member[];
+  /** Of members the epochs of their keys. */
+  readonly keys: ReadonlyMap<string, ReadonlySet<number>>;
+}
+
+/** What is wanted of rooms that have changed. It is looked at when it is taken. */
+export interface Wanted {
+  readonly members: boolean;
+  readonly keys: boolean;
 }
 
 /** One at a time takes from it. */
@@ -431,9 +447,9 @@ export interface ChangedRoom {
   readonly deleted: boolean;
   /** The room as it stands. `undefined`: it is gone, or only keys have changed. */
   readonly room: Room | undefined;
-  /** Those who changed. Of a room that was made in between, all. Of one that is gone, none. */
+  /** At least those who changed. Of a room that was made in between, all. Of one that is gone, none. */
   readonly members: ReadonlyMap<string, ChangedMember>;
-  /** Of each member the epochs of the keys that have come, of the membership that there is. */
+  /** Of members the epochs of keys, at least of those that have come. */
   readonly keys: ReadonlyMap<string, ReadonlySet<number>>;
 }
 

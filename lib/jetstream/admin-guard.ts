@@ -15,6 +15,7 @@ import {
   factsOf,
   readGuard,
   readUser,
+  toFollow,
   type Guard,
   type GuardSlot,
   type LongestAdmin,
@@ -93,18 +94,18 @@ export class AdminGuard {
     const guard = await this.#nextGuard(rules, seen, next, call);
     if (guard === undefined) return false;
     const attempt = newId();
-    const { seq, record } = seen.slot;
     const stage = { attempt, guard: seen.guard.seq };
     const make = (written: WriteHistory<"users">): object => ({ ...written, user: seen.user, stage });
     const { head: last } = seen.guard.guard;
     // If the change before is of the same user, staging this one carries it along. Else it is put in place beside.
     const apply = last === undefined || last.user.key === key ? Promise.resolve() : this.#apply(last, call);
     const [staged] = await joinBoth(
-      this.#bucket.append(keys.user(key), { seq, written: record }, make, call, "step"),
+      this.#bucket.append(keys.user(key), toFollow(seen.slot), make, call, "step"),
       apply,
     );
     if (staged === undefined) return false;
-    const head = { attempt, seq: staged.seq, user: next };
+    const ended = seen.user !== undefined && seen.user.grant !== next.grant;
+    const head = { attempt, seq: staged.seq, user: next, ended };
     return this.#writeGuard(seen.guard, { ...guard, head }, call, "commit");
   }
 
@@ -124,9 +125,8 @@ export class AdminGuard {
     let before = readUser(await this.#bucket.get(recordKey, call));
     if (before.seq < head.seq) before = readUser((await this.#bucket.readLinearizable(recordKey, call)).entry);
     if (before.seq !== head.seq) return;
-    const { seq, record } = before;
     const make = (written: WriteHistory<"users">): object => ({ ...written, user: head.user });
-    await this.#bucket.append(recordKey, { seq, written: record }, make, call, "step");
+    await this.#bucket.append(recordKey, toFollow(before), make, call, "step");
   }
 
   /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */

@@ -1,27 +1,452 @@
-/** What changes in the buckets. */
-import type { ChangesDriver } from "../driver.js";
-import { joinBoth } from "./join.js";
-import type { Readable } from "./record-reader.js";
+/**
+ * What changes in the buckets. `users` and `rooms` are the logs that commit: all that changed in them since a place is read,
+ * exactly (log-range.ts). What a record was at that place its newer state tells (`states` of write-history.ts), and so
+ * whether a grant ended in between. Members are those of the room's head, or of its whole roster where the room changed
+ * more than once. Keys have a log of their own. The argument: docs/protocol.md, M5 to M9.
+ */
+import type { Call } from "../call.js";
+import type { ChangeFeed, ChangedMember, ChangedRoom, ChangedUser, Changes, ChangesDriver, Wanted } from "../driver.js";
+import { MAX_CHANGES } from "../driver.js";
+import { isCorrupt, isNotFound } from "../errors.js";
+import { CERTAIN } from "./freshness.js";
+import { inParallel, joinAll, joinBoth } from "./join.js";
+import { EVERYTHING, keys, parseKey, parseRoom, parseUser } from "./keys.js";
+import { changedSince, type ChangedRange } from "./log-range.js";
 import type { ProvedBucket } from "./proved-bucket.js";
+import { BucketsReader, type Readable } from "./record-reader.js";
+import { readRoom, toMember, toRoom, type MemberRow, type RoomRecord, type RoomSlot } from "./room-record.js";
+import type { Roster } from "./room-members.js";
+import type { Seq } from "./seq.js";
+import { STATE, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
+import { readGuard, readUser, toUser, type Guard, type UserRow, type UserSlot } from "./user-record.js";
+import { counts } from "./user-views.js";
+import type { WriteHistory } from "./write-history.js";
 
 /** What is followed. */
 export interface Followed extends Readable {
   readonly users: ProvedBucket<"users", UserState>;
 }
 
-export function changes({ users, log }: Followed): ChangesDriver {
-  const { rooms } = log.buckets;
+/** So many records are known as they were told last, of each kind. */
+const MAX_TOLD = 16_384;
+/** Rooms whose members are read at once. */
+const ROOMS_AT_ONCE = 16;
+
+const ONLY_NAMES: Wanted = { members: false, keys: false };
+
+export function changes(parts: Followed): ChangesDriver {
   return {
-    follow: () =>
-      Promise.resolve({
-        take: async (call) => {
-          const asOf = performance.now();
-          const [usersSeq, roomsSeq] = await joinBoth(users.readIndex(call), rooms.readIndex(call));
-          await joinBoth(users.checkOpen(usersSeq, call), rooms.checkOpen(roomsSeq, call));
-          return { lost: true, asOf, users: new Map(), rooms: new Map() };
-        },
-        close: () => undefined,
-      }),
+    follow: (call, wanted = ONLY_NAMES) => BucketsFeed.begin(parts, wanted, call),
+    room: async (roomId, call) => {
+      const roster = await rosterOf(parts, roomId, call);
+      if (roster === undefined) return undefined;
+      const { record } = roster.room;
+      return {
+        room: toRoom(roomId, record),
+        members: Array.from(roster.members, ([endpoint, row]) => toMember(roomId, endpoint, record.incarnation, row)),
+        keys: record.encrypted ? await keysOf(parts, roomId, call) : new Map(),
+      };
+    },
   };
+}
+
+/** Up to where the logs were read. */
+interface Marks {
+  readonly users: Seq<"users">;
+  readonly rooms: Seq<"rooms">;
+  readonly keys: Seq<"room_keys">;
+  /** The guard as it stood there, or a moment later. */
+  readonly guard: Guard;
+  /** Which logs these are. */
+  readonly logs: string;
+}
+
+/** What was told last of a room, or of a user. */
+interface ToldRoom {
+  readonly incarnation: string;
+  readonly v: number;
+}
+
+/** Nobody can tell what has changed. */
+class Lost extends Error {}
+
+class BucketsFeed implements ChangeFeed {
+  readonly #parts: Followed;
+  readonly #wanted: Wanted;
+  #marks: Marks;
+  readonly #toldUsers = new Map<string, UserRow>();
+  readonly #toldRooms = new Map<string, ToldRoom>();
+
+  private constructor(parts: Followed, wanted: Wanted, marks: Marks) {
+    this.#parts = parts;
+    this.#wanted = wanted;
+    this.#marks = marks;
+  }
+
+  static async begin(parts: Followed, wanted: Wanted, call: Call): Promise<BucketsFeed> {
+    return new BucketsFeed(parts, wanted, await marksNow(parts, call));
+  }
+
+  async take(call: Call): Promise<Changes> {
+    const asOf = performance.now();
+    try {
+      return await this.#take(asOf, call);
+    } catch (error) {
+      if (!(error instanceof Lost)) throw error;
+      this.#marks = await marksNow(this.#parts, call);
+      this.#toldUsers.clear();
+      this.#toldRooms.clear();
+      return { lost: true, asOf, users: new Map(), rooms: new Map() };
+    }
+  }
+
+  close(): void {
+    this.#toldUsers.clear();
+    this.#toldRooms.clear();
+  }
+
+  async #take(asOf: number, call: Call): Promise<Changes> {
+    const { users, log } = this.#parts;
+    const { rooms } = log.buckets;
+    const marks = this.#marks;
+    const [changedUsers, changedRooms, putKeys] = await joinAll3(
+      readLog(users, marks.users, call),
+      readLog(rooms, marks.rooms, call),
+      this.#newKeys(marks.keys, call),
+    );
+    if ((await logsOf(this.#parts, call)) !== marks.logs) throw new Lost();
+    const guardEntry = changedUsers.entries.get(keys.admins);
+    const guard = guardEntry === undefined ? marks.guard : readGuard(guardEntry).guard;
+    const foundUsers = this.#users(changedUsers, marks, guard);
+    const told: Told = { users: new Map(), rooms: new Map() };
+    for (const [key, { row }] of foundUsers) told.users.set(key, row);
+    const foundRooms = await this.#rooms(changedRooms, marks.rooms, putKeys.roomIds, told, call);
+    const found: Changes = {
+      lost: false,
+      asOf,
+      users: new Map(
+        Array.from(foundUsers, ([key, { row, ended }]): [string, ChangedUser] => [key, { user: toUser(row), ended }]),
+      ),
+      rooms: foundRooms,
+    };
+    if (sizeOf(found) > MAX_CHANGES) throw new Lost();
+    this.#marks = { ...marks, users: changedUsers.upTo, rooms: changedRooms.upTo, keys: putKeys.upTo, guard };
+    this.#remember(told);
+    return found;
+  }
+
+  #remember(told: Told): void {
+    for (const [key, row] of told.users) remember(this.#toldUsers, key, row);
+    for (const [roomId, room] of told.rooms) {
+      if (room === undefined) this.#toldRooms.delete(roomId);
+      else remember(this.#toldRooms, roomId, room);
+    }
+  }
+
+  /** Keys are written once, and a replica that has the barrier has all of before: docs/protocol.md, S5. */
+  async #newKeys(
+    after: Seq<"room_keys">,
+    call: Call,
+  ): Promise<{ readonly upTo: Seq<"room_keys">; readonly roomIds: ReadonlySet<string> }> {
+    const { roomKeys } = this.#parts.log.buckets;
+    const roomIds = new Set<string>();
+    let upTo: Seq<"room_keys"> = after;
+    let count = 0;
+    const end = async (): Promise<Seq<"room_keys">> => (upTo = await roomKeys.readIndex(call));
+    await roomKeys.scans.scan(EVERYTHING, call, { from: after + 1, end }, ({ key }) => {
+      const made = parseKey(key);
+      if (made?.made !== undefined) roomIds.add(made.roomId);
+      return ++count > MAX_CHANGES ? "stop" : "go on";
+    });
+    if (count > MAX_CHANGES) throw new Lost();
+    return { upTo, roomIds };
+  }
+
+  #users(
+    { entries }: ChangedRange<"users">,
+    marks: Marks,
+    guard: Guard,
+  ): ReadonlyMap<string, { readonly row: UserRow; readonly ended: boolean }> {
+    const found = new Map<string, { readonly row: UserRow; readonly ended: boolean }>();
+    for (const entry of entries.values()) {
+      const key = parseUser(entry.key);
+      const slot = key === undefined ? undefined : unlessDamaged(() => readUser(entry));
+      if (key === undefined || slot === undefined) continue;
+      const row = counts(slot, { seq: 0, guard });
+      if (row === undefined) continue;
+      const before = this.#grantAt(marks, key, slot);
+      const ended = before === undefined ? row.grant > 0 : row.grant !== before;
+      // A change is put in place that was told when the guard named it.
+      if (ended || this.#toldUsers.get(key)?.v !== row.v) found.set(key, { row, ended });
+    }
+    const { head } = guard;
+    // The guard committed a change of a user whose record was written before the mark, and stands as it did.
+    if (head !== undefined && head.attempt !== marks.guard.head?.attempt && !entries.has(keys.user(head.user.key))) {
+      const ended = head.ended ?? this.#grantChanged(head.user);
+      found.set(head.user.key, { row: head.user, ended });
+    }
+    return found;
+  }
+
+  #grantChanged({ key, grant }: UserRow): boolean {
+    const told = this.#toldUsers.get(key);
+    if (told === undefined) throw new Lost();
+    return told.grant !== grant;
+  }
+
+  /** The grant at the mark. `undefined`: there was no such user. */
+  #grantAt(marks: Marks, key: string, { seq, record }: UserSlot): number | undefined {
+    const at = stateAt(marks.users, seq, record);
+    const { head } = marks.guard;
+    // What counted then was what the guard named.
+    if (head?.user.key === key && at.seq === head.seq) return head.user.grant;
+    if (at.state !== undefined) return at.state < 0 ? undefined : at.state;
+    const told = this.#toldUsers.get(key);
+    if (told === undefined) throw new Lost();
+    return told.grant;
+  }
+
+  async #rooms(
+    { entries }: ChangedRange<"rooms">,
+    mark: Seq<"rooms">,
+    withKeys: ReadonlySet<string>,
+    told: Told,
+    call: Call,
+  ): Promise<ReadonlyMap<string, ChangedRoom>> {
+    const found = new Map<string, ChangedRoom>();
+    const changed: { readonly roomId: string; readonly slot: RoomSlot }[] = [];
+    for (const entry of entries.values()) {
+      const roomId = parseRoom(entry.key);
+      const slot = roomId === undefined ? undefined : unlessDamaged(() => readRoom(entry));
+      if (roomId !== undefined && slot !== undefined) changed.push({ roomId, slot });
+    }
+    await inParallel(changed, ROOMS_AT_ONCE, async ({ roomId, slot }) => {
+      const room = await this.#room(roomId, slot, mark, told, call);
+      if (room !== undefined) found.set(roomId, room);
+    });
+    for (const roomId of withKeys)
+      if (!found.has(roomId))
+        found.set(roomId, { deleted: false, room: undefined, members: new Map(), keys: new Map() });
+    if (this.#wanted.keys)
+      await inParallel([...found], ROOMS_AT_ONCE, async ([roomId, room]) => {
+        if (room.room === undefined && room.deleted) return;
+        if (room.room?.encrypted === false) return;
+        found.set(roomId, { ...room, keys: await keysOf(this.#parts, roomId, call) });
+      });
+    return found;
+  }
+
+  /** `undefined`: nothing visible has changed. */
+  async #room(
+    roomId: string,
+    slot: RoomSlot,
+    mark: Seq<"rooms">,
+    told: Told,
+    call: Call,
+  ): Promise<ChangedRoom | undefined> {
+    const before = this.#before(roomId, slot, mark);
+    const { record } = slot;
+    if (record === undefined) {
+      told.rooms.set(roomId, undefined);
+      return before.isDeleted ? { deleted: true, room: undefined, members: new Map(), keys: new Map() } : undefined;
+    }
+    if (!before.isDeleted && record.v === before.v) return undefined;
+    const changed = this.#wanted.members
+      ? await this.#members(roomId, record, before, call)
+      : { record, v: record.v, rows: [] };
+    if (changed === undefined) {
+      told.rooms.set(roomId, undefined);
+      return { deleted: true, room: undefined, members: new Map(), keys: new Map() };
+    }
+    const { record: now } = changed;
+    told.rooms.set(roomId, { incarnation: now.incarnation, v: changed.v });
+    const isAnother = now.incarnation !== record.incarnation;
+    const v = isAnother ? 0 : before.v;
+    return {
+      deleted: before.isDeleted || isAnother,
+      room: toRoom(roomId, now),
+      members: new Map(
+        changed.rows.map(([endpoint, row]): [string, ChangedMember] => [
+          endpoint,
+          {
+            ended: row.gone || (row.again ?? 0) > v,
+            member: row.gone ? undefined : toMember(roomId, endpoint, now.incarnation, row),
+          },
+        ]),
+      ),
+      keys: new Map(),
+    };
+  }
+
+  /** The room as it was told last, or as it was at the mark. */
+  #before(roomId: string, { seq, written, record }: RoomSlot, mark: Seq<"rooms">): RoomBefore {
+    const told = this.#toldRooms.get(roomId);
+    if (told !== undefined) {
+      const isDeleted = told.incarnation !== record?.incarnation;
+      return { isDeleted, v: isDeleted ? 0 : told.v, isKnown: true };
+    }
+    const { state, since } = stateAt(mark, seq, written);
+    if (state !== undefined) {
+      const isDeleted = hasEnded([state, ...since.toReversed(), record?.v ?? 0]);
+      return { isDeleted, v: isDeleted ? 0 : Math.max(0, state), isKnown: true };
+    }
+    if (record === undefined) return { isDeleted: true, v: 0, isKnown: true };
+    // It was made by the first write of all: so there was no other one.
+    if (record.made === 1) return { isDeleted: false, v: 0, isKnown: false };
+    throw new Lost();
+  }
+
+  /** The rows that changed since. `undefined`: the room is gone meanwhile. */
+  async #members(roomId: string, record: RoomRecord, before: RoomBefore, call: Call): Promise<ChangedRows | undefined> {
+    const { head } = record;
+    const ofHead = head.map(({ endpoint, row }): [string, MemberRow] => [endpoint, row]);
+    const isNewer = ([, { v }]: [string, MemberRow]): boolean => v > before.v;
+    // The head is the last change of the members: that is all, or there was none.
+    if (head.length > 0 && (record.v <= before.v + 1 || !ofHead.some(isNewer)))
+      return { record, v: record.v, rows: ofHead.filter(isNewer) };
+    const roster = await rosterOf(this.#parts, roomId, call);
+    if (roster === undefined) return undefined;
+    const { v, everyone } = roster;
+    const { record: now } = roster.room;
+    const isSame = now.incarnation === record.incarnation;
+    const since = isSame ? before.v : 0;
+    const forgotten = now.forgotten ?? (now.roster === now.incarnation ? 0 : now.v);
+    // Of those who left, and of those who left and came again, nobody may know any more.
+    if (isSame && (since > 0 || !before.isKnown) && forgotten > since) throw new Lost();
+    const rows = [...everyone].filter(([, row]) => row.v > since);
+    if (isSame && !before.isKnown && rows.some(([, { again }]) => again !== undefined)) throw new Lost();
+    return { record: now, v: Math.max(v, now.v), rows };
+  }
+}
+
+async function rosterOf({ members }: Followed, roomId: string, call: Call): Promise<Roster<"certain"> | undefined> {
+  try {
+    return await members.roster(roomId, CERTAIN, call);
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  }
+}
+
+/** All of them: each is told again whenever one of the room comes. */
+async function keysOf(parts: Followed, roomId: string, call: Call): Promise<ReadonlyMap<string, ReadonlySet<number>>> {
+  const expected = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
+  const reader = new BucketsReader(parts, { expected, adminEver: false, revisionFloor: 0 });
+  const found = new Map<string, Set<number>>();
+  const min = await parts.log.buckets.roomKeys.readIndex(call);
+  for (const record of await reader.room(roomId, min, call)) {
+    if (record.kind !== "key") continue;
+    const { endpoint, epoch } = record.row;
+    const epochs = found.get(endpoint) ?? new Set();
+    found.set(endpoint, epochs.add(epoch));
+  }
+  return found;
+}
+
+interface RoomBefore {
+  readonly isDeleted: boolean;
+  /** 0: there was no such room, or nobody knows which version it had. */
+  readonly v: number;
+  readonly isKnown: boolean;
+}
+
+interface ChangedRows {
+  readonly record: RoomRecord;
+  readonly v: number;
+  readonly rows: readonly (readonly [endpoint: string, row: MemberRow])[];
+}
+
+/** What is told, until all of it is. `undefined`: there is no such room. */
+interface Told {
+  readonly users: Map<string, UserRow>;
+  readonly rooms: Map<string, ToldRoom | undefined>;
+}
+
+/** The logs up to barriers that are sent after this call. */
+async function marksNow(parts: Followed, call: Call): Promise<Marks> {
+  const { users, log } = parts;
+  const { rooms, roomKeys } = log.buckets;
+  const logs = await logsOf(parts, call);
+  const [[usersSeq, roomsSeq], keysSeq] = await joinBoth(
+    joinBoth(users.readIndex(call), rooms.readIndex(call)),
+    roomKeys.readIndex(call),
+  );
+  await joinBoth(users.checkOpen(usersSeq, call), rooms.checkOpen(roomsSeq, call));
+  const { guard } = readGuard((await users.readLinearizable(keys.admins, call)).entry);
+  return { users: usersSeq, rooms: roomsSeq, keys: keysSeq, guard, logs };
+}
+
+async function logsOf({ users, log }: Followed, call: Call): Promise<string> {
+  const { rooms, members, roomKeys } = log.buckets;
+  const all = await joinAll([users, rooms, members, roomKeys].map((bucket) => bucket.identity(call)));
+  return all.join(" ");
+}
+
+/** What changed in one of the logs that commit, while the store was open. */
+async function readLog<B extends CommittingBucket, V>(
+  bucket: ProvedBucket<B, V>,
+  mark: Seq<B>,
+  call: Call,
+): Promise<ChangedRange<B>> {
+  const found = await changedSince(bucket, mark, call);
+  await bucket.checkOpen(found?.upTo ?? (await bucket.readIndex(call)), call);
+  // It was closed in between: what an import wrote tells nothing of what was before.
+  if (found === undefined || found.entries.has(STATE)) throw new Lost();
+  return found;
+}
+
+/** What the record was at the mark, by what its newer state tells, and what it was at each write since but the last. */
+function stateAt<B extends CommittingBucket>(
+  mark: Seq<B>,
+  seq: Seq<B>,
+  { n, seqs, states = [] }: WriteHistory<B>,
+): { readonly seq: Seq<B> | undefined; readonly state: number | undefined; readonly since: readonly number[] } {
+  const at = seqs.findIndex((earlier) => earlier <= mark);
+  if (at >= 0) return { seq: seqs[at], state: states[at], since: states.slice(0, at) };
+  const isFirst = n === seqs.length + 1 && states.length >= seqs.length && seq > mark;
+  return { seq: undefined, state: isFirst ? NOTHING : undefined, since: states };
+}
+
+/** Whether a room was there, and then was not, by its versions in the order of the log. */
+function hasEnded(versions: readonly number[]): boolean {
+  const first = versions.findIndex((v) => v > 0);
+  return first >= 0 && versions.indexOf(0, first) >= 0;
+}
+
+/** Before the first write there was no record. */
+const NOTHING = -1;
+
+/** A damaged record fails whoever asks for it. It must not hold up others. */
+function unlessDamaged<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (isCorrupt(error)) return undefined;
+    throw error;
+  }
+}
+
+/** What was told longest ago is forgotten first. */
+function remember<T>(told: Map<string, T>, name: string, value: T): void {
+  told.delete(name);
+  told.set(name, value);
+  for (const oldest of told.keys()) {
+    if (told.size <= MAX_TOLD) return;
+    told.delete(oldest);
+  }
+}
+
+function sizeOf({ users, rooms }: Changes): number {
+  let size = users.size;
+  for (const { members, keys: epochs } of rooms.values()) {
+    size += 1 + members.size;
+    for (const each of epochs.values()) size += each.size;
+  }
+  return size;
+}
+
+async function joinAll3<A, B, C>(a: Promise<A>, b: Promise<B>, c: Promise<C>): Promise<[A, B, C]> {
+  const [[first, second], third] = await joinBoth(joinBoth(a, b), c);
+  return [first, second, third];
 }

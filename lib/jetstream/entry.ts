@@ -42,7 +42,10 @@ export const textOf = (data: Uint8Array): string =>
   Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("utf8");
 
 /** A message as a record. `skip` is how much of its subject is the bucket's. */
-export function decode<B extends BucketName>(message: DirectMessage<B>, skip: number): Entry<B> {
+export function decode<B extends BucketName>(
+  message: Pick<DirectMessage<B>, "seq" | "stamp" | "subject" | "data">,
+  skip: number,
+): Entry<B> {
   let value: Json;
   try {
     value = asObject(JSON.parse(textOf(message.data)));

@@ -384,7 +384,7 @@ export class ExactCache<B extends BucketName, V> {
 }
 
 /** What stood at the sequences that are missing of what was read of the log. */
-class Explained<B extends BucketName> {
+export class Explained<B extends BucketName> {
   /** Where barriers stood, in ascending order. They can overlap. */
   readonly #barriers: readonly Range[];
   #next = 0;

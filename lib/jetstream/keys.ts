@@ -35,7 +35,8 @@ export type Filter<B extends BucketName> = string & { readonly [filterOf]: (buck
 export type Key<B extends BucketName> = Filter<B> & { readonly [isExact]: true };
 
 /** The key of a message that stands in a bucket. */
-export const storedKey = <B extends BucketName>(_of: DirectMessage<B>, text: string): Key<B> => text as Key<B>;
+export const storedKey = <B extends BucketName>(_of: Pick<DirectMessage<B>, "seq">, text: string): Key<B> =>
+  text as Key<B>;
 
 /** What matches every record of a bucket, and its barriers. */
 export const EVERYTHING = ">" as Filter<BucketName>;

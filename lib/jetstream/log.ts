@@ -46,6 +46,8 @@ export class Log<B extends BucketName> {
   #landmark: Landmark<B> | undefined;
   /** Another log may be there. */
   protected isDoubted = false;
+  /** Grows whenever nothing shows that the log is the one that was known: what was read of it before may be of another. */
+  #logs = 0;
   /** Of what is kept of this bucket. */
   protected readonly age = new ProofAge();
   #recognizing: Promise<void> | undefined;
@@ -105,6 +107,7 @@ export class Log<B extends BucketName> {
   doubt(): void {
     this.own.forget();
     this.isDoubted = true;
+    this.#logs++;
     this.onDoubt?.();
   }
 
@@ -167,6 +170,13 @@ export class Log<B extends BucketName> {
     return this.isDoubted;
   }
 
+  /** A number of the log. While it is the same, the log surely is. To be asked behind a read of it. */
+  async identity(call: Call): Promise<number> {
+    this.use();
+    if (this.mayBeAnother()) await this.recognize(call);
+    return this.#logs;
+  }
+
   /** If nothing was heard of the log for a while: waits until it is known whether it is the same. */
   protected async recognize(call: Call): Promise<void> {
     for (const retries = new RetryLoop(call); this.mayBeAnother();) {
@@ -194,6 +204,7 @@ export class Log<B extends BucketName> {
         this.goneBack();
         return;
       }
+      if (isBehind !== "yes") this.#logs++;
       this.onRecognized?.(landmark.seq, isBehind === "yes" && found.seq === landmark.seq, asked);
     }
     this.isDoubted = false;

@@ -42,6 +42,7 @@ export class JetStreamMembers implements MembersDriver {
       const row = {
         id: newId(),
         v,
+        ...(member.expectedSeq === 0 ? {} : { again: v }),
         gone: false,
         owner: false,
         joined: input.state === "joined",

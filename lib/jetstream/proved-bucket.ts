@@ -9,7 +9,7 @@ import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment } from "./continuity.js";
 import type { Moment } from "./continuity.js";
-import { ExactCache } from "./exact-cache.js";
+import { ExactCache, Explained } from "./exact-cache.js";
 import type { Cache, Fill, Known } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
@@ -130,6 +130,11 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const { value } = known;
     if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
     return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
+  }
+
+  /** What is known of the sequences that are missing of `read`, which goes on from `since` in the order of the log. */
+  explained(since: Seq<B>, read: readonly Entry<B>[]): Explained<B> {
+    return new Explained(since, this.own, read);
   }
 
   /** The record at a moment after this call, or `undefined`: it is surely not there. */

@@ -73,6 +73,7 @@ export class Fields {
       log: this.list("log").map(String),
       from: this.maybeNumber("from"),
       seqs,
+      states: this.#json["states"] === undefined ? undefined : this.list("states").map(Number),
     };
   }
 }

@@ -126,13 +126,13 @@ export class BucketsReader implements RecordReader {
       return [];
     }
     const min = await this.#from.log.buckets.roomKeys.readIndex(call);
-    const found = await joinAll(rooms.map(({ roomId }) => this.#room(roomId, min, call)));
+    const found = await joinAll(rooms.map(({ roomId }) => this.room(roomId, min, call)));
     this.#waiting = this.#waiting.slice(rooms.length);
     return found.flat();
   }
 
   /** A room with its members and keys, as of one version. Nothing if it is deleted by now. */
-  async #room(roomId: string, min: Seq<"room_keys">, call: Call): Promise<StoredRecord[]> {
+  async room(roomId: string, min: Seq<"room_keys">, call: Call): Promise<StoredRecord[]> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const roster = await this.#roster(roomId, call);

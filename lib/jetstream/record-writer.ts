@@ -33,7 +33,7 @@ import type { PageOfRecords } from "./scans.js";
 import { latest, type Seq } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
-import { readUser, type UserRow } from "./user-record.js";
+import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
 const IMPORTING = "importing";
@@ -187,8 +187,7 @@ export class BucketsWriter implements RecordWriter {
     const { entries, next } = await users.scans.page(after, USERS, isThere, call);
     await joinAll(
       entries.map(async (entry) => {
-        const before = { seq: entry.seq, written: readUser(entry).record };
-        await users.append(entry.key, before, (written) => written, call, "step");
+        await users.append(entry.key, toFollow(readUser(entry)), (written) => written, call, "step");
       }),
     );
     return next;

@@ -22,7 +22,7 @@ export interface CreateIds {
 export interface Creation<T> {
   readonly stage: StagedWrites;
   readonly undo: CleanUp;
-  readonly record: Omit<RoomRecord, keyof WriteHistory<never> | "keysSeq" | "indexed">;
+  readonly record: Omit<RoomRecord, keyof WriteHistory<never> | "keysSeq" | "indexed" | "made">;
   readonly result: (record: RoomRecord) => T;
 }
 
@@ -85,7 +85,8 @@ export class RoomLifecycle {
     const remove = (): Promise<undefined> =>
       commitOrCertain(call, async (round) => {
         const { seq, record } = await records.room(roomId, round, call);
-        if (!(await records.writeTombstone(roomId, { seq, written: record }, call, "commit"))) return "again";
+        if (!(await records.writeTombstone(roomId, { seq, written: record, state: record.v }, call, "commit")))
+          return "again";
         records.cleanUp((own) => this.purge(roomId, record, own));
         return { committed: undefined };
       });

@@ -122,7 +122,7 @@ export class RoomLog {
         ? undefined
         : await this.records.write(
             room.id,
-            { seq, written: record },
+            { seq, written: record, state: record.v },
             { ...record, ...commit.next, ...logged },
             call,
             "commit",

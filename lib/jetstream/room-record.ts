@@ -15,6 +15,8 @@ export interface MemberRow {
   readonly of: number;
   /** The number of members as of version `v`. Rows that were written before there was this field do not say it. */
   readonly members?: number | undefined;
+  /** Of an endpoint whose membership of before has ended: the version with which this one began. */
+  readonly again?: number | undefined;
   readonly gone: boolean;
   readonly owner: boolean;
   readonly joined: boolean;
@@ -48,6 +50,10 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
   readonly copyingSince?: number | undefined;
   /** How many rows there are, those of members who are gone included. Not known of a room that was made before they were counted. */
   readonly rows?: number | undefined;
+  /** Rows of those who were gone by this version were left behind when rows were copied, and of none who left later. */
+  readonly forgotten?: number | undefined;
+  /** Which write of the record made the room, by {@link WriteHistory.n}. */
+  readonly made?: number | undefined;
   /** Counts the visible changes of the room and its membership. */
   readonly v: number;
   readonly name: string;
@@ -69,6 +75,8 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
 export interface RoomSlot {
   readonly seq: Seq<"rooms">;
   readonly written: WriteHistory<"rooms">;
+  /** The version, and 0 where there is no room. */
+  readonly state: number;
   readonly record: RoomRecord | undefined;
 }
 
@@ -78,6 +86,7 @@ function memberRow(fields: Fields): MemberRow {
     v: fields.number("v"),
     of: fields.number("of"),
     members: fields.maybeNumber("members"),
+    again: fields.maybeNumber("again"),
     gone: fields.flag("gone"),
     owner: fields.flag("owner"),
     joined: fields.flag("joined"),
@@ -98,14 +107,16 @@ export function readMember(entry: Entry<"members">): PlacedRow {
 }
 
 export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
-  if (entry === undefined) return { seq: 0, written: NO_WRITES, record: undefined };
+  if (entry === undefined) return { seq: 0, written: NO_WRITES, state: 0, record: undefined };
   const fields = new Fields(entry.value, entry);
   const written = fields.written<"rooms">();
-  if (fields.flag("gone")) return { seq: entry.seq, written, record: undefined };
+  if (fields.flag("gone")) return { seq: entry.seq, written, state: 0, record: undefined };
   const incarnation = fields.maybeText("life") ?? fields.text("incarnation");
+  const v = fields.number("v");
   return {
     seq: entry.seq,
     written,
+    state: v,
     record: {
       // One by one: a literal that begins with a spread is several times slower to make, and rooms are read all the time.
       n: written.n,
@@ -113,13 +124,16 @@ export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
       log: written.log,
       from: written.from,
       seqs: written.seqs,
+      states: written.states,
       indexed: fields.maybeFlag("indexed") ?? false,
       incarnation,
       roster: fields.maybeText("roster") ?? incarnation,
       copying: fields.maybeText("copying"),
       copyingSince: fields.maybeNumber("copyingSince"),
       rows: fields.maybeNumber("rows"),
-      v: fields.number("v"),
+      forgotten: fields.maybeNumber("forgotten"),
+      made: fields.maybeNumber("made"),
+      v,
       name: fields.text("name"),
       encrypted: fields.flag("encrypted"),
       owner: fields.text("owner"),

@@ -104,7 +104,12 @@ export class RoomRecords {
     call: Call,
     kind: "commit" | "step",
   ): Promise<RoomRecord | undefined> {
-    const recordOf = (written: WriteHistory<"rooms">): RoomRecord => ({ ...next, ...written, indexed: true });
+    const recordOf = (written: WriteHistory<"rooms">): RoomRecord => ({
+      ...next,
+      ...written,
+      indexed: true,
+      made: before.state === 0 ? written.n : next.made,
+    });
     const make = (written: WriteHistory<"rooms">): object => writeRoom(recordOf(written));
     const made = await this.buckets.rooms.append(keys.room(roomId), before, make, call, kind);
     return made === undefined ? undefined : recordOf(made.written);

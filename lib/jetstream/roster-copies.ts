@@ -26,8 +26,10 @@ const COPIES = 256;
 const COPY_MS = 600_000;
 /** Rounds of copying beside which changes of the room go on, in this process too. */
 const FREE_ROUNDS = 4;
+/** Who left in so many of the last versions of the room has a row in the copy too: whoever follows the room learns of it there. */
+const KEPT_VERSIONS = 16;
 /** So few rows of members who are gone do no harm. Copying is spread over as many removals. */
-const FEW_ROWS = 16;
+const FEW_ROWS = 16 + KEPT_VERSIONS;
 /** A copy is begun at one in so many removals: another one may be under way, or may have come to nothing. */
 const COMPACT_EVERY = 16;
 /** A copy under way is taken for dead once so many rows more have come than there are members. */
@@ -35,6 +37,8 @@ const PATIENCE_ROWS = 1024;
 
 /** What was copied to a roster. */
 interface Copied {
+  /** Who was gone by this version has no row there, unless an earlier round copied one. */
+  readonly forgotten: number;
   /** Of each endpoint the row, and where it stands there. */
   readonly rows: Map<string, { readonly row: MemberRow; readonly seq: Seq<"members"> }>;
   mayBeCommitted: boolean;
@@ -104,7 +108,8 @@ export class RosterCopies {
   }
 
   async #copyTo(roster: string, roomId: string, call: Call): Promise<void> {
-    const copied: Copied = { rows: new Map(), mayBeCommitted: false };
+    const { record } = await this.#log.records.room(roomId, CERTAIN, call);
+    const copied: Copied = { forgotten: record.v - KEPT_VERSIONS, rows: new Map(), mayBeCommitted: false };
     try {
       for (let round = 0; ; round++) {
         call.throwIfEnded();
@@ -137,7 +142,17 @@ export class RosterCopies {
       Array.from(copied.rows.values(), ({ seq }) => seq),
     );
     const rows = copied.rows.size;
-    const next = { ...record, roster, copying: undefined, copyingSince: undefined, rows, membersSeq, head: [] };
+    const forgotten = Math.max(copied.forgotten, record.forgotten ?? 0);
+    const next = {
+      ...record,
+      roster,
+      copying: undefined,
+      copyingSince: undefined,
+      rows,
+      forgotten,
+      membersSeq,
+      head: [],
+    };
     copied.mayBeCommitted = true;
     const isCommitted = await this.#rewrite(room, next, call);
     copied.mayBeCommitted = isCommitted;
@@ -155,7 +170,8 @@ export class RosterCopies {
     const wanted = [...everyone].filter(([endpoint, row]) => {
       const known = copied.rows.get(endpoint);
       // A member who is gone needs a row there only if an earlier round copied one: it has to say so.
-      return known === undefined ? !row.gone : known.row.v !== row.v || known.row.id !== row.id;
+      if (known === undefined) return !row.gone || row.v > copied.forgotten;
+      return known.row.v !== row.v || known.row.id !== row.id;
     });
     await inParallel(wanted, COPIES, async ([endpoint, row]) => {
       const key = keys.member(roomId, endpoint, roster);
@@ -177,7 +193,7 @@ export class RosterCopies {
   async #rewrite({ id, seq, record }: LiveRoom, next: RoomRecord, call: Call): Promise<boolean> {
     const { records } = this.#log;
     await records.putIntoIndex(id, record, call);
-    return (await records.write(id, { seq, written: record }, next, call, "step")) !== undefined;
+    return (await records.write(id, { seq, written: record, state: record.v }, next, call, "step")) !== undefined;
   }
 
   /** Removes the rows under an id that no record names any more, or ever will. */

@@ -4,7 +4,7 @@ import type { User } from "../store.js";
 import type { Entry } from "./entry.js";
 import { Fields, once } from "./record-fields.js";
 import type { Seq } from "./seq.js";
-import { NO_WRITES, type WriteHistory } from "./write-history.js";
+import { NO_WRITES, type Predecessor, type WriteHistory } from "./write-history.js";
 
 /** A user as callers see it. */
 export interface UserRow {
@@ -60,7 +60,15 @@ export interface Guard extends WriteHistory<"users"> {
   /** Those whose time lasts longest, longest first: no other admin lasts longer than the last of them. */
   readonly witnesses: readonly LongestAdmin[];
   /** The change that this record committed. It may not stand in the user's record yet, which is at sequence `seq`. */
-  readonly head: { readonly attempt: string; readonly seq: Seq<"users">; readonly user: UserRow } | undefined;
+  readonly head:
+    | {
+        readonly attempt: string;
+        readonly seq: Seq<"users">;
+        readonly user: UserRow;
+        /** Whether the change ended a grant. A version of the library that does not know it does not say. */
+        readonly ended?: boolean | undefined;
+      }
+    | undefined;
 }
 
 export interface GuardSlot {
@@ -81,6 +89,13 @@ function userRow(fields: Fields): UserRow {
   };
 }
 
+/** The record as a write follows upon it. */
+export const toFollow = ({ seq, record }: UserSlot): Predecessor<"users"> => ({
+  seq,
+  written: record,
+  state: record.user?.grant ?? -1,
+});
+
 const NO_USER: UserSlot = { seq: 0, record: { ...NO_WRITES, user: undefined, stage: undefined } };
 
 export const readUser = (entry: Entry<"users"> | undefined): UserSlot =>
@@ -90,13 +105,14 @@ const userSlot = once((entry: Entry<"users">): UserSlot => {
   const fields = new Fields(entry.value, entry);
   const user = fields.maybe("user");
   const stage = fields.maybe("stage");
-  const { n, first, log, from, seqs } = fields.written<"users">();
+  const { n, first, log, from, seqs, states } = fields.written<"users">();
   const record: UserRecord = {
     n,
     first,
     log,
     from,
     seqs,
+    states,
     user: user === undefined ? undefined : userRow(user),
     stage: stage === undefined ? undefined : { attempt: stage.text("attempt"), guard: stage.seq("users", "guard") },
   };
@@ -137,7 +153,12 @@ const guardSlot = once((entry: Entry<"users">): GuardSlot => {
       head:
         head === undefined || headUser === undefined
           ? undefined
-          : { attempt: head.text("attempt"), seq: head.seq("users", "seq"), user: userRow(headUser) },
+          : {
+              attempt: head.text("attempt"),
+              seq: head.seq("users", "seq"),
+              user: userRow(headUser),
+              ended: head.maybeFlag("ended"),
+            },
     },
   };
 });

@@ -15,7 +15,7 @@ import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
-import { factsOf, readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
+import { factsOf, readGuard, readUser, toFollow, toUser, type Guard, type UserRow } from "./user-record.js";
 import type { UserView, UserViews } from "./user-views.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
@@ -145,9 +145,8 @@ export class JetStreamUsers implements UsersDriver {
   /** A change that makes or unmakes no active admin: the user's record commits it. */
   async #commitAlone(key: string, seen: UserView, next: UserRow, call: Call): Promise<boolean> {
     if (!(await this.#guard.endStage(seen, call))) return false;
-    const { seq, record } = seen.slot;
     const make = (written: WriteHistory<"users">): object => ({ ...written, user: next });
-    return (await this.#bucket.append(keys.user(key), { seq, written: record }, make, call, "commit")) !== undefined;
+    return (await this.#bucket.append(keys.user(key), toFollow(seen.slot), make, call, "commit")) !== undefined;
   }
 }
 

@@ -20,12 +20,20 @@ export interface WriteHistory<B extends BucketName> {
    * A record that was written before there was this field has none.
    */
   readonly seqs: readonly Seq<B>[];
+  /**
+   * What the record was at each of these: of a room its version, and 0 where there was none; of a user its grant, and -1 where there was none.
+   * By it whoever follows knows what has happened since a place of the log. A version of the library that does not know it drops it:
+   * then it has fewer than `seqs`, of the newest, or is missing.
+   */
+  readonly states?: readonly number[] | undefined;
 }
 
 /** A record as a write follows upon it. */
 export interface Predecessor<B extends BucketName> {
   readonly seq: Seq<B>;
   readonly written: WriteHistory<B>;
+  /** What {@link WriteHistory.states} is to say of it, if anything. */
+  readonly state?: number | undefined;
 }
 
 const LOG = 16;
@@ -66,7 +74,7 @@ export const NO_WRITES: WriteHistory<BucketName> = { n: 0, first: "", log: [], s
 
 /** The write after `before`, which stands at `seq` (0: there is none). */
 export function appendWrite<B extends BucketName>(
-  { written: before, seq }: Predecessor<B>,
+  { written: before, seq, state }: Predecessor<B>,
   id: string,
   own: OwnWrites,
 ): WriteHistory<B> {
@@ -81,6 +89,7 @@ export function appendWrite<B extends BucketName>(
     log: kept,
     from: from === n - kept.length + 1 ? undefined : from,
     seqs: seq === 0 ? [] : [seq, ...before.seqs].slice(0, SEQS),
+    states: seq === 0 || state === undefined ? undefined : [state, ...(before.states ?? [])].slice(0, SEQS),
   };
 }
 

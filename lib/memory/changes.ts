@@ -32,6 +32,17 @@ export function changes(memory: Memory): ChangesDriver {
           },
         };
       }),
+    room: (roomId) =>
+      answer(() => {
+        const entry = memory.rooms.get(roomId);
+        if (entry === undefined) return undefined;
+        const all = [...entry.members.values()];
+        return {
+          room: roomRecord(entry.room),
+          members: all.map(({ member }) => memberRecord(member)),
+          keys: new Map(all.map(({ member, keys }) => [member.endpoint, new Set(keys.keys())])),
+        };
+      }),
   };
 }
 

@@ -17,6 +17,17 @@ export function changes(database: Database, holding: Holding): ChangesDriver {
       if (refusal !== undefined) throw refusal;
       return new TablesFeed(database, holding);
     },
+    room: async (roomId) => {
+      await holding.ensure();
+      const entry = database.tables.rooms.get(roomId);
+      if (entry === undefined) return undefined;
+      const all = entry.members.all();
+      return {
+        room: roomRecord(entry.row),
+        members: all.map(({ row }) => memberRecord(row)),
+        keys: new Map(all.map(({ endpoint, keys }) => [endpoint, new Set(Array.from(keys, ({ epoch }) => epoch))])),
+      };
+    },
   };
 }
 
