@@ -25,8 +25,9 @@ const backends = (but) => BACKEND_NAMES.filter((name) => name !== but).map((name
 
 const ENTRY = ["**/index.js", "**/config.js", "**/config-from-env.js", "**/backends.js", "**/testing/*"];
 const FRONT = [...ENTRY, "**/transfer/*", "**/inspect/*"];
+const WATCH = "**/watch/*";
 /** @param {string} name */
-const notForBackend = (name) => [...backends(name), ...FRONT, "**/authorization.js"];
+const notForBackend = (name) => [...backends(name), ...FRONT, WATCH, "**/authorization.js"];
 
 export default defineConfig(
   globalIgnores(["dist/", "**/node_modules/"]),
@@ -66,8 +67,9 @@ export default defineConfig(
   layer(["lib/driver.ts"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/changed-names.ts"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/authorization.ts"], [...backends(), ...FRONT, "**/driver.js", "**/membership-store.js"]),
+  layer(["lib/watch/*"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/membership-store.ts"], [...backends(), ...FRONT]),
-  layer(["lib/transfer/*"], [...backends(), ...ENTRY, "**/inspect/*", "**/authorization.js"]),
+  layer(["lib/transfer/*"], [...backends(), ...ENTRY, "**/inspect/*", WATCH, "**/authorization.js"]),
   layer(["lib/inspect/*"], [...backends(), ...ENTRY, "**/authorization.js"]),
   layer(
     ["lib/config.ts", "lib/config-from-env.ts", "lib/backends.ts", "lib/index.ts"],

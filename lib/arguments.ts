@@ -17,6 +17,7 @@ import type {
   RekeyOptions,
   RoomChange,
   UserChange,
+  WatchOptions,
 } from "./store.js";
 
 const MAX_ID_BYTES = 256;
@@ -282,6 +283,54 @@ export function checkOptions(options: CheckOptions | undefined): CheckBounds {
   // Not spread: to copy the two costs as much as the rest of a check from memory.
   const { timeoutMs, signal } = bounds(found, "options");
   return { timeoutMs, signal, maxStalenessMs: maxStaleness(found["maxStalenessMs"], "options.maxStalenessMs") };
+}
+
+const KINDS = ["users", "rooms", "members", "roomKeys"] as const;
+const WATCH_OPTIONS = ["signal", "snapshot", "proveEveryMs", "kinds", "roomId", "key"] as const;
+const DEFAULT_PROVE_EVERY_MS = 1000;
+
+export interface WatchInput {
+  readonly signal: AbortSignal | undefined;
+  readonly snapshot: boolean;
+  readonly proveEveryMs: number;
+  readonly kinds: ReadonlySet<(typeof KINDS)[number]>;
+  readonly roomId: string | undefined;
+  readonly key: string | undefined;
+}
+
+export function watchOptions(options: WatchOptions | undefined): WatchInput {
+  const found = fields(options === undefined ? {} : options, "options", WATCH_OPTIONS);
+  const { signal, snapshot, proveEveryMs, kinds, roomId, key } = found;
+  return {
+    signal: abortSignal(signal, "options.signal"),
+    snapshot: snapshot === undefined || flag(snapshot, "options.snapshot"),
+    proveEveryMs:
+      proveEveryMs === undefined ? DEFAULT_PROVE_EVERY_MS : integer(proveEveryMs, "options.proveEveryMs", 10, 60_000),
+    kinds: kinds === undefined ? kindsOf(roomId, key) : kindList(kinds),
+    roomId: roomId === undefined ? undefined : id(roomId, "options.roomId"),
+    key: key === undefined ? undefined : signKey(key, "options.key"),
+  };
+}
+
+/** Of what only some records have, it is those that are meant. */
+function kindsOf(roomId: unknown, key: unknown): WatchInput["kinds"] {
+  if (roomId === undefined && key === undefined) return new Set(KINDS);
+  return new Set(KINDS.filter((kind) => (kind === "users" ? key : roomId) !== undefined));
+}
+
+function kindList(kinds: unknown): WatchInput["kinds"] {
+  const list = listOf(kinds);
+  if (list === undefined || list.length === 0) throw invalid("options.kinds", "an array of kinds");
+  return new Set(list.map((kind, i) => oneOf(kind, `options.kinds[${String(i)}]`, KINDS)));
+}
+
+/** A copy. `undefined`: it is no array, or throws when it is read. */
+function listOf(value: unknown): unknown[] | undefined {
+  try {
+    return Array.isArray(value) ? [...(value as unknown[])] : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 export interface Conditional extends Bounds {

@@ -54,7 +54,10 @@ export type {
   RoomKeys,
   Rooms,
   Store,
+  StoreEvent,
   User,
   UserChange,
   Users,
+  Watch,
+  WatchOptions,
 } from "./store.js";

@@ -24,7 +24,20 @@ import { StoreError, isStoreError } from "./errors.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
 import { isAborted } from "./signal.js";
-import type { CallOptions, CheckOptions, Decision, Members, RoomKeys, Rooms, Store, User, Users } from "./store.js";
+import type {
+  CallOptions,
+  CheckOptions,
+  Decision,
+  Members,
+  RoomKeys,
+  Rooms,
+  Store,
+  User,
+  Users,
+  Watch,
+  WatchOptions,
+} from "./store.js";
+import { WatchHub } from "./watch/hub.js";
 
 /** Lists and rekey touch many records. */
 const MANY = 10;
@@ -64,6 +77,7 @@ export class MembershipStore extends OwnStore implements Store {
   /** Of work that goes on between calls. */
   readonly #readers = new Set<RecordReader>();
   readonly #feeds = new Set<ChangeFeed>();
+  readonly #watches: WatchHub;
   #closing: Promise<void> | undefined;
 
   static {
@@ -82,6 +96,11 @@ export class MembershipStore extends OwnStore implements Store {
     this.members = this.#membersOf(driver.members);
     this.roomKeys = this.#roomKeysOf(driver.roomKeys);
     this.users = this.#usersOf(driver.users);
+
+    this.#watches = new WatchHub({
+      driver,
+      step: (work) => this.#call("read", this.#manyMs, () => [args.callOptions(undefined), work]),
+    });
 
     // The functions over any store rely on these methods: nobody may replace them.
     Object.freeze(this);
@@ -285,7 +304,12 @@ export class MembershipStore extends OwnStore implements Store {
     });
   }
 
+  watch(options?: WatchOptions): Watch {
+    return this.#watches.watch(args.watchOptions(options));
+  }
+
   close(): Promise<void> {
+    this.#watches.close();
     this.#closing ??= this.#close();
     return this.#closing;
   }

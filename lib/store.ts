@@ -97,9 +97,69 @@ export interface Store extends AsyncDisposable {
   isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean>;
   /** `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never rejects. */
   hasAdmin(options?: CheckOptions): Promise<boolean>;
+  /**
+   * Every record as it stands, then `proved`, then every change, whoever made it on whatever node: see {@link StoreEvent}. By a `proved` nothing
+   * is missing that was acknowledged to anyone before its `asOf`. A reader may be slow: what waits is merged by record. Nothing is sent
+   * while nobody watches, and all watches of a store share one feed.
+   *
+   * Throws `INVALID_ARGUMENT` at once.
+   *
+   * @example
+   * for await (const event of store.watch({ kinds: ["users"] })) {
+   *   if (event.type === "user" && (event.ended || event.user.status === "revoked")) kick(event.user.key);
+   * }
+   */
+  watch(options?: WatchOptions): Watch;
   /** Settles calls in flight, makes everything acknowledged durable, lets go of every resource. Idempotent. */
   close(): Promise<void>;
 }
+
+export interface WatchOptions {
+  /** Ends the watch: its next event is a rejection with `TIMEOUT`, and the signal's reason as the cause. */
+  signal?: AbortSignal;
+  /** Whether every record as it stands comes first. Default `true`. */
+  snapshot?: boolean;
+  /** How often it is asked what has changed, and proved that nothing is missing, in milliseconds: 10 to 60000. Default 1000. */
+  proveEveryMs?: number;
+  /** Which records. Default: all; where `key` or `roomId` is given, those that it can be of. */
+  kinds?: readonly ("users" | "rooms" | "members" | "roomKeys")[];
+  /** Of rooms, members and keys those of this room alone. */
+  roomId?: string;
+  /** Of users this one alone. */
+  key?: string;
+}
+
+/**
+ * One iterator. `break`, `close()`, the signal and the close of the store end it; a bucket that is another one ends it with
+ * `INCOMPATIBLE`. What cannot be asked for a while is asked again, for as long as it takes: until then no `proved` comes.
+ */
+export interface Watch extends AsyncIterable<StoreEvent>, AsyncDisposable {
+  close(): Promise<void>;
+}
+
+/**
+ * What a watch tells. Of a record each event is as it stood at some moment, and never before the last one: states in between may be left out,
+ * and one may come twice, but between two grants an event says that the first one ended: `ended` of a user, `memberRemoved` of a member,
+ * `roomDeleted` of a room, which stands for all that belonged to it. Time that runs out is no change.
+ *
+ * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of `performance.now()`, to be
+ * compared within this process alone. `resync`: something may have been missed, or more than 65,536 records wait; all records
+ * follow anew, and what has not come by the next `proved` is gone.
+ */
+export type StoreEvent =
+  | {
+      readonly type: "user";
+      readonly user: User;
+      /** A grant of the user has ended since it was told last, whatever was given since: revoked, demoted, or its time had run out. */
+      readonly ended: boolean;
+    }
+  | { readonly type: "room"; readonly room: Room }
+  | { readonly type: "roomDeleted"; readonly roomId: string }
+  | { readonly type: "member"; readonly member: Member }
+  | { readonly type: "memberRemoved"; readonly roomId: string; readonly endpoint: string }
+  | { readonly type: "roomKey"; readonly roomId: string; readonly endpoint: string; readonly epoch: number }
+  | { readonly type: "proved"; readonly asOf: number; readonly at: Date }
+  | { readonly type: "resync" };
 
 /** What {@link Rooms.create} takes. */
 export interface NewRoom {

@@ -13,6 +13,7 @@ export function foreign(store: Store): Store {
     isAdmin: (key, options) => store.isAdmin(key, options),
     isMember: (roomId, endpoint, options) => store.isMember(roomId, endpoint, options),
     hasAdmin: (options) => store.hasAdmin(options),
+    watch: (options) => store.watch(options),
     close: () => store.close(),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   };
