@@ -9,19 +9,28 @@ export interface WrittenSchedule {
   readonly turn?: number;
   readonly omit?: readonly number[];
   readonly calm?: readonly Fault[];
+  readonly watches?: boolean;
 }
 
-export function read({ seed, operations = 30, turn = 0, omit = [], calm = [] }: WrittenSchedule): Schedule {
-  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm) };
+export function read({
+  seed,
+  operations = 30,
+  turn = 0,
+  omit = [],
+  calm = [],
+  watches = false,
+}: WrittenSchedule): Schedule {
+  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm), watches };
 }
 
-export function write({ seed, operations, turn, omit, calm }: Schedule): WrittenSchedule {
+export function write({ seed, operations, turn, omit, calm, watches }: Schedule): WrittenSchedule {
   return {
     seed,
     ...(operations === 30 ? {} : { operations }),
     ...(turn === 0 ? {} : { turn }),
     ...(omit.size === 0 ? {} : { omit: [...omit].sort((a, b) => a - b) }),
     ...(calm.size === 0 ? {} : { calm: [...calm] }),
+    ...(watches ? { watches } : {}),
   };
 }
 

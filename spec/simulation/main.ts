@@ -1,4 +1,4 @@
-// npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--replay JSON] [--digest N]
+// npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--watch] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -22,6 +22,8 @@ const { values } = parseArgs({
     runs: { type: "string" },
     /** Only schedules in which this fault may happen. */
     with: { type: "string", default: "" },
+    /** Somebody watches each store. */
+    watch: { type: "boolean", default: false },
     /** Only violations whose kind contains this. */
     kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
@@ -52,7 +54,11 @@ async function replay(text: string): Promise<number> {
 async function digest(count: number): Promise<number> {
   const hash = createHash("sha256");
   for (let seed = 1; seed <= count; seed++) {
-    const { trace, violations } = await simulate(scheduleOf(seed, Number(values.operations)), loader, true);
+    const { trace, violations } = await simulate(
+      scheduleOf(seed, Number(values.operations), values.watch),
+      loader,
+      true,
+    );
     for (const line of trace) hash.update(`${line}\n`);
     hash.update(JSON.stringify(violations));
   }
@@ -71,7 +77,7 @@ async function explore(): Promise<number> {
   let calls = 0;
   for (let seed = first; performance.now() - began < seconds * 1000; seed++) {
     if (!isWanted(seed)) continue;
-    const schedule = scheduleOf(seed, Number(values.operations));
+    const schedule = scheduleOf(seed, Number(values.operations), values.watch);
     const outcome = await simulate(schedule, loader);
     count++;
     calls += outcome.entries.length;
@@ -120,7 +126,7 @@ async function soonest(first: number): Promise<number | undefined> {
   const began = worked();
   for (let seed = first; worked() - began < Number(values.seconds); seed++) {
     if (!isWanted(seed)) continue;
-    const { violations } = await simulate(scheduleOf(seed, Number(values.operations)), loader);
+    const { violations } = await simulate(scheduleOf(seed, Number(values.operations), values.watch), loader);
     const violation = violations.find(({ kind }) => kind.includes(values.kind));
     if (violation === undefined) continue;
     console.log(`seed ${seed}: ${violation.kind}`);

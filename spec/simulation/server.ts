@@ -510,6 +510,31 @@ class Stream {
     throw new Error(`the simulated servers do not know ${JSON.stringify(body)}`);
   }
 
+  /** What a stream's leader alone answers: whoever takes itself for it. */
+  ofLeader({ seq, next_by_subj: filter }: Json, answer: Answer): void {
+    this.#mayChange(false);
+    const { chance, engine, trace } = this.#world;
+    const old = this.#oldLeadersNow().find(() => chance.happens(0.5));
+    // Nobody leads: nobody answers.
+    if (old === undefined && engine.now < this.#electedAt) return;
+    const view = old?.view ?? { place: this.log.end };
+    const [found] = this.log.from(Number(seq), String(filter), view);
+    if (trace !== undefined)
+      this.#told(trace, `the leader is asked from ${String(seq)}`, view, found === undefined ? [] : [found]);
+    answer([
+      found === undefined
+        ? refusal(404, 10037, "no message found")
+        : json({
+            message: {
+              subject: found.subject,
+              seq: found.seq,
+              data: Buffer.from(found.data).toString("base64"),
+              time: "",
+            },
+          }),
+    ]);
+  }
+
   #told(trace: Trace, what: string, { place, snapshot }: View, found: readonly StoredMessage[]): void {
     trace.say(
       `${this.name}: ${what}: ${found.length === 0 ? "nothing" : found.map(({ seq, subject }) => `${seq} ${subject}`).join(", ")}, up to ${this.log.sequenceAt(place)}` +
@@ -693,6 +718,12 @@ export class SimulatedServers {
       answer([json({})]);
       return;
     }
+    if (subject.startsWith(LEADER_GET)) {
+      const asked = this.#streams.get(subject.slice(LEADER_GET.length));
+      if (asked === undefined) answer([refusal(404, 10059, "stream not found")]);
+      else asked.ofLeader(body, answer);
+      return;
+    }
     const [api, verb, what, name] = requested(subject);
     const stream = this.#streams.get(what);
     if ((verb === "CREATE" || verb === "UPDATE") && body["name"] !== what) {
@@ -748,6 +779,8 @@ export class SimulatedServers {
     if (name.startsWith("KV_")) this.#byBucket.set(name.slice("KV_".length), stream);
   }
 }
+
+const LEADER_GET = "$JS.API.STREAM.MSG.GET.";
 
 const requests = new Map<string, readonly [api: string, verb: string, stream: string, key: string]>();
 

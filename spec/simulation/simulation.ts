@@ -35,6 +35,7 @@ import { violations, type Disaster, type Entry, type Violation } from "./oracle.
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
 import { SimulatedServers, type World } from "./server.js";
 import { Trace } from "./trace.js";
+import { SimulatedWatcher } from "./watcher.js";
 
 export interface Schedule {
   readonly seed: number;
@@ -45,6 +46,8 @@ export interface Schedule {
   readonly calm: ReadonlySet<Fault>;
   /** Other choices of the servers and of the network, for the same calls. */
   readonly turn: number;
+  /** Whether somebody watches each store. */
+  readonly watches: boolean;
 }
 
 export interface Outcome {
@@ -78,8 +81,9 @@ const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
 export const mixOfSeed = (seed: number): Mix => mixOf(new Chance(seed, 1), new Chance(seed, 7));
 
-export const scheduleOf = (seed: number, operations = 30): Schedule => ({
+export const scheduleOf = (seed: number, operations = 30, watches = false): Schedule => ({
   seed,
+  watches,
   operations,
   omit: new Set(),
   calm: new Set(),
@@ -135,6 +139,8 @@ class Simulation {
   /** When each event was. */
   readonly #ticks: number[] = [];
   #calls = 0;
+  /** What those who watch were told, in all. */
+  #told = 0;
   #underWay = 0;
   #interfered = 0;
   /** The stores that do so just now. */
@@ -249,7 +255,7 @@ class Simulation {
     this.#lane(this.#clients.length - 1, steps);
     this.#wait(() => this.#underWay === 0, "the calls at the end");
     for (const { id, out, op } of this.#entries.values()) {
-      if (Number(id.slice(1)) <= before) continue;
+      if (!id.startsWith("c") || Number(id.slice(1)) <= before) continue;
       const isUnknownUser = op.f === "authorize" && out === "unknown";
       if (
         !isUnknownUser &&
@@ -350,6 +356,7 @@ class Simulation {
           client.opening = false;
           this.#changed(client);
           this.#trace?.say(`${name} is open`);
+          if (this.#schedule.watches) this.#watch(name, store);
         },
         (error: unknown) => {
           client.opening = false;
@@ -361,6 +368,27 @@ class Simulation {
       );
     });
     return client;
+  }
+
+  #watch(name: string, store: Store): void {
+    const chance = new Chance(this.#schedule.seed, 12, this.#processes.length);
+    new SimulatedWatcher(name, store, {
+      chance,
+      taste: this.#taste,
+      touched: this.#touched,
+      tickAt: (time) => this.#tickAt(time),
+      tick: () => this.#tick(),
+      calls: () => this.#calls,
+      entries: () => this.#entries.values(),
+      note: (entry) => {
+        const id = `w${++this.#told}`;
+        // What comes out when an operator puts another log in place, and while that is so, is for other oracles.
+        if (this.#disaster === undefined) this.#entries.set(id, { ...entry, id });
+      },
+      found: (violation) => {
+        if (this.#disaster === undefined) this.#found.push(violation);
+      },
+    });
   }
 
   /** A store is open, or its process goes on, or has died: so does whoever waits for that. */
