@@ -3,9 +3,9 @@
  */
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, readOf } from "./support/messages.js";
 import { api } from "./support/streams.js";
@@ -18,7 +18,6 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 describe("jetstream: answers that come in part, not at all, or tell of the client", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let inner: Connection;
   let store: Store;
   /** Of which answer of many messages only the end arrives, as after a reconnection in the middle of it. Once. */
@@ -32,16 +31,8 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
   let meanwhile: ((subject: string) => Promise<void>) | undefined;
   const asked: string[] = [];
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    inner = await client.connect(server.url);
-  });
-
-  after(async () => {
-    await inner.close();
-    await server.dispose();
+  useServer((connected) => {
+    inner = connected;
   });
 
   let prefixes = 0;

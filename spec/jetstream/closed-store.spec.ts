@@ -3,8 +3,8 @@
 
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { eventually } from "../support/wait.js";
 import { fenced, isBarrier } from "./support/messages.js";
 import { configure, streamInfo, type Json } from "./support/streams.js";
@@ -62,19 +62,10 @@ async function errorOf(call: Promise<unknown>): Promise<StoreError> {
 
 describe("jetstream: a store that is closed", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let connection: Connection;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    connection = await client.connect(server.url);
-  });
-
-  after(async () => {
-    await connection.close();
-    await server.dispose();
+  useServer((connected) => {
+    connection = connected;
   });
 
   const open = (prefix: string, cacheBytes?: number, on: Connection = connection): Promise<Store> =>

@@ -1,8 +1,8 @@
 import { expect } from "chai";
 import { Buffer } from "node:buffer";
 import { openJetStream, type NatsConnection, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { codeOf } from "../support/code-of.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, isCatchUp, readOf } from "./support/messages.js";
@@ -159,18 +159,10 @@ const subjectOf = (message: Message): string => message.headers?.get("Nats-Subje
 // What a store keeps of the users has to be right whatever becomes of the answers that it is made of.
 describe("what a store keeps of the users, when answers are late, lost or of another log", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let raw: Connection;
   let other: Connection;
-  before(async () => {
-    server = await startNatsServer();
-    const [first, second] = await Promise.all(natsClients.map((client) => client.connect(server.url)));
-    if (first === undefined || second === undefined) throw new Error("two clients are needed");
+  useServer((first, second) => {
     [raw, other] = [first, second];
-  });
-  after(async () => {
-    await Promise.all([raw.close(), other.close()]);
-    await server.dispose();
   });
 
   let prefixes = 0;

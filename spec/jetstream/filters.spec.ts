@@ -3,8 +3,8 @@
 
 import { expect } from "chai";
 import { openJetStream } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { Names, type Operation, roomOperations, setupRooms, setupUsers, userOperations } from "./support/operations.js";
 import { tapped } from "./support/taps.js";
 
@@ -32,19 +32,10 @@ function filtersOf(payload: unknown): Asked[] {
 
 describe("jetstream: filters", function () {
   this.timeout(120_000);
-  let server: NatsServer;
   let connection: Connection;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    connection = await client.connect(server.url);
-  });
-
-  after(async () => {
-    await connection.close();
-    await server.dispose();
+  useServer((connected) => {
+    connection = connected;
   });
 
   it("no operation has a server look through a whole bucket", async () => {

@@ -3,9 +3,9 @@
 import { expect } from "chai";
 import { randomBytes } from "node:crypto";
 import { inspect, openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { allowed, finds, grantsNothing, seed, told } from "../support/faults.js";
-import { dropBuckets, natsClients, type Connection } from "../support/nats-clients.js";
+import { dropBuckets, type Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { random } from "../soak/random.js";
 import { rawBuckets, tokenOf, type RawBuckets, type RawRecord } from "./support/raw-bucket.js";
 import { configure, type Json } from "./support/streams.js";
@@ -346,18 +346,10 @@ const PLANTS: Readonly<Record<string, Readonly<Record<string, Plant>>>> = {
 
 describe("an inspection of the buckets", function () {
   this.timeout(240_000);
-  let server: NatsServer;
   let connection: Connection;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    connection = await client.connect(server.url);
-  });
-  after(async () => {
-    await connection.close();
-    await server.dispose();
+  useServer((connected) => {
+    connection = connected;
   });
 
   interface Seeded {

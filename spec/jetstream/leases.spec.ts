@@ -8,9 +8,9 @@ import {
   type JetStreamOptions,
   type Store,
 } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { eventually, pause } from "../support/wait.js";
 import { isBarrier } from "./support/messages.js";
 import { tapped, type Request } from "./support/taps.js";
@@ -24,18 +24,10 @@ const SHORT_MS = 50;
 // A check may be answered from memory while its proof is young enough: promise 17.
 describe("checks that may rest on a proof of before", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let raw: Connection;
   let other: Connection;
-  before(async () => {
-    server = await startNatsServer();
-    const [first, second] = await Promise.all(natsClients.map((client) => client.connect(server.url)));
-    if (first === undefined || second === undefined) throw new Error("two clients are needed");
+  useServer((first, second) => {
     [raw, other] = [first, second];
-  });
-  after(async () => {
-    await Promise.all([raw.close(), other.close()]);
-    await server.dispose();
   });
 
   let prefixes = 0;

@@ -6,6 +6,7 @@ import { exportStore, importStore, openJetStream, StoreError, type Store } from 
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
 import { pause } from "../support/wait.js";
 import { natsError, quieted, tapped } from "./support/taps.js";
 
@@ -14,19 +15,10 @@ const AGED_MS = 1600;
 
 describe("jetstream: one bucket that was restored without the others", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let connection: Connection;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    connection = await client.connect(server.url);
-  });
-
-  after(async () => {
-    await connection.close();
-    await server.dispose();
+  useServer((connected) => {
+    connection = connected;
   });
 
   it("members that are older than their room are corrupt, at once, and in no room", async () => {
