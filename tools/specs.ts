@@ -74,10 +74,10 @@ const BOTH_BUILDS = [/builds/, /errors/, /sqlite\/lock\.spec/, /soak/];
 const WHOLE_BUILD = [/package/, /readme/, /matrix/, /simulation/];
 
 /**
- * For the specs' nats-servers: their heaps are small, and Go's collector would run again and again. It takes a tenth of their
- * processor time at its default of 100.
+ * For the specs' nats-servers. Their heaps are small: at its default of 100, Go's collector takes a tenth of their processor
+ * time. And there are more servers than processors: threads of one server that look for work take as much again.
  */
-const GOGC = process.env["GOGC"] ?? "400";
+const GO = { GOGC: process.env["GOGC"] ?? "400", GOMAXPROCS: process.env["GOMAXPROCS"] ?? "1" };
 
 const DID_NOT_END = "Every test passed, but the process failed or did not end by itself.";
 
@@ -111,7 +111,7 @@ async function runFile(file: string, { test, bail }: SpecFileOptions, running: S
   const temporary = temporaryFolderOf(file);
   const child = fork(join(root, "tools/spec-file.ts"), args, {
     cwd: root,
-    env: { ...process.env, GOGC, ...(temporary === undefined ? {} : { TMPDIR: temporary }) },
+    env: { ...process.env, ...GO, ...(temporary === undefined ? {} : { TMPDIR: temporary }) },
     execArgv: ["--import", "tsx"],
     silent: true,
   });
@@ -145,7 +145,7 @@ async function runHere(file: string, options: SpecFileOptions): Promise<void> {
   let report: Counts = { passed: 0, failed: 0 };
   const temporary = temporaryFolderOf(file);
   if (temporary !== undefined) process.env["TMPDIR"] = temporary;
-  process.env["GOGC"] = GOGC;
+  Object.assign(process.env, GO);
   process.once("exit", (code) => {
     const { passed, failed } = report;
     const isLeft = failed === 0 && (code !== 0 || passed === 0);
