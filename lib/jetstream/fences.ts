@@ -1,8 +1,8 @@
 /**
- * Proof of how a record stands. What one replica answers proves nothing: it may be behind, or catch up from a snapshot
- * and have dropped what was superseded before it has what superseded it. The leader knows. A barrier on the condition
- * that the record's subject is still at a sequence (0: has no message) is acknowledged only if that was so after it was
- * sent, and only by a quorum: a fence. The argument: docs/protocol.md, P2 and P3.
+ * Proof of what a record is now. One replica's answer proves nothing. It may be behind. Or it catches up from a
+ * snapshot, and has dropped what was superseded before it received what superseded it. The leader knows better. A fence
+ * is a barrier on the condition that the record's subject is still at a given sequence (0: has no message). It is
+ * acknowledged only if that was so after it was sent, and only by a quorum. The argument: docs/protocol.md, P2 and P3.
  */
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
@@ -14,26 +14,27 @@ import type { BucketName, Seq, Stream } from "./seq.js";
 
 interface Log<B extends BucketName> {
   readonly highestSeen: Seq<B>;
-  /** The next barrier of this store. No other has its key until it is known what became of it. */
+  /** The next barrier of this store. Its key is not used again until the outcome is known. */
   takeBarrier(): { readonly key: string; readonly value: string };
   /** A barrier of this store, sent at `sent`, stands at `seq`. */
   noteBarrier(seq: Seq<B>, key: string, sent: Moment): void;
   /** The barrier of this key was surely not stored. */
   notePutBack(key: string): void;
-  /** Another log is there. */
+  /** There is another log now. */
   goneBack(): void;
-  /** The log acknowledged just now what was sent at `sent`. */
+  /** The log has just acknowledged something that was sent at `sent`. */
   heard(sent: Moment): void;
 }
 
-/** Where the fence stands, `undefined` if it was refused, or why nothing was heard. */
+/** The sequence of the fence. `undefined`: it was refused. Otherwise why no answer came. */
 type Answer<B extends BucketName> =
   { readonly at: Seq<B> | undefined } | { readonly failure: Failure; readonly error: unknown };
 
 const REFUSED = { at: undefined } as const;
 
 /**
- * Fences of one key. The server refuses a second one that is under way. So callers that come meanwhile share the next.
+ * Fences of one key. The server refuses a second one while one is under way, so callers that arrive meanwhile share the
+ * next.
  */
 interface Turn<B extends BucketName> {
   readonly running: Promise<Answer<B>>;
@@ -41,13 +42,13 @@ interface Turn<B extends BucketName> {
 }
 
 /**
- * Each fence is a write. These bound how many are under way, so that questions about absent records do not hold up the
- * others.
+ * Each fence is a write. These limits bound how many are under way, so that questions about absent records do not hold
+ * up the others.
  */
 const MAX_OF_ABSENT = 64;
 const MAX_OF_PRESENT = 256;
 
-/** Runs at most so many at a time. */
+/** Runs at most a given number at a time. */
 class Slots {
   readonly #most: number;
   #taken = 0;
@@ -58,7 +59,7 @@ class Slots {
   }
 
   async run<T>(work: () => Promise<T>): Promise<T> {
-    // One that ends hands its slot on, so that no newcomer takes it in between.
+    // An ending fence hands its slot to the next in line, so that no newcomer takes it in between.
     if (this.#taken < this.#most) this.#taken++;
     else await new Promise<void>((resolve) => this.#queue.push(resolve));
     try {
@@ -88,8 +89,8 @@ export class Fences<B extends BucketName> {
   }
 
   /**
-   * Whether the key was at `expected` (0: absent) at a moment after this call: the sequence of the fence, which is that
-   * moment. `undefined` proves nothing: it may be so all the same, or be about to change.
+   * Whether the key was at `expected` (0: absent) at a moment after this call. Answers the sequence of the fence, which
+   * is that moment. `undefined` proves nothing: the key may be there all the same, or be about to change.
    */
   async prove(key: string, expected: Seq<B>, call: Call): Promise<Seq<B> | undefined> {
     for (const retries = new RetryLoop(call); ;) {
@@ -116,7 +117,7 @@ export class Fences<B extends BucketName> {
         next.calls.push(call);
         return next.answer;
       }
-      // The next fence expects another sequence. This one comes after it.
+      // The next fence expects another sequence, so this one has to come after it.
       await next.answer;
       call.throwIfEnded();
     }
@@ -132,7 +133,7 @@ export class Fences<B extends BucketName> {
   }
 
   async #send(key: string, expected: Seq<B>, calls: readonly Call[]): Promise<Answer<B>> {
-    // The fence waits as long as the longest call. If every call has ended, none is sent.
+    // The fence has the time of the longest call. If every call has ended, none is sent.
     const waiting = calls.filter(({ ended }) => ended === undefined);
     if (waiting.length === 0) return REFUSED;
     const timeoutMs = Math.max(...waiting.map((call) => this.#client.attemptMs(call)));
@@ -150,7 +151,7 @@ export class Fences<B extends BucketName> {
     if (isSurelyVain(ack)) this.#log.notePutBack(barrier.key);
     switch (ack.kind) {
       case "stored":
-        // Another log's acknowledgement proves nothing of this one.
+        // An acknowledgement of another log proves nothing about this one.
         if (ack.seq <= seen) {
           this.#log.goneBack();
           return REFUSED;

@@ -1,31 +1,30 @@
 /**
- * How what was read may be used. Any replica can lag, so that a refusal (no such room, no longer at that revision) is
- * said only by what was read as certain. Types see to it: the rules that refuse are to be had only for what was read
- * so.
+ * How a read may be used. Any replica can lag. So a refusal (no such room, another revision) may rest only on a read
+ * that is certain. The types enforce that: only such a read gives access to the rules that refuse.
  */
 import type { Call } from "../call.js";
 import * as all from "../rules.js";
 import { RetryLoop } from "./retry-loop.js";
 
 /**
- * `any`: as some replica has it, and never older than this store has seen it. `certain`: as it stands at a moment after
- * the call.
+ * `any`: as any replica has it, but never older than this store has seen it. `certain`: as it is at a moment after the
+ * call.
  */
 export type Freshness = "any" | "certain";
 
 declare const readAs: unique symbol;
 
-/** What was read so, or rests on nothing else. At run time there is nothing of it. */
+/** A value of this freshness, or derived from nothing else. It exists in types only, not at run time. */
 export interface ReadAs<F extends Freshness> {
   readonly [readAs]: F;
 }
 
 export type Read<T, F extends Freshness> = T & ReadAs<F>;
 
-/** For readers: it was read so. */
+/** For readers: marks a value as read with this freshness. */
 export const asRead = <F extends Freshness, T extends object>(_freshness: F, read: T): Read<T, F> => read as Read<T, F>;
 
-/** For what is made of what was read, and of nothing else. */
+/** For values derived from such reads alone. */
 export const madeOf = <T extends object, F extends Freshness>(_read: ReadAs<F>, made: T): Read<T, F> =>
   made as Read<T, F>;
 
@@ -53,27 +52,27 @@ export type Rules = Pick<
   | "checkRekeyMembers"
 >;
 
-/** One try at a decision: how it reads, and the rules for what it has read so. */
+/** One attempt at a decision: how it reads, and the rules for what it has read. */
 export interface Round<F extends Freshness> {
   readonly freshness: F;
   rules(read: ReadAs<F | "certain">): Rules;
 }
 
-/** By what the quorum says. Whoever has only this reads as certain, and refuses for good. */
+/** By what the quorum says. With this round alone, reads are certain and refusals are final. */
 export const CERTAIN: Round<"certain"> = { freshness: "certain", rules: () => all };
 
-/** Not for others: somebody has to catch what it refuses. */
+/** Not exported: somebody has to catch what it refuses. */
 const ANY: Round<"any"> = { freshness: "any", rules: () => all };
 
-/** Whatever the freshness, so that what is decided on a stale read is decided again by the same words. */
+/** The same rules for every freshness: a decision on a stale read is then made again in the same words. */
 export type Attempt<T> = <F extends Freshness>(round: Round<F>) => Promise<T>;
 
-/** A refusal by what some replica has, which is none yet. */
+/** A refusal that rests on some replica's answer. It is not final yet. */
 export function mustLookAgain({ freshness }: Round<Freshness>, error: unknown): boolean {
   return freshness === "any" && all.isRefusal(error);
 }
 
-/** Tries it by what some replica has. `"refused"`: that is no reason to refuse, it has to be read as certain. */
+/** Tries with what some replica has. `"refused"`: that is no reason to refuse yet, so read it as certain. */
 export async function byAnyReplica<T>(attempt: Attempt<T>): Promise<T | "refused"> {
   try {
     return await attempt(ANY);
@@ -83,21 +82,21 @@ export async function byAnyReplica<T>(attempt: Attempt<T>): Promise<T | "refused
   }
 }
 
-/** Answers by what some replica has, and where that refuses, by what is certain. */
+/** Answers with what some replica has. If that refuses, it decides again with what is certain. */
 export async function orCertain<T extends object>(attempt: Attempt<T>): Promise<T> {
   const found = await byAnyReplica(attempt);
   return found === "refused" ? attempt(CERTAIN) : found;
 }
 
 /**
- * What came of a try at a change. `unchanged`: by what was read there is nothing to change. `again`: what was read does
- * not belong together, or stands no longer.
+ * The outcome of an attempt at a change. `unchanged`: going by what was read, there is nothing to change. `again`: what
+ * was read is inconsistent, or no longer current.
  */
 export type Outcome<T> = { readonly committed: T } | { readonly unchanged: T } | "again";
 
 /**
- * Changes something: decides by what some replica has, as the commit has the condition that it is still so. That it
- * refuses, or that nothing is to change, is no commit, and is believed only of what is certain.
+ * Changes something. It may decide on what some replica has, because the commit has the condition that this is still
+ * so. A refusal, or that there is nothing to change, involves no commit. So those need a certain read.
  */
 export async function commitOrCertain<T>(call: Call, attempt: Attempt<Outcome<T>>): Promise<T> {
   const retries = new RetryLoop(call);

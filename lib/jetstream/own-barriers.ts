@@ -1,7 +1,7 @@
 /**
- * The barriers and fences of one store in one bucket. Each has a key. Once one is acknowledged, the next takes its key
- * and so supersedes it. That leaves a gap in the log. So each lists where those before it stood: a reader of the log
- * finds every one of them, or a later one that lists it.
+ * The barriers and fences of one store in one bucket. Each has a key. Once one is acknowledged, the next one takes its
+ * key and supersedes it, which leaves a gap in the log. So each barrier lists where the earlier ones were. A reader of
+ * the log finds every barrier, or a later one that lists it.
  */
 import { randomBytes } from "node:crypto";
 import type { Json } from "./json.js";
@@ -9,9 +9,9 @@ import type { BucketName, Seq } from "./seq.js";
 import { SequenceWindow } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 
-/** How many groups of keys a bucket has. Two stores of one group are right too, but make gaps for each other. */
+/** How many groups of keys a bucket has. Two stores in one group still work, but make gaps for each other. */
 const GROUPS = 64;
-/** How many keys a group has: more than one store has under way. They have two tokens, which no record's key has. */
+/** How many keys a group has: more than one store has under way. They have two tokens, as no record's key has. */
 const KEYS = 512;
 /**
  * How many sequences of the log a barrier lists, one bit for each. Where several stores prove thousands of records a
@@ -19,8 +19,8 @@ const KEYS = 512;
  */
 const WINDOW = 2048;
 /**
- * Once in so many sequences one lists many more, for stores that did not read for a while. It keeps its key until the
- * next such one.
+ * Once in this many sequences a barrier has a long list, for stores that did not read for a while. It keeps its key
+ * until the next long one.
  */
 const LONG_EVERY = 1024;
 const LONG_WINDOW = 65_536;
@@ -32,10 +32,10 @@ export class OwnBarriers<B extends BucketName> {
   /** Tells this store's barriers from those of another with the same key. */
   readonly #id = randomBytes(6).toString("base64url");
   #stood = new SequenceWindow();
-  /** While frozen: those that were acknowledged before. */
+  /** While frozen: barriers that were acknowledged before. */
   #before: SequenceWindow | undefined;
   #group = newGroup("");
-  /** Keys of the group with nothing under way, the last used at the end. */
+  /** Free keys of the group, the last used one at the end. */
   #free: string[] = [];
   #made = 0;
   #last: { readonly key: string; readonly seq: Seq<B> } | undefined;
@@ -46,12 +46,12 @@ export class OwnBarriers<B extends BucketName> {
   #long: { readonly key: string; readonly top: number } | undefined;
   #nextLong: { readonly key: string; readonly top: number } | undefined;
 
-  /** The next barrier. Nobody gets its key again until {@link add} or {@link unsent} tells what became of it. */
+  /** The next barrier. Its key is free again once {@link add} or {@link unsent} tells what became of it. */
   take(): { readonly key: string; readonly value: string } {
     const key = this.#freeKey();
     const { top } = this.#stood;
     let list = (this.#list ??= this.#stood.list(WINDOW));
-    // If the last long one is never heard of, another follows.
+    // If nothing is heard of the last long one, another follows.
     if (top - Math.max(this.#long?.top ?? 0, this.#nextLong?.top ?? 0) >= LONG_EVERY) {
       this.#nextLong = { key, top };
       list = this.#stood.list(LONG_WINDOW);
@@ -60,35 +60,35 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   #freeKey(): string {
-    // While frozen, the last barrier is still looked for by its key.
+    // While frozen, the last barrier's key stays free: readers still look for that barrier.
     const looked = this.#isFrozen ? this.#last?.key : undefined;
     for (let i = this.#free.length - 1; i >= 0; i--) {
       if (this.#free[i] !== looked && this.#free[i] !== this.#spared)
         return this.#free.splice(i, 1)[0] ?? this.#freeKey();
     }
-    // All keys are under way, or were never heard of again: so it is while a cluster is cut.
+    // All keys are under way, or were never answered, as while a cluster is cut.
     if (this.#made === KEYS) this.part();
     return `${this.#group}-${String(this.#made++)}`;
   }
 
-  /** The message of this key is looked for: nothing may supersede it. */
+  /** Somebody looks for the message at this key: nothing may supersede it. */
   spare(key: string | undefined): void {
     this.#spared = key;
   }
 
-  /** The newest acknowledged one. Its key stays in the log, even if another store writes it. */
+  /** The newest acknowledged barrier. Its key stays in the log, even if another store writes to it. */
   get last(): { readonly key: string; readonly seq: Seq<B> } | undefined {
     return this.#last;
   }
 
-  /** Whether a message is one of this store's. */
+  /** Whether a message is a barrier of this store. */
   isOwn(value: Json): boolean {
     return value["s"] === this.#id;
   }
 
   /**
-   * Notes one that was acknowledged, and no other: one that was not heard of may stand elsewhere, and a record that
-   * stands in its place would be passed over.
+   * Notes an acknowledged barrier. Never note one without an answer: it may be elsewhere, and then a record at its
+   * assumed place would be skipped.
    */
   add(seq: Seq<B>, key: string): void {
     if (!this.#isFrozen && seq > (this.#last?.seq ?? 0)) this.#last = { key, seq };
@@ -105,8 +105,8 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   /**
-   * The one of this key was surely not stored. One that was never heard of keeps its key: it may be stored late, and
-   * none would list it.
+   * The barrier at this key was surely not stored. One without an answer keeps its key: it may be stored late, and no
+   * other would list it.
    */
   unsent(key: string): void {
     if (key === this.#nextLong?.key) this.#nextLong = undefined;
@@ -117,20 +117,20 @@ export class OwnBarriers<B extends BucketName> {
     return this.#stood.hasAll(from, to);
   }
 
-  /** Ranges that stand at or above a sequence. */
+  /** Ranges at or above a sequence. */
   since(seq: number): Iterable<Range> {
     return this.#stood.since(seq);
   }
 
-  /** Another log may be there: nothing of the old one is listed any more. */
+  /** There may be another log now, so nothing of the old one is listed any more. */
   clear(): void {
     this.#stood.clear();
     this.#listAnew();
   }
 
   /**
-   * Until {@link thaw}, another log may be there: what is acknowledged meanwhile may stand in that one. Only the last
-   * one of before tells whether the log is the same, and until then none of those before is listed.
+   * Until {@link thaw}, there may be another log, and what is acknowledged meanwhile may be in that one. Only the last
+   * barrier from before tells whether the log is the same. Until then none from before is listed.
    */
   freeze(): void {
     this.#before ??= this.#stood;
@@ -140,8 +140,8 @@ export class OwnBarriers<B extends BucketName> {
   }
 
   /**
-   * The log is the same, up to `seq`. If it was `isUnbroken`, what was acknowledged since stands in it too. Else that
-   * may stand in a log that was there meanwhile, and something else stands at its place in this one.
+   * The log is the same, up to `seq`. If it was `isUnbroken`, it also holds what was acknowledged since. Otherwise that
+   * may be in a log that existed meanwhile, and this one has something else in its place.
    */
   thaw(seq: Seq<B>, isUnbroken: boolean): void {
     const before = this.#before;
@@ -155,7 +155,7 @@ export class OwnBarriers<B extends BucketName> {
     this.#listAnew();
   }
 
-  /** Another log is there. */
+  /** There is another log now. */
   forget(): void {
     this.clear();
     this.#before = undefined;
@@ -164,12 +164,12 @@ export class OwnBarriers<B extends BucketName> {
     this.part();
   }
 
-  /** A barrier was read from the log. If another store has the same key, this one takes other keys. */
+  /** A barrier was read from the log. If another store uses this key, this store changes to other keys. */
   met(key: string, value: Json): void {
     if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();
   }
 
-  /** Takes another group of keys: another store in this group would supersede barriers before anybody reads them. */
+  /** Takes another group of keys: another store in this group would supersede barriers before anybody has read them. */
   part(): void {
     this.#group = newGroup(this.#group);
     this.#free = [];

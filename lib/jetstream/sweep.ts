@@ -1,11 +1,11 @@
 /**
- * Clears away what attempts leave that died: index entries, keys and rows that nothing refers to. All of it is
- * invisible already; this is only about space, and about ciphertext that nobody should keep.
+ * Clears away what dead attempts left: index entries, keys and rows that nothing refers to. All of it is invisible
+ * already. This is only about space, and about ciphertext that nobody should keep.
  *
- * An attempt that seems dead may be a stopped process that wakes at any time. So it is first made unable to commit: a
- * write of the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt
- * under way. Only then is what it staged removed. Whoever wakes is refused, and starts anew under other ids. No clock
- * decides. The argument: docs/protocol.md, X1 to X3.
+ * An attempt that seems dead may be a stopped process that can wake at any time. So it is first made unable to commit:
+ * a write to the room's record that changes nothing visible (`RoomRecords.fence`) breaks the condition of every attempt
+ * under way. Only then is what it staged removed. An attempt that wakes is refused, and starts again under other ids.
+ * No clock decides. The argument: docs/protocol.md, X1 to X3.
  */
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
@@ -19,25 +19,28 @@ import { joinAll } from "./join.js";
 import type { Freshness } from "./freshness.js";
 import type { RoomRecords } from "./room-records.js";
 
-/** Records of each bucket that one opening looks at, from a random place on: what one leaves out, a later one meets. */
+/**
+ * How many records of each bucket one opening looks at, from a random place on. What one opening misses, a later one
+ * finds.
+ */
 const AT_ONCE = 1024;
 
-/** What something staged belongs to. */
+/** What a staged record belongs to. */
 export interface StagedRecord {
   /** Its bucket, and its key there. */
   readonly name: string;
-  /** Whether something stands there. */
+  /** Whether there is a record at that key. */
   readonly isThere: (freshness: Freshness, call: Call) => Promise<boolean>;
   readonly remove: (call: Call) => Promise<void>;
   readonly roomId: string;
   readonly incarnation: string;
-  /** Of a member's row: the id under which it stands. */
+  /** For a member's row: the id of its roster. */
   readonly roster?: string;
   /** An entry in the index of all rooms. */
   readonly isOfRoom?: true;
-  /** Of a key or an index entry: the membership that it is for. */
+  /** For a key or an index entry: its membership. */
   readonly membership?: { readonly endpoint: string; readonly id: string };
-  /** Of a key: the epoch and the attempt that would make it. */
+  /** For a key: the epoch, and the attempt that would make it. */
   readonly made?: { readonly epoch: number; readonly attempt: string };
 }
 
@@ -65,8 +68,8 @@ export class Sweep {
   }
 
   /**
-   * Those of one room to which nothing refers, at a moment after this call. An attempt under way may do so later.
-   * Nothing is changed.
+   * The records of one room that nothing refers to, at a moment after this call. An attempt under way may still refer
+   * to them later. Changes nothing.
    */
   async leftovers(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<readonly StagedRecord[]> {
     const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
@@ -74,14 +77,12 @@ export class Sweep {
     return this.#suspects(roomId, await this.#records.slot(roomId, "certain", call), suspects, "certain", call);
   }
 
-  /** Removes those of one room to which nothing refers, and nothing ever can. */
+  /** Removes the records of one room that nothing refers to, and that nothing ever can. */
   clear(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<void> {
     return this.#room(roomId, traces, call);
   }
 
-  /**
-   * Looks at a bounded number of records of every bucket but `rooms` and `users`, which hold nothing that is staged.
-   */
+  /** Looks at a bounded number of records in every bucket except `rooms` and `users`, which hold nothing staged. */
   async some(call: Call): Promise<void> {
     const { membersByEndpoint, roomKeys, members } = this.#records.buckets;
     const traces: StagedRecord[] = [];
@@ -91,7 +92,7 @@ export class Sweep {
     await this.#eachRoom(traces, call);
   }
 
-  /** Looks at index entries that a reader found to lead nowhere. */
+  /** Looks at index entries that led a reader nowhere. */
   async indexEntries(entryKeys: readonly Key<"rooms_by_member">[], call: Call): Promise<void> {
     const bucket = this.#records.buckets.membersByEndpoint;
     await this.#eachRoom(
@@ -111,18 +112,18 @@ export class Sweep {
   }
 
   async #room(roomId: string, traces: readonly StagedRecord[], call: Call): Promise<void> {
-    // First as cheap as possible: nearly always everything is in order.
+    // The cheapest look comes first: nearly always everything is in order.
     const suspects = await this.#suspects(roomId, await this.#records.slot(roomId, "any", call), traces, "any", call);
     if (suspects.length === 0) return;
-    // An import stages for long what no record names yet. It says so in the log before it stages anything, and so
-    // before it was met.
+    // An import stages records long before anything names them. It says so in the log before it stages anything, and so
+    // before the sweep could meet a record of it.
     const { rooms } = this.#records.buckets;
     await rooms.checkOpen(await rooms.readIndex(call), call);
     const slot = await this.#records.slot(roomId, "certain", call);
     const found = await this.#suspects(roomId, slot, suspects, "certain", call);
     const open = found.filter(({ verdict }) => verdict === "open");
     const fenced = open.length === 0 || (await this.#records.fence(roomId, slot, call));
-    // Not fenced: the room moved on, and with it perhaps the attempt. The next sweep looks again.
+    // The fence failed: the room has changed, and perhaps the attempt with it. The next sweep looks again.
     const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
     await joinAll(removable.map(({ remove }) => remove(call)));
   }
@@ -149,15 +150,15 @@ export class Sweep {
     freshness: Freshness,
     call: Call,
   ): Promise<Verdict> {
-    // Made for a room of that id before this one, or for an attempt to make one that this one came before.
+    // Made for an earlier room of that id, or for an attempt that lost to the one that made this room.
     if (trace.incarnation !== record.incarnation) return "dead";
     const { membership, made, roster } = trace;
-    // Rows under another id are of before a copy, or of a copy that may still be committed.
+    // Rows under another id are from before a copy, or from a copy that may still be committed.
     if (roster !== undefined) return roster === record.roster || roster === record.copying ? "live" : "open";
     if (membership === undefined) return "live";
     const { members, roomKeys } = this.#records.buckets;
     const rowKey = keys.member(roomId, membership.endpoint, record.roster);
-    // Only what is certain is followed by a removal: a replica can be behind, or miss a row.
+    // Only a certain read may lead to a removal: a replica can be behind, or miss a row.
     const { entry } = await members.read(rowKey, freshness, call);
     const rows = [
       ...record.head.filter((head) => head.endpoint === membership.endpoint).map((head) => head.row),
@@ -176,8 +177,8 @@ export class Sweep {
 }
 
 /**
- * Rows and epochs are written only of rooms that were, which leave a tombstone; what is staged may be of a room that is
- * about to be. Where there is not even a tombstone nothing is dead before the fence.
+ * Rows and epochs are written only for rooms that exist, and a deleted room leaves a tombstone. What is staged may
+ * belong to a room that is about to be made. So where there is no tombstone, nothing is dead before the fence.
  */
 function withoutRoom(slot: RoomSlot, trace: StagedRecord): Verdict {
   return trace.membership === undefined && trace.isOfRoom === undefined && slot.seq > 0 ? "dead" : "open";
@@ -192,7 +193,7 @@ function indexTraces(bucket: Bucket<"rooms_by_member">, key: Key<"rooms_by_membe
   return traceOf(bucket, key, { roomId, incarnation, membership: { endpoint, id: membership } });
 }
 
-/** What stands at a key, as far as its key says what it belongs to. */
+/** The staged record at a key, if its key says what it belongs to. */
 function traceOf<B extends BucketName>(
   bucket: Bucket<B>,
   key: Key<B>,
@@ -203,7 +204,7 @@ function traceOf<B extends BucketName>(
     try {
       return (await bucket.read(key, freshness, call)).entry !== undefined;
     } catch (error) {
-      // Whatever it is.
+      // A damaged record is there all the same.
       if (isCorrupt(error)) return true;
       throw error;
     }
