@@ -10,6 +10,8 @@ import { scheduleOf, simulate, type Schedule } from "./simulation.js";
 const dist = fileURLToPath(new URL("../../dist", import.meta.url));
 /** Of these the first few are enough here: `npm run simulate` goes on with others. */
 const SEEDS = 150;
+/** Where somebody watches each takes several times as long. */
+const WATCHED = 15;
 /** Within so many schedules a fault is found. */
 const FOUND_WITHIN = 250;
 
@@ -17,29 +19,35 @@ describe("the simulated cluster", function () {
   this.timeout(240_000);
   const loader = new LibraryLoader(dist);
 
-  async function expectNone(schedule: Schedule): Promise<void> {
-    const { violations } = await simulate(schedule, loader);
+  async function expectNone(schedule: Schedule, library = loader): Promise<void> {
+    const { violations } = await simulate(schedule, library);
     const said = violations.map(({ kind, why }) => `${kind}: ${why}`);
     expect(said, `npm run simulate -- --replay '${JSON.stringify(write(schedule))}'`).to.deep.equal([]);
   }
+
+  const copiesOften = (): LibraryLoader =>
+    new LibraryLoader(
+      dist,
+      { from: /rows\d* === void 0 \|\| rows\d* > 2 \* members\d* \+ FEW_ROWS\d*/, to: "true" },
+      { from: /(?<=COMPACT_EVERY\d* = )16;/, to: "2;" },
+    );
 
   it(`${SEEDS} schedules end without a violation`, async () => {
     for (let seed = 1; seed <= SEEDS; seed++) await expectNone(scheduleOf(seed));
   });
 
   it(`${SEEDS} schedules end without a violation where members' rows are copied at every second removal`, async () => {
-    const often = new LibraryLoader(
-      dist,
-      { from: /rows\d* === void 0 \|\| rows\d* > 2 \* members\d* \+ FEW_ROWS\d*/, to: "true" },
-      { from: /(?<=COMPACT_EVERY\d* = )16;/, to: "2;" },
-    );
-    for (let seed = 1001; seed <= 1000 + SEEDS; seed++) {
-      const { violations } = await simulate(scheduleOf(seed), often);
-      expect(
-        violations.map(({ kind, why }) => `${kind}: ${why}`),
-        `seed ${String(seed)}`,
-      ).to.deep.equal([]);
-    }
+    const often = copiesOften();
+    for (let seed = 1001; seed <= 1000 + SEEDS; seed++) await expectNone(scheduleOf(seed), often);
+  });
+
+  it(`${WATCHED} schedules end without a violation where somebody watches each store`, async () => {
+    for (let seed = 2001; seed <= 2000 + WATCHED; seed++) await expectNone(scheduleOf(seed, 30, true));
+  });
+
+  it(`${WATCHED} schedules end without a violation where somebody watches, and rows are copied often`, async () => {
+    const often = copiesOften();
+    for (let seed = 3001; seed <= 3000 + WATCHED; seed++) await expectNone(scheduleOf(seed, 30, true), often);
   });
 
   for (const { title, schedule } of cases) {

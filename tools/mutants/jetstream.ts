@@ -604,6 +604,22 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: format("where a version of before drops the number"),
   },
   {
+    name: "a membership that ended is not told where another one began at once",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "ended: row.gone || (row.again ?? 0) > v,",
+    replace: "ended: row.gone,",
+    breaks: "Between two memberships of one endpoint an event says that the first one ended.",
+    killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "nats 2.29 watch: a grant that ended is told"),
+  },
+  {
+    name: "a membership that goes on is told to have ended",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "const v = isAnother ? 0 : before.v;",
+    replace: "const v = isAnother ? before.v : 0;",
+    breaks: "Of a membership that began before the last proof nothing has ended since.",
+    killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "nats 2.29 watch: what has ended is told once"),
+  },
+  {
     name: "time that ran out and is given anew is the same grant",
     file: "lib/rules.ts",
     find: "isTaken || isDemoted || isOver(before) !== isOver(next);",

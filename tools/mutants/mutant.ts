@@ -29,6 +29,8 @@ export interface SimulationKiller {
   readonly seconds: number;
   /** Only schedules in which this fault may happen. */
   readonly with?: string;
+  /** Somebody watches each store. */
+  readonly watch?: true;
 }
 
 export const bySpec = (file: string, test?: string): SpecKiller => ({

@@ -87,8 +87,11 @@ export class Sandbox {
   }
 
   /** Runs the simulation several times in one process, each from other seeds. Answers how often it found something. */
-  async simulate({ seconds, with: fault }: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
-    const only = fault === undefined ? [] : ["--with", fault];
+  async simulate(
+    { seconds, with: fault, watch }: SimulationKiller,
+    runs: number,
+  ): Promise<Run & { readonly red: number }> {
+    const only = [...(fault === undefined ? [] : ["--with", fault]), ...(watch === true ? ["--watch"] : [])];
     const args = ["run", "--silent", "simulate", "--", "--seconds", String(seconds), "--runs", String(runs), ...only];
     const { output } = await this.#end(
       spawn("npm", args, { cwd: this.folder, stdio: "pipe" }),
@@ -104,7 +107,10 @@ export class Sandbox {
       case "spec":
         return this.#spec(killer.file, killer.test);
       case "simulation": {
-        const fault = killer.with === undefined ? [] : ["--with", killer.with];
+        const fault = [
+          ...(killer.with === undefined ? [] : ["--with", killer.with]),
+          ...(killer.watch === true ? ["--watch"] : []),
+        ];
         return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...fault]);
       }
     }

@@ -272,7 +272,33 @@ const ofRestores: Mutant = {
   chance: true,
 };
 
+/** What only those notice who watch a store. */
+const watched: readonly Change[] = [
+  {
+    name: "simulated: a gap behind which nothing is looked for",
+    file: "lib/jetstream/log-range.ts",
+    find: "if (gaps.length === 0) return { upTo, entries };",
+    replace: "return { upTo, entries };",
+    breaks: "What superseded a record may stand behind the barrier: another pass reads on from there.",
+  },
+  {
+    name: "simulated: a gap that the leader is not asked about",
+    file: "lib/jetstream/log-range.ts",
+    find: "const gaps = gapsOf(bucket, from, upTo, read);",
+    replace: "const gaps = gapsOf(bucket, from, upTo, read).slice(0, 0);",
+    breaks: "A replica that catches up from a snapshot has gaps where the leader has none.",
+  },
+  {
+    name: "simulated: a grant that ended and is not told",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "row.grant > 0 : row.grant !== before;",
+    replace: "row.grant > 0 : row.grant < before;",
+    breaks: "Between two grants of one user an event says that the first one ended.",
+  },
+];
+
 export const simulationMutants: readonly Mutant[] = [
+  ...watched.map((change): Mutant => ({ ...change, killedBy: { ...bySimulationInTime, watch: true }, chance: true })),
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ...seldom.map((change): Mutant => ({ ...change, killedBy: bySimulationInTime, chance: true })),
   ofOvertakes,
