@@ -29,11 +29,11 @@ export function openMemory(options?: CommonOptions): Promise<Store> {
     const { opTimeoutMs, signal } = commonInput(fields(options ?? {}, "options", COMMON_OPTIONS), "options");
     if (isAborted(signal))
       throw new StoreError("TIMEOUT", "The opening was aborted by its signal", { cause: abortReason(signal) });
-    return new MembershipStore(driverOf(new Memory()), opTimeoutMs);
+    return new MembershipStore(memoryDriver(new Memory()), opTimeoutMs);
   });
 }
 
-function driverOf(memory: Memory): Driver {
+export function memoryDriver(memory: Memory): Driver {
   return {
     backend: "memory",
     rooms: rooms(memory),

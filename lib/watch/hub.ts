@@ -34,6 +34,8 @@ export class WatchHub {
   readonly #source: WatchSource;
   readonly #watchers = new Set<Watcher>();
   #feed: ChangeFeed | undefined;
+  /** What the feed was asked, until somebody has the answer. */
+  #taking: Promise<Changes> | undefined;
   #isRunning = false;
   #isClosed = false;
   #asked = 0;
@@ -99,6 +101,7 @@ export class WatchHub {
     }
     this.#feed?.close();
     this.#feed = undefined;
+    this.#taking = undefined;
     this.#isRunning = false;
   }
 
@@ -106,7 +109,7 @@ export class WatchHub {
   async #round(): Promise<void> {
     this.#asked = performance.now();
     if (this.#feed === undefined) {
-      this.#feed = await this.#source.step((call) => this.#source.driver.changes.follow(call, this.#wanted));
+      this.#feed = await this.#source.step((call) => this.#follow(call));
       for (const watcher of this.#watchers) watcher.isFollowing = false;
     }
     this.#tell(await this.#take());
@@ -126,9 +129,28 @@ export class WatchHub {
     if (feed === undefined) throw new StoreError("UNAVAILABLE", "Nothing is followed");
     // Who comes while it is asked hears of what comes after.
     const ready = [...this.#watchers];
-    const changes = await this.#source.step((call) => feed.take(call));
+    const changes = await this.#source.step((call) => this.#answerOf(feed, call));
+    this.#taking = undefined;
     for (const watcher of ready) watcher.isFollowing = true;
     return changes;
+  }
+
+  async #follow(call: Call): Promise<ChangeFeed> {
+    const feed = await this.#source.driver.changes.follow(call, this.#wanted);
+    // Nobody waits for it any more.
+    if (call.remaining() <= 0) feed.close();
+    return feed;
+  }
+
+  /** What a feed has given counts as taken: an answer that came too late for one step is that of the next. */
+  async #answerOf(feed: ChangeFeed, call: Call): Promise<Changes> {
+    const taking = (this.#taking ??= feed.take(call));
+    try {
+      return await taking;
+    } catch (error) {
+      if (this.#taking === taking) this.#taking = undefined;
+      throw error;
+    }
   }
 
   #tell(changes: Changes): void {
