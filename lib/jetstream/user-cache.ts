@@ -1,7 +1,7 @@
 /**
- * What checks need of users that were read, in some 50 bytes for each: a key of hex digits as the number that it is,
- * where its record stands, and what it allows. Whoever has another kind of key, a time that runs out, or a change under
- * way is kept as an object beside.
+ * What checks need of users that were read, in some 50 bytes each: a key of hex digits as a number, the sequence of its
+ * record, and what it allows. A user with another kind of key, a time that runs out, or a change under way is kept as
+ * an object beside the tables.
  */
 import { randomBytes } from "node:crypto";
 import type { UserFacts } from "../rules.js";
@@ -15,9 +15,9 @@ import { factsOf, readGuard, readUser, type GuardSlot, type UserSlot } from "./u
 export interface UserState {
   /** `undefined`: there is no user. */
   readonly facts: UserFacts | undefined;
-  /** Where a change is staged: whether it counts says the guard. */
+  /** The record, while a change is staged in it. The guard says whether that counts. */
   readonly slot?: UserSlot;
-  /** Of the guard. */
+  /** The guard's record, if this is its state. */
   readonly guard?: GuardSlot;
 }
 
@@ -33,7 +33,7 @@ const KIND = GENERATION + 1;
 const ENTRY_WORDS = KIND + 1;
 const ENTRY_BYTES = ENTRY_WORDS * 4;
 
-/** 0 is no entry. */
+/** 0: no entry. */
 const ACTIVE_MEMBER = 1;
 const ACTIVE_ADMIN = 2;
 const REVOKED_MEMBER = 3;
@@ -67,18 +67,18 @@ export function stateOf(entry: Entry<"users">): UserState {
 }
 
 /**
- * So many tables, by the first bits of the hash: no addition moves more than one of them, and one at a time is given
- * up.
+ * How many tables there are, by the first bits of the hash. So an addition moves at most one of them, and one at a time
+ * is given up.
  */
 const SHARDS = 1024;
 const SHARD_SHIFT = 22;
 const MIN_CAPACITY = 8;
-/** A table grows when it is as full as this, by this much. */
+/** A table that is this full grows by this factor. */
 const FULL = 0.8;
 const GROWTH = 1.35;
-/** With less nothing is kept: what is put in would only push out the rest. */
+/** With less than this nothing is kept: every addition would only push out the rest. */
 const MIN_BYTES = 64 * 1024;
-/** An object beside takes about as much, with its key. */
+/** About what an object beside takes, with its key. */
 const OBJECT_BYTES = 400;
 
 class Shard {
@@ -86,7 +86,7 @@ class Shard {
   words = new Int32Array(MIN_CAPACITY * ENTRY_WORDS);
   count = 0;
 
-  /** The entry's place, or the free one where it would be. */
+  /** The place of the entry, or the free place where it would be. */
   find(key: Int32Array, hash: number): number {
     let at = (((hash & 0xffff) * this.capacity) >>> 16) * ENTRY_WORDS;
     while (this.words[at + KIND] !== 0 && !this.#isOf(at, key)) {
@@ -130,23 +130,23 @@ export class UserCache implements Cache<"users", UserState> {
   readonly #maxBytes: number;
   readonly #seed = randomBytes(4).readInt32LE();
   readonly #shards: (Shard | undefined)[] = new Array<Shard | undefined>(SHARDS);
-  /** By the records' keys. Also whatever is in the bucket and no user. */
+  /** By the records' keys. Includes whatever is in the bucket and is no user. */
   readonly #objects = new Map<Key<"users">, Known<"users", UserState>>();
   readonly #packed = new Int32Array(KEY_WORDS);
   #bytes = 0;
   onForget: ((seq: Seq<"users">) => void) | undefined;
 
-  /** Beyond `maxBytes` what was kept is forgotten, a part at a time. */
+  /** Beyond `maxBytes` what was kept is forgotten, one part at a time. */
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
   get(recordKey: Key<"users">): Known<"users", UserState> | undefined {
-    // Nobody has both an entry and an object, and nearly everybody has an entry.
+    // Nobody has both an entry and an object. Nearly everybody has an entry, so that is looked at first.
     return (this.#pack(recordKey) ? this.#entry() : undefined) ?? this.#objects.get(recordKey);
   }
 
-  /** The same by the user's key: to make that of the record takes longer than to look for it. */
+  /** The same by the user's key: making the record's key would take longer than the look itself. */
   user(key: string): Known<"users", UserState> | undefined {
     return (this.#packDigits(key) ? this.#entry() : undefined) ?? this.#objects.get(keys.user(key));
   }
@@ -185,7 +185,7 @@ export class UserCache implements Cache<"users", UserState> {
     this.#bytes = 0;
   }
 
-  /** What it takes, in bytes, as near as can be said. */
+  /** Its size in bytes, as near as can be told. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -209,12 +209,12 @@ export class UserCache implements Cache<"users", UserState> {
     words[at + KIND] = kind;
   }
 
-  /** Whoever had an entry has an object from now on: the entry says what was before. */
+  /** Forgets the entry: it says what was before. From now on this user has an object. */
   #forget(recordKey: Key<"users">): void {
     if (this.#objects.delete(recordKey)) this.#bytes -= OBJECT_BYTES;
     const found = this.#find(recordKey);
     if (found === undefined || found.shard.words[found.at + KIND] === 0) return;
-    // The others of the table have to be found without it.
+    // The other entries of the table have to be found without it.
     const { words } = found.shard;
     words[found.at + KIND] = 0;
     const shard = new Shard();
@@ -233,7 +233,7 @@ export class UserCache implements Cache<"users", UserState> {
     return this.#pack(recordKey) ? this.#place() : undefined;
   }
 
-  /** Of the key that was packed last. */
+  /** The place of the key that was packed last. */
   #place(): { readonly shard: Shard; readonly at: number } | undefined {
     const hash = hashOf(this.#packed, this.#seed);
     const shard = this.#shards[hash >>> SHARD_SHIFT];
@@ -265,7 +265,7 @@ export class UserCache implements Cache<"users", UserState> {
   }
 
   /**
-   * Whether the key is one of 64 hex digits, and then their number. The record's key has it in base64url, four
+   * Whether the key is one of 64 hex digits. If so, packs their number. The record's key has it in base64url, four
    * characters for three.
    */
   #pack(recordKey: Key<"users">): boolean {
@@ -290,7 +290,7 @@ export class UserCache implements Cache<"users", UserState> {
     return digits === DIGITS;
   }
 
-  /** What goes is read again when it is asked for. */
+  /** What is given up is read again when somebody asks for it. */
   #shrink(): void {
     for (
       let at = randomBytes(2).readUInt16LE() % SHARDS, left = SHARDS;
@@ -303,7 +303,7 @@ export class UserCache implements Cache<"users", UserState> {
         this.#bytes -= shard.capacity * ENTRY_BYTES;
         this.onForget?.(shard.highest());
       }
-      // Every check of an admin needs the guard.
+      // The guard stays: every check of an admin needs it.
       for (const [key, { seq }] of this.#objects) {
         if (key === keys.admins) continue;
         this.#objects.delete(key);
@@ -316,7 +316,7 @@ export class UserCache implements Cache<"users", UserState> {
 }
 
 const INVALID = 0xff;
-/** What a character of base64url stands for, and a digit. */
+/** The values of characters: of base64url, and of hex digits. */
 const VALUES = valuesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
 const DIGIT = valuesOf("0123456789abcdef");
 const RECORD_KEY_LENGTH = keys.user("0".repeat(DIGITS)).length;
@@ -325,7 +325,7 @@ function seqAt(words: Int32Array, at: number): Seq<"users"> {
   return (((words[at + SEQ] ?? 0) >>> 0) + (words[at + SEQ + 1] ?? 0) * 2 ** 32) as Seq<"users">;
 }
 
-/** MurmurHash3's mixing of the key's words. Keys that meet are told apart by all of their digits. */
+/** MurmurHash3's mixing of the key's words. Keys with the same hash are told apart by all of their digits. */
 function hashOf(key: Int32Array, seed: number): number {
   let hash = seed;
   for (let i = 0; i < KEY_WORDS; i++) {
