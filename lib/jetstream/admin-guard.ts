@@ -1,7 +1,8 @@
 /**
- * The guard of the admins: the one record of `users` through which every change goes that makes or unmakes an active admin. The
- * change is staged in the user's record, where it does not count; the guard, under the condition that it is as it was when the
- * rules were checked, names the attempt, and from then on it does. The argument: docs/protocol.md, G1 to G8.
+ * The guard of the admins: the one record of `users` through which every change goes that makes or unmakes an active
+ * admin. The change is staged in the user's record, where it does not count; the guard, under the condition that it is
+ * as it was when the rules were checked, names the attempt, and from then on it does. The argument: docs/protocol.md,
+ * G1 to G8.
  */
 import type { Call } from "../call.js";
 import { isActiveAdmin } from "../rules.js";
@@ -33,12 +34,12 @@ export const NO_GUARD = readGuard(undefined).guard;
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case "two admins who
- *    revoke each other at once do not both succeed".
+ * 1. Every change that makes or unmakes an active admin commits by a write of the guard: the conformance case "two
+ *    admins who revoke each other at once do not both succeed".
  * 2. A staged change counts only if the guard's head names its attempt: `crash-points.spec.ts`.
  * 3. A stage is not written over while its commit can still succeed: `crash-points.spec.ts`.
- * 4. The guard gets another head only after the one before stands in its user's record: `stale-reads.spec.ts`, "a change of an
- *    admin that is staged", and the mutant "a committed change of an admin is lost".
+ * 4. The guard gets another head only after the one before stands in its user's record: `stale-reads.spec.ts`, "a
+ *    change of an admin that is staged", and the mutant "a committed change of an admin is lost".
  */
 export class AdminGuard {
   readonly #bucket: ProvedBucket<"users", UserState>;
@@ -85,8 +86,8 @@ export class AdminGuard {
   }
 
   /**
-   * Commits a change that the guard has to know of: stages it in the user's record, puts the change before it in place side by
-   * side, and names it in the guard. `false`: something is no longer as it was read.
+   * Commits a change that the guard has to know of: stages it in the user's record, puts the change before it in place
+   * side by side, and names it in the guard. `false`: something is no longer as it was read.
    */
   async commit(rules: Rules, seen: GuardedView, next: UserRow, call: Call): Promise<boolean> {
     const { key } = next;
@@ -129,7 +130,10 @@ export class AdminGuard {
     await this.#bucket.append(recordKey, toFollow(before), make, call, "step");
   }
 
-  /** The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong together. */
+  /**
+   * The guard after the change, or the refusal to leave no active admin. `undefined`: what was read does not belong
+   * together.
+   */
   async #nextGuard(rules: Rules, seen: GuardedView, next: UserRow, call: Call): Promise<Guard | undefined> {
     const { guard } = seen.guard;
     const from = adminUntil(seen.user);
@@ -157,8 +161,8 @@ export class AdminGuard {
   }
 
   /**
-   * The admins that last longest, of all users but one: needed only when no witness is left. `undefined`: there are not `count`
-   * of them, because the guard has moved on, or because a replica that catches up from a snapshot missed some.
+   * The admins that last longest, of all users but one: needed only when no witness is left. `undefined`: there are not
+   * `count` of them, because the guard has moved on, or because a replica that catches up from a snapshot missed some.
    */
   async #witnesses(except: string, count: number, call: Call): Promise<LongestAdmin[] | undefined> {
     const admins = new Map<string, LongestAdmin>();

@@ -1,16 +1,16 @@
 /**
- * A cache of records that is exact as of a sequence of the bucket's log. A barrier tells how far the log is. What was stored since
- * is read from any replica, in order. Every record that it does not name still stands as it did.
+ * A cache of records that is exact as of a sequence of the bucket's log. A barrier tells how far the log is. What was
+ * stored since is read from any replica, in order. Every record that it does not name still stands as it did.
  *
- * That reading is believed only up to its first gap: a replica that catches up from a snapshot may have dropped a record before
- * it has the newer one. A missing sequence is no gap if it is known what stood there:
+ * That reading is believed only up to its first gap: a replica that catches up from a snapshot may have dropped a
+ * record before it has the newer one. A missing sequence is no gap if it is known what stood there:
  *
  * 1. a barrier of this store, which was acknowledged;
  * 2. a barrier of another store, which a later one of that store tells of;
  * 3. an older state of a record that was read in its newer one, which tells of it.
  *
- * Where a gap stays, a new *generation* begins at a barrier. Of no record it is known then whether it still stands. But each is
- * known as it was, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
+ * Where a gap stays, a new *generation* begins at a barrier. Of no record it is known then whether it still stands. But
+ * each is known as it was, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
  */
 import { asObject } from "./json.js";
 import { moment } from "./continuity.js";
@@ -77,12 +77,14 @@ const MAX_ANCHORS = 8;
  * Invariants, each with the spec that goes red without it:
  *
  * 1. A record of this generation is the last of its subject as of `asOf`: `copy-faults.spec.ts`, "gaps of the log".
- * 2. `asOf` passes over a sequence only if what stood there was taken, or is known to be no record that could be wanted: the same.
- * 3. A fill is exact only if the log says nothing of its record after the moment at which it was proved: the simulation, and
- *    the mutant "what is proved late is kept over a change".
- * 4. While `mustRevalidate` nothing is exact, and nothing is remembered: `copy-faults.spec.ts`, "after a while without checks".
- * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it: `copy-faults.spec.ts`, "nor where the
- *    change stands behind a gap".
+ * 2. `asOf` passes over a sequence only if what stood there was taken, or is known to be no record that could be
+ *    wanted: the same.
+ * 3. A fill is exact only if the log says nothing of its record after the moment at which it was proved: the
+ *    simulation, and the mutant "what is proved late is kept over a change".
+ * 4. While `mustRevalidate` nothing is exact, and nothing is remembered: `copy-faults.spec.ts`, "after a while
+ *    without checks".
+ * 5. `#pendingFills` are of this generation, in the order of `asOf`, and all beyond it: `copy-faults.spec.ts`, "nor
+ *    where the change stands behind a gap".
  */
 export class ExactCache<B extends BucketName, V> {
   readonly #cache: Cache<B, V>;
@@ -211,7 +213,10 @@ export class ExactCache<B extends BucketName, V> {
     return seq <= this.#asOf;
   }
 
-  /** This store's own write was acknowledged: the cache takes it without reading, if nothing that is not known stands before it. */
+  /**
+   * This store's own write was acknowledged: the cache takes it without reading, if nothing that is not known stands
+   * before it.
+   */
   applyOwnWrite(key: Key<B>, payload: string, seq: Seq<B>): void {
     if (this.#mustRevalidate || seq <= this.#asOf) return;
     this.#ownWrites.set(seq, { key, payload });
@@ -349,7 +354,8 @@ export class ExactCache<B extends BucketName, V> {
     this.#endFill(reading);
     // The log has a newer state. It may have been kept, and dropped again.
     if (changed > at) return;
-    // Of another generation, or not yet come to, it is only remembered. Of this one the log has said what came after it.
+    // Of another generation, or not yet come to, it is only remembered. Of this one the log has said what came after
+    // it.
     if (reading.log !== this.#log || reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate)
       return;
     const known = this.#cache.get(reading.key);

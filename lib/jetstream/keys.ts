@@ -29,8 +29,8 @@ declare const isExact: unique symbol;
 export type Filter<B extends BucketName> = string & { readonly [filterOf]: (bucket: B) => void };
 
 /**
- * The key of a record in a bucket, which no other bucket takes. Only this file makes them. `Key<"rooms" | "users">` is one that both have,
- * `Key<never>` one of whatever bucket.
+ * The key of a record in a bucket, which no other bucket takes. Only this file makes them. `Key<"rooms" | "users">` is
+ * one that both have, `Key<never>` one of whatever bucket.
  */
 export type Key<B extends BucketName> = Filter<B> & { readonly [isExact]: true };
 
@@ -129,8 +129,8 @@ export function parseIndexEntry(key: Key<"rooms_by_member">): MembershipRef | un
 }
 
 /**
- * Which room an entry of the index of all rooms is for. It has fewer tokens than a member's, and stands where no endpoint's
- * does, so that a version of the library which knows no such entries leaves it alone.
+ * Which room an entry of the index of all rooms is for. It has fewer tokens than a member's, and stands where no
+ * endpoint's does, so that a version of the library which knows no such entries leaves it alone.
  */
 export function parseRoomIndexEntry(
   key: Key<"rooms_by_member">,

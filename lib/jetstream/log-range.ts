@@ -1,8 +1,8 @@
 /**
- * What has changed in a log since a place of it, as of a barrier. Any replica is asked, and believed up to its gaps, as in
- * exact-cache.ts. What stood in a gap that nothing explains was superseded, or the replica has not come to it; the leader
- * knows which: its answer has no holes. What was superseded may stand behind the barrier by now, so that another pass goes
- * on from there, which is short. The last pass has no such gap. The argument: docs/protocol.md, M1 to M4.
+ * What has changed in a log since a place of it, as of a barrier. Any replica is asked, and believed up to its gaps, as
+ * in exact-cache.ts. What stood in a gap that nothing explains was superseded, or the replica has not come to it; the
+ * leader knows which: its answer has no holes. What was superseded may stand behind the barrier by now, so that another
+ * pass goes on from there, which is short. The last pass has no such gap. The argument: docs/protocol.md, M1 to M4.
  */
 import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";

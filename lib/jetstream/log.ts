@@ -1,6 +1,6 @@
 /**
- * The log of one bucket: whether it may be used, how far it is known to be, and whether it is still the same log. Barriers and
- * fences, which prove something of it, go through here.
+ * The log of one bucket: whether it may be used, how far it is known to be, and whether it is still the same log.
+ * Barriers and fences, which prove something of it, go through here.
  */
 import { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -46,7 +46,9 @@ export class Log<B extends BucketName> {
   #landmark: Landmark<B> | undefined;
   /** Another log may be there. */
   protected isDoubted = false;
-  /** Grows whenever nothing shows that the log is the one that was known: what was read of it before may be of another. */
+  /**
+   * Grows whenever nothing shows that the log is the one that was known: what was read of it before may be of another.
+   */
   #logs = 0;
   /** Of what is kept of this bucket. */
   protected readonly age = new ProofAge();
@@ -112,8 +114,8 @@ export class Log<B extends BucketName> {
   }
 
   /**
-   * The log ends before what this store has seen of it: it was restored from a backup, or made anew. What was taken away may be
-   * there again, and nothing tells what. The store is of no use any more.
+   * The log ends before what this store has seen of it: it was restored from a backup, or made anew. What was taken
+   * away may be there again, and nothing tells what. The store is of no use any more.
    */
   goneBack(): void {
     this.#gone ??= new StoreError(
@@ -199,7 +201,8 @@ export class Log<B extends BucketName> {
       if (found === undefined) return;
       this.own.spare(undefined);
       const isBehind = landmark.isBehind(decode(found, this.subjects.length));
-      // Another message at its place, or one that would tell of it and does not: a backup was put back, and written to since.
+      // Another message at its place, or one that would tell of it and does not: a backup was put back, and written to
+      // since.
       if (isBehind === "no") {
         this.goneBack();
         return;
@@ -212,8 +215,8 @@ export class Log<B extends BucketName> {
   }
 
   /**
-   * The newest message of a key that is never removed, and that stood at `seq`: that one, or a later one. Where the leader has only
-   * an earlier one the log has gone back. `undefined`: nobody knows.
+   * The newest message of a key that is never removed, and that stood at `seq`: that one, or a later one. Where the
+   * leader has only an earlier one the log has gone back. `undefined`: nobody knows.
    */
   protected async whatBecameOf(key: string, seq: Seq<B>): Promise<DirectMessage<B> | undefined> {
     const answer = await this.client.last(this.stream, this.subjects + key, RECOGNIZE_MS);

@@ -47,8 +47,8 @@ export class RoomLifecycle {
   }
 
   /**
-   * Makes a room where there is none. Its index entry and its owner's key are in place before, under ids of this attempt;
-   * the owner's membership is the head.
+   * Makes a room where there is none. Its index entry and its owner's key are in place before, under ids of this
+   * attempt; the owner's membership is the head.
    */
   create<T>(roomId: string, call: Call, attempt: (ids: CreateIds) => Creation<T>): Promise<T> {
     const { records } = this.#log;
@@ -79,7 +79,9 @@ export class RoomLifecycle {
     });
   }
 
-  /** Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed. */
+  /**
+   * Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed.
+   */
   delete(roomId: string, call: Call): Promise<void> {
     const { records } = this.#log;
     const remove = (): Promise<undefined> =>
@@ -111,8 +113,9 @@ export class RoomLifecycle {
   }
 
   /**
-   * Each entry of the index by its own key. The room's are not beside each other there: to find them by a filter, a server walks
-   * over every key of the bucket. What an attempt left that died is not among them: the sweep and the index's readers meet it.
+   * Each entry of the index by its own key. The room's are not beside each other there: to find them by a filter, a
+   * server walks over every key of the bucket. What an attempt left that died is not among them: the sweep and the
+   * index's readers meet it.
    */
   async #purgeIndexEntries(
     roomId: string,

@@ -1,8 +1,9 @@
 /**
- * How a room changes. Its record in `rooms` is a log of one entry: the head, the last change of the membership, together
- * with everything that the room itself is. A write of that record, on the condition that it is as it was read, commits a
- * change. Readers lay the head over what `members` holds (`room-members.ts`). Before the next change is committed, the head before
- * it is put into `members`: so all changes but the last one stand there, up to a sequence that the record names.
+ * How a room changes. Its record in `rooms` is a log of one entry: the head, the last change of the membership,
+ * together with everything that the room itself is. A write of that record, on the condition that it is as it was read,
+ * commits a change. Readers lay the head over what `members` holds (`room-members.ts`). Before the next change is
+ * committed, the head before it is put into `members`: so all changes but the last one stand there, up to a sequence
+ * that the record names.
  *
  * What belongs to a change and stands elsewhere (an index entry, keys) is in place before, under ids that nothing
  * refers to yet. The argument: docs/protocol.md, H1 to H9.
@@ -62,7 +63,8 @@ export interface Decided<T> {
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. The rows of every change before the head stand in `members`, at or below the record's `membersSeq`: `crash-points.spec.ts`.
+ * 1. The rows of every change before the head stand in `members`, at or below the record's `membersSeq`:
+ *    `crash-points.spec.ts`.
  * 2. Only a commit replaces a head, and it commits everything that was staged for it, or nothing: the same.
  * 3. What is staged stands under ids that no record names before the commit: the same.
  * 4. A change follows upon rows that were fenced, or that a commit put in place: `stale-reads.spec.ts`.
@@ -86,8 +88,8 @@ export class RoomLog {
   }
 
   /**
-   * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the room's
-   * record is as it was read, and starts anew if it is not.
+   * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the
+   * room's record is as it was read, and starts anew if it is not.
    */
   change<T>(roomId: string, call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
     return this.turn(roomId, call, () => this.changeUnqueued(call, attempt));
@@ -206,7 +208,9 @@ export class RoomLog {
 /** What the log keeps itself in a room's record. */
 type Logged = Pick<RoomRecord, "head" | "membersSeq" | "keysSeq">;
 
-/** Puts the index entry and the keys in place, side by side. Answers the highest sequence of the keys, 0 without any. */
+/**
+ * Puts the index entry and the keys in place, side by side. Answers the highest sequence of the keys, 0 without any.
+ */
 export async function inPlace(stage: StagedWrites | undefined, call: Call): Promise<Seq<"room_keys">> {
   const [keysSeq] = await joinBoth(stage?.keys?.(call), stage?.indexEntry?.(call));
   return keysSeq ?? 0;

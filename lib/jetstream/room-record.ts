@@ -37,8 +37,8 @@ export interface UnappliedChange {
 /** A room, and the commit point of everything that happens in it. Its size has a bound. */
 export interface RoomRecord extends WriteHistory<"rooms"> {
   /**
-   * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the library
-   * that knows no such index drops the field, and writes rooms without entries.
+   * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the
+   * library that knows no such index drops the field, and writes rooms without entries.
    */
   readonly indexed: boolean;
   readonly incarnation: string;
@@ -48,7 +48,10 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
   readonly copying?: string | undefined;
   /** How many rows there were when that began. */
   readonly copyingSince?: number | undefined;
-  /** How many rows there are, those of members who are gone included. Not known of a room that was made before they were counted. */
+  /**
+   * How many rows there are, those of members who are gone included. Not known of a room that was made before they were
+   * counted.
+   */
   readonly rows?: number | undefined;
   /** Rows of those who were gone by this version were left behind when rows were copied, and of none who left later. */
   readonly forgotten?: number | undefined;
@@ -65,7 +68,10 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
   readonly rekeyRequired: boolean;
   readonly createdAt: number;
   readonly members: number;
-  /** Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in room_keys. */
+  /**
+   * Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in
+   * room_keys.
+   */
   readonly membersSeq: Seq<"members">;
   readonly keysSeq: Seq<"room_keys">;
   readonly head: readonly UnappliedChange[];
@@ -118,7 +124,8 @@ export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
     written,
     state: v,
     record: {
-      // One by one: a literal that begins with a spread is several times slower to make, and rooms are read all the time.
+      // One by one: a literal that begins with a spread is several times slower to make, and rooms are read all the
+      // time.
       n: written.n,
       first: written.first,
       log: written.log,
@@ -155,8 +162,9 @@ export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
 }
 
 /**
- * A version of the library that does not know rosters would drop the field, and with it the members. So where the roster is
- * not the first one, the record has no `incarnation`, without which that version takes it for damaged and leaves it alone.
+ * A version of the library that does not know rosters would drop the field, and with it the members. So where the
+ * roster is not the first one, the record has no `incarnation`, without which that version takes it for damaged and
+ * leaves it alone.
  */
 export function writeRoom(record: RoomRecord): Json {
   const { incarnation, ...others } = record;

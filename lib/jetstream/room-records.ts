@@ -1,4 +1,7 @@
-/** The records of rooms in their bucket: how one is read, and how it is written on the condition that it is as it was read. */
+/**
+ * The records of rooms in their bucket: how one is read, and how it is written on the condition that it is as it was
+ * read.
+ */
 import type { Call } from "../call.js";
 import type { RoomFacts } from "../rules.js";
 import type { Bucket } from "./bucket.js";
@@ -94,8 +97,8 @@ export class RoomRecords {
   }
 
   /**
-   * Writes a room's record, which says that the room is in the index, on the condition that the one before stands where it stood.
-   * Answers what was written. `undefined`: the condition does not hold.
+   * Writes a room's record, which says that the room is in the index, on the condition that the one before stands where
+   * it stood. Answers what was written. `undefined`: the condition does not hold.
    */
   async write(
     roomId: string,
@@ -125,7 +128,9 @@ export class RoomRecords {
     return (await this.buckets.rooms.append(keys.room(roomId), before, writeTombstone, call, kind)) !== undefined;
   }
 
-  /** Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes. */
+  /**
+   * Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes.
+   */
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
     const { record } = slot;
     if (record === undefined) return this.writeTombstone(roomId, slot, call, "step");

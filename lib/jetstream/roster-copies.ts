@@ -26,7 +26,10 @@ const COPIES = 256;
 const COPY_MS = 600_000;
 /** Rounds of copying beside which changes of the room go on, in this process too. */
 const FREE_ROUNDS = 4;
-/** Who left in so many of the last versions of the room has a row in the copy too: whoever follows the room learns of it there. */
+/**
+ * Who left in so many of the last versions of the room has a row in the copy too: whoever follows the room learns of it
+ * there.
+ */
 const KEPT_VERSIONS = 16;
 /** So few rows of members who are gone do no harm. Copying is spread over as many removals. */
 const FEW_ROWS = 16 + KEPT_VERSIONS;
@@ -50,7 +53,8 @@ type CopyEnd = { readonly kind: "again" | "over" } | { readonly kind: "committed
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. Rows of the roster that the record names, or is being copied to, are never removed, also of one who left: `rosters.spec.ts`.
+ * 1. Rows of the roster that the record names, or is being copied to, are never removed, also of one who left:
+ *    `rosters.spec.ts`.
  * 2. A copy is committed only with every row as it stands at the commit: the same, "changes of the room go on".
  */
 export class RosterCopies {
@@ -132,8 +136,8 @@ export class RosterCopies {
     const { record } = room;
     if (record.copying !== roster) return { kind: "over" };
     await this.#copyRows(roster, roomId, everyone, copied, call);
-    // Rows newer than the record, or a newer record: the condition of the commit would not hold, and after many changes nobody
-    // could tell whether it did.
+    // Rows newer than the record, or a newer record: the condition of the commit would not hold, and after many changes
+    // nobody could tell whether it did.
     const { rooms } = this.#log.buckets;
     const isCurrent = v === record.v && (await rooms.stands(keys.room(roomId), room.seq, call)) !== undefined;
     if (!isCurrent) return { kind: "again" };

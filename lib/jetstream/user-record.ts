@@ -16,8 +16,9 @@ export interface UserRow {
   readonly createdAt: number;
   readonly expiresAt: number | undefined;
   /**
-   * Counts what was taken away from the user, so that two states between which something was differ in it. Never more than `v`.
-   * A version of the library that does not know it drops it: then `v` counts, which is more than any number before.
+   * Counts what was taken away from the user, so that two states between which something was differ in it. Never more
+   * than `v`. A version of the library that does not know it drops it: then `v` counts, which is more than any number
+   * before.
    */
   readonly grant: number;
 }

@@ -119,7 +119,9 @@ export class JetStreamUsers implements UsersDriver {
     return next === undefined ? { items } : { items, next: toCursor(next) };
   }
 
-  /** Reads, lets the rules decide, commits on the condition that nothing changed meanwhile, and starts anew if it did. */
+  /**
+   * Reads, lets the rules decide, commits on the condition that nothing changed meanwhile, and starts anew if it did.
+   */
   #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let withGuard = concernsGuard;
     return commitOrCertain<User>(call, async (round) => {

@@ -8,22 +8,24 @@ export interface WriteHistory<B extends BucketName> {
   readonly n: number;
   /** The id of the first write of all. Empty where an import wrote over whatever was before. */
   readonly first: string;
-  /** The ids of writes, newest first: of the newest, but for those of which the store that made them knows what became. */
+  /**
+   * The ids of writes, newest first: of the newest, but for those of which the store that made them knows what became.
+   */
   readonly log: readonly string[];
   /**
-   * From which write on `log` has the id of each of which somebody may not know what became. Where it is missing, `log` has the
-   * newest writes one by one, or a version of before wrote the record, which knows no better.
+   * From which write on `log` has the id of each of which somebody may not know what became. Where it is missing, `log`
+   * has the newest writes one by one, or a version of before wrote the record, which knows no better.
    */
   readonly from?: number | undefined;
   /**
-   * Where the record stood before, newest first: the newer state says of what is no longer in the log that it was this record.
-   * A record that was written before there was this field has none.
+   * Where the record stood before, newest first: the newer state says of what is no longer in the log that it was this
+   * record. A record that was written before there was this field has none.
    */
   readonly seqs: readonly Seq<B>[];
   /**
-   * What the record was at each of these: of a room its version, and 0 where there was none; of a user its grant, and -1 where there was none.
-   * By it whoever follows knows what has happened since a place of the log. A version of the library that does not know it drops it:
-   * then it has fewer than `seqs`, of the newest, or is missing.
+   * What the record was at each of these: of a room its version, and 0 where there was none; of a user its grant, and
+   * -1 where there was none. By it whoever follows knows what has happened since a place of the log. A version of the
+   * library that does not know it drops it: then it has fewer than `seqs`, of the newest, or is missing.
    */
   readonly states?: readonly number[] | undefined;
 }
@@ -38,12 +40,16 @@ export interface Predecessor<B extends BucketName> {
 
 const LOG = 16;
 
-/** More changes of one record than these between two looks at the log are rare, and only cost a look at the record itself. */
+/**
+ * More changes of one record than these between two looks at the log are rare, and only cost a look at the record
+ * itself.
+ */
 const SEQS = 8;
 
 /**
- * The writes of one store to one bucket. Where many change a record at once, most ids in it would be of writes that were acknowledged
- * long ago: whoever made them takes them out with the next write of its own. So those of others stay, however often it writes.
+ * The writes of one store to one bucket. Where many change a record at once, most ids in it would be of writes that
+ * were acknowledged long ago: whoever made them takes them out with the next write of its own. So those of others stay,
+ * however often it writes.
  */
 export class OwnWrites {
   readonly #store = randomBytes(6).toString("base64url");
@@ -94,8 +100,9 @@ export function appendWrite<B extends BucketName>(
 }
 
 /**
- * What an import writes, whatever was there before. The number is one above a sequence of the log that is above everything before the import: so
- * of every write of before it is said that nobody knows what became of it, and of none that it was not stored.
+ * What an import writes, whatever was there before. The number is one above a sequence of the log that is above
+ * everything before the import: so of every write of before it is said that nobody knows what became of it, and of none
+ * that it was not stored.
  */
 export function writeAnew<B extends BucketName>(after: Seq<B>, id: string): WriteHistory<B> {
   return { n: after + 1, first: "", log: [id], seqs: [] };
@@ -105,7 +112,9 @@ function knownFrom({ n, log, from }: WriteHistory<never>): number {
   return from ?? n - log.length + 1;
 }
 
-/** Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it. */
+/**
+ * Whether the write `id`, which followed upon `before`, is the one that the record `now` tells of, or was before it.
+ */
 export function includesWrite<B extends BucketName>(
   now: WriteHistory<B>,
   before: WriteHistory<B>,
@@ -113,8 +122,8 @@ export function includesWrite<B extends BucketName>(
   isLost: boolean,
 ): "yes" | "no" | "unknown" {
   if (now.log.includes(id) || now.first === id) return "yes";
-  // A write on the condition that there is no record can only have been the first. Whether it was, before an import wrote over
-  // everything, is not known any more; but what was refused at once, because there is a record, was not.
+  // A write on the condition that there is no record can only have been the first. Whether it was, before an import
+  // wrote over everything, is not known any more; but what was refused at once, because there is a record, was not.
   if (before.n === 0 && (now.first !== "" || !isLost)) return "no";
   return before.n + 1 < knownFrom(now) ? "unknown" : "no";
 }

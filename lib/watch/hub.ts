@@ -1,7 +1,8 @@
 /**
- * All watches of a store, over one feed. One thing is done after the other: the feed is asked, then a page of what stands is
- * read for whoever still needs it, then the feed is asked again. So what comes later is never older, and a page is told
- * together with what changed while it was read. While nobody watches nothing is asked. The argument: docs/protocol.md, M10.
+ * All watches of a store, over one feed. One thing is done after the other: the feed is asked, then a page of what
+ * stands is read for whoever still needs it, then the feed is asked again. So what comes later is never older, and a
+ * page is told together with what changed while it was read. While nobody watches nothing is asked. The argument:
+ * docs/protocol.md, M10.
  */
 import { clearTimeout, setTimeout } from "node:timers";
 import type { WatchInput } from "../arguments.js";

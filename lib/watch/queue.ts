@@ -1,7 +1,7 @@
 /**
- * What a watcher has not taken yet, merged by record: a record keeps its place, and is told as it stood last. So memory goes
- * by how many records wait, and a reader that is slow still reaches the next proof, which counts once all that waited for it
- * when it came has gone.
+ * What a watcher has not taken yet, merged by record: a record keeps its place, and is told as it stood last. So memory
+ * goes by how many records wait, and a reader that is slow still reaches the next proof, which counts once all that
+ * waited for it when it came has gone.
  */
 import type { WatchInput } from "../arguments.js";
 import { MAX_CHANGES } from "../driver.js";
