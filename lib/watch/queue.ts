@@ -43,6 +43,8 @@ export class EventQueue {
   readonly #places = new Map<string, Place>();
   /** Of each room the names of what waits of its members and keys: they go with it. */
   readonly #ofRoom = new Map<string, Set<string>>();
+  /** And of each member those of its keys. */
+  readonly #ofMember = new Map<string, Set<string>>();
   /** Whether what is put in has changed. */
   #isChange = true;
   /** Told before everything else. */
@@ -104,6 +106,7 @@ export class EventQueue {
     this.#changed = 0;
     this.#places.clear();
     this.#ofRoom.clear();
+    this.#ofMember.clear();
     this.#first = [];
     this.#proof = this.#nextProof = undefined;
   }
@@ -123,8 +126,7 @@ export class EventQueue {
     }
     if (next === undefined) return undefined;
     const [name, { waiting }] = next;
-    this.#forget(name);
-    this.#dropOfRoom(name, waiting);
+    this.#drop(name);
     const events = this.#eventsOf(waiting);
     this.#first = events.slice(1);
     return events[0] ?? this.take();
@@ -144,8 +146,7 @@ export class EventQueue {
     const { kinds, roomId: only } = this.#filter;
     if (only !== undefined && only !== roomId) return;
     if (deleted) {
-      for (const name of this.#ofRoom.get(roomId) ?? []) this.#forget(name);
-      this.#ofRoom.delete(roomId);
+      for (const name of this.#ofRoom.get(roomId) ?? []) this.#drop(name);
     }
     const isOfRooms = kinds.has("rooms") || kinds.has("members") || kinds.has("roomKeys");
     if (isOfRooms && (deleted || (room !== undefined && kinds.has("rooms"))))
@@ -155,10 +156,12 @@ export class EventQueue {
         deleted: deleted || (before?.kind === "room" && before.deleted),
         room: kinds.has("rooms") ? room : undefined,
       }));
-    const name = (kind: string, endpoint: string): string => `${kind}${String(roomId.length)}:${roomId}${endpoint}`;
+    // Keys that wait are of the membership that has ended. Those of a new one are in what comes here.
+    for (const [endpoint, { ended, member }] of members)
+      if (ended || member === undefined) this.#forgetKeys(roomId, endpoint);
     if (kinds.has("members"))
       for (const [endpoint, { ended, member }] of members)
-        this.#putOfRoom(roomId, name("m", endpoint), (before) => ({
+        this.#putOfRoom(roomId, `m${nameOf(roomId, endpoint)}`, (before) => ({
           kind: "member",
           roomId,
           endpoint,
@@ -166,20 +169,22 @@ export class EventQueue {
           member,
         }));
     if (kinds.has("roomKeys"))
-      for (const [endpoint, epochs] of keys)
-        for (const epoch of epochs)
-          this.#putOfRoom(roomId, `${name("k", endpoint)}:${String(epoch)}`, () => ({
-            kind: "key",
-            roomId,
-            endpoint,
-            epoch,
-          }));
+      for (const [endpoint, epochs] of keys) for (const epoch of epochs) this.#key(roomId, endpoint, epoch);
+  }
+
+  #key(roomId: string, endpoint: string, epoch: number): void {
+    const member = nameOf(roomId, endpoint);
+    const name = `k${member}:${String(epoch)}`;
+    this.#putOfRoom(roomId, name, () => ({ kind: "key", roomId, endpoint, epoch }));
+    addTo(this.#ofMember, member, name);
+  }
+
+  #forgetKeys(roomId: string, endpoint: string): void {
+    for (const name of this.#ofMember.get(nameOf(roomId, endpoint)) ?? []) this.#drop(name);
   }
 
   #putOfRoom(roomId: string, name: string, make: (before: Waiting | undefined) => Waiting): void {
-    let names = this.#ofRoom.get(roomId);
-    if (names === undefined) this.#ofRoom.set(roomId, (names = new Set()));
-    names.add(name);
+    addTo(this.#ofRoom, roomId, name);
     this.#put(name, make);
   }
 
@@ -190,16 +195,16 @@ export class EventQueue {
     this.#places.set(name, { number: place?.number ?? ++this.#number, isChange, waiting: make(place?.waiting) });
   }
 
-  #forget(name: string): void {
-    if (this.#places.get(name)?.isChange === true) this.#changed--;
+  /** It does not wait any more. */
+  #drop(name: string): void {
+    const place = this.#places.get(name);
+    if (place === undefined) return;
     this.#places.delete(name);
-  }
-
-  #dropOfRoom(name: string, waiting: Waiting): void {
+    if (place.isChange) this.#changed--;
+    const { waiting } = place;
     if (waiting.kind !== "member" && waiting.kind !== "key") return;
-    const names = this.#ofRoom.get(waiting.roomId);
-    names?.delete(name);
-    if (names?.size === 0) this.#ofRoom.delete(waiting.roomId);
+    removeFrom(this.#ofRoom, waiting.roomId, name);
+    if (waiting.kind === "key") removeFrom(this.#ofMember, nameOf(waiting.roomId, waiting.endpoint), name);
   }
 
   #eventsOf(waiting: Waiting): StoreEvent[] {
@@ -223,6 +228,21 @@ export class EventQueue {
       }
     }
   }
+}
+
+/** No other member has it, whatever is in the ids. */
+const nameOf = (roomId: string, endpoint: string): string => `${String(roomId.length)}:${roomId}${endpoint}`;
+
+function addTo(sets: Map<string, Set<string>>, key: string, name: string): void {
+  const names = sets.get(key);
+  if (names === undefined) sets.set(key, new Set([name]));
+  else names.add(name);
+}
+
+function removeFrom(sets: Map<string, Set<string>>, key: string, name: string): void {
+  const names = sets.get(key);
+  names?.delete(name);
+  if (names?.size === 0) sets.delete(key);
 }
 
 // Several watchers are told of one record: each has its own copy.

@@ -162,6 +162,27 @@ const steps: Steps = {
     assert.ok(!events.some((event) => "sealed" in event));
   },
 
+  "a key that waits is not told once its member was removed": async ({ store }) => {
+    await store.rooms.create({ id: "r", owner: "o", encrypted: true, sealedKey: bytes("sealed to o") });
+    await using slow = new Listener(store);
+    await slow.proved();
+    await using quick = new Listener(store);
+    await quick.proved();
+    await store.members.add("r", { endpoint: "m", sealedKey: { epoch: 1, sealed: bytes("sealed to m") } });
+    await quick.proved();
+    await store.members.remove("r", "m");
+    await quick.proved();
+    await slow.proved();
+    await knowsAll(slow, store);
+    await store.members.add("r", { endpoint: "m", state: "joined" });
+    await quick.proved();
+    await store.members.remove("r", "m");
+    await store.members.add("r", { endpoint: "m", sealedKey: { epoch: 1, sealed: bytes("again") } });
+    await quick.proved();
+    await slow.proved();
+    await knowsAll(slow, store);
+  },
+
   "each of many changes is told, as they come": async ({ store, other }) => {
     await using listener = new Listener(store);
     await listener.proved();
