@@ -14,9 +14,11 @@ import {
   stat,
   writeFile,
 } from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import timers from "node:timers";
 import {
   hasAdmin,
   isAdmin,
@@ -271,8 +273,13 @@ describe("sqlite: the lease of a holder", () => {
       step: "look" | "sync" | "rename",
     ): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
       // Its own looks, which a timer begins, come late: that the checkpoint looks is asked. Those that have begun are over before.
-      const { setTimeout: timer } = globalThis;
-      globalThis.setTimeout = ((run: () => void, ms: number) => timer(run, ms + 60_000)) as typeof setTimeout;
+      // The store takes Node's own: replaced globally, they would go on.
+      const { setTimeout: timer } = timers;
+      const timed = (replaced: typeof timer): void => {
+        timers.setTimeout = replaced;
+        syncBuiltinESMExports();
+      };
+      timed(((run: () => void, ms: number) => timer(run, ms + 60_000)) as typeof timer);
       await new Promise((resolve) => timer(resolve, LONGEST_TIMER_MS));
       await store.users.add({ key: "n" });
       const [socket = ""] = await sockets();
@@ -306,7 +313,7 @@ describe("sqlite: the lease of a holder", () => {
       } finally {
         Object.assign(fs, { lstat: look, rename: give });
         handles.sync = sync;
-        globalThis.setTimeout = timer;
+        timed(timer);
       }
       if (then === undefined) throw new Error("the socket was not lost");
       const isOwn = ([name]: [string, string]): boolean => /^membership\.db(-redo[01])?$/.test(name);
