@@ -14,11 +14,9 @@ import {
   stat,
   writeFile,
 } from "node:fs/promises";
-import { syncBuiltinESMExports } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import timers from "node:timers";
 import {
   hasAdmin,
   isAdmin,
@@ -35,10 +33,9 @@ import { eventually } from "../support/wait.js";
 import { Child } from "./support/child.js";
 import { contents, failure, openIn, useFolder } from "./support/folder.js";
 import { withLimits } from "./support/limited.js";
+import { withoutTimers } from "./support/timers.js";
 
 const opTimeoutMs = 20_000;
-/** A timer of a holder that was set before is over by then, however late both are. */
-const LONGEST_TIMER_MS = 150;
 
 /**
  * Holds the file, checks and writes without end, and says each write that was acknowledged. `flag` is there from when another
@@ -273,14 +270,7 @@ describe("sqlite: the lease of a holder", () => {
       step: "look" | "sync" | "rename",
     ): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
       // Its own looks, which a timer begins, come late: that the checkpoint looks is asked. Those that have begun are over before.
-      // The store takes Node's own: replaced globally, they would go on.
-      const { setTimeout: timer } = timers;
-      const timed = (replaced: typeof timer): void => {
-        timers.setTimeout = replaced;
-        syncBuiltinESMExports();
-      };
-      timed(((run: () => void, ms: number) => timer(run, ms + 60_000)) as typeof timer);
-      await new Promise((resolve) => timer(resolve, LONGEST_TIMER_MS));
+      const restoreTimers = await withoutTimers();
       await store.users.add({ key: "n" });
       const [socket = ""] = await sockets();
       let then: Record<string, string> | undefined;
@@ -313,7 +303,7 @@ describe("sqlite: the lease of a holder", () => {
       } finally {
         Object.assign(fs, { lstat: look, rename: give });
         handles.sync = sync;
-        timed(timer);
+        restoreTimers();
       }
       if (then === undefined) throw new Error("the socket was not lost");
       const isOwn = ([name]: [string, string]): boolean => /^membership\.db(-redo[01])?$/.test(name);
