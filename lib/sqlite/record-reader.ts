@@ -5,6 +5,7 @@
 import type { Call } from "../call.js";
 import type { RecordCounts, RecordReader, StoredRecord } from "../driver.js";
 import { isError } from "../errors.js";
+import type { StoreError } from "../errors.js";
 import { isImporting, sortedBy } from "../rules.js";
 import { Spool } from "../spool.js";
 import type { Change } from "./changes.js";
@@ -29,6 +30,7 @@ export class SnapshotReader implements RecordReader {
   readonly revisionFloor: number;
   readonly #tables: Tables;
   readonly #spool = new Spool<StoredRecord>();
+  readonly #cleared: (since: number) => StoreError;
   readonly #stopListening: () => void;
   /** The last user and the last room of the snapshot; {@link #user} and {@link #room} say how far they were read. */
   readonly #lastUser: number;
@@ -47,8 +49,10 @@ export class SnapshotReader implements RecordReader {
   #wake: () => void = () => undefined;
   readonly #running: Promise<void>;
 
-  constructor({ tables, durableSequence }: Database) {
+  /** `cleared`: what ends the reading when an import clears the store. */
+  constructor({ tables, durableSequence }: Database, cleared: (since: number) => StoreError = isImporting) {
     this.#tables = tables;
+    this.#cleared = cleared;
     this.expected = tables.counts;
     this.adminEver = tables.adminEver;
     this.revisionFloor = durableSequence;
@@ -90,7 +94,7 @@ export class SnapshotReader implements RecordReader {
         return;
       case "import":
         // The snapshot was empty, or what a dead import left: nobody misses it.
-        if (change.clears) this.#failure = isImporting(change.since ?? 0);
+        if (change.clears) this.#failure = this.#cleared(change.since ?? 0);
     }
   }
 

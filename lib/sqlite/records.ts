@@ -2,6 +2,7 @@
 import type { Call } from "../call.js";
 import type { RecordWriter, RecordsDriver, StoredRecord, StoredRoom } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { importTakenOver } from "../rules.js";
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
 import type { Database, Importer, Step, Transaction } from "./database.js";
@@ -87,7 +88,7 @@ class ImportWriter implements RecordWriter {
   }
 
   read(): Promise<SnapshotReader> {
-    return answer(() => new SnapshotReader(this.#database));
+    return answer(() => new SnapshotReader(this.#database, importTakenOver));
   }
 
   open(adminEver: boolean, call: Call): Promise<void> {

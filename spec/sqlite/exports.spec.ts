@@ -70,6 +70,20 @@ describe("sqlite: export and import", function () {
     expect([...ends]).to.include("done CONFLICT");
   });
 
+  it("an import that another one takes over from while it reads back what it wrote ends in CONFLICT", async () => {
+    const lines = await manyLines(20_000);
+    const store = await openSqlite(join(folder, "taken-over.db"), { opTimeoutMs });
+    let other: Promise<string> | undefined;
+    const first = await importStore(lines, store, {
+      onProgress: ({ phase }) => {
+        if (phase === "verify") other ??= importStore(lines, store).then(() => "done", codeOf);
+      },
+    }).then(() => "done", codeOf);
+    expect([first, await other]).to.deep.equal(["CONFLICT", "done"]);
+    expect(await admits(store)).to.equal(true);
+    await store.close();
+  });
+
   it("an export that is aborted while it begins is read by nobody, and leaves no file open", async () => {
     const store = await openSqlite(":memory:", { opTimeoutMs });
     // More than what waits in memory.
