@@ -173,7 +173,28 @@ function takenBy({ users, rooms, members }: Known, at: string, op: Entry["op"]):
     }
     case "delete":
       return rooms.has(at) ? at : undefined;
-    default:
+    case "add":
+    case "authorize":
+    case "create":
+    case "first":
+    case "get":
+    case "getUser":
+    case "hasAdmin":
+    case "indexed":
+    case "inRooms":
+    case "isAdmin":
+    case "isMember":
+    case "join":
+    case "keys":
+    case "list":
+    case "listed":
+    case "member":
+    case "name":
+    case "owner":
+    case "put":
+    case "reinstate":
+    case "rekey":
+    case "rename":
       return undefined;
   }
 }
