@@ -238,6 +238,7 @@ export class Call implements Waiter<unknown> {
     const promise = new Promise<T>(takeSettlers);
     this.#resolve = settlers.resolve;
     this.#reject = settlers.reject;
+    settlers.resolve = settlers.reject = nothing;
     this.#explain = explain;
     this.#run(operation);
     return promise;
@@ -336,7 +337,10 @@ interface Settlers {
 
 const nothing = (): void => undefined;
 
-/** The functions of the promise that was made last. A closure for each call would cost more. */
+/**
+ * The functions of a promise, from where it makes them to where its call takes them, which is the next statement. A closure
+ * for each call would cost more.
+ */
 const settlers: Settlers = { resolve: nothing, reject: nothing };
 
 function takeSettlers(resolve: Settlers["resolve"], reject: Settlers["reject"]): void {
