@@ -10,7 +10,12 @@ import { codeOf } from "../support/code-of.js";
 import { eventually } from "../support/wait.js";
 
 type Client = Required<Pick<NatsConnection, "publish" | "subscribe">> &
-  NatsConnection & { close(): Promise<void>; drain(): Promise<void>; flush(): Promise<void> };
+  NatsConnection & {
+    readonly info?: { readonly client_id: number } | undefined;
+    close(): Promise<void>;
+    drain(): Promise<void>;
+    flush(): Promise<void>;
+  };
 
 interface Responder {
   count(): number;
@@ -51,10 +56,14 @@ for (const [name, connect] of clients) {
       return connection;
     }
 
-    /** Those of the clients: the server has some of its own. */
+    /** Those of this client alone: the others may come back at any moment after a restart. */
     async function subscriptions(): Promise<number> {
-      const { connections } = (await server.monitor("/connz")) as { connections: { subscriptions: number }[] };
-      return connections.reduce((sum, { subscriptions }) => sum + subscriptions, 0);
+      const { connections } = (await server.monitor("/connz")) as {
+        connections: { cid: number; subscriptions: number }[];
+      };
+      const own = connections.find(({ cid }) => cid === client.info?.client_id);
+      if (own === undefined) throw new Error("the server does not know this connection");
+      return own.subscriptions;
     }
 
     before(async () => {
