@@ -49,6 +49,8 @@ export default defineConfig(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
       // `() => socket.destroy()` as a callback is idiom; a void kept in a variable is a mistake.
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
+      // The formatter keeps code to the width of .editorconfig, and leaves comments as they are.
+      "max-len": ["error", { code: 10_000, comments: 120, ignoreUrls: true }],
     },
   },
   {

@@ -62,9 +62,9 @@ function parted(code: string, by: string | RegExp): [before: string, after: stri
 }
 
 /**
- * sql.js keeps a database in an array of its own, which it copies as a whole when it grows. Here it is given a file instead,
- * as `SqlFile` in sql-js-parts.d.ts, in the words that it has after minification: `B` finds a file, `fa` makes one, `Qa` is
- * what is done with an open one, `Wa` its length.
+ * sql.js keeps a database in an array of its own, which it copies as a whole when it grows. Here it is given a file
+ * instead, as `SqlFile` in sql-js-parts.d.ts, in the words that it has after minification: `B` finds a file, `fa` makes
+ * one, `Qa` is what is done with an open one, `Wa` its length.
  */
 const OPEN_FILE = `
   fa(this.filename, []);
@@ -83,14 +83,17 @@ const OPEN_FILE = `
   })(B("/" + this.filename).node);
 `;
 
-/** It copies bytes one by one, which is most of the time that it takes to open a file of large keys; `v` is the memory of its WebAssembly. */
+/**
+ * It copies bytes one by one, which is most of the time that it takes to open a file of large keys; `v` is the memory
+ * of its WebAssembly.
+ */
 const COPY_BYTES =
   /for\(var\s+p=\s*new\s+Uint8Array\(h\),\s*r=0;\s*r<h;\s*r\+=1\)\s*p\[r\]=\s*v\[f\+\s*r\];\s*return p\}(?=;\s*c\.prototype\.get=)/;
 const COPIED_BYTES = "return new Uint8Array(v.buffer,f,h).slice()}";
 
 /**
- * sql.js looks for `module` and `exports` to find out what it is, and webpack answers for an ES module that there are none.
- * Here it is one.
+ * sql.js looks for `module` and `exports` to find out what it is, and webpack answers for an ES module that there are
+ * none. Here it is one.
  */
 const asModule: Plugin = {
   name: "sql-js-as-module",
@@ -113,7 +116,10 @@ const asModule: Plugin = {
   },
 };
 
-/** `import source from "./x.js?source"`: the compressed text of a program that needs nothing beside itself, for a thread of its own. */
+/**
+ * `import source from "./x.js?source"`: the compressed text of a program that needs nothing beside itself, for a thread
+ * of its own.
+ */
 const programs: Plugin = {
   name: "programs",
   setup(build) {
@@ -141,8 +147,9 @@ const programs: Plugin = {
 };
 
 /**
- * What is loaded later is a file of its own, which the others name but do not hold. There is one for each kind of module, though most of both is the same
- * WebAssembly: Rollup without a plugin takes no CommonJS from an ES module, and what runs CommonJS in a context of its own no ES module from that.
+ * What is loaded later is a file of its own, which the others name but do not hold. There is one for each kind of
+ * module, though most of both is the same WebAssembly: Rollup without a plugin takes no CommonJS from an ES module, and
+ * what runs CommonJS in a context of its own no ES module from that.
  */
 const ownFile: Plugin = {
   name: "own-file",
@@ -153,7 +160,10 @@ const ownFile: Plugin = {
   },
 };
 
-/** The conformance cases are a good part of the code, and nobody reads them there. Stores stay readable: a stack trace names their lines. */
+/**
+ * The conformance cases are a good part of the code, and nobody reads them there. Stores stay readable: a stack trace
+ * names their lines.
+ */
 const withoutSpace = (code: string): string =>
   code.includes("conformanceCases")
     ? transformSync(code, { minify: true, legalComments: "inline", target: TARGET }).code
@@ -173,9 +183,9 @@ export const finished = (code: string): string =>
 /**
  * What is loaded later.
  *
- * In the CommonJS build `import()` becomes `require`: programs that run CommonJS in a context of their own, as Jest does, have
- * no other way to load a module. In the ES modules the NATS client, which is CommonJS, is taken by its default export, which
- * is all of it: it is the only one that a bundle with several files gives.
+ * In the CommonJS build `import()` becomes `require`: programs that run CommonJS in a context of their own, as Jest
+ * does, have no other way to load a module. In the ES modules the NATS client, which is CommonJS, is taken by its
+ * default export, which is all of it: it is the only one that a bundle with several files gives.
  */
 const loadedLater: BuildPlugin = {
   name: "loaded-later",

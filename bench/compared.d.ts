@@ -1,5 +1,5 @@
-// What the library is compared with, as far as the bench uses it. `npm ci` in the root installs none of it, and types and lint
-// want nothing more. A declaration here comes before one that bench/node_modules may have.
+// What the library is compared with, as far as the bench uses it. `npm ci` in the root installs none of it, and types
+// and lint want nothing more. A declaration here comes before one that bench/node_modules may have.
 
 declare module "better-sqlite3" {
   interface Statement {

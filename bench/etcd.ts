@@ -1,4 +1,5 @@
-// Three etcd servers on this machine, where Debian's `etcd-server` is installed: what others use for linearizable reads.
+// Three etcd servers on this machine, where Debian's `etcd-server` is installed: what others use for linearizable
+// reads.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";

@@ -1,5 +1,5 @@
-// Three stores on the same buckets, in a process of their own: `fast` check all the time, 64 at once each, `slow` 20 times a second
-// each, one at a time. Runs until its standard input ends.
+// Three stores on the same buckets, in a process of their own: `fast` check all the time, 64 at once each, `slow` 20
+// times a second each, one at a time. Runs until its standard input ends.
 
 import { connect } from "nats";
 import { openJetStream } from "../dist/index.js";

@@ -1,5 +1,5 @@
-// A bucket of so many records, written directly: through the store a million of each would take an hour. What is written is what
-// the store writes, with other ids, and is checked with the store afterwards.
+// A bucket of so many records, written directly: through the store a million of each would take an hour. What is
+// written is what the store writes, with other ids, and is checked with the store afterwards.
 
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
@@ -93,8 +93,8 @@ function applied(
 }
 
 /**
- * Publishes until it is acknowledged: what is written is the same each time. Over a subscription of its own, for the client spends more on
- * a request than the servers do on storing it.
+ * Publishes until it is acknowledged: what is written is the same each time. Over a subscription of its own, for the
+ * client spends more on a request than the servers do on storing it.
  */
 class Writer implements Disposable {
   readonly #client: Client;

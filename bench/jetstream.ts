@@ -1,9 +1,11 @@
-// The JetStream backend beside the plain KV calls of the same client, over the same connection to a real cluster of three servers,
-// on R3 buckets with as many keys, small and large: medians of 5 rounds in which everybody has a turn. Three more stores work on the
-// same buckets meanwhile, in a process of their own. Exits with 1 if a figure misses what is required of it.
+// The JetStream backend beside the plain KV calls of the same client, over the same connection to a real cluster of
+// three servers, on R3 buckets with as many keys, small and large: medians of 5 rounds in which everybody has a turn.
+// Three more stores work on the same buckets meanwhile, in a process of their own. Exits with 1 if a figure misses what
+// is required of it.
 //
-// BENCH_USERS=1000,10000,1000000 are the sizes: so many users, rooms, and twice as many members, keys and index entries.
-// BENCH_CHURN=100000 have joined and left the room, and so many rooms were deleted, beside which lists are measured.
+// BENCH_USERS=1000,10000,1000000 are the sizes: so many users, rooms, and twice as many members, keys and index
+// entries. BENCH_CHURN=100000 have joined and left the room, and so many rooms were deleted, beside which lists are
+// measured.
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -88,7 +90,10 @@ async function p50(items: Iterable<number>, call: (n: number) => Promise<unknown
   return only;
 }
 
-/** The same of several, of which each has its turn after the other: a loop of one kind alone keeps everything at hand for it. */
+/**
+ * The same of several, of which each has its turn after the other: a loop of one kind alone keeps everything at hand
+ * for it.
+ */
 async function p50InTurn(
   items: Iterable<number>,
   calls: readonly ((n: number) => Promise<unknown>)[],
@@ -128,7 +133,10 @@ async function beside(
   }
 }
 
-/** What is required of a check: its rate beside busy stores with 1,024 and with 64 in flight, times kv.get's, and its p50, times a publish. */
+/**
+ * What is required of a check: its rate beside busy stores with 1,024 and with 64 in flight, times kv.get's, and its
+ * p50, times a publish.
+ */
 interface Floor {
   readonly rates: readonly [number, number];
   readonly p50: number;
@@ -314,7 +322,10 @@ async function besideEtcd({ report, client, kv, size }: Setting): Promise<void> 
   }
 }
 
-/** What is in use, once nothing more is given back: what a part before this one left goes over several turns of the event loop. */
+/**
+ * What is in use, once nothing more is given back: what a part before this one left goes over several turns of the
+ * event loop.
+ */
 async function memory(): Promise<number> {
   let least = Infinity;
   for (let unchanged = 0; unchanged < 3;) {
@@ -370,7 +381,10 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
   ];
 }
 
-/** What the client's own calls cost on as many records: a server that writes into an old block of its file reads that first. */
+/**
+ * What the client's own calls cost on as many records: a server that writes into an old block of its file reads that
+ * first.
+ */
 function ownCalls(kv: KV): readonly (readonly [name: string, call: (n: number) => Promise<unknown>])[] {
   return [
     ["kv.get", getPlain(kv)],
@@ -414,7 +428,10 @@ async function growth({ report, cluster, client, kv, size }: Setting, found: Map
   note("the servers' processors for 1,000 calls, ms", ((busy() - began) * TICK_MS * 1000) / calls);
 }
 
-/** Servers that were just started, or just written to, have work of their own in proportion to what they hold. Waits until it is done. */
+/**
+ * Servers that were just started, or just written to, have work of their own in proportion to what they hold. Waits
+ * until it is done.
+ */
 async function settled(report: Report, { nodes }: NatsCluster): Promise<void> {
   let quiet = 0;
   for (let waited = 0; quiet < SETTLED_SECONDS; waited++) {
@@ -651,8 +668,8 @@ async function filledIn(cluster: NatsCluster, size: number): Promise<string> {
 }
 
 /**
- * One server leads all buckets, and it is not the one that the client is connected to: a publish to a leader that is nearer than another
- * bucket's is no measure of what that other costs.
+ * One server leads all buckets, and it is not the one that the client is connected to: a publish to a leader that is
+ * nearer than another bucket's is no measure of what that other costs.
  */
 async function leadTogether(client: Client): Promise<void> {
   const manager = await client.jetstreamManager();

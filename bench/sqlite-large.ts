@@ -1,6 +1,7 @@
-// A large SQLite file: how long the event loop stands still in opening, checkpoints and closing, what a lone writer keeps of its rate
-// beside a checkpoint, in turns with one that is held, and memory. With BENCH_BASELINE=/other/build/index.js also another build of the library, in turns with this one.
-// Exits with 1 if a figure misses its bound.
+// A large SQLite file: how long the event loop stands still in opening, checkpoints and closing, what a lone writer
+// keeps of its rate beside a checkpoint, in turns with one that is held, and memory. With
+// BENCH_BASELINE=/other/build/index.js also another build of the library, in turns with this one. Exits with 1 if a
+// figure misses its bound.
 
 import { fork, type ChildProcess } from "node:child_process";
 import { readFileSync, statSync } from "node:fs";
@@ -138,8 +139,8 @@ async function watched(
 }
 
 /**
- * Lets the thread of a checkpoint be held where it rests, so that what a lone writer keeps is measured in turns: whatever else
- * the machine does hits both alike. What a thread that is held has taken was done before.
+ * Lets the thread of a checkpoint be held where it rests, so that what a lone writer keeps is measured in turns:
+ * whatever else the machine does hits both alike. What a thread that is held has taken was done before.
  */
 function holdable(): Int32Array {
   const hold = new Int32Array(new SharedArrayBuffer(4));

@@ -1,5 +1,5 @@
-// The SQLite backend beside better-sqlite3 and node:sqlite, in one run: medians of 5 rounds in which everybody has turns.
-// Exits with 1 if a ratio misses its floor.
+// The SQLite backend beside better-sqlite3 and node:sqlite, in one run: medians of 5 rounds in which everybody has
+// turns. Exits with 1 if a ratio misses its floor.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -122,7 +122,9 @@ async function populate(
   }
 }
 
-/** What nobody who writes without blocking can be faster than: an append to a log that has its blocks, one at a time. */
+/**
+ * What nobody who writes without blocking can be faster than: an append to a log that has its blocks, one at a time.
+ */
 async function plainLog(path: string): Promise<{ append(count: number): Promise<void>; close(): Promise<void> }> {
   await writeFile(path, Buffer.alloc(PLAIN_LOG_BYTES), { flush: true });
   const file = await open(path, constants.O_RDWR | constants.O_DSYNC);
@@ -153,7 +155,10 @@ interface Figures {
   readonly getNode: number | undefined;
 }
 
-/** What one turn does, and how many turns a round has: short ones, so that whatever else the machine does hits everybody alike. */
+/**
+ * What one turn does, and how many turns a round has: short ones, so that whatever else the machine does hits everybody
+ * alike.
+ */
 const IN_FLIGHT: readonly (readonly [inFlight: number, count: number])[] = [
   [1, 500],
   [64, 2_560],
@@ -310,7 +315,9 @@ async function openings(folder: string, users: number): Promise<{ own: number; b
   return { own: median(own), better: median(better) };
 }
 
-/** How long the event loop stands still in a checkpoint, and how long sql.js alone takes to export the same database. */
+/**
+ * How long the event loop stands still in a checkpoint, and how long sql.js alone takes to export the same database.
+ */
 async function stalls(folder: string, users: number): Promise<{ own: number; exporting: number }> {
   const own: number[] = [];
   const exporting: number[] = [];
@@ -426,7 +433,8 @@ async function main(): Promise<void> {
     console.log(`\nFrom ${count(SMALL)} to ${count(LARGE)} users, the cost of`);
     for (const [inFlight, rate] of small.add)
       atMost(`users.add, ${inFlight} in flight`, rate / (large.add.get(inFlight) ?? 0), 1.5);
-    // A million records do not fit into the caches of a processor, whoever looks them up: better-sqlite3 is the measure.
+    // A million records do not fit into the caches of a processor, whoever looks them up: better-sqlite3 is the
+    // measure.
     atMost(
       "isAuthorized, as a part of what better-sqlite3's get grows by",
       small.check / large.check / (small.get / large.get),

@@ -45,7 +45,9 @@ export function newRoomKey(): Uint8Array {
   return randomBytes(32);
 }
 
-/** The room key for one device only: an ephemeral X25519 key, HKDF-SHA256, AES-256-GCM. `context` binds it to its place. */
+/**
+ * The room key for one device only: an ephemeral X25519 key, HKDF-SHA256, AES-256-GCM. `context` binds it to its place.
+ */
 export function seal(roomKey: Uint8Array, recipient: Uint8Array, context: string): Uint8Array {
   const ephemeral = generateKeyPairSync("x25519");
   const sender = rawPublicKey(ephemeral.publicKey);

@@ -1,5 +1,6 @@
 /**
- * The program, in two acts: between them its process is killed. It knows a config and the public surface, and no backend.
+ * The program, in two acts: between them its process is killed. It knows a config and the public surface, and no
+ * backend.
  *
  * `program.ts <act> <folder>`: the folder has `config.json`, and what the people's devices keep for themselves.
  */

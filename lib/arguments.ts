@@ -40,12 +40,13 @@ export function invalid(argument: string, expected: string): StoreError {
 }
 
 /**
- * A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. Whatever the
- * caller's object throws, as a getter or a proxy may, it is malformed.
+ * A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. Whatever
+ * the caller's object throws, as a getter or a proxy may, it is malformed.
  */
 export function fields(value: unknown, path: string, names: readonly string[]): Readonly<Record<string, unknown>> {
   checkNames(value, path, names);
-  // What is not there is not put in either: nearly every field is left out, and this is a good part of what a check costs.
+  // What is not there is not put in either: nearly every field is left out, and this is a good part of what a check
+  // costs.
   const found = Object.create(NOTHING) as Record<string, unknown>;
   for (const name of names) {
     const read = field(value, name, path);
@@ -62,7 +63,9 @@ function checkNames(value: unknown, path: string, names: readonly string[]): ass
 /** What a record of fields inherits: not what somebody put on `Object.prototype`. */
 const NOTHING = Object.freeze(Object.create(null) as object);
 
-/** An own name that is not among `names`. Inherited ones are seen too: to list the own ones costs three times as much. */
+/**
+ * An own name that is not among `names`. Inherited ones are seen too: to list the own ones costs three times as much.
+ */
 function unknownName(value: unknown, path: string, names: readonly string[]): string | undefined {
   try {
     if (typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value)) {
@@ -76,8 +79,8 @@ function unknownName(value: unknown, path: string, names: readonly string[]): st
 }
 
 /**
- * A field may be inherited, as from a class. One that somebody put on `Object.prototype` does not count. Each field is read
- * once: a getter could give two answers.
+ * A field may be inherited, as from a class. One that somebody put on `Object.prototype` does not count. Each field is
+ * read once: a getter could give two answers.
  */
 function field(value: object, name: string, path: string): unknown {
   try {
@@ -97,7 +100,10 @@ function hasControl(text: string): boolean {
   return false;
 }
 
-/** Whether all of it is printable ASCII, as nearly every id and name is: then its length is that in bytes, and nothing is left to check. */
+/**
+ * Whether all of it is printable ASCII, as nearly every id and name is: then its length is that in bytes, and nothing
+ * is left to check.
+ */
 function isPlain(text: string): boolean {
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
@@ -361,7 +367,10 @@ export function rekeyOptions(options: RekeyOptions & CallOptions): RekeyArgument
   };
 }
 
-/** The entries of a Map of any realm, such as a test runner's vm: the engine itself refuses whatever only looks like one. */
+/**
+ * The entries of a Map of any realm, such as a test runner's vm: the engine itself refuses whatever only looks like
+ * one.
+ */
 function entriesOf(value: unknown): IterableIterator<[unknown, unknown]> {
   try {
     return Map.prototype.entries.call(value) as IterableIterator<[unknown, unknown]>;
@@ -513,7 +522,9 @@ export function pageRequest(page: PageRequest | undefined): PageInput {
 
 const CURSOR = "c";
 
-/** A cursor of ours: a number that only the backend understands, of places of a kind. One of the other kind begins anew. */
+/**
+ * A cursor of ours: a number that only the backend understands, of places of a kind. One of the other kind begins anew.
+ */
 export function cursor(after: string | undefined, kind = CURSOR): number {
   if (after === undefined) return 0;
   const [, found, digits] = /^([a-z])([0-9a-z]{1,11})$/.exec(after) ?? [];

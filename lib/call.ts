@@ -338,8 +338,8 @@ interface Settlers {
 const nothing = (): void => undefined;
 
 /**
- * The functions of a promise, from where it makes them to where its call takes them, which is the next statement. A closure
- * for each call would cost more.
+ * The functions of a promise, from where it makes them to where its call takes them, which is the next statement. A
+ * closure for each call would cost more.
  */
 const settlers: Settlers = { resolve: nothing, reject: nothing };
 

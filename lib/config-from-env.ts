@@ -95,9 +95,14 @@ function check(config: Tree): void {
  * |---|---|
  * | `DECENTRALIZED` (`true`, `false`, `1`, `0`) | `decentralized` |
  * | `SQLITE_PATH`, `SQLITE_OP_TIMEOUT_MS` | `sqlite.path`, `.opTimeoutMs` |
- * | `JETSTREAM_OP_TIMEOUT_MS`, `JETSTREAM_PREFIX`, `JETSTREAM_REPLICAS`, `JETSTREAM_CACHE_BYTES` | `jetstream.opTimeoutMs`, `.prefix`, `.replicas`, `.cacheBytes` |
- * | `NATS_SERVERS` (with commas), `NATS_NAME`, `NATS_USER`, `NATS_PASS`, `NATS_TOKEN`, `NATS_CREDS_FILE`, `NATS_CREDS`, `NATS_NKEY_SEED`, `NATS_INBOX_PREFIX`, `NATS_TIMEOUT_MS` | `jetstream.connect.servers` and so on |
- * | `NATS_TLS_CA_FILE`, `NATS_TLS_CERT_FILE`, `NATS_TLS_KEY_FILE`, `NATS_TLS_HANDSHAKE_FIRST` | `jetstream.connect.tls.caFile` and so on |
+ * | `JETSTREAM_OP_TIMEOUT_MS`, `JETSTREAM_PREFIX` | `jetstream.opTimeoutMs`, `.prefix` |
+ * | `JETSTREAM_REPLICAS`, `JETSTREAM_CACHE_BYTES` | `jetstream.replicas`, `.cacheBytes` |
+ * | `NATS_SERVERS` (with commas), `NATS_NAME` | `jetstream.connect.servers` and so on |
+ * | `NATS_USER`, `NATS_PASS`, `NATS_TOKEN` | the same |
+ * | `NATS_CREDS_FILE`, `NATS_CREDS`, `NATS_NKEY_SEED` | the same |
+ * | `NATS_INBOX_PREFIX`, `NATS_TIMEOUT_MS` | the same |
+ * | `NATS_TLS_CA_FILE`, `NATS_TLS_CERT_FILE`, `NATS_TLS_KEY_FILE` | `jetstream.connect.tls.caFile` and so on |
+ * | `NATS_TLS_HANDSHAKE_FIRST` | the same |
  *
  * A section is there if one of its variables is. An empty variable counts as absent. Throws `INVALID_ARGUMENT`, with
  * the variable's name as `argument` (`env.UNIBUS_MEMBERSHIP_JETSTREAM_REPLICAS`) and without its value, for one that

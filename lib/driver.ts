@@ -7,10 +7,10 @@
  * - It refuses with what `rules.ts` throws: `NOT_FOUND`, `ALREADY_EXISTS`, `CONFLICT`. A refusal rests on
  *   a read as fresh as a check's, and then nothing was written.
  * - A write is seen whole or not at all, by every reader and after every crash, and is durable before it is answered.
- * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.throwIfEnded()` before each
- *   step, so that work that nobody waits for any more ends.
- * - A write may answer a promise, or an `Ending`, which tells its call how it ended. A promise is as good, and costs a fast
- *   backend more.
+ * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.throwIfEnded()`
+ *   before each step, so that work that nobody waits for any more ends.
+ * - A write may answer a promise, or an `Ending`, which tells its call how it ended. A promise is as good, and costs
+ *   a fast backend more.
  * - What else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
  * - Records are fresh copies in depth, their dates and bytes too, and leave out what is not there. The bytes and dates
  *   that it is given are its own.
@@ -103,8 +103,9 @@ export interface AsyncCheckReads {
   /** What a check takes that does not say (17), in milliseconds. 0: every check is proved on its own. */
   readonly maxStalenessMs: number;
   /**
-   * The user without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs` ago, by either
-   * clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell. Rejects as the others do, by throwing.
+   * The user without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs`
+   * ago, by either clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell.
+   * Rejects as the others do, by throwing.
    */
   recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined;
   /** The same of whether an active admin exists at `now`. */
@@ -349,13 +350,16 @@ export interface RecordWriter {
 
 export interface InspectionDriver {
   /**
-   * Begins to look at everything. `repair`: what is wrong and has one right answer is mended, in a way that makes no check `true` that
-   * was `false`. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
+   * Begins to look at everything. `repair`: what is wrong and has one right answer is mended, in a way that makes no
+   * check `true` that was `false`. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
    */
   begin(repair: boolean, call: Call): Promise<Inspector>;
 }
 
-/** First all that only the backend can tell, step by step, then the records, of which what holds everywhere is checked by others. */
+/**
+ * First all that only the backend can tell, step by step, then the records, of which what holds everywhere is checked
+ * by others.
+ */
 export interface Inspector {
   /** Whether a reader tells exactly how many records there are, and whether there ever was an admin. */
   readonly isExact: boolean;
@@ -365,7 +369,10 @@ export interface Inspector {
   read(call: Call): Promise<RecordReader>;
   /** What only the backend can tell of a record that was read. */
   examine?(record: StoredRecord): Found | undefined;
-  /** Gives a member the role that the room's record says. Nothing else of the member changes. `false`: it is not so any more. */
+  /**
+   * Gives a member the role that the room's record says. Nothing else of the member changes. `false`: it is not so any
+   * more.
+   */
   mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean>;
 }
 
@@ -380,12 +387,15 @@ export interface InspectionStep {
 
 export interface ChangesDriver {
   /**
-   * Begins to follow what changes, by whatever store on whatever node. While nobody follows, nothing is kept and nothing is sent. `UNAVAILABLE`
-   * of a store that is closed while another writes whole records into it. `wanted`: without it, only which users and rooms have changed may be
-   * told, and of a room nothing of its members and keys.
+   * Begins to follow what changes, by whatever store on whatever node. While nobody follows, nothing is kept and
+   * nothing is sent. `UNAVAILABLE` of a store that is closed while another writes whole records into it. `wanted`:
+   * without it, only which users and rooms have changed may be told, and of a room nothing of its members and keys.
    */
   follow(call: Call, wanted?: Wanted): Promise<ChangeFeed>;
-  /** A room with its members and their keys, as of a moment after this call, or moments one after the other. `undefined`: there is none. */
+  /**
+   * A room with its members and their keys, as of a moment after this call, or moments one after the other.
+   * `undefined`: there is none.
+   */
   room(roomId: string, call: Call): Promise<WholeRoom | undefined>;
 }
 
@@ -405,26 +415,28 @@ export interface Wanted {
 /** One at a time takes from it. */
 export interface ChangeFeed {
   /**
-   * What has changed since the last time, or since it was begun to follow. What was acknowledged to anyone before this call is in it, or was
-   * in an earlier one; what is not acknowledged yet may be. Nothing is in it that was not committed. A call that fails has taken nothing: the
-   * next one has all of it.
+   * What has changed since the last time, or since it was begun to follow. What was acknowledged to anyone before this
+   * call is in it, or was in an earlier one; what is not acknowledged yet may be. Nothing is in it that was not
+   * committed. A call that fails has taken nothing: the next one has all of it.
    */
   take(call: Call): Promise<Changes>;
   /** Lets go of what it keeps. It may come at any time, and more than once. */
   close(): void;
 }
 
-/** So many records that have changed are kept until they are taken: users, rooms, members and keys, each counted once. */
+/**
+ * So many records that have changed are kept until they are taken: users, rooms, members and keys, each counted once.
+ */
 export const MAX_CHANGES = 65_536;
 
 /**
- * What has changed, merged by record: each as it stands at one moment at or after `asOf`, and not before any state of it that was taken
- * before. A state in between may be missing, but not that a grant ended.
+ * What has changed, merged by record: each as it stands at one moment at or after `asOf`, and not before any state of
+ * it that was taken before. A state in between may be missing, but not that a grant ended.
  */
 export interface Changes {
   /**
-   * Something may be missing: there was more than {@link MAX_CHANGES}, or nobody can tell. What else is here is then of no use: read everything anew, and
-   * after this call. The feed goes on from here.
+   * Something may be missing: there was more than {@link MAX_CHANGES}, or nobody can tell. What else is here is then of
+   * no use: read everything anew, and after this call. The feed goes on from here.
    */
   readonly lost: boolean;
   /** When it was asked, by `performance.now()`: all of before is in it. */
@@ -437,7 +449,8 @@ export interface Changes {
 export interface ChangedUser {
   readonly user: User;
   /**
-   * Something was taken away from the user in between, whatever was given back since: it was revoked, it was demoted, or its time had run out.
+   * Something was taken away from the user in between, whatever was given back since: it was revoked, it was demoted,
+   * or its time had run out.
    */
   readonly ended: boolean;
 }

@@ -12,7 +12,7 @@
  * | `CLOSED` | The store is closed or closing. | no |
  * | `LOCKED` | Another store holds the file; `details.holder` names it. | when the holder closed |
  * | `CORRUPT` | What is stored is damaged. It was left as it is. | no |
- * | `INCOMPATIBLE` | What is stored, or the server, is foreign, too new, too old or set up in a way that breaks a promise. | no |
+ * | `INCOMPATIBLE` | The data or the server is foreign, too new, too old, or set up so that a promise breaks. | no |
  */
 export type StoreErrorCode =
   | "NOT_FOUND"

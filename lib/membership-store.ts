@@ -52,7 +52,10 @@ export interface RecordsAccess {
   readonly changes: ChangesDriver;
   /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
-  /** A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends at once. */
+  /**
+   * A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends
+   * at once.
+   */
   begin(reading: Promise<RecordReader>, call: Call): Promise<RecordReader>;
   close(reader: RecordReader): Promise<void>;
   /** A feed that a step begins, with the same end. */

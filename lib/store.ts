@@ -28,15 +28,17 @@ export interface CallOptions {
 /** Of the checks. */
 export interface CheckOptions extends CallOptions {
   /**
-   * How old the proof may be that the check rests on, in milliseconds: 0 to 60000. Default: the store's own `maxStalenessMs`, which is 0.
+   * How old the proof may be that the check rests on, in milliseconds: 0 to 60000. Default: the store's own
+   * `maxStalenessMs`, which is 0.
    *
-   * With 0 a check is proved after it began: who was revoked before that, by anybody on any node, is denied. With `n` it may be
-   * answered from memory, and then that holds `n` milliseconds after the revocation was acknowledged. The time counts from when the
-   * proof was sent for, by whichever clock says more, and is looked at when the check is answered; what is older is proved anew, or
-   * denied. A store sees at once what it did itself. Not covered: a machine that is restored from an image of its memory.
+   * With 0 a check is proved after it began: who was revoked before that, by anybody on any node, is denied. With `n`
+   * it may be answered from memory, and then that holds `n` milliseconds after the revocation was acknowledged. The
+   * time counts from when the proof was sent for, by whichever clock says more, and is looked at when the check is
+   * answered; what is older is proved anew, or denied. A store sees at once what it did itself. Not covered: a machine
+   * that is restored from an image of its memory.
    *
-   * `authorize` answers the whole record, which memory does not hold: it is proved each time. A SQLite file has one owner, who
-   * knows the newest state: there it changes nothing.
+   * `authorize` answers the whole record, which memory does not hold: it is proved each time. A SQLite file has one
+   * owner, who knows the newest state: there it changes nothing.
    *
    * @example
    * if (await isAuthorized(store, key, { maxStalenessMs: 100 })) serve(request);
@@ -46,7 +48,10 @@ export interface CheckOptions extends CallOptions {
 
 /** How far an opening is: see {@link CommonOptions.onOpening}. */
 export interface OpeningProgress {
-  /** SQLite: `"check"`, `"load"`, `"replay"`. JetStream: `"server"`, `"buckets"`, `"quorum"`, `"users"`. Others may come. */
+  /**
+   * SQLite: `"check"`, `"load"`, `"replay"`. JetStream: `"server"`, `"buckets"`, `"quorum"`, `"users"`. Others may
+   * come.
+   */
   readonly phase: string;
   /** Of SQLite's phases bytes, of JetStream's buckets: as much of `total`, or of nobody knows how much. */
   readonly done: number;
@@ -56,15 +61,18 @@ export interface OpeningProgress {
 /** Options of every backend. */
 export interface CommonOptions {
   /**
-   * Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that; opening and closing
-   * a SQLite file have a second more for each 4 MB of it.
+   * Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that; opening
+   * and closing a SQLite file have a second more for each 4 MB of it.
    */
   opTimeoutMs?: number;
-  /** Stops the opening, which rejects with `TIMEOUT` and the signal's reason as `cause`. A store that is open does not look at it. */
+  /**
+   * Stops the opening, which rejects with `TIMEOUT` and the signal's reason as `cause`. A store that is open does not
+   * look at it.
+   */
   signal?: AbortSignal;
   /**
-   * Told how far the opening is: at the begin and the end of each phase, and every tenth of a second between. What the function
-   * throws is ignored.
+   * Told how far the opening is: at the begin and the end of each phase, and every tenth of a second between. What the
+   * function throws is ignored.
    *
    * @example
    * await openSqlite("membership.db", { onOpening: ({ phase, done, total }) => log.info(phase, done, total) });
@@ -95,12 +103,16 @@ export interface Store extends AsyncDisposable {
   isAdmin(key: string, options?: CheckOptions): Promise<boolean>;
   /** `true` only if the endpoint was proved to have joined the room. Users are not consulted. Never rejects. */
   isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean>;
-  /** `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never rejects. */
+  /**
+   * `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never
+   * rejects.
+   */
   hasAdmin(options?: CheckOptions): Promise<boolean>;
   /**
-   * Every record as it stands, then `proved`, then every change, whoever made it on whatever node: see {@link StoreEvent}. By a `proved` nothing
-   * is missing that was acknowledged to anyone before its `asOf`. A reader may be slow: what waits is merged by record. Nothing is sent
-   * while nobody watches, and all watches of a store share one feed.
+   * Every record as it stands, then `proved`, then every change, whoever made it on whatever node: see {@link
+   * StoreEvent}. By a `proved` nothing is missing that was acknowledged to anyone before its `asOf`. A reader may be
+   * slow: what waits is merged by record. Nothing is sent while nobody watches, and all watches of a store share one
+   * feed.
    *
    * Throws `INVALID_ARGUMENT` at once.
    *
@@ -119,7 +131,10 @@ export interface WatchOptions {
   signal?: AbortSignal;
   /** Whether every record as it stands comes first. Default `true`. */
   snapshot?: boolean;
-  /** How often it is asked what has changed, and proved that nothing is missing, in milliseconds: 10 to 60000. Default 1000. */
+  /**
+   * How often it is asked what has changed, and proved that nothing is missing, in milliseconds: 10 to 60000. Default
+   * 1000.
+   */
   proveEveryMs?: number;
   /** Which records. Default: all; where `key` or `roomId` is given, those that it can be of. */
   kinds?: readonly ("users" | "rooms" | "members" | "roomKeys")[];
@@ -130,27 +145,32 @@ export interface WatchOptions {
 }
 
 /**
- * One iterator. `break`, `close()`, the signal and the close of the store end it; a bucket that is another one ends it with
- * `INCOMPATIBLE`. What cannot be asked for a while is asked again, for as long as it takes: until then no `proved` comes.
+ * One iterator. `break`, `close()`, the signal and the close of the store end it; a bucket that is another one ends it
+ * with `INCOMPATIBLE`. What cannot be asked for a while is asked again, for as long as it takes: until then no `proved`
+ * comes.
  */
 export interface Watch extends AsyncIterable<StoreEvent>, AsyncDisposable {
   close(): Promise<void>;
 }
 
 /**
- * What a watch tells. Of a record each event is as it stood at some moment, and never before the last one: states in between may be left out,
- * and one may come twice, but between two grants an event says that the first one ended: `ended` of a user, `memberRemoved` of a member,
- * `roomDeleted` of a room, which stands for all that belonged to it. Time that runs out is no change.
+ * What a watch tells. Of a record each event is as it stood at some moment, and never before the last one: states in
+ * between may be left out, and one may come twice, but between two grants an event says that the first one ended:
+ * `ended` of a user, `memberRemoved` of a member, `roomDeleted` of a room, which stands for all that belonged to it.
+ * Time that runs out is no change.
  *
- * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of `performance.now()`, to be
- * compared within this process alone. `resync`: something may have been missed, or more than 65,536 records wait; all records
- * follow anew, and what has not come by the next `proved` is gone.
+ * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of
+ * `performance.now()`, to be compared within this process alone. `resync`: something may have been missed, or more than
+ * 65,536 records wait; all records follow anew, and what has not come by the next `proved` is gone.
  */
 export type StoreEvent =
   | {
       readonly type: "user";
       readonly user: User;
-      /** A grant of the user has ended since it was told last, whatever was given since: revoked, demoted, or its time had run out. */
+      /**
+       * A grant of the user has ended since it was told last, whatever was given since: revoked, demoted, or its time
+       * had run out.
+       */
       readonly ended: boolean;
     }
   | { readonly type: "room"; readonly room: Room }
@@ -201,7 +221,10 @@ export interface Rooms {
   create(room: NewRoom, options?: CallOptions): Promise<Room>;
   /** Rejects with `NOT_FOUND`. */
   get(id: string, options?: CallOptions): Promise<Room>;
-  /** Rejects with `NOT_FOUND` (the room, or a new owner who is no member) or `CONFLICT` (revision, or an owner only invited). */
+  /**
+   * Rejects with `NOT_FOUND` (the room, or a new owner who is no member) or `CONFLICT` (revision, or an owner only
+   * invited).
+   */
   update(id: string, change: RoomChange, options?: Precondition & CallOptions): Promise<Room>;
   /** Rejects with `NOT_FOUND`. */
   delete(id: string, options?: CallOptions): Promise<void>;
@@ -220,7 +243,9 @@ export interface NewMember {
   invitedBy?: string;
   /** 1 to 1024 bytes. */
   publicKey?: Uint8Array;
-  /** The key of the room's current epoch, sealed to this member. Any other epoch is `CONFLICT`, and nothing is added. */
+  /**
+   * The key of the room's current epoch, sealed to this member. Any other epoch is `CONFLICT`, and nothing is added.
+   */
   sealedKey?: { epoch: number; sealed: Uint8Array };
 }
 
@@ -240,8 +265,8 @@ export interface Members {
   /** Every member in any state, sorted by endpoint. Whole or an error. Rejects with `NOT_FOUND` for the room. */
   list(roomId: string, options?: CallOptions): Promise<Member[]>;
   /**
-   * The endpoint's memberships in any state, one for each of its rooms, sorted by room id. Exact, room by room: it is not
-   * one snapshot across rooms. Costs what {@link Rooms.listForEndpoint} costs. None is an empty list.
+   * The endpoint's memberships in any state, one for each of its rooms, sorted by room id. Exact, room by room: it is
+   * not one snapshot across rooms. Costs what {@link Rooms.listForEndpoint} costs. None is an empty list.
    *
    * @example
    * const memberships = await store.members.listForEndpoint("alice");
@@ -262,7 +287,10 @@ export interface RoomKeys {
    * Rejects with `NOT_FOUND` (room or member), `CONFLICT` (epoch, or an unencrypted room) or `ALREADY_EXISTS`.
    */
   put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, options?: CallOptions): Promise<RoomKey>;
-  /** Without an epoch: the highest that the endpoint holds, which can be lower than the room's. Rejects with `NOT_FOUND`. */
+  /**
+   * Without an epoch: the highest that the endpoint holds, which can be lower than the room's. Rejects with
+   * `NOT_FOUND`.
+   */
   get(roomId: string, endpoint: string, epoch?: number, options?: CallOptions): Promise<RoomKey>;
   /** Every key that the member holds, epochs ascending. Rejects with `NOT_FOUND` for the room or the member. */
   list(roomId: string, endpoint: string, options?: CallOptions): Promise<RoomKey[]>;
@@ -300,7 +328,10 @@ export interface UserChange {
 export interface Users {
   /** Rejects with `ALREADY_EXISTS`, also for a revoked user. */
   add(user: NewUser, options?: CallOptions): Promise<User>;
-  /** Adds the first admin, once for all time. Rejects with `CONFLICT` once any user is or was an admin, or with `ALREADY_EXISTS`. */
+  /**
+   * Adds the first admin, once for all time. Rejects with `CONFLICT` once any user is or was an admin, or with
+   * `ALREADY_EXISTS`.
+   */
   addFirstAdmin(user: { key: string; name?: string }, options?: CallOptions): Promise<User>;
   /** Rejects with `NOT_FOUND`. */
   get(key: string, options?: CallOptions): Promise<User>;
@@ -377,8 +408,9 @@ export interface Page<T> {
 }
 
 /**
- * The answer of {@link Store.authorize}. `"active"` is said only on proof; `"unknown"`, `"revoked"` and `"expired"` only
- * after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and do not conclude.
+ * The answer of {@link Store.authorize}. `"active"` is said only on proof; `"unknown"`, `"revoked"` and `"expired"`
+ * only after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and do not
+ * conclude.
  */
 export type Decision =
   | { readonly allowed: true; readonly reason: "active"; readonly user: User }

@@ -1,6 +1,7 @@
 /**
- * The bundlers, each by its own interface and with no more settings than its users need: everything goes into the bundle,
- * the library and the NATS client too. They are loaded by name, because not all of them are there in the short run.
+ * The bundlers, each by its own interface and with no more settings than its users need: everything goes into the
+ * bundle, the library and the NATS client too. They are loaded by name, because not all of them are there in the short
+ * run.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * Calls on single records have the store's time, and what touches many ten times that. A backend that hangs shows which: the
- * error says how long was waited. That it was no less is measured; how much more is the machine's affair.
+ * Calls on single records have the store's time, and what touches many ten times that. A backend that hangs shows
+ * which: the error says how long was waited. That it was no less is measured; how much more is the machine's affair.
  */
 import { expect } from "chai";
 import files from "node:fs";

@@ -1,5 +1,5 @@
-// Exports and imports between all backends, and those of JetStream that are disturbed. What each backend does by itself is in
-// the conformance suite.
+// Exports and imports between all backends, and those of JetStream that are disturbed. What each backend does by itself
+// is in the conformance suite.
 
 import { expect } from "chai";
 import { createReadStream, createWriteStream } from "node:fs";

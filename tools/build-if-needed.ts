@@ -1,5 +1,5 @@
-// For commands that use the built package: builds it where it is missing or older than its sources. With `--code` only the
-// ES modules, which are all that most commands load.
+// For commands that use the built package: builds it where it is missing or older than its sources. With `--code` only
+// the ES modules, which are all that most commands load.
 
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -9,7 +9,9 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const dist = join(root, "dist");
 
-/** `code`: the ES modules. `both`: with the CommonJS build. `whole`: what is published, with the declaration files too. */
+/**
+ * `code`: the ES modules. `both`: with the CommonJS build. `whole`: what is published, with the declaration files too.
+ */
 export type Build = "code" | "both" | "whole";
 
 const CODE = ["index.js", "testing.js", "sql-js.js"];
@@ -36,8 +38,9 @@ function isStale(what: Build): boolean {
 }
 
 /**
- * Removes the code of the build before, and with it the CommonJS build: who needs the whole finds that it is not there, not that
- * it is old. The declaration files stay for editors. Commands that read them see by their age that they are stale.
+ * Removes the code of the build before, and with it the CommonJS build: who needs the whole finds that it is not there,
+ * not that it is old. The declaration files stay for editors. Commands that read them see by their age that they are
+ * stale.
  */
 function removeCode(): void {
   if (!existsSync(dist)) return;
@@ -45,8 +48,9 @@ function removeCode(): void {
 }
 
 /**
- * The ES modules as tsup makes them, but without what tree shaking removes, and without a process of its own for tsup: the CommonJS
- * build and tree shaking take most of the time, after the declaration files, and the start of tsup most of the rest.
+ * The ES modules as tsup makes them, but without what tree shaking removes, and without a process of its own for tsup:
+ * the CommonJS build and tree shaking take most of the time, after the declaration files, and the start of tsup most of
+ * the rest.
  */
 async function buildCode(): Promise<void> {
   // Loaded where there is something to build: most commands find that there is not.

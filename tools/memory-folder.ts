@@ -1,6 +1,7 @@
-// Where the specs' nats-servers keep their files: in memory, where the system has a file system there with enough room. A server
-// waits for its disk whenever it makes a stream, and what a spec does to a server, a kill, a pause, a cut, takes nothing from its
-// files. Whether files survive a loss of power is asked of SQLite's alone, and those stay on the disk.
+// Where the specs' nats-servers keep their files: in memory, where the system has a file system there with enough room.
+// A server waits for its disk whenever it makes a stream, and what a spec does to a server, a kill, a pause, a cut,
+// takes nothing from its files. Whether files survive a loss of power is asked of SQLite's alone, and those stay on the
+// disk.
 
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";

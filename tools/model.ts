@@ -1,5 +1,6 @@
-// npm run model: runs the models of docs/model/ to the end, with spin. The good ones must be clean, and each argument that is taken out
-// must be found missing. `npm run model -- NO_ERA` runs those whose name has that in it, and prints what happened, step by step; `proof` and `room` are all of a model.
+// npm run model: runs the models of docs/model/ to the end, with spin. The good ones must be clean, and each argument
+// that is taken out must be found missing. `npm run model -- NO_ERA` runs those whose name has that in it, and prints
+// what happened, step by step; `proof` and `room` are all of a model.
 
 import { spawn } from "node:child_process";
 import { copyFile, mkdtemp, rm } from "node:fs/promises";
@@ -15,7 +16,10 @@ const SKIPPED = 77;
 const MEMORY = 4000;
 const MAX_STEPS = 1_000_000;
 
-/** `holds`: no answer is wrong, in any state. `violated`: one is, because an argument is taken out. `reached`: the model gets where the argument is at work. */
+/**
+ * `holds`: no answer is wrong, in any state. `violated`: one is, because an argument is taken out. `reached`: the model
+ * gets where the argument is at work.
+ */
 type Verdict = "holds" | "violated" | "reached";
 
 interface Run {

@@ -1,4 +1,5 @@
-// npm run simulate: the simulation as plain JavaScript, since a compiler that runs beside it would cost more than all the rest.
+// npm run simulate: the simulation as plain JavaScript, since a compiler that runs beside it would cost more than all
+// the rest.
 
 import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -22,8 +23,8 @@ await build({
   removeNodeProtocol: false,
   outExtension: () => ({ js: ".mjs" }),
 });
-// Nothing of a simulation outlives it: with room for several, hardly anything is left to collect. Threads that compile and collect
-// beside it would take from others what a run on another core has to itself.
+// Nothing of a simulation outlives it: with room for several, hardly anything is left to collect. Threads that compile
+// and collect beside it would take from others what a run on another core has to itself.
 const child = spawn(
   process.execPath,
   ["--max-semi-space-size=64", "--single-threaded", join(outDir, "main.mjs"), ...process.argv.slice(2)],

@@ -1,6 +1,6 @@
-// npm run spec: runs the named specs, or all: each file in a process of its own, several files at a time, since most of what
-// the specs do is to wait for servers and disks. What a file prints is shown whole when it has ended. One file alone runs in
-// this process, without the time that another one takes to start.
+// npm run spec: runs the named specs, or all: each file in a process of its own, several files at a time, since most of
+// what the specs do is to wait for servers and disks. What a file prints is shown whole when it has ended. One file
+// alone runs in this process, without the time that another one takes to start.
 
 import { fork, type ChildProcess } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -21,8 +21,8 @@ const LANES = 6;
 const EXIT_WITHIN_MS = 30_000;
 
 /**
- * Those that take longest begin first, so that no lane is left over with one at the end. What counts is how long a file takes
- * when it runs beside others.
+ * Those that take longest begin first, so that no lane is left over with one at the end. What counts is how long a file
+ * takes when it runs beside others.
  */
 const LONGEST_FIRST = [
   /conformance\/jetstream-r3/,
@@ -70,12 +70,15 @@ const LONGEST_FIRST = [
 
 /** These read the CommonJS build too. */
 const BOTH_BUILDS = [/builds/, /errors/, /sqlite\/lock\.spec/, /soak/];
-/** These read the declaration files, the package as it is packed, or code that they look for as tree shaking leaves it. */
+/**
+ * These read the declaration files, the package as it is packed, or code that they look for as tree shaking leaves it.
+ */
 const WHOLE_BUILD = [/package/, /readme/, /matrix/, /simulation/];
 
 /**
- * For the specs' nats-servers. Their heaps are small: at its default of 100, Go's collector takes a tenth of their processor
- * time. And there are more servers than processors: threads of one server that look for work take as much again.
+ * For the specs' nats-servers. Their heaps are small: at its default of 100, Go's collector takes a tenth of their
+ * processor time. And there are more servers than processors: threads of one server that look for work take as much
+ * again.
  */
 const GO = { GOGC: process.env["GOGC"] ?? "400", GOMAXPROCS: process.env["GOMAXPROCS"] ?? "1" };
 

@@ -1,5 +1,5 @@
-// For npm test: what `npm run typecheck` and `npm run lint` say, in one process. Both need the types of all files, which take
-// most of the time of each.
+// For npm test: what `npm run typecheck` and `npm run lint` say, in one process. Both need the types of all files,
+// which take most of the time of each.
 
 import { ESLint } from "eslint";
 import { join } from "node:path";

@@ -1,8 +1,8 @@
 /**
- * What changes in the buckets. `users` and `rooms` are the logs that commit: all that changed in them since a place is read,
- * exactly (log-range.ts). What a record was at that place its newer state tells (`states` of write-history.ts), and so
- * whether a grant ended in between. Members are those of the room's head, or of its whole roster where the room changed
- * more than once. Keys have a log of their own. The argument: docs/protocol.md, M5 to M9.
+ * What changes in the buckets. `users` and `rooms` are the logs that commit: all that changed in them since a place is
+ * read, exactly (log-range.ts). What a record was at that place its newer state tells (`states` of write-history.ts),
+ * and so whether a grant ended in between. Members are those of the room's head, or of its whole roster where the room
+ * changed more than once. Keys have a log of their own. The argument: docs/protocol.md, M5 to M9.
  */
 import type { Call } from "../call.js";
 import type { ChangeFeed, ChangedMember, ChangedRoom, ChangedUser, Changes, ChangesDriver, Wanted } from "../driver.js";

@@ -1,7 +1,7 @@
 /**
- * What is looked at of a store in JetStream: the settings, whether the store may be used, and then each bucket message by message,
- * in an order in which each is looked at with what the ones before said. What seems wrong is looked at again, as certain, because
- * replicas lag and others write meanwhile.
+ * What is looked at of a store in JetStream: the settings, whether the store may be used, and then each bucket message
+ * by message, in an order in which each is looked at with what the ones before said. What seems wrong is looked at
+ * again, as certain, because replicas lag and others write meanwhile.
  */
 import type { Call } from "../call.js";
 import type { InspectionDriver, InspectionStep, Inspector, RecordReader } from "../driver.js";

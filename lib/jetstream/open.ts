@@ -64,15 +64,15 @@ export interface JetStreamOptions extends CommonOptions {
    */
   onRollout?: (progress: RolloutProgress) => void;
   /**
-   * Memory for what checks have read, in bytes: whoever is in it costs a barrier that all checks share, everybody else a
-   * read and a write of their own. A user with a key of 64 hex digits takes some 50 to 70 bytes, any other some 400, a room a
-   * kilobyte and more, a member of a room some 600. Three eighths are for users, a quarter each for rooms and for members, and an eighth
-   * for where records were seen, of any kind. 0 to 2^40, default 64 MiB.
+   * Memory for what checks have read, in bytes: whoever is in it costs a barrier that all checks share, everybody else
+   * a read and a write of their own. A user with a key of 64 hex digits takes some 50 to 70 bytes, any other some 400,
+   * a room a kilobyte and more, a member of a room some 600. Three eighths are for users, a quarter each for rooms and
+   * for members, and an eighth for where records were seen, of any kind. 0 to 2^40, default 64 MiB.
    */
   cacheBytes?: number;
   /**
-   * How old the proof may be that a check rests on, in milliseconds, where the check does not say: 0 to 60000. Default 0: each check is
-   * proved after it began. See {@link CheckOptions}.
+   * How old the proof may be that a check rests on, in milliseconds, where the check does not say: 0 to 60000. Default
+   * 0: each check is proved after it began. See {@link CheckOptions}.
    */
   maxStalenessMs?: number;
 }
@@ -90,7 +90,10 @@ const MAX_CACHE_BYTES = 2 ** 40;
 const MANY = 10;
 /** What is not swept up in this time is left to the next opening. */
 const SWEEP_MS = 30_000;
-/** Records of rooms that an opening looks at for rooms without an entry in the index, beside those of before the format was raised. */
+/**
+ * Records of rooms that an opening looks at for rooms without an entry in the index, beside those of before the format
+ * was raised.
+ */
 const ROOMS_AT_OPENING = 8192;
 /** And how often a store that raised the format looks again: every few seconds of use. */
 const LOOKS_FOR_ROOMS = 6;
@@ -150,13 +153,14 @@ export function connectionInput(value: unknown, path: string): NatsConnection {
 }
 
 /**
- * Opens a replicated store on five JetStream KV buckets, and makes those that are missing. Needs nats-server 2.11 or later.
+ * Opens a replicated store on five JetStream KV buckets, and makes those that are missing. Needs nats-server 2.11 or
+ * later.
  *
- * The connection stays the caller's: it is never closed here. `replicas` is a minimum: omitted, it is 1 for new buckets and
- * what they have for old ones; more than they have raises them, in the background; fewer changes nothing.
+ * The connection stays the caller's: it is never closed here. `replicas` is a minimum: omitted, it is 1 for new buckets
+ * and what they have for old ones; more than they have raises them, in the background; fewer changes nothing.
  *
- * Rejects with `INVALID_ARGUMENT`, `INCOMPATIBLE` (a server too old, without JetStream or with too few nodes; a bucket that is
- * somebody else's or set up in a way that breaks a promise), `TIMEOUT` or `UNAVAILABLE`.
+ * Rejects with `INVALID_ARGUMENT`, `INCOMPATIBLE` (a server too old, without JetStream or with too few nodes; a bucket
+ * that is somebody else's or set up in a way that breaks a promise), `TIMEOUT` or `UNAVAILABLE`.
  *
  * @example
  * const nc = await connect({ servers: "127.0.0.1:4222" });
@@ -242,7 +246,10 @@ interface Parts {
   readonly memberships: Memberships;
   readonly versions: ServerVersions;
   readonly rollout: Rollout;
-  /** How often rooms without entries are looked for yet: an older store that is open makes some until it looks at the settings. */
+  /**
+   * How often rooms without entries are looked for yet: an older store that is open makes some until it looks at the
+   * settings.
+   */
   looksForRooms: number;
 }
 
@@ -297,8 +304,8 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
 const seenBytesOf = (cacheBytes: number): number => cacheBytes / 48;
 
 /**
- * How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64 KiB for a key: see
- * {@link Bucket}.
+ * How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64
+ * KiB for a key: see {@link Bucket}.
  */
 function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number, userCache: UserCache) {
   const seenBytes = seenBytesOf(cacheBytes);

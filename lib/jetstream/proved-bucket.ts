@@ -1,4 +1,6 @@
-/** A bucket with an exact cache: a record that is in it is proved by one barrier, which all checks of the moment share. */
+/**
+ * A bucket with an exact cache: a record that is in it is proved by one barrier, which all checks of the moment share.
+ */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { whole } from "./answers.js";
@@ -28,8 +30,8 @@ export interface Proved<B extends BucketName, V> {
 }
 
 /**
- * How many changes one read takes: as many as several stores have under way. Our records have at most some 20 KiB, and the server
- * cuts an answer short at 64 MiB.
+ * How many changes one read takes: as many as several stores have under way. Our records have at most some 20 KiB, and
+ * the server cuts an answer short at 64 MiB.
  */
 const MAX_CHANGES = 256;
 /** How many changes behind a gap are read: one of them may explain it. */
@@ -37,8 +39,8 @@ const MAX_READ = 2048;
 /** How long such a read may take. A replica that is slower is given up: the leader can prove every record. */
 const FOLLOW_MS = 200;
 /**
- * If the cache gets nowhere in so many reads and so much time, a new generation begins, and every record is proved on its own. Before
- * that it is worth waiting: later writes explain gaps, and a fence for each record is a write for each.
+ * If the cache gets nowhere in so many reads and so much time, a new generation begins, and every record is proved on
+ * its own. Before that it is worth waiting: later writes explain gaps, and a fence for each record is a write for each.
  */
 const MAX_ATTEMPTS = 4;
 const MAX_GAP_MS = 200;
@@ -115,8 +117,9 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * The record as it is kept, if what is kept misses nothing that was acknowledged more than `maxStalenessMs` ago. It misses nothing
-   * either that this store committed: a commit is acknowledged when the cache has come to it. `undefined`: it has to be proved. Nothing is sent.
+   * The record as it is kept, if what is kept misses nothing that was acknowledged more than `maxStalenessMs` ago. It
+   * misses nothing either that this store committed: a commit is acknowledged when the cache has come to it.
+   * `undefined`: it has to be proved. Nothing is sent.
    */
   recent(key: Key<B>, maxStalenessMs: number): V | undefined {
     return this.recentOf(this.#cache.valid(key), maxStalenessMs);
@@ -144,8 +147,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * Like {@link prove}, in fewer turns, for a record in the cache: nearly all checks are of one. `undefined`: only {@link prove} can
-   * tell.
+   * Like {@link prove}, in fewer turns, for a record in the cache: nearly all checks are of one. `undefined`: only
+   * {@link prove} can tell.
    */
   proveKept(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> | undefined {
     this.use();
@@ -162,7 +165,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     });
   }
 
-  /** If the cache does not come to the barrier in time, a fence proves the record: a second barrier would fare as the first. */
+  /**
+   * If the cache does not come to the barrier in time, a fence proves the record: a second barrier would fare as the
+   * first.
+   */
   async #broughtTo(seq: Seq<B>, key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
     const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
     if (kept !== undefined) return kept;
@@ -203,8 +209,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves nothing, even if
-   * the store is opened later: whoever fills a store can find out last that somebody was revoked.
+   * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves
+   * nothing, even if the store is opened later: whoever fills a store can find out last that somebody was revoked.
    */
   checkOpen(seq: Seq<B>, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
@@ -252,10 +258,11 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * Writes the record that follows upon `before`, with what it tells of its writes. `undefined`: that one stands there no more.
+   * Writes the record that follows upon `before`, with what it tells of its writes. `undefined`: that one stands there
+   * no more.
    *
-   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is found out after
-   * the write, its outcome is unknown.
+   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is
+   * found out after the write, its outcome is unknown.
    */
   async append(
     key: Key<B>,
@@ -272,7 +279,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       const seq = await super.write(key, toJson(make(written)), before.seq, call, mine, kind);
       if (seq === undefined) return undefined;
       if (kind === "commit") {
-        // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never removed.
+        // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never
+        // removed.
         if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;
         await this.checkOpen(seq, call);
       }
@@ -303,7 +311,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
   }
 
-  /** Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer valid there. */
+  /**
+   * Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer valid
+   * there.
+   */
   async #byBarrier(keys: readonly Key<B>[], call: Call): Promise<Proved<B, V | StoreState>[] | undefined> {
     const seq = await this.readIndex(call);
     if (!this.#cache.advanceTo(seq) && !(await this.#bring(seq, call))) return undefined;
@@ -462,8 +473,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * If this store's last barrier, or a record that was kept, still stands where it stood, the log is the same up to there: nobody else
-   * can have written it.
+   * If this store's last barrier, or a record that was kept, still stands where it stood, the log is the same up to
+   * there: nobody else can have written it.
    */
   async #identify(): Promise<void> {
     const asked = moment();
@@ -504,7 +515,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     // One of those that were not answered may stand.
     if (standing === undefined && looks.includes("unknown")) return;
     const [newest] = anchors;
-    // Records of this bucket are never removed. So this one is there, or a later one of its key, or the log has gone back.
+    // Records of this bucket are never removed. So this one is there, or a later one of its key, or the log has gone
+    // back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
     this.#cache.revalidateBy(standing, asked);

@@ -13,7 +13,9 @@ import type { BucketServers, ServerVersions } from "./versions.js";
 /** Buckets whose records are never removed: a tombstone, and a revocation, is a record. Behind any prefix. */
 const KEPT = ["rooms", "users"] as const;
 
-/** The version of what stands in the buckets. A bucket of a newer one is refused, and one of an older one is taken over. */
+/**
+ * The version of what stands in the buckets. A bucket of a newer one is refused, and one of an older one is taken over.
+ */
 export const FORMAT = 2;
 const OLDEST_FORMAT = 1;
 /** In a stream's metadata: the format. */

@@ -1,6 +1,7 @@
 /**
- * Everything that the buckets hold: each user, and each room with its members and keys, as it stood at one moment at or after
- * the barriers with which this began. Users are met in the order of their log, rooms in that of the index of all rooms.
+ * Everything that the buckets hold: each user, and each room with its members and keys, as it stood at one moment at or
+ * after the barriers with which this began. Users are met in the order of their log, rooms in that of the index of all
+ * rooms.
  */
 import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
@@ -189,7 +190,9 @@ export class BucketsReader implements RecordReader {
     return (await roomKeys.scans.all(keys.roomKeys(at), keys.roomKeysMark(at), min, call)).values();
   }
 
-  /** The members as of the version of the record that is read with them. `undefined`: there is no such room any more. */
+  /**
+   * The members as of the version of the record that is read with them. `undefined`: there is no such room any more.
+   */
   async #roster(roomId: string, call: Call): Promise<Roster<"certain"> | undefined> {
     try {
       for (const retries = new RetryLoop(call); ;) {
@@ -203,7 +206,9 @@ export class BucketsReader implements RecordReader {
     }
   }
 
-  /** Of each epoch the attempt that made it. `undefined`: one is missing, as it can be while the room is cleared away. */
+  /**
+   * Of each epoch the attempt that made it. `undefined`: one is missing, as it can be while the room is cleared away.
+   */
   async #attempts(
     roomId: string,
     { incarnation, epoch, attempt }: RoomRecord,

@@ -1,7 +1,7 @@
 /**
- * An import. Users are written where they will be; rooms under ids that nothing refers to, until their record names them. All
- * of it counts for nothing while the records of store-state.ts say that the store is imported into. The argument:
- * docs/protocol.md, V3 to V9.
+ * An import. Users are written where they will be; rooms under ids that nothing refers to, until their record names
+ * them. All of it counts for nothing while the records of store-state.ts say that the store is imported into. The
+ * argument: docs/protocol.md, V3 to V9.
  */
 import type { Call } from "../call.js";
 import type {

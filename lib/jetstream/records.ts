@@ -57,8 +57,9 @@ export async function readerFacts(
 }
 
 /**
- * A version of a user whose revision, in decimal digits, is above `floor` if it is taken for a number to the base of 36: so are all later
- * ones. It has the digits of `floor` as far as these are decimal ones, and is the next behind those that begin so.
+ * A version of a user whose revision, in decimal digits, is above `floor` if it is taken for a number to the base of
+ * 36: so are all later ones. It has the digits of `floor` as far as these are decimal ones, and is the next behind
+ * those that begin so.
  */
 export function versionAbove(floor: number): number {
   const digits = floor.toString(36);

@@ -1,7 +1,8 @@
 /**
- * Whether a store may be used: a record in each log that commits, `rooms` and `users`. One that is moved away from, or imported
- * into, denies every check and refuses every write from there on in the log, by whatever store. It is there from the
- * opening on, so that a store knows by the log itself whether it was changed. The argument: docs/protocol.md, E1 to E6.
+ * Whether a store may be used: a record in each log that commits, `rooms` and `users`. One that is moved away from, or
+ * imported into, denies every check and refuses every write from there on in the log, by whatever store. It is there
+ * from the opening on, so that a store knows by the log itself whether it was changed. The argument: docs/protocol.md,
+ * E1 to E6.
  */
 import { StoreError } from "../errors.js";
 import type { Cache, Known } from "./exact-cache.js";

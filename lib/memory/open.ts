@@ -16,8 +16,8 @@ import { users } from "./users.js";
 
 /**
  * Opens an empty store in the memory of this process, for the tests of apps: it takes no file and no server, answers at
- * once, and keeps every rule of the contract. What it holds is gone with it, so it is not for anything else. Lists look at
- * everything there is. `onOpening` is told nothing: there are no phases.
+ * once, and keeps every rule of the contract. What it holds is gone with it, so it is not for anything else. Lists look
+ * at everything there is. `onOpening` is told nothing: there are no phases.
  *
  * @example
  * const store = await openMemory();

@@ -152,7 +152,9 @@ function encodeAll(changes: readonly Change[]): EncodedChanges {
   };
 }
 
-/** Whether it begins an import. Its transaction may have a later number than the one that follows upon those before it. */
+/**
+ * Whether it begins an import. Its transaction may have a later number than the one that follows upon those before it.
+ */
 export function beginsImport([change, ...more]: readonly Change[]): boolean {
   return change?.kind === "import" && change.clears && change.since !== undefined && more.length === 0;
 }

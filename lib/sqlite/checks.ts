@@ -1,4 +1,6 @@
-/** What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted. */
+/**
+ * What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted.
+ */
 import type { SyncCheckReads } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";

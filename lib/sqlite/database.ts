@@ -168,11 +168,12 @@ export class Database {
   }
 
   /**
-   * Closes the store, which has to be empty, or what an import left. What is there goes, and an import that still goes on ends
-   * with `CONFLICT`. The transactions from here on have numbers above `floor`.
+   * Closes the store, which has to be empty, or what an import left. What is there goes, and an import that still goes
+   * on ends with `CONFLICT`. The transactions from here on have numbers above `floor`.
    */
   async beginImport(floor: number, call: Call): Promise<Importer> {
-    // An import that is about to end may be acknowledged: nothing of it may be cleared away. Another one may end meanwhile.
+    // An import that is about to end may be acknowledged: nothing of it may be cleared away. Another one may end
+    // meanwhile.
     for (let known: unknown; known !== this.#importChanged;) {
       known = this.#importChanged;
       await known;

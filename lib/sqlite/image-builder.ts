@@ -1,6 +1,6 @@
 /**
- * Makes an image of the one before it and of what its logs say since. The same on the event loop, in memory and in slices,
- * and in a thread of its own, in the file itself.
+ * Makes an image of the one before it and of what its logs say since. The same on the event loop, in memory and in
+ * slices, and in a thread of its own, in the file itself.
  */
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
@@ -32,7 +32,10 @@ export interface BuildRequest {
   readonly next: { readonly generation: number; readonly clean: boolean };
 }
 
-/** Copies the image into a file, piece by piece. Throws unless it is the one that is known: what became of it meanwhile must not be sealed as if it were right. */
+/**
+ * Copies the image into a file, piece by piece. Throws unless it is the one that is known: what became of it meanwhile
+ * must not be sealed as if it were right.
+ */
 export async function copyImage(
   { image }: BuildRequest,
   pace: TimeSlice,

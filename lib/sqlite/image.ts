@@ -18,9 +18,14 @@ import type { Tables } from "./tables.js";
 
 /** "unib": tells the file from every other SQLite database. */
 export const APPLICATION_ID = 0x756e6962;
-/** Since 2 the image has a superblock. An image of version 1 is read, and written anew before anything is added to it. */
+/**
+ * Since 2 the image has a superblock. An image of version 1 is read, and written anew before anything is added to it.
+ */
 export const SCHEMA_VERSION = 2;
-/** Of an image that is imported into, and of no other: a version of the library that knows no imports would let everybody in who is there already. */
+/**
+ * Of an image that is imported into, and of no other: a version of the library that knows no imports would let
+ * everybody in who is there already.
+ */
 const IMPORTING_VERSION = 3;
 
 export interface Meta {
@@ -208,7 +213,10 @@ export class Image {
     this.#database.run(ADD_SUPERBLOCK);
   }
 
-  /** Where the superblock is in the file, if the image has one: it ends with the page of its row, which is the last column of a page's first cell. */
+  /**
+   * Where the superblock is in the file, if the image has one: it ends with the page of its row, which is the last
+   * column of a page's first cell.
+   */
   superblockAt(): number | undefined {
     const page = this.#database.exec(
       "SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = 'superblock'",

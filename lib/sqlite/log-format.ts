@@ -3,12 +3,14 @@
  * transactions, and checksums that tell any flipped bit. All numbers are little-endian.
  *
  *     header   magic 16 | format 4 | database 16 | generation 4 | checksum of the 40 before 4 | zero 20
- *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4 | end byte 1 | zero 47
+ *              image length 8 | image checksum 4 | checksum of generation, length and image checksum 4
+ *              end byte 1 | zero 47
  *     record   start byte 1 | bytes since the batch began 4 | payload length 4 | sequence 8 | payload checksum 4
  *              checksum of the 21 before 4 | payload
  *     payload  length of the text 4 | the text | bytes, masked | end byte 1
  *
- * The second line of the header, the seal, has no end byte until the image of the segment's generation is on the disk.
+ * The seal is the header from the image length on. It has no end byte until the image of the segment's generation is on
+ * the disk.
  *
  * A batch is written over zeros, and only when the one before it is on the disk. What a crash leaves of the last one is
  * any of its sectors, each whole or still zero. Nothing that is written is a sector of zeros: the text, the start byte

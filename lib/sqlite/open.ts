@@ -39,9 +39,10 @@ import { users } from "./users.js";
 
 export interface SqliteOptions extends CommonOptions {
   /**
-   * Told of each checkpoint: the file was written anew, or could not be, as on a full disk. `bytes` is the size of the file; of a checkpoint that failed, of the log
-   * that stays beside it. Nothing is lost by a failure: the log has everything, and grows. It is tried again after a second,
-   * and after each further failure twice as long as before, up to five minutes, and on close. What the function throws is ignored.
+   * Told of each checkpoint: the file was written anew, or could not be, as on a full disk. `bytes` is the size of the
+   * file; of a checkpoint that failed, of the log that stays beside it. Nothing is lost by a failure: the log has
+   * everything, and grows. It is tried again after a second, and after each further failure twice as long as before, up
+   * to five minutes, and on close. What the function throws is ignored.
    *
    * @example
    * await openSqlite("membership.db", { onCheckpoint: ({ ok, error }) => { if (!ok) log.warn(error); } });
@@ -71,8 +72,8 @@ const MAX_LINKS = 40;
 /**
  * Opens a store in a SQLite file, and creates it if there is none. `":memory:"` keeps nothing.
  *
- * One store owns a file at a time: a second opening, in this process or another, is `LOCKED`. A file that is not of this
- * library is `INCOMPATIBLE` and a damaged one `CORRUPT`; both are left byte for byte as they were.
+ * One store owns a file at a time: a second opening, in this process or another, is `LOCKED`. A file that is not of
+ * this library is `INCOMPATIBLE` and a damaged one `CORRUPT`; both are left byte for byte as they were.
  *
  * @example
  * const store = await openSqlite("membership.db");

@@ -1,6 +1,6 @@
 /**
- * Everything that the tables hold as of one moment, while writes go on. What changes is read before it changes, and what
- * nobody has taken yet waits in a {@link Spool}: the reading itself waits for nobody.
+ * Everything that the tables hold as of one moment, while writes go on. What changes is read before it changes, and
+ * what nobody has taken yet waits in a {@link Spool}: the reading itself waits for nobody.
  */
 import type { Call } from "../call.js";
 import type { RecordCounts, RecordReader, StoredRecord } from "../driver.js";

@@ -1,6 +1,6 @@
 /**
- * Opening: finds out what the files are, refuses what is foreign or damaged without touching it, and brings the state up
- * to the last transaction that the log holds.
+ * Opening: finds out what the files are, refuses what is foreign or damaged without touching it, and brings the state
+ * up to the last transaction that the log holds.
  */
 import { randomBytes } from "node:crypto";
 import { basename } from "node:path";
@@ -243,12 +243,16 @@ async function load(
       return Segment.absent(path, header);
     });
   });
-  // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its room.
+  // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its
+  // room.
   const unfinished = checkpointed && first !== undefined ? oldLog(first, replayed) : undefined;
   return { ...result, ...files, imageBytes: content.length, unfinished, full };
 }
 
-/** Where there is no room for another image, the old files have to do: only a write that hung all the while could still come to them. */
+/**
+ * Where there is no room for another image, the old files have to do: only a write that hung all the while could still
+ * come to them.
+ */
 function unlessFull(error: unknown): undefined {
   if (!isFull(error) && !(error instanceof Error && isFull(error.cause))) throw error;
 }

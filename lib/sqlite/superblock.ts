@@ -4,8 +4,8 @@
  * that the image stays a plain SQLite database, and it fills a sector, so that it changes in place as a whole or not at
  * all.
  *
- *     magic 16 | length of the image 8 | checksum of all other bytes of the image 4 | state 4 | acknowledged transaction 8
- *     zero 468 | checksum of the 508 before 4
+ *     magic 16 | length of the image 8 | checksum of all other bytes of the image 4 | state 4
+ *     acknowledged transaction 8 | zero 468 | checksum of the 508 before 4
  */
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";

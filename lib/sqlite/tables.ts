@@ -1,5 +1,6 @@
 /**
- * The durable state, in memory: what the disk has. Reads are answered from it. Rows of users are replaced, never changed.
+ * The durable state, in memory: what the disk has. Reads are answered from it. Rows of users are replaced, never
+ * changed.
  */
 import type { RecordCounts } from "../driver.js";
 import { isActiveAdmin } from "../rules.js";

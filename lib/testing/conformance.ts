@@ -93,7 +93,8 @@ class Running {
  * end.
  *
  * @example
- * const run = new ConformanceRun({ fresh: async () => ({ store: await openSqlite(":memory:", { opTimeoutMs: 10_000 }) }) });
+ * const fresh = async () => ({ store: await openSqlite(":memory:", { opTimeoutMs: 10_000 }) });
+ * const run = new ConformanceRun({ fresh });
  * for (const each of conformanceCases) it(each.name, () => run.case(each));
  * after(() => run.dispose());
  */

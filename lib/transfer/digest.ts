@@ -7,9 +7,9 @@ const BITS = 256n;
 const MASK = (1n << BITS) - 1n;
 
 /**
- * The sum of the SHA-256 of each record, modulo 2^256. Two stores that hold the same have the same digest, though one reads
- * its users by the order of their addition, and another by that of their changes. It tells accidents, not forgeries: who
- * can write the records can write the digest.
+ * The sum of the SHA-256 of each record, modulo 2^256. Two stores that hold the same have the same digest, though one
+ * reads its users by the order of their addition, and another by that of their changes. It tells accidents, not
+ * forgeries: who can write the records can write the digest.
  */
 export class ContentDigest {
   #sum = 0n;

@@ -185,8 +185,8 @@ async function compare(
 type AnyIterator = AsyncIterator<unknown, unknown> | Iterator<unknown, unknown>;
 
 /**
- * The lines of what a caller gave. Where the first piece has an end of a line in it, all pieces together are the text; else
- * each is a line.
+ * The lines of what a caller gave. Where the first piece has an end of a line in it, all pieces together are the text;
+ * else each is a line.
  */
 class Lines {
   readonly #work: BulkWork;

@@ -20,8 +20,8 @@ export interface BulkOptions {
   /** Ends the work with `TIMEOUT`, and its reason as the cause. */
   signal?: AbortSignal;
   /**
-   * The work takes as long as it takes, but where nothing goes forward for so long it is `TIMEOUT`. 1 to 600,000, default
-   * ten times the store's `opTimeoutMs`.
+   * The work takes as long as it takes, but where nothing goes forward for so long it is `TIMEOUT`. 1 to 600,000,
+   * default ten times the store's `opTimeoutMs`.
    */
   stallTimeoutMs?: number;
   /** Told of each phase, and how far it is, some ten times a second at most. What it throws is ignored. */

@@ -1,5 +1,6 @@
 /**
- * What servers say can arrive in part, or not at all, or be about the client. A call must not take it for more than it is.
+ * What servers say can arrive in part, or not at all, or be about the client. A call must not take it for more than it
+ * is.
  */
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store } from "unibus-membership";
@@ -83,7 +84,9 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     });
   }
 
-  /** The acknowledgement of the next commit on a room is lost, and the replica that is asked for the room then has none. */
+  /**
+   * The acknowledgement of the next commit on a room is lost, and the replica that is asked for the room then has none.
+   */
   function loseCommit(): void {
     between = async (subject, send) => {
       const answer = await send();
@@ -195,7 +198,8 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     expect(meanwhile).to.equal(undefined);
   });
 
-  // These errors are the client's own. Where the store listens by itself they come otherwise, which is in requests.spec.ts.
+  // These errors are the client's own. Where the store listens by itself they come otherwise, which is in
+  // requests.spec.ts.
   it("a write of which the client may not hear the answer is not surely undone, as one is that it may not send", async () => {
     await using own = await openStore(requestsAlone(connection));
     const denied = (operation: string): Error =>

@@ -1,5 +1,6 @@
-// A store that is moved away from, or imported into, says so in each log that commits: from there on nothing is allowed and
-// nothing acknowledged, whatever a store knew, and however long it was stopped. The version that moves stores comes later.
+// A store that is moved away from, or imported into, says so in each log that commits: from there on nothing is allowed
+// and nothing acknowledged, whatever a store knew, and however long it was stopped. The version that moves stores comes
+// later.
 
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
@@ -198,7 +199,9 @@ describe("jetstream: a store that is closed", function () {
     expect(error.details).to.deep.equal({ movedTo: "nats://there" });
   });
 
-  /** Holds the messages that `isHeld`, with what a store that does not wait for ever says again, until they are let go. */
+  /**
+   * Holds the messages that `isHeld`, with what a store that does not wait for ever says again, until they are let go.
+   */
   function holding(isHeld: (subject: string) => boolean): {
     tap: Connection;
     reached: Promise<void>;
@@ -332,7 +335,8 @@ describe("jetstream: a store that is closed", function () {
     });
   }
 
-  // Whoever fills a store may find out last that somebody was revoked. A check that rests on what stood before says nothing of that.
+  // Whoever fills a store may find out last that somebody was revoked. A check that rests on what stood before says
+  // nothing of that.
   for (const { name, bucket, key, check } of lateOnes) {
     it(`${name}: what was proved while the store was closed is no answer once it is open`, async () => {
       const prefix = newPrefix();

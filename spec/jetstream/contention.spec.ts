@@ -1,6 +1,6 @@
 /**
- * Many change one record at once. A write that was refused may have been stored all the same: what stands in the log tells, however
- * many writes of others followed, and while they go on.
+ * Many change one record at once. A write that was refused may have been stored all the same: what stands in the log
+ * tells, however many writes of others followed, and while they go on.
  */
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store } from "unibus-membership";
@@ -110,7 +110,8 @@ describe("jetstream: many who change one record at once", function () {
     clean = await client.connect(server.url);
     held = between(await client.connect(server.url));
     a = await openJetStream(clean, 1, { opTimeoutMs });
-    // The client's own requests: the store's timers would go on while others change the record, however long that takes.
+    // The client's own requests: the store's timers would go on while others change the record, however long that
+    // takes.
     b = await openJetStream(requestsAlone(held.connection), 1, { opTimeoutMs });
   });
 

@@ -60,7 +60,9 @@ function signal(): Signal {
   return { happened, now };
 }
 
-/** The first barrier is stored, and its acknowledgement waits for `deliver`; those after it are not sent before `goOn`. */
+/**
+ * The first barrier is stored, and its acknowledgement waits for `deliver`; those after it are not sent before `goOn`.
+ */
 function held() {
   const [stored, delivered, gone] = [signal(), signal(), signal()];
   let first = true;
@@ -205,7 +207,9 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       costsOf,
       guest,
       bucket: (name: string) => `${prefix}${name}`,
-      /** Two messages of which the second supersedes the first, and says nothing of it: nobody knows what stood there. */
+      /**
+       * Two messages of which the second supersedes the first, and says nothing of it: nobody knows what stood there.
+       */
       gap: async (bucket = "users"): Promise<void> => {
         for (let i = 0; i < 2; i++) await publish(`$KV.${prefix}${bucket}.barrier.x`, "{}");
       },
@@ -360,7 +364,8 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       const key = `late-${String(round)}`;
       await there.users.add({ key });
       await warm(guest);
-      // Of one store each barrier takes the place of the one before: what is kept passes over the fence only where it still stands.
+      // Of one store each barrier takes the place of the one before: what is kept passes over the fence only where it
+      // still stands.
       const [barriers, fences] = [held(), held()];
       // So that there is something to read.
       await there.users.add({ key: `more-${String(round)}` });

@@ -31,8 +31,8 @@ function counting(connection: Connection): { connection: NatsConnection; counts:
   };
 }
 
-// A store keeps the users that it has read, and a barrier tells it whether they are still so. What is taken away must be
-// seen all the same, whoever took it away and whatever else went on.
+// A store keeps the users that it has read, and a barrier tells it whether they are still so. What is taken away must
+// be seen all the same, whoever took it away and whatever else went on.
 describe("what a store keeps of the users", function () {
   this.timeout(120_000);
   let cluster: NatsCluster;

@@ -23,8 +23,8 @@ import {
 /** Generous: what counts here is what is stored, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
 
-// At length: every way to die, and every rival of every operation. Otherwise those on the same record, a store that opens and
-// sweeps, and some of the others, in turn.
+// At length: every way to die, and every rival of every operation. Otherwise those on the same record, a store that
+// opens and sweeps, and some of the others, in turn.
 const WAYS = ["before", "after", "without"] as const;
 const IN_TURN = 3;
 
@@ -46,7 +46,10 @@ const RIVALS: ReadonlySet<string> = new Set([
   "roomKeys.rekey",
 ]);
 
-/** A room is deleted and its id used again, and a member removed and added again: what is held meanwhile belongs to the one before. */
+/**
+ * A room is deleted and its id used again, and a member removed and added again: what is held meanwhile belongs to the
+ * one before.
+ */
 const anew: readonly Operation[] = [
   {
     name: "a room deleted and made anew",
@@ -79,7 +82,9 @@ interface Found {
 
 type Check = (found: Found, done: boolean, where: string) => void;
 
-/** What two operations that overlap may end as: as one after the other. If the first was `done` before, in that order. */
+/**
+ * What two operations that overlap may end as: as one after the other. If the first was `done` before, in that order.
+ */
 async function eitherOrder(family: Family, operation: Operation, rival: Operation): Promise<Check> {
   const both = [operation, rival];
   const { ends, state } = await reference(family, both, [operation.run, rival.run]);
@@ -158,7 +163,10 @@ describe("jetstream: crash points", function () {
     prefix: string,
   ): Promise<Store> => openJetStream(connection, 1, { prefix, opTimeoutMs });
 
-  /** Runs `point` for the first write, the second and so on, until the operation has no more. Answers how many there were. */
+  /**
+   * Runs `point` for the first write, the second and so on, until the operation has no more. Answers how many there
+   * were.
+   */
   async function eachWrite(
     family: Family,
     point: (at: number, prefix: string, connection: Connection, names: Names) => Promise<boolean>,

@@ -1,5 +1,5 @@
-// What a server is asked to look for costs it no walk over a whole bucket: keys of a bucket stand in a tree by their tokens, and
-// a filter whose first token is a wildcard matches along all of it.
+// What a server is asked to look for costs it no walk over a whole bucket: keys of a bucket stand in a tree by their
+// tokens, and a filter whose first token is a wildcard matches along all of it.
 
 import { expect } from "chai";
 import { openJetStream } from "unibus-membership";

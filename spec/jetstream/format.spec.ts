@@ -1,4 +1,5 @@
-// Buckets of format 1: how they become buckets of format 2, whoever is killed, and what a store of before may write meanwhile.
+// Buckets of format 1: how they become buckets of format 2, whoever is killed, and what a store of before may write
+// meanwhile.
 
 import { expect } from "chai";
 import { openJetStream, type Store } from "unibus-membership";

@@ -355,7 +355,10 @@ describe("an inspection of the buckets", function () {
   interface Seeded {
     readonly raw: RawBuckets;
     readonly prefix: string;
-    /** Opened before there was anything, so that what an opening clears away was looked at by then. Its calls are over after two seconds. */
+    /**
+     * Opened before there was anything, so that what an opening clears away was looked at by then. Its calls are over
+     * after two seconds.
+     */
     readonly store: Store;
   }
 

@@ -270,7 +270,10 @@ describe("jetstream: quorum", function () {
 
   let n = 0;
 
-  /** Calls of every kind, over and over; each has to settle in time, with a result or a code that says what to make of it. */
+  /**
+   * Calls of every kind, over and over; each has to settle in time, with a result or a code that says what to make of
+   * it.
+   */
   async function working(disturb: () => Promise<void>): Promise<void> {
     const timeoutMs = 2000;
     const ended: string[] = [];

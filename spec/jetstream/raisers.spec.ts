@@ -1,5 +1,5 @@
-// Several stores that raise replicas, and operators who change settings meanwhile. JetStream has no conditional change of settings: an
-// update that was held up takes the place of whatever came between.
+// Several stores that raise replicas, and operators who change settings meanwhile. JetStream has no conditional change
+// of settings: an update that was held up takes the place of whatever came between.
 
 import { expect } from "chai";
 import {
@@ -39,8 +39,8 @@ class Looks {
 }
 
 /**
- * A process that stops when it is about to change settings: it sends nothing more until it is woken. Or one whose update
- * alone is held up on its way.
+ * A process that stops when it is about to change settings: it sends nothing more until it is woken. Or one whose
+ * update alone is held up on its way.
  */
 class Stopping {
   readonly connection: Connection;
@@ -74,7 +74,8 @@ class Stopping {
       if (isUpdate) this.#updates++;
       return looks.seen(asked[0], send(...asked));
     };
-    // The client's own requests: a process that is stopped has timers that stand still, and those of the store's own would go on.
+    // The client's own requests: a process that is stopped has timers that stand still, and those of the store's own
+    // would go on.
     const tap = tapped(inner, {
       request,
       requestMany: async (...args) => {
@@ -250,8 +251,8 @@ describe("jetstream: raisers", function () {
     const byHand = { description: "set by hand", compression: "s2" };
 
     /**
-     * `ahead` happens before something leaves: an update together with its look (0), or one of the looks that follow. It is told
-     * which update is the last one. `send` is what becomes of an update.
+     * `ahead` happens before something leaves: an update together with its look (0), or one of the looks that follow.
+     * It is told which update is the last one. `send` is what becomes of an update.
      */
     async function raisedMeanwhile(
       prefix: string,

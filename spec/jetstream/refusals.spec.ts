@@ -1,7 +1,8 @@
 /**
- * A refused conditional write proves nothing. A leader that has lost its quorum refuses at once; one refuses for a write in
- * flight that then dies; and where a client reaches both an old leader and the new one, the old one may refuse what
- * the new one stores. The refusals here are put in a real server's place; what they must not do is seen on that server.
+ * A refused conditional write proves nothing. A leader that has lost its quorum refuses at once; one refuses for a
+ * write in flight that then dies; and where a client reaches both an old leader and the new one, the old one may refuse
+ * what the new one stores. The refusals here are put in a real server's place; what they must not do is seen on that
+ * server.
  */
 import { expect } from "chai";
 import { openJetStream, type Store } from "unibus-membership";

@@ -1,4 +1,6 @@
-/** Requests over the store's own subscription: they end as the clients' own do, and sooner where the client only waits. */
+/**
+ * Requests over the store's own subscription: they end as the clients' own do, and sooner where the client only waits.
+ */
 import { connect as connectV3 } from "@nats-io/transport-node";
 import { expect } from "chai";
 import { connect as connectV2 } from "nats";

@@ -1,7 +1,10 @@
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { ScaleRun } from "../soak/jetstream-scale.js";
 
-/** Just beyond what one request of the server answers, which is 1,024; `npm run soak -- --jetstream-scale` goes far beyond. */
+/**
+ * Just beyond what one request of the server answers, which is 1,024; `npm run soak -- --jetstream-scale` goes far
+ * beyond.
+ */
 const scale = { users: 1_500, rooms: 1_200, roomsOfOne: 1_100, members: 1_300, epochs: 1_030 };
 
 describe("jetstream: many records", function () {

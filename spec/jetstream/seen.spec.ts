@@ -1,4 +1,7 @@
-/** What a store has seen of each record, in bounded memory: what is forgotten is not known, and nothing of it is allowed by mistake. */
+/**
+ * What a store has seen of each record, in bounded memory: what is forgotten is not known, and nothing of it is allowed
+ * by mistake.
+ */
 import { expect } from "chai";
 import { Seen } from "../../lib/jetstream/seen.js";
 

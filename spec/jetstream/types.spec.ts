@@ -1,6 +1,6 @@
 /**
- * What the types of the JetStream backend forbid. The functions here are never called: where one of the lines below an expected error
- * compiles, the types are no longer checked, and `npm run typecheck` says so.
+ * What the types of the JetStream backend forbid. The functions here are never called: where one of the lines below an
+ * expected error compiles, the types are no longer checked, and `npm run typecheck` says so.
  */
 import { expect } from "chai";
 import type { Call } from "../../lib/call.js";

@@ -1,4 +1,5 @@
-// Versions of nats-server that break a promise. The servers are real, all of one version; what they say of it on the way to the store is not.
+// Versions of nats-server that break a promise. The servers are real, all of one version; what they say of it on the
+// way to the store is not.
 
 import { expect } from "chai";
 import { readFileSync } from "node:fs";

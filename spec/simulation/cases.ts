@@ -1,4 +1,7 @@
-/** Seeds that once ended in a violation, or that an argument needs. Each stays, and is run with the others in `npm test`. */
+/**
+ * Seeds that once ended in a violation, or that an argument needs. Each stays, and is run with the others in `npm
+ * test`.
+ */
 import { LATER, type Fault } from "./mix.js";
 import type { Schedule } from "./simulation.js";
 
@@ -41,8 +44,9 @@ export interface Case {
 }
 
 /**
- * Found in the library as it was at f2039f1, with these servers and clients: a change of either gives a seed another course. A replica in
- * the middle of a snapshot missed a record. The last one was found in 30 minutes of the library after it.
+ * Found in the library as it was at f2039f1, with these servers and clients: a change of either gives a seed another
+ * course. A replica in the middle of a snapshot missed a record. The last one was found in 30 minutes of the library
+ * after it.
  */
 export const cases: readonly Case[] = [
   {

@@ -1,14 +1,14 @@
 /**
- * The same requests to real servers and to the simulated ones, and whether the answers are the same, message by message and header
- * by header.
+ * The same requests to real servers and to the simulated ones, and whether the answers are the same, message by message
+ * and header by header.
  *
  * Servers are free in four ways when nothing fails, and the model must be able to do what they did. In a cluster:
- * - Which replica answers a read, and how far it is. A real answer must be the one that the model gives at some place of its log.
- *   It is asked for again until it is the one at the end of the log.
- * - Whether a write is still under way when the next one comes. Where a real server does not say so (10164) although the model
- *   would, the model commits what comes first, until it would not either.
- * - Who answers when somebody makes a stream that is there: each replica does, and tells how many messages it has itself.
- * And always:
+ * - Which replica answers a read, and how far it is. A real answer must be the one that the model gives at some place
+ *   of its log. It is asked for again until it is the one at the end of the log.
+ * - Whether a write is still under way when the next one comes. Where a real server does not say so (10164) although
+ *   the model would, the model commits what comes first, until it would not either.
+ * - Who answers when somebody makes a stream that is there: each replica does, and tells how many messages it has
+ *   itself. And always:
  * - Which comes first of what is sent at once: a write, and a purge or reads.
  */
 import { Buffer } from "node:buffer";
@@ -213,8 +213,8 @@ export class RealServers {
   }
 
   /**
-   * Messages that came after what ended an answer. There are none, except where somebody makes a stream that is there: then each of
-   * its replicas answers.
+   * Messages that came after what ended an answer. There are none, except where somebody makes a stream that is there:
+   * then each of its replicas answers.
    */
   async stray(): Promise<readonly unknown[]> {
     await Promise.all(this.#connections.map((connection) => connection.flush()));
@@ -330,8 +330,8 @@ export class Comparison {
   }
 
   /**
-   * Waits until every node says that nobody answers direct gets any more. Servers end to answer in their own time: until all have,
-   * a request may go to one that just did, and is lost.
+   * Waits until every node says that nobody answers direct gets any more. Servers end to answer in their own time:
+   * until all have, a request may go to one that just did, and is lost.
    */
   async untilNoDirectGets(): Promise<void> {
     const deadline = performance.now() + PATIENCE_MS;
@@ -343,7 +343,10 @@ export class Comparison {
     }
   }
 
-  /** Whether somebody was elected since the bucket was made, a leader of it or of all: here the model knows of no election. */
+  /**
+   * Whether somebody was elected since the bucket was made, a leader of it or of all: here the model knows of no
+   * election.
+   */
   async wasElected(): Promise<boolean> {
     if (this.replicas === 1) return false;
     return (

@@ -1,4 +1,6 @@
-/** A client's connection to the simulated servers: messages that take their time, are lost, late or cut in the middle. */
+/**
+ * A client's connection to the simulated servers: messages that take their time, are lost, late or cut in the middle.
+ */
 import type { NatsConnection } from "unibus-membership";
 import { versionOf } from "./mix.js";
 import { isBarrier, type Place } from "./log.js";

@@ -1,6 +1,6 @@
 /**
- * Virtual time. Everything that happens in a simulation is an event of one queue; between two events every promise that can
- * settle has settled. A timeout of two seconds costs nothing, and the same choices give the same course of things.
+ * Virtual time. Everything that happens in a simulation is an event of one queue; between two events every promise that
+ * can settle has settled. A timeout of two seconds costs nothing, and the same choices give the same course of things.
  */
 import { setFlagsFromString } from "node:v8";
 
@@ -44,7 +44,10 @@ class Event implements Cancellable {
 /** Fewer that were cancelled are left where they are until their time comes. */
 const MANY_CANCELLED = 64;
 
-/** Events by time. Nearly all timers are cancelled long before: what is in the way of the others is thrown out now and then. */
+/**
+ * Events by time. Nearly all timers are cancelled long before: what is in the way of the others is thrown out now and
+ * then.
+ */
 class Queue {
   #heap: Event[] = [];
   #cancelled = 0;
@@ -105,7 +108,9 @@ class Queue {
 
 let checkpoint: (() => void) | undefined;
 
-/** Runs every microtask that is due, and those that they make. V8's own name for what Node does between two callbacks. */
+/**
+ * Runs every microtask that is due, and those that they make. V8's own name for what Node does between two callbacks.
+ */
 function microtaskCheckpoint(): () => void {
   if (checkpoint === undefined) {
     setFlagsFromString("--allow-natives-syntax");
@@ -128,7 +133,9 @@ export class Engine {
   readonly #checkpoint = microtaskCheckpoint();
   #orders = 0;
 
-  /** Runs `run` after `ms`, unless it is cancelled before. Whoever settles promises in it does that by {@link enter}. */
+  /**
+   * Runs `run` after `ms`, unless it is cancelled before. Whoever settles promises in it does that by {@link enter}.
+   */
   after(ms: number, run: () => void, to?: Recipient): Cancellable {
     const event = new Event(this.now + (ms > 0 ? ms : 0), this.#orders++, run, to, this.#queue);
     this.#queue.push(event);
@@ -149,7 +156,9 @@ export class Engine {
     } while (this.#nextTicks.length > 0);
   }
 
-  /** Runs events until `done`, or until `limit` of virtual time, or until nothing is left. Answers whether it is done. */
+  /**
+   * Runs events until `done`, or until `limit` of virtual time, or until nothing is left. Answers whether it is done.
+   */
   runUntil(done: () => boolean, limit: number): boolean {
     while (!done()) {
       const event = this.#queue.pop();

@@ -1,4 +1,7 @@
-/** JSON that is read again and again, by one store after the other, is parsed once. Nobody can change what all of them have. */
+/**
+ * JSON that is read again and again, by one store after the other, is parsed once. Nobody can change what all of them
+ * have.
+ */
 
 /** What more than one simulation has: acknowledgements, settings, what all requests are made of. */
 const lasting = new Map<string, unknown>();

@@ -1,6 +1,6 @@
 /**
- * One stream as a replicated log, and what a replica that has come to some place in it answers. Nothing is stored per replica:
- * every record knows from which place to which it was the last of its subject.
+ * One stream as a replicated log, and what a replica that has come to some place in it answers. Nothing is stored per
+ * replica: every record knows from which place to which it was the last of its subject.
  */
 
 import { Buffer } from "node:buffer";
@@ -59,8 +59,8 @@ function sizeOf({ subject, headers, data }: StoredMessage): number {
 }
 
 /**
- * What a replica has. Without `snapshot`: the log up to `place`. With it, the replica catches up from a snapshot of that place: it
- * has dropped what is not in the snapshot, and has of the rest what stands at or before `place`.
+ * What a replica has. Without `snapshot`: the log up to `place`. With it, the replica catches up from a snapshot of
+ * that place: it has dropped what is not in the snapshot, and has of the rest what stands at or before `place`.
  */
 export interface View {
   readonly place: Place;
@@ -202,8 +202,8 @@ export class Log {
   }
 
   /**
-   * What was superseded last, of what a replica at `least` can still miss: there a snapshot makes a hole that somebody notices.
-   * Barriers do not count.
+   * What was superseded last, of what a replica at `least` can still miss: there a snapshot makes a hole that somebody
+   * notices. Barriers do not count.
    */
   lastHoles(least: Place, most: number): StoredMessage[] {
     const found: StoredMessage[] = [];

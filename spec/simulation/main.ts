@@ -1,4 +1,5 @@
-// npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all] [--kind TEXT] [--watch] [--replay JSON] [--digest N]
+// npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all]
+// [--kind TEXT] [--watch] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";

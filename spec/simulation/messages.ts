@@ -8,7 +8,10 @@ const NONE: HeaderLines = [];
 export class SimulatedHeaders {
   readonly code: number;
   readonly description: string;
-  /** There are so few of them that looking through them is quicker than a map. Those of a message are the same in each answer. */
+  /**
+   * There are so few of them that looking through them is quicker than a map. Those of a message are the same in each
+   * answer.
+   */
   #lines: HeaderLines;
   #more: HeaderLines;
 

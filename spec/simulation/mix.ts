@@ -1,4 +1,7 @@
-/** What may go wrong in one simulation, and how often. Each seed has a mix of its own: swarm testing finds more than an average. */
+/**
+ * What may go wrong in one simulation, and how often. Each seed has a mix of its own: swarm testing finds more than an
+ * average.
+ */
 import type { Chance } from "./chance.js";
 
 export interface Mix {
@@ -48,7 +51,10 @@ export interface Mix {
   readonly aborts: number;
   /** Another store that opens, and sweeps, in the middle. */
   readonly reopens: number;
-  /** Whether a leader proposes without waiting for what is under way: 0 or more. Otherwise few entries are committed at a time. */
+  /**
+   * Whether a leader proposes without waiting for what is under way: 0 or more. Otherwise few entries are committed at
+   * a time.
+   */
   readonly pipelined: number;
   /** Writes after whose acknowledgement the leader takes their subject for one that is under way, for a moment. */
   readonly lingers: number;
@@ -60,7 +66,10 @@ export interface Mix {
   readonly restores: number;
   /** Checks that may be answered from memory. */
   readonly leases: number;
-  /** Acknowledgements of barriers that come only when something was taken away since, and their store was asked about that. */
+  /**
+   * Acknowledgements of barriers that come only when something was taken away since, and their store was asked about
+   * that.
+   */
   readonly overtakes: number;
 }
 
@@ -89,7 +98,9 @@ const EARLIER = [
   "reopens",
 ] as const satisfies readonly (keyof Mix)[];
 
-/** Faults that came later. They are drawn on their own, so that every seed keeps its course where they do not happen. */
+/**
+ * Faults that came later. They are drawn on their own, so that every seed keeps its course where they do not happen.
+ */
 export const LATER = [
   "pipelined",
   "lingers",
@@ -142,7 +153,9 @@ const MOST: Readonly<Record<Fault, number>> = {
   overtakes: 0.3,
 };
 
-/** In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest. */
+/**
+ * In how many of the mixes they happen at all. After a stream was removed or restored little can be asked of the rest.
+ */
 const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   pipelined: 0.5,
   lingers: 0.3,
@@ -229,7 +242,10 @@ export function mixOf(chance: Chance, later: Chance): Mix {
 export const versionOf = ({ versions }: Mix, server: number): string =>
   versions[server % versions.length] ?? versions[0];
 
-/** A server before 2.12 misses in a read of several keys what is written at that very moment, and knows of fewer writes under way. */
+/**
+ * A server before 2.12 misses in a read of several keys what is written at that very moment, and knows of fewer writes
+ * under way.
+ */
 export const isOld = (version: string): boolean => version.startsWith("2.11.");
 
 /** The mix without some of its faults. */

@@ -47,7 +47,9 @@ export interface Taste {
   readonly roomCount: number;
   readonly endpointCount: number;
   readonly lanes: number;
-  /** So many stores make the checks, the others the changes; 0: whoever comes. A store that checks much remembers much. */
+  /**
+   * So many stores make the checks, the others the changes; 0: whoever comes. A store that checks much remembers much.
+   */
   readonly checkers: number;
   /** How often another store asks about a change as soon as it was acknowledged. */
   readonly followUps: number;
@@ -151,11 +153,14 @@ export class Touched {
   readonly #users = new Map<number, Standing>();
   readonly #lastOf = new Map<number, string>();
   /**
-   * Rooms whose last change of members followed upon one that left as many of them as there were. A list in which the rows of that one
-   * are missing is not found out by counting.
+   * Rooms whose last change of members followed upon one that left as many of them as there were. A list in which the
+   * rows of that one are missing is not found out by counting.
    */
   readonly uncounted = new Set<number>();
-  /** Who was an admin until the last change of any admin: that stands in the guard, until a change of another takes its place. */
+  /**
+   * Who was an admin until the last change of any admin: that stands in the guard, until a change of another takes its
+   * place.
+   */
   taken: number | undefined;
 
   begins(room: number, op: SimulatedOperation): void {
@@ -214,7 +219,9 @@ export function sensibly(step: Step, touched: Touched): Step {
   return "u" in op ? { ...step, op: touched.sensible(op.u, dice) } : step;
 }
 
-/** A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know. */
+/**
+ * A change of what a read of a stream may be about: rather one that leaves of a record what the reader wants to know.
+ */
 export function interference(
   chance: Chance,
   stream: string,

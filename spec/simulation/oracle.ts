@@ -269,8 +269,8 @@ function knew(check: Entry, change: Entry, entries: readonly Entry[]): boolean {
 }
 
 /**
- * Promise 15: a store that was open never allows whom an operation took away that it knows of. What it never heard of it cannot miss. And
- * of a stream that is made anew nobody is allowed but who was granted it since.
+ * Promise 15: a store that was open never allows whom an operation took away that it knows of. What it never heard of
+ * it cannot miss. And of a stream that is made anew nobody is allowed but who was granted it since.
  */
 function allowedSince(entries: readonly Entry[], { kind, stream, at, open }: Disaster): Violation[] {
   const found: Violation[] = [];

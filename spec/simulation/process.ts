@@ -1,6 +1,6 @@
 /**
- * A process that runs the library, as far as the library can tell: with a clock, timers and random numbers of the simulation. It can
- * be stopped at any event, for any time, and it can die.
+ * A process that runs the library, as far as the library can tell: with a clock, timers and random numbers of the
+ * simulation. It can be stopped at any event, for any time, and it can die.
  */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -131,9 +131,9 @@ const PARAMETERS = [
 ] as const;
 
 /**
- * Loads the library as it was built. All processes share the one instance, which keeps nothing of its own outside of its
- * stores: what was compiled for one is then fast for all. What is replaced is around it, not in it: the package has no
- * switch for any of this.
+ * Loads the library as it was built. All processes share the one instance, which keeps nothing of its own outside of
+ * its stores: what was compiled for one is then fast for all. What is replaced is around it, not in it: the package has
+ * no switch for any of this.
  */
 export class LibraryLoader {
   readonly host: Host = { running: undefined };
@@ -141,7 +141,10 @@ export class LibraryLoader {
   readonly #dist: string;
   readonly #changes: readonly { readonly from: RegExp; readonly to: string }[];
 
-  /** `dist` is the folder of the built package; each change is made at the one place that matches, to break it on purpose, or to meet often what is rare. */
+  /**
+   * `dist` is the folder of the built package; each change is made at the one place that matches, to break it on
+   * purpose, or to meet often what is rare.
+   */
   constructor(dist: string, ...changes: readonly { readonly from: RegExp; readonly to: string }[]) {
     this.#dist = resolve(dist);
     this.#changes = changes;

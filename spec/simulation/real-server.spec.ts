@@ -1,6 +1,6 @@
 /**
- * What the simulation finds is worth as much as its servers are like real ones. Here both are asked the same, with nothing going
- * wrong, and have to answer the same.
+ * What the simulation finds is worth as much as its servers are like real ones. Here both are asked the same, with
+ * nothing going wrong, and have to answer the same.
  */
 import { expect } from "chai";
 import { startNatsCluster, startNatsServer } from "unibus-membership/testing";

@@ -1,4 +1,7 @@
-/** Requests that are made of real servers and of simulated ones: of each kind that the library makes, and of each answer to it. */
+/**
+ * Requests that are made of real servers and of simulated ones: of each kind that the library makes, and of each answer
+ * to it.
+ */
 import type { Chance } from "./chance.js";
 import type { Comparison, Write } from "./comparison.js";
 

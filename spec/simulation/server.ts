@@ -1,6 +1,7 @@
 /**
- * JetStream, as far as the library uses it, with every freedom that the assumptions of docs/protocol.md leave to the servers: a
- * stream's leader orders and acknowledges, replicas answer reads from wherever they have come to, leaders change at any moment.
+ * JetStream, as far as the library uses it, with every freedom that the assumptions of docs/protocol.md leave to the
+ * servers: a stream's leader orders and acknowledges, replicas answer reads from wherever they have come to, leaders
+ * change at any moment.
  */
 import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
@@ -28,13 +29,13 @@ export interface World {
   /** What may go wrong just now. */
   mix: Mix;
   /**
-   * Somebody is about to read from a stream. Another store may change just then what it reads. `lost`: the subject of a write
-   * of its own there, whose acknowledgement was lost.
+   * Somebody is about to read from a stream. Another store may change just then what it reads. `lost`: the subject of a
+   * write of its own there, whose acknowledgement was lost.
    */
   aboutToRead: (stream: string, reader: string, lost?: string) => void;
   /**
-   * A barrier of the store is acknowledged. Another one may take something away before the store hears of it, and the store be asked
-   * about that: `true`, and then `deliver` is called once that is so, or after a while.
+   * A barrier of the store is acknowledged. Another one may take something away before the store hears of it, and the
+   * store be asked about that: `true`, and then `deliver` is called once that is so, or after a while.
    */
   overtake: (stream: string, store: string, deliver: () => void) => boolean;
 }
@@ -197,8 +198,8 @@ class Stream {
   }
 
   /**
-   * Another replica leads. Of what the old leader had proposed it has a part, from the first one on, which is committed; the rest
-   * is taken back. The old leader may go on for a while.
+   * Another replica leads. Of what the old leader had proposed it has a part, from the first one on, which is
+   * committed; the rest is taken back. The old leader may go on for a while.
    */
   #elect(): void {
     const { chance, mix, engine } = this.#world;
@@ -285,7 +286,9 @@ class Stream {
     return isOld(versionOf(this.#world.mix, replica));
   }
 
-  /** What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself. */
+  /**
+   * What nobody may be conditional on while it is under way: what is written, and what that is conditional on itself.
+   */
   #inFlight(proposals: readonly Pick<Proposal, "subject" | "expectedOf">[]): string[] {
     return proposals.flatMap(({ subject, expectedOf }) => [
       ...(this.#tracksAll ? [subject] : []),
@@ -317,7 +320,10 @@ class Stream {
       : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
   }
 
-  /** Before 2.12 a server looks again: what is unconditional may have come in between. What was purged meanwhile is let pass. */
+  /**
+   * Before 2.12 a server looks again: what is unconditional may have come in between. What was purged meanwhile is let
+   * pass.
+   */
   #lateMismatchOf(publish: Publish): SimulatedMessage | undefined {
     const subject = conditionOf(publish);
     if (subject === undefined || !this.#clustered || this.#tracksAll) return undefined;
@@ -396,7 +402,10 @@ class Stream {
     });
   }
 
-  /** Where the replica has come to that answers a read, mostly that of the server that the client has. It never goes back. */
+  /**
+   * Where the replica has come to that answers a read, mostly that of the server that the client has. It never goes
+   * back.
+   */
   #view({ home, sent }: Asker): { readonly view: View; readonly replica: number } {
     const { chance, mix } = this.#world;
     const end = this.log.end;
@@ -429,8 +438,8 @@ class Stream {
   }
 
   /**
-   * In the middle of a snapshot, rather where it hurts: between what was superseded last, and what superseded it. What an earlier
-   * snapshot dropped is not in a later one either.
+   * In the middle of a snapshot, rather where it hurts: between what was superseded last, and what superseded it. What
+   * an earlier snapshot dropped is not in a later one either.
    */
   #inSnapshot(before: View): View {
     const { chance } = this.#world;
@@ -597,7 +606,9 @@ class Stream {
     };
   }
 
-  /** Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so. */
+  /**
+   * Somebody makes the stream although it is there: nothing happens, if it is the very same, and any replica says so.
+   */
   make(config: Json, asker: Asker): SimulatedMessage {
     const isThis = config === this.#asked || isSame({ ...DEFAULTS, ...config }, this.#config);
     if (isThis) this.#asked = config;
@@ -660,7 +671,10 @@ export class SimulatedServers {
     stream.update({ ...stream.config, ...settings });
   }
 
-  /** Somebody removes a stream. Answers how it is put back: as it was at a place of its log, 0 being empty, unless it is there by then. */
+  /**
+   * Somebody removes a stream. Answers how it is put back: as it was at a place of its log, 0 being empty, unless it is
+   * there by then.
+   */
   remove(name: string, place: (end: Place) => Place): (() => void) | undefined {
     const removed = this.#streams.get(name);
     if (removed === undefined) return undefined;

@@ -3,7 +3,9 @@ import { FAULTS, type Fault } from "./mix.js";
 import type { LibraryLoader } from "./process.js";
 import { simulate, type Schedule } from "./simulation.js";
 
-/** Other choices of the servers that are tried for a schedule that has become shorter: what hurt comes elsewhere then. */
+/**
+ * Other choices of the servers that are tried for a schedule that has become shorter: what hurt comes elsewhere then.
+ */
 const TURNS = 12;
 
 /** The shortest schedule found within `limitMs` that still ends in a violation of that kind. */

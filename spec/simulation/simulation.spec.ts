@@ -75,7 +75,8 @@ describe("the simulated cluster", function () {
     }
   });
 
-  // What cannot fail proves nothing: each of these is an argument of docs/protocol.md that is taken out of the code as it is loaded.
+  // What cannot fail proves nothing: each of these is an argument of docs/protocol.md that is taken out of the code as
+  // it is loaded.
   const broken: readonly { readonly what: string; readonly from: RegExp; readonly to: string }[] = [
     {
       what: "a refused fence proves what one replica has",

@@ -64,8 +64,8 @@ const WHOLE_MS = 600_000;
 const SLACK_MS = 10;
 const MANY = 10;
 /**
- * Longer than anything that went wrong goes on: an old leader, a time without a quorum. On real servers that is once the network is
- * whole: an old leader steps down at the other one's next heartbeat, which comes every second.
+ * Longer than anything that went wrong goes on: an old leader, a time without a quorum. On real servers that is once
+ * the network is whole: an old leader steps down at the other one's next heartbeat, which comes every second.
  */
 const SETTLE_MS = 5000;
 /** Until whoever waits for the answer of a process that died notices. */
@@ -227,7 +227,9 @@ class Simulation {
     return { violations: found, entries, trace: this.#trace?.lines ?? [], events: this.#engine.events };
   }
 
-  /** Nothing goes wrong any more: every operation works again, and a store that opens now sees what all the others did. */
+  /**
+   * Nothing goes wrong any more: every operation works again, and a store that opens now sees what all the others did.
+   */
   #end(planned: readonly Step[]): void {
     const { engine } = this.#world;
     this.#trace?.say("from here on nothing goes wrong");
@@ -347,7 +349,8 @@ class Simulation {
     const changed = (): void => {
       this.#changed(client);
     };
-    // Not made where it is assigned: V8 takes such a function for a method, and keeps it, and the whole simulation with it, for long.
+    // Not made where it is assigned: V8 takes such a function for a method, and keeps it, and the whole simulation with
+    // it, for long.
     process.whenChanged = changed;
     process.enter(() => {
       library.openJetStream(connection, this.#mix.replicas, { opTimeoutMs: OP_TIMEOUT_MS }).then(
@@ -420,7 +423,10 @@ class Simulation {
     });
   }
 
-  /** Another store changes what somebody is about to read: rather where a change is asked about that has just been acknowledged. */
+  /**
+   * Another store changes what somebody is about to read: rather where a change is asked about that has just been
+   * acknowledged.
+   */
   #interfere(stream: string, reader: string, lost: string | undefined): void {
     const { chance } = this.#world;
     // Whoever interferes reads too: that is left alone.
@@ -498,7 +504,9 @@ class Simulation {
     }
   }
 
-  /** A call of another store, in the place of one that is planned: rather of one that has asked about the record before. */
+  /**
+   * A call of another store, in the place of one that is planned: rather of one that has asked about the record before.
+   */
   #atOnce(not: string, plan: () => Step, then?: (client: Client) => void): Client | undefined {
     if (this.#left + this.#spare <= 0 || this.#world.mix !== this.#mix) return undefined;
     const { chance } = this.#world;
@@ -586,8 +594,8 @@ class Simulation {
   }
 
   /**
-   * Whoever made the last change that takes something away hears nothing until the others have brought the restored log beyond what it has
-   * seen, and is then asked about that.
+   * Whoever made the last change that takes something away hears nothing until the others have brought the restored log
+   * beyond what it has seen, and is then asked about that.
    */
   #sleepThrough(outageMs: number): void {
     const last = this.#lastTaken;

@@ -1,6 +1,9 @@
 import type { Engine } from "./engine.js";
 
-/** What happened, a line each, for whoever reads a failure. Where nobody does there is none: the same seed gives it at any time. */
+/**
+ * What happened, a line each, for whoever reads a failure. Where nobody does there is none: the same seed gives it at
+ * any time.
+ */
 export class Trace {
   readonly #engine: Engine;
   readonly lines: string[] = [];

@@ -1,7 +1,7 @@
 /**
- * Somebody who watches a store, and what promise 18 says of what he is told: by each proof he knows every record as it stood at some
- * moment between what the proof is as of and its coming, which the oracle takes for so many reads; and that what was granted has
- * ended he was told.
+ * Somebody who watches a store, and what promise 18 says of what he is told: by each proof he knows every record as it
+ * stood at some moment between what the proof is as of and its coming, which the oracle takes for so many reads; and
+ * that what was granted has ended he was told.
  */
 import type { Store, StoreEvent } from "unibus-membership";
 import type { Chance } from "./chance.js";

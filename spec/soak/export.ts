@@ -1,5 +1,5 @@
-// Exports of many records, on both backends: how fast they come out and go in, and what that takes of memory beside the store.
-// And a thousand damaged texts, each of which is refused, and lets nobody in.
+// Exports of many records, on both backends: how fast they come out and go in, and what that takes of memory beside the
+// store. And a thousand damaged texts, each of which is refused, and lets nobody in.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,5 +1,5 @@
-// A client process of the soak: several callers share a store, and every call is told before it begins and after it ended.
-// It is killed at any time; and now and then it kills itself, just before or just after a write.
+// A client process of the soak: several callers share a store, and every call is told before it begins and after it
+// ended. It is killed at any time; and now and then it kills itself, just before or just after a write.
 
 import { writeSync } from "node:fs";
 import { createInterface } from "node:readline";

@@ -1,4 +1,5 @@
-// What the soak's clients do and tell, and what is right: a user is a register, a room's members are a set, its epoch a counter.
+// What the soak's clients do and tell, and what is right: a user is a register, a room's members are a set, its epoch a
+// counter.
 
 import type { Model, Operation } from "./linearizability.js";
 
@@ -88,7 +89,9 @@ export const userModel: Model<UserOperation, string> = {
 
 const accepted = (output: string | undefined): boolean => output === undefined || output === "ok";
 
-/** A change of something that has to be there. There is always another admin, so that nothing else can be in its way. */
+/**
+ * A change of something that has to be there. There is always another admin, so that nothing else can be in its way.
+ */
 function changed(there: boolean, output: string | undefined, to: string): string | undefined {
   if (output === "NOT_FOUND") return there ? undefined : ABSENT;
   return accepted(output) && there ? to : undefined;
@@ -177,7 +180,8 @@ export const roomModel: Model<RoomOperation, string> = {
         // Of the rooms it says that the endpoint is in this one, of the memberships as what.
         return output === "in" ? state : answers(`${room.owner === operation.e ? "owner" : "member"} ${as}`);
       case "keys":
-        // What it says of keys is looked at elsewhere; that it is refused is about the membership, or a member without a key.
+        // What it says of keys is looked at elsewhere; that it is refused is about the membership, or a member without
+        // a key.
         if (operation.newest === true && output === "NOT_FOUND") return state;
         return (output === "NOT_FOUND") === (as === ".") ? state : undefined;
       case "put":
@@ -199,8 +203,8 @@ export interface HistoryEntry extends Operation<SoakOperation, string> {
 }
 
 /**
- * Promises 6 to 8: whose keys are seen, and whose never. Answers the index of the read that saw what it should not have, and why.
- * `find` knows every operation by its id, with how it ended: what an operation's keys hold is its id.
+ * Promises 6 to 8: whose keys are seen, and whose never. Answers the index of the read that saw what it should not
+ * have, and why. `find` knows every operation by its id, with how it ended: what an operation's keys hold is its id.
  */
 export function wrongKey(
   at: string,
@@ -232,9 +236,9 @@ export function wrongKey(
 }
 
 /**
- * A key that has to be there: whose writer was told so before the read began, and whose membership lasts. Answers the index of
- * the read that misses it. What one store puts another one may see later: only a key that came with a change of the room counts
- * for all.
+ * A key that has to be there: whose writer was told so before the read began, and whose membership lasts. Answers the
+ * index of the read that misses it. What one store puts another one may see later: only a key that came with a change
+ * of the room counts for all.
  */
 export function missingKey(
   entries: readonly (HistoryEntry & { readonly store: string })[],

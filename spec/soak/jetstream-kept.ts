@@ -1,5 +1,5 @@
-// What stands in the buckets, kind by kind, with its bytes as the server counts them: docs/protocol.md, "What stays". It fails at a
-// message that is of no kind, and at one that is larger than is said there.
+// What stands in the buckets, kind by kind, with its bytes as the server counts them: docs/protocol.md, "What stays".
+// It fails at a message that is of no kind, and at one that is larger than is said there.
 
 import { connect, type NatsConnection } from "nats";
 import { exportStore, importStore, isNotFound, openJetStream, type Store } from "unibus-membership";

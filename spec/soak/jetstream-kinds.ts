@@ -1,4 +1,5 @@
-// The kinds of messages that can stand in the buckets, and how large each is at most: the table of docs/protocol.md, "What stays".
+// The kinds of messages that can stand in the buckets, and how large each is at most: the table of docs/protocol.md,
+// "What stays".
 
 import type { BUCKETS } from "../jetstream/support/streams.js";
 

@@ -1,5 +1,5 @@
-// What three puts of an old key take on one server that was idle, by the plain client: docs/protocol.md, Y1 and Y2. It only prints: what
-// it takes is the server's, and of its version.
+// What three puts of an old key take on one server that was idle, by the plain client: docs/protocol.md, Y1 and Y2. It
+// only prints: what it takes is the server's, and of its version.
 
 import { connect } from "nats";
 import { startNatsServer } from "unibus-membership/testing";

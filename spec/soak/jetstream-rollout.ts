@@ -1,5 +1,5 @@
-// From one replica to three with many records, while two stores add and check: nothing may be lost, nor may anything be refused but
-// for a while, and afterwards the server that had it all alone can be killed.
+// From one replica to three with many records, while two stores add and check: nothing may be lost, nor may anything be
+// refused but for a while, and afterwards the server that had it all alone can be killed.
 
 import { connect } from "nats";
 import { openJetStream, type RolloutProgress } from "unibus-membership";

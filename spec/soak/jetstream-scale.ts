@@ -1,5 +1,5 @@
-// The JetStream backend with many records: more users, rooms, members, rooms of one endpoint and epochs than one request of the
-// server answers for. Every list has to be whole, and every method has to work on what is in it.
+// The JetStream backend with many records: more users, rooms, members, rooms of one endpoint and epochs than one
+// request of the server answers for. Every list has to be whole, and every method has to work on what is in it.
 
 import { connect, type NatsConnection } from "nats";
 import { isStoreError, openJetStream, type Page, type PageRequest, type Replicas, type Store } from "unibus-membership";

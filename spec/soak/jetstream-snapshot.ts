@@ -1,7 +1,7 @@
-// A replica in the middle of a snapshot, on three real servers. A follower that was cut off while the leader compacted its log first
-// drops what was superseded, and only then receives what superseded it. Between the two it has a hole: a user who was revoked is there
-// neither as before nor as after. A check whose reads that follower answers must not take the missing revocation for none, and nobody
-// may be told that a user who is there is unknown.
+// A replica in the middle of a snapshot, on three real servers. A follower that was cut off while the leader compacted
+// its log first drops what was superseded, and only then receives what superseded it. Between the two it has a hole: a
+// user who was revoked is there neither as before nor as after. A check whose reads that follower answers must not take
+// the missing revocation for none, and nobody may be told that a user who is there is unknown.
 
 import { randomBytes } from "node:crypto";
 import type * as unibus from "unibus-membership";
@@ -23,7 +23,10 @@ import { eventually, pause } from "../support/wait.js";
 
 type Library = Pick<typeof unibus, "openJetStream">;
 
-/** What hides the revocation: a later change of the user's own record, or that of another admin, which replaces the guard. */
+/**
+ * What hides the revocation: a later change of the user's own record, or that of another admin, which replaces the
+ * guard.
+ */
 const SCHEDULES = ["own-change", "other-admin"] as const;
 type Schedule = (typeof SCHEDULES)[number];
 
@@ -34,7 +37,10 @@ const OP_TIMEOUT_MS = 60_000;
 const PROBE_TIMEOUT_MS = 2_000;
 const PROBE_PAUSE_MS = 50;
 const READY_MS = 60_000;
-/** Together more than the 8 MB after which the servers take a snapshot and compact their logs. They compress: of random bytes. */
+/**
+ * Together more than the 8 MB after which the servers take a snapshot and compact their logs. They compress: of random
+ * bytes.
+ */
 const PADS = 48;
 const PAD_BYTES = 192 * 1024;
 const PADS_AT_ONCE = 8;
@@ -101,7 +107,10 @@ class ChosenReads {
     });
   }
 
-  /** From now on the follower answers the first time that something is asked, another replica the second time, and so on. */
+  /**
+   * From now on the follower answers the first time that something is asked, another replica the second time, and so
+   * on.
+   */
   by(follower: Connection): void {
     this.#turns.clear();
     this.#follower = follower;
@@ -490,8 +499,8 @@ function nth<T>(items: readonly T[], index: number): T {
 }
 
 /**
- * Rejects with the first {@link WrongAnswer}, or if too few runs came to the hole. With `library`, the module of another build, it
- * shows whether that one is wrong in it.
+ * Rejects with the first {@link WrongAnswer}, or if too few runs came to the hole. With `library`, the module of
+ * another build, it shows whether that one is wrong in it.
  */
 export async function run(options: {
   runs: number;

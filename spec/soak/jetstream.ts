@@ -1,5 +1,6 @@
-// The JetStream backend on real clusters while servers are killed, stopped, restarted, cut off and slowed, and clients with
-// them. What the clients told is a history; it has to be explained by some order of the operations, each at one instant.
+// The JetStream backend on real clusters while servers are killed, stopped, restarted, cut off and slowed, and clients
+// with them. What the clients told is a history; it has to be explained by some order of the operations, each at one
+// instant.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
@@ -313,7 +314,9 @@ const pause = async (ms: number): Promise<void> => {
   await new Promise((resolve) => setTimeout(resolve, ms));
 };
 
-/** The node that leads the users, as every one of them says it, is alone: what it believes is out of date for seconds. */
+/**
+ * The node that leads the users, as every one of them says it, is alone: what it believes is out of date for seconds.
+ */
 async function isolateLeader(cluster: NatsCluster, mode: CutMode, lastsMs: number): Promise<string> {
   const { nodes } = cluster;
   for (let via = 0; via < nodes.length; via++) {

@@ -6,11 +6,14 @@
 export interface Model<Input, Output> {
   readonly initial: string;
   /**
-   * The state after the operation, or `undefined` where it could not have had that result in that state. Of an operation
-   * whose outcome nobody knows the output is `undefined`: whatever it could have done.
+   * The state after the operation, or `undefined` where it could not have had that result in that state. Of an
+   * operation whose outcome nobody knows the output is `undefined`: whatever it could have done.
    */
   step(state: string, input: Input, output: Output | undefined): string | undefined;
-  /** Whether the operation with that result never changes anything, in whatever state: then it need not wait for another. */
+  /**
+   * Whether the operation with that result never changes anything, in whatever state: then it need not wait for
+   * another.
+   */
   isPure?(input: Input, output: Output | undefined): boolean;
 }
 
@@ -22,7 +25,10 @@ export interface Operation<Input, Output> {
   readonly output: Output | undefined;
 }
 
-/** One course of things: the state, and which of the operations that are under way have taken effect, a bit for each place. */
+/**
+ * One course of things: the state, and which of the operations that are under way have taken effect, a bit for each
+ * place.
+ */
 interface Course {
   readonly state: string;
   readonly low: number;

@@ -1,11 +1,20 @@
-// npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line says how
-// it ended. --sqlite-power has the power fail, --sqlite-mutants [--mutants 10000] opens damaged files. With --without-proof the JetStream clients run with a module in the proof's place that proves nothing. The others
-// take the time that they take: --crash-points, --quorum, --jetstream-copy, --sqlite-memory, --sqlite-recovery, --sqlite-older-state,
-// --sqlite-size [--records 50000] with as many keys of 64 KiB,
-// --jetstream-scale [--replicas 1] with many records, --jetstream-rollout [--records 50000] with more replicas of many,
-// --jetstream-snapshot [--runs 10] with a follower in the middle of a snapshot, --jetstream-kept with what stays in the buckets,
-// --jetstream-old-keys [--records 50000] with what puts of old keys take,
-// --export [--records 1000000] [--mutants 1000] with exports of many records, and damaged ones.
+// npm run soak -- --sqlite --jetstream --seconds 60 [--seed 1]: long runs of what npm test runs shortly. The last line
+// says how it ended.
+//
+// --without-proof            the JetStream clients run with a module in the proof's place that proves nothing
+// --sqlite-power             the power fails
+// --sqlite-mutants           opens damaged files: [--mutants 10000]
+//
+// The others take the time that they take:
+//
+// --crash-points, --quorum, --jetstream-copy, --sqlite-memory, --sqlite-recovery, --sqlite-older-state
+// --sqlite-size              as many keys of 64 KiB: [--records 50000]
+// --jetstream-scale          many records: [--replicas 1]
+// --jetstream-rollout        more replicas of many records: [--records 50000]
+// --jetstream-snapshot       a follower in the middle of a snapshot: [--runs 10]
+// --jetstream-kept           what stays in the buckets
+// --jetstream-old-keys       what puts of old keys take: [--records 50000]
+// --export                   exports of many records, and damaged ones: [--records 1000000] [--mutants 1000]
 
 import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";

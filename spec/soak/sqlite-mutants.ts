@@ -1,7 +1,7 @@
-// Files that something happened to: the image and logs of a kill at any moment of a store's life, with flipped bits, cut, with
-// sectors of zeros, swapped, or of another moment, with whole files of another moment, or without one. Opening says that they
-// are damaged, and leaves them as they are; or it answers exactly what the store once held, and never less than the image
-// that is there was told of (docs/sqlite.md, "Never an older state").
+// Files that something happened to: the image and logs of a kill at any moment of a store's life, with flipped bits,
+// cut, with sectors of zeros, swapped, or of another moment, with whole files of another moment, or without one.
+// Opening says that they are damaged, and leaves them as they are; or it answers exactly what the store once held, and
+// never less than the image that is there was told of (docs/sqlite.md, "Never an older state").
 
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -235,7 +235,10 @@ export async function run({ seconds, seed, least = 1, log }: MutantsOptions): Pr
   }
 }
 
-/** Logs alone are refused where they hold anything. Nothing, or empty logs, is what a deleted store leaves: a new one begins. */
+/**
+ * Logs alone are refused where they hold anything. Nothing, or empty logs, is what a deleted store leaves: a new one
+ * begins.
+ */
 async function withoutImage(folder: string, files: Files): Promise<End> {
   const holds = [...files].some(([name, bytes]) => /-redo[01]$/.test(name) && bytes.length > 128);
   await mkdir(folder);

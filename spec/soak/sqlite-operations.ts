@@ -1,5 +1,5 @@
-// What the soak's callers do. Each has records of its own and does one operation after the other, so that after a kill its
-// state is that of what was acknowledged, or of one operation more: anything else is lost or half there.
+// What the soak's callers do. Each has records of its own and does one operation after the other, so that after a kill
+// its state is that of what was acknowledged, or of one operation more: anything else is lost or half there.
 
 import { createHash } from "node:crypto";
 import { isConflict, type Store } from "unibus-membership";
@@ -276,7 +276,9 @@ export async function perform(store: Store, model: Model, operation: Operation):
   }
 }
 
-/** Everything in the store, by caller, in the model's terms. Throws where the reverse index disagrees with the members. */
+/**
+ * Everything in the store, by caller, in the model's terms. Throws where the reverse index disagrees with the members.
+ */
 export async function modelsIn(store: Store): Promise<Map<number, Model>> {
   const models = new Map<number, Model>();
   const of = (id: string): Model => {

@@ -1,6 +1,6 @@
-// A store on a disk that forgets: whatever the library had the system do is noted, and at each moment of it the power may be
-// gone. What such a disk leaves, in every way and by chance, is opened: everything that was acknowledged is there, nothing is
-// half there, and nothing is damaged. Then it goes on from one of them.
+// A store on a disk that forgets: whatever the library had the system do is noted, and at each moment of it the power
+// may be gone. What such a disk leaves, in every way and by chance, is opened: everything that was acknowledged is
+// there, nothing is half there, and nothing is damaged. Then it goes on from one of them.
 
 import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
@@ -66,7 +66,9 @@ type Acknowledged = readonly number[];
 
 const copyOf = (model: Model): Model => structuredClone(model);
 
-/** The states that a caller may find after a loss at this moment: of what was acknowledged, or of one operation more. */
+/**
+ * The states that a caller may find after a loss at this moment: of what was acknowledged, or of one operation more.
+ */
 function* statesAt(
   moment: number,
   caller: number,

@@ -1,5 +1,5 @@
-// npm run soak -- --sqlite-size [--records 50000]: as many keys of 64 KiB, one after the other, then closed and opened again; and logs
-// of rekeys alone, killed. Needs as much room on the disk, and memory, as the keys take several times.
+// npm run soak -- --sqlite-size [--records 50000]: as many keys of 64 KiB, one after the other, then closed and opened
+// again; and logs of rekeys alone, killed. Needs as much room on the disk, and memory, as the keys take several times.
 
 import { spawn } from "node:child_process";
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
@@ -70,7 +70,10 @@ async function keys(folder: string, records: number, log: (line: string) => void
   log("every key that was acknowledged is there");
 }
 
-/** In a process of its own, which is killed: rekeys of one room until they are refused, or `rekeys` of them. No checkpoint succeeds. */
+/**
+ * In a process of its own, which is killed: rekeys of one room until they are refused, or `rekeys` of them. No
+ * checkpoint succeeds.
+ */
 async function rekeying(path: string, rekeys: number): Promise<void> {
   const { promises: fs } = await import("node:fs");
   const { rename } = fs;

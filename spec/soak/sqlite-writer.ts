@@ -1,5 +1,5 @@
-// The process that the soak kills. It waits for its orders, so that starting it costs the soak no time, then writes through
-// many callers at once and tells each acknowledgement in the moment in which it has it.
+// The process that the soak kills. It waits for its orders, so that starting it costs the soak no time, then writes
+// through many callers at once and tells each acknowledgement in the moment in which it has it.
 
 import { writeSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";

@@ -1,6 +1,6 @@
-// Kills a writer, which takes checkpoints all the time, at random instants and looks what is left, with the logs and without;
-// then cuts the log at every byte, and flips bits at random places, with the log and without. Zero lost, zero half, never an older state, every
-// damage told.
+// Kills a writer, which takes checkpoints all the time, at random instants and looks what is left, with the logs and
+// without; then cuts the log at every byte, and flips bits at random places, with the log and without. Zero lost, zero
+// half, never an older state, every damage told.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -51,8 +51,8 @@ export interface SoakResult {
 const opTimeoutMs = 60_000;
 
 /**
- * The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many. It uses
- * a copy of the library that takes checkpoints all the time.
+ * The writer as plain JavaScript: a process that needs no compiler starts in a third of the time, and there are many.
+ * It uses a copy of the library that takes checkpoints all the time.
  */
 async function compileWriter(folder: string): Promise<string> {
   const library = JSON.stringify(await smallBuild(folder, ["checkpoints", "threads"]));

@@ -32,7 +32,10 @@ describe("sqlite: a store that is full", function () {
   const add = (store: Store, n: number): Promise<unknown> =>
     store.rooms.create({ id: `r${String(n)}`, owner: "o", encrypted: true, sealedKey: keyOf(n) });
 
-  /** How many were acknowledged, and what refused the first that was not, because of the image: a checkpoint empties the log. */
+  /**
+   * How many were acknowledged, and what refused the first that was not, because of the image: a checkpoint empties the
+   * log.
+   */
   async function untilFull(write: (n: number) => Promise<unknown>): Promise<{ done: number; error: StoreError }> {
     let done = 0;
     let refusal: StoreError | undefined;

@@ -94,7 +94,8 @@ describe("sqlite: disk errors", () => {
   afterEach(async () => {
     restoreAll();
     await store.close().catch(() => undefined);
-    // Whatever happened, nothing is left to the garbage collector. Closing goes on alone where it took longer than a caller waits.
+    // Whatever happened, nothing is left to the garbage collector. Closing goes on alone where it took longer than a
+    // caller waits.
     for (const until = performance.now() + 30_000; (await openIn(folder.path)).length > 0 && performance.now() < until;)
       await new Promise(setImmediate);
     expect(await openIn(folder.path), "left open").to.deep.equal([]);

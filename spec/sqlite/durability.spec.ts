@@ -16,7 +16,10 @@ async function flagsOf(path: string): Promise<number> {
   throw new Error(`${path} is not open`);
 }
 
-/** What is done to the files of a folder, in its order, by their names. The folder itself is `.`; of the lock nothing is told. */
+/**
+ * What is done to the files of a folder, in its order, by their names. The folder itself is `.`; of the lock nothing is
+ * told.
+ */
 async function watchFiles(folder: string): Promise<{ steps: string[]; end: () => void }> {
   const steps: string[] = [];
   const tell = (step: string, ...paths: unknown[]): void => {

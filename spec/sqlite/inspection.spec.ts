@@ -1,4 +1,5 @@
-// Faults that are planted into a SQLite file: into its image by SQL, with the checksums that belong to it, and into its bytes.
+// Faults that are planted into a SQLite file: into its image by SQL, with the checksums that belong to it, and into its
+// bytes.
 
 import { expect } from "chai";
 import { readFile, rm, truncate, writeFile } from "node:fs/promises";

@@ -38,8 +38,8 @@ import { withoutTimers } from "./support/timers.js";
 const opTimeoutMs = 20_000;
 
 /**
- * Holds the file, checks and writes without end, and says each write that was acknowledged. `flag` is there from when another
- * holder's revocation was acknowledged on: whoever is allowed by a check that began later is let in wrongly.
+ * Holds the file, checks and writes without end, and says each write that was acknowledged. `flag` is there from when
+ * another holder's revocation was acknowledged on: whoever is allowed by a check that began later is let in wrongly.
  */
 const HOLD = `
 const { existsSync } = await import("node:fs");
@@ -265,11 +265,15 @@ describe("sqlite: the lease of a holder", () => {
       });
     }
 
-    /** Loses the socket in the middle of the checkpoint of a close, and answers what the files were then and are afterwards. */
+    /**
+     * Loses the socket in the middle of the checkpoint of a close, and answers what the files were then and are
+     * afterwards.
+     */
     async function losesItsSocketAt(
       step: "look" | "sync" | "rename",
     ): Promise<{ then: Record<string, string>; now: Record<string, string> }> {
-      // Its own looks, which a timer begins, come late: that the checkpoint looks is asked. Those that have begun are over before.
+      // Its own looks, which a timer begins, come late: that the checkpoint looks is asked. Those that have begun are
+      // over before.
       const restoreTimers = await withoutTimers();
       await store.users.add({ key: "n" });
       const [socket = ""] = await sockets();

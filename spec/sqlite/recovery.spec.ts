@@ -398,7 +398,8 @@ describe("sqlite: recovery", () => {
     this.timeout(240_000);
     const { path } = await crashed(folder, "both", 2);
     const own = folder.file("both");
-    // What a checkpoint leaves that got as far as its new log, to which a write went: the log of one that got to its end.
+    // What a checkpoint leaves that got as far as its new log, to which a write went: the log of one that got to its
+    // end.
     const later = join(folder.file("later"), "membership.db");
     await cp(own, folder.file("later"), { recursive: true });
     await (await openSqlite(later, { opTimeoutMs })).close();

@@ -88,7 +88,8 @@ export function conformsOnJetStream(target: JetStreamTarget): void {
       expect(await hasAdmin(store)).to.equal(false);
     });
 
-    // A suite of its own, because a suite's own tests run before those of the suites inside: the servers do not come back.
+    // A suite of its own, because a suite's own tests run before those of the suites inside: the servers do not come
+    // back.
     describe("at the end", () => {
       it("the whole backend is shut down: both checks deny within their time, having allowed just before", async () => {
         const opened = await Promise.all(natsClients.map((client) => openOn(client)));

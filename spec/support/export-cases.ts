@@ -1,5 +1,5 @@
-// What the contract says of exports and imports, for every backend. It is not part of the table that is shipped: a store of
-// somebody else has no way to whole records.
+// What the contract says of exports and imports, for every backend. It is not part of the table that is shipped: a
+// store of somebody else has no way to whole records.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";

@@ -15,7 +15,10 @@ export const SEALED = "0123456789 sealed bytes";
 const sealedFor = (endpoints: readonly string[]): Map<string, Uint8Array> =>
   new Map(endpoints.map((endpoint) => [endpoint, bytes(SEALED)]));
 
-/** Little, and of each kind something: admins of both sorts, a former one, members of all states, past epochs and a debt. */
+/**
+ * Little, and of each kind something: admins of both sorts, a former one, members of all states, past epochs and a
+ * debt.
+ */
 export async function seed(store: Store): Promise<void> {
   await store.users.addFirstAdmin({ key: "root" });
   await store.users.add({ key: "second", role: "admin", expiresAt: new Date("2999-01-01T00:00:00.000Z") });
@@ -82,7 +85,10 @@ export function grantsNothing(before: ReadonlySet<string>, after: ReadonlySet<st
   ).to.deep.equal([]);
 }
 
-/** What is found of a fault, then while it is mended, and then of what was not. Answers the checks that were true before. */
+/**
+ * What is found of a fault, then while it is mended, and then of what was not. Answers the checks that were true
+ * before.
+ */
 export async function finds(
   store: Store,
   expected: readonly string[],

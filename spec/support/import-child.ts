@@ -1,5 +1,5 @@
-// A program that imports, and is killed in the middle: `path` or the URL of a server, and the file of an export. It takes the
-// lines as slowly as it has to, so that there is a middle, and says after how many it is.
+// A program that imports, and is killed in the middle: `path` or the URL of a server, and the file of an export. It
+// takes the lines as slowly as it has to, so that there is a middle, and says after how many it is.
 
 import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";

@@ -1,5 +1,5 @@
-// What the contract says of inspections, for every backend. It is not part of the table that is shipped: a store of somebody
-// else has no way to whole records. What each backend finds is in the specs of its faults.
+// What the contract says of inspections, for every backend. It is not part of the table that is shipped: a store of
+// somebody else has no way to whole records. What each backend finds is in the specs of its faults.
 
 import assert from "node:assert/strict";
 import { inspect, type Store } from "unibus-membership";

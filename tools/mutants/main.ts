@@ -1,5 +1,6 @@
-// npm run mutants: applies each of a list of one-line changes to a copy of the project, and expects that what is named with
-// it goes red. `npm run mutants -- sqlite/ barrier --runs 10 --jobs 3`: those whose name, file or killer contains a word.
+// npm run mutants: applies each of a list of one-line changes to a copy of the project, and expects that what is named
+// with it goes red. `npm run mutants -- sqlite/ barrier --runs 10 --jobs 3`: those whose name, file or killer contains
+// a word.
 
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";

@@ -1,4 +1,7 @@
-/** A change of one line that makes an argument of the code wrong. Something must notice it, or the argument is not proved. */
+/**
+ * A change of one line that makes an argument of the code wrong. Something must notice it, or the argument is not
+ * proved.
+ */
 export interface Mutant {
   /** Unique in the list. */
   readonly name: string;

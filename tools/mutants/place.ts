@@ -1,4 +1,7 @@
-/** Where the code is in the text. The formatter decides where a line ends, and puts a comma behind a list over several lines. */
+/**
+ * Where the code is in the text. The formatter decides where a line ends, and puts a comma behind a list over several
+ * lines.
+ */
 export function placesOf(code: string, text: string): RegExpExecArray[] {
   const escaped = code.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const anyLayout = escaped

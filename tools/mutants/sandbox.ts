@@ -19,7 +19,9 @@ import { placesOf } from "./place.js";
 
 /** A run that takes longer has hung. */
 const LIMIT_MS = 600_000;
-/** How long a process may go on after its last test, and after one that failed: what that leaves open is of no interest. */
+/**
+ * How long a process may go on after its last test, and after one that failed: what that leaves open is of no interest.
+ */
 const EXIT_WITHIN_MS = 15_000;
 const EXIT_RED_WITHIN_MS = 1000;
 

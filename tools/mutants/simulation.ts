@@ -1,5 +1,5 @@
-// The arguments of docs/protocol.md, one each, as the simulation has to notice them within a minute, or a few: whatever real
-// servers cannot be made to do, it does. docs/simulation.md has the times.
+// The arguments of docs/protocol.md, one each, as the simulation has to notice them within a minute, or a few: whatever
+// real servers cannot be made to do, it does. docs/simulation.md has the times.
 
 import type { Mutant, SimulationKiller } from "./mutant.js";
 

@@ -10,9 +10,10 @@ type Message = Awaited<ReturnType<Request>>;
  * - `before`: the connection dies when every write before it is acknowledged. It is not sent, nor is any after it.
  * - `after`: it dies when this one is acknowledged too; the acknowledgement is not delivered.
  * - `without`: all writes that are under way at the same time are stored, this one is not; then it dies.
- * - `lose`: this one is stored, its acknowledgement is lost; the connection lives. What is heard in its place proves nothing, and
- *   is there sooner than the end of a store's patience.
- * - `hold`: this one is sent when `release` is called, and so is the same one said again: a store does not wait for ever.
+ * - `lose`: this one is stored, its acknowledgement is lost; the connection lives. What is heard in its place proves
+ *   nothing, and is there sooner than the end of a store's patience.
+ * - `hold`: this one is sent when `release` is called, and so is the same one said again: a store does not wait for
+ *   ever.
  * - `unheard`: nobody takes this one, nor any after it, until `release` is called.
  */
 export interface Fault {

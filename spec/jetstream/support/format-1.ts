@@ -25,7 +25,9 @@ async function publish(connection: Connection, bucket: string, key: string, valu
   await connection.request(`$KV.${bucket}.${key}`, value, { timeout: 10_000 });
 }
 
-/** Makes the five buckets. Each record is at the sequence that others name; where one was superseded a barrier stood. */
+/**
+ * Makes the five buckets. Each record is at the sequence that others name; where one was superseded a barrier stood.
+ */
 export async function restore(connection: Connection, prefix: string, version: OldVersion): Promise<void> {
   const dump = dumpOf(version);
   for (const bucket of BUCKETS) {

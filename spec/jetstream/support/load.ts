@@ -1,5 +1,5 @@
-// A store at work: users and members are added and checked, over and over, until it is stopped. Whatever was acknowledged has
-// to be there from then on.
+// A store at work: users and members are added and checked, over and over, until it is stopped. Whatever was
+// acknowledged has to be there from then on.
 
 import { isStoreError, type Store } from "unibus-membership";
 import { eventually, pause } from "../../support/wait.js";

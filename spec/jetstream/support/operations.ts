@@ -1,5 +1,5 @@
-// Every operation that changes something, on records that a setup made: for a fault at each of its writes. What is right is
-// not written down here: the same operations on SQLite say it.
+// Every operation that changes something, on records that a setup made: for a fault at each of its writes. What is
+// right is not written down here: the same operations on SQLite say it.
 
 import { isStoreError, type Room, type Store } from "unibus-membership";
 

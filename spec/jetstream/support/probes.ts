@@ -26,8 +26,8 @@ export const PROBE_TIMEOUT_MS = 1000;
 export const PATIENCE_MS = 120_000;
 
 /**
- * Between two probes of a kind, so that what they show is not that a machine is busy. What they look for lasts for seconds:
- * more of them are for the soak.
+ * Between two probes of a kind, so that what they show is not that a machine is busy. What they look for lasts for
+ * seconds: more of them are for the soak.
  */
 const PAUSE_MS = process.env["UNIBUS_PROBE_SECONDS"] === undefined ? 100 : 40;
 
@@ -57,8 +57,8 @@ export class Probes {
   }
 
   /**
-   * Resolves when each check has allowed, begun from now on. Meanwhile probes have much time: a machine that does much else may not
-   * prove anything within the bound of a probe that has to be denied.
+   * Resolves when each check has allowed, begun from now on. Meanwhile probes have much time: a machine that does much
+   * else may not prove anything within the bound of a probe that has to be denied.
    */
   async allow(): Promise<void> {
     this.#timeoutMs = PATIENCE_MS;

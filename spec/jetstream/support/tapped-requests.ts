@@ -7,7 +7,9 @@ type Publish = NonNullable<NatsConnection["publish"]>;
 type Subscribe = NonNullable<NatsConnection["subscribe"]>;
 type Heard = Parameters<Parameters<Subscribe>[1]["callback"]>[1];
 
-/** What stands between a store and its connection. It sends what was asked, or something else, or nothing, and answers. */
+/**
+ * What stands between a store and its connection. It sends what was asked, or something else, or nothing, and answers.
+ */
 export type Tap = (send: Request, ...asked: Parameters<Request>) => Promise<Answer>;
 
 /** An error in the shape of the 2.x client's. The library knows errors by their shape. */
@@ -30,9 +32,9 @@ function required<T>(found: T | undefined): T {
 }
 
 /**
- * A tap on what a store asks over `publish` and `subscribe`, as it does over a client's connection. Each publish goes to the tap
- * as a request, and what the tap answers is heard by the store's subscription. An error of the tap is what it is on a wire: "503"
- * is a message that nobody listens, anything else is silence, for as long as the store waits.
+ * A tap on what a store asks over `publish` and `subscribe`, as it does over a client's connection. Each publish goes
+ * to the tap as a request, and what the tap answers is heard by the store's subscription. An error of the tap is what
+ * it is on a wire: "503" is a message that nobody listens, anything else is silence, for as long as the store waits.
  */
 export class TappedRequests {
   readonly #inner: Connection;

@@ -11,11 +11,11 @@ import { telling } from "./superblock.js";
 export const opTimeoutMs = 20_000;
 
 /**
- * Has the process kill itself at its `at`th change of a file, halfway through if that is a write. What fills a sector is
- * written whole or not at all: no kill ends a write in the middle of a page, and no disk in the middle of a sector.
+ * Has the process kill itself at its `at`th change of a file, halfway through if that is a write. What fills a sector
+ * is written whole or not at all: no kill ends a write in the middle of a page, and no disk in the middle of a sector.
  *
- * What opens, syncs or would delete what is not there changes nothing: a kill at it leaves the files that one at the next
- * change leaves. Those repeat, and are there at length.
+ * What opens, syncs or would delete what is not there changes nothing: a kill at it leaves the files that one at the
+ * next change leaves. Those repeat, and are there at length.
  */
 const DIE_AT = `
 import files, { promises as fs } from "node:fs";
@@ -70,8 +70,8 @@ export async function usersOf(path: string): Promise<string[]> {
 export const first = (count: number): string[] => Array.from({ length: count }, (_, i) => `u${String(i)}`);
 
 /**
- * A file and its log as a kill leaves them: `users` acknowledged, and where the record of each ends. The image was told of
- * the first transaction only, however slow the machine is.
+ * A file and its log as a kill leaves them: `users` acknowledged, and where the record of each ends. The image was told
+ * of the first transaction only, however slow the machine is.
  */
 export async function crashed(
   folder: ReturnType<typeof useFolder>,
@@ -106,8 +106,8 @@ export async function integrityOf(path: string): Promise<unknown> {
 }
 
 /**
- * Has a child do `work` on a copy of `from` again and again, killed at its first change of a file, its second, and so on.
- * `verify` is told what the child could say before that.
+ * Has a child do `work` on a copy of `from` again and again, killed at its first change of a file, its second, and so
+ * on. `verify` is told what the child could say before that.
  */
 export async function killedAtEachStep(
   folder: ReturnType<typeof useFolder>,

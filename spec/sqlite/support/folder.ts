@@ -37,8 +37,8 @@ export function endsOf(log: Buffer): number[] {
 }
 
 /**
- * Says that nobody holds the file, as a store that was closed does. Without that an opener waits for a holder whom it does not
- * find to notice, and these files have none.
+ * Says that nobody holds the file, as a store that was closed does. Without that an opener waits for a holder whom it
+ * does not find to notice, and these files have none.
  */
 export function release(file: string): Promise<void> {
   return writeFile(`${file}-lock`, '{"released":true}\n');

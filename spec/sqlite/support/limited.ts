@@ -7,8 +7,8 @@ import type * as library from "unibus-membership";
 const dist = fileURLToPath(new URL("../../../dist", import.meta.url));
 
 /**
- * The built package with other numbers in the place of some of its constants, so that its limits can be met within the time
- * and the room that a spec has. What users get has no such way in.
+ * The built package with other numbers in the place of some of its constants, so that its limits can be met within the
+ * time and the room that a spec has. What users get has no such way in.
  */
 export async function withLimits(
   limits: Readonly<Record<string, number>>,

@@ -1,9 +1,10 @@
-// A disk that forgets. It notes what the library has the system do to the files of a folder, and makes of any moment of that a
-// folder as a loss of power may leave it: what was synced is there, and of everything else any part.
+// A disk that forgets. It notes what the library has the system do to the files of a folder, and makes of any moment of
+// that a folder as a loss of power may leave it: what was synced is there, and of everything else any part.
 //
 // - A sector of 512 bytes has any of the contents that it had since it was last durable: old, new, or one in between.
 // - The length of a file is any that it had since it was durable.
-// - A name that was given, taken or deleted since the folder was last synced was so or was not, each by itself, in any order.
+// - A name that was given, taken or deleted since the folder was last synced was so or was not, each by itself, in
+//   any order.
 // - A sync makes durable what had ended when it began, and only when it has ended itself.
 //
 // That is less than any journaling file system keeps, and what POSIX promises.

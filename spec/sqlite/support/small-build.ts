@@ -10,8 +10,8 @@ const CHANGES = {
 } as const;
 
 /**
- * A copy of the built package that takes a checkpoint every 4 KiB of its log, and that makes every image in a thread, if that
- * is asked for. Answers the address of the module.
+ * A copy of the built package that takes a checkpoint every 4 KiB of its log, and that makes every image in a thread,
+ * if that is asked for. Answers the address of the module.
  */
 export async function smallBuild(folder: string, changes: readonly (keyof typeof CHANGES)[]): Promise<string> {
   const copy = join(folder, "build");

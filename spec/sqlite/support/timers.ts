@@ -5,8 +5,8 @@ import timers from "node:timers";
 const LONGEST_TIMER_MS = 150;
 
 /**
- * From here on what a timer of the store would begin comes too late, and what one has begun is over. The store takes Node's own timers: replaced
- * globally, they would go on. Answers how to have them back.
+ * From here on what a timer of the store would begin comes too late, and what one has begun is over. The store takes
+ * Node's own timers: replaced globally, they would go on. Answers how to have them back.
  */
 export async function withoutTimers(): Promise<() => void> {
   const { setTimeout } = timers;
