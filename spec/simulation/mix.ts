@@ -71,6 +71,11 @@ export interface Mix {
    * that.
    */
   readonly overtakes: number;
+  /**
+   * Changes that leave as many members as there were, each followed by another, and lists from a replica that heard of
+   * neither.
+   */
+  readonly blindLists: number;
 }
 
 /** Faults that the first mixes had. */
@@ -110,6 +115,7 @@ export const LATER = [
   "restores",
   "leases",
   "overtakes",
+  "blindLists",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
@@ -151,6 +157,7 @@ const MOST: Readonly<Record<Fault, number>> = {
   restores: 0.1,
   leases: 1,
   overtakes: 0.3,
+  blindLists: 0.9,
 };
 
 /**
@@ -165,6 +172,7 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   restores: 0.08,
   leases: 0.25,
   overtakes: 0.3,
+  blindLists: 0.15,
 };
 
 /** Faults that belong together. */
@@ -235,6 +243,7 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     restores: often("restores"),
     leases: often("leases"),
     overtakes: often("overtakes"),
+    blindLists: often("blindLists"),
   };
 }
 

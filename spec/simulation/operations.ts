@@ -282,6 +282,25 @@ export function whatWasTaken(room: number, op: SimulatedOperation): Step {
   return { store: 0, lane: 0, gapMs: 0, room, op: asked, dice: 0.5 };
 }
 
+/**
+ * What others do after a change of members, so that a list misses what counting does not show: whoever was added joins,
+ * or owns the room then; another member comes or goes; and the members are listed.
+ */
+export function blindly(
+  chance: Chance,
+  taste: Taste,
+  room: number,
+  op: SimulatedOperation,
+  isUncounted: boolean,
+): Step[] {
+  const step = (next: RoomOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op: next, dice: 0.5 });
+  if (isUncounted) return [step({ f: "list" }), step({ f: "list" })];
+  if (op.f === "add" && "e" in op) return [step({ f: op.joined ? "owner" : "join", e: op.e })];
+  if (op.f !== "join" && op.f !== "owner") return [];
+  const other = (op.e + 1 + chance.below(taste.endpointCount - 1)) % taste.endpointCount;
+  return [step({ f: "add", e: other, joined: true }), step({ f: "remove", e: other })];
+}
+
 /** Another change of the members of a room, of which the one before it left as many as there were. */
 export function nextChange(chance: Chance, taste: Taste, room: number): Step {
   const e = chance.below(taste.endpointCount);

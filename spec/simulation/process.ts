@@ -59,10 +59,12 @@ export class SimulatedProcess {
 
   /** Runs something in the process, as Node runs a callback. */
   enter(run: () => void): void {
-    const before = this.#host.running;
+    // What the inner one left to do would be done, and timed, as the outer one's: it could outlive its own process.
+    const { running } = this.#host;
+    if (running !== undefined) throw new Error(`${this.name} runs in the middle of an event of ${running.name}`);
     this.#host.running = this;
     this.engine.enter(run);
-    this.#host.running = before;
+    this.#host.running = undefined;
   }
 
   /** Something reaches the process: at once, when it wakes, or never. */

@@ -406,15 +406,19 @@ class Stream {
    * Where the replica has come to that answers a read, mostly that of the server that the client has. It never goes
    * back.
    */
-  #view({ home, sent }: Asker): { readonly view: View; readonly replica: number } {
+  #view({ home, sent }: Asker, isList: boolean): { readonly view: View; readonly replica: number } {
     const { chance, mix } = this.#world;
     const end = this.log.end;
-    const isCalm = mix.staleReads === 0 && mix.snapshots === 0;
+    const isCalm = mix.staleReads === 0 && mix.snapshots === 0 && mix.blindLists === 0;
     const index = chance.happens(0.8) ? home % this.#replicas.length : chance.below(this.#replicas.length);
     const before = this.#replicas[index] ?? { place: end };
     if (index === this.#leader || isCalm) return { view: (this.#replicas[index] = { place: end }), replica: index };
     const { now } = this.#world.engine;
     let view: View = { place: end };
+    if (isList && before.place < end && chance.happens(mix.blindLists)) {
+      const place = Math.max(before.place, end - 1 - chance.below(4));
+      return { view: (this.#replicas[index] = { ...before, place }), replica: index };
+    }
     if (sent !== undefined && before.place <= sent && sent < end && mix.snapshots > 0 && chance.happens(0.7)) {
       // As it was when somebody asked, but without what was superseded since.
       view = { place: sent, snapshot: Math.max(end, before.snapshot ?? 0) };
@@ -463,7 +467,7 @@ class Stream {
   direct(body: Json, asker: Asker, answer: Answer): void {
     this.#mayChange(false);
     const multi = body["multi_last"];
-    const found = this.#view(asker);
+    const found = this.#view(asker, Array.isArray(multi) && this.name === "KV_members");
     let { view } = found;
     const { chance } = this.#world;
     const old = this.#isOld(found.replica);
@@ -613,7 +617,7 @@ class Stream {
     const isThis = config === this.#asked || isSame({ ...DEFAULTS, ...config }, this.#config);
     if (isThis) this.#asked = config;
     return isThis
-      ? this.info("changed", this.#view(asker).view)
+      ? this.info("changed", this.#view(asker, false).view)
       : refusal(400, 10058, "stream name already in use with a different configuration");
   }
 

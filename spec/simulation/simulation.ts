@@ -9,6 +9,7 @@ import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
 import {
   Guesses,
   Touched,
+  blindly,
   followUp,
   interference,
   isChange,
@@ -471,8 +472,11 @@ class Simulation {
         if (isDelivered) return;
         this.#left--;
         this.#underWay++;
-        this.#step(asker, whatWasTaken(plan.room, plan.op), () => {
-          this.#underWay--;
+        // From an event of its own: this one is of the store that took it away.
+        this.#engine.after(0, () => {
+          this.#step(asker, whatWasTaken(plan.room, plan.op), () => {
+            this.#underWay--;
+          });
         });
         this.#engine.after(mix.delayMs, once);
       },
@@ -485,9 +489,14 @@ class Simulation {
 
   /** Another store asks about a change that was acknowledged. */
   #followUp(changer: Client, room: number, op: SimulatedOperation): void {
-    const { chance } = this.#world;
+    const { chance, mix } = this.#world;
     const isTaken = "u" in op && this.#touched.taken === op.u;
     const isUncounted = !("u" in op) && this.#touched.uncounted.has(room);
+    if (chance.happens(mix.blindLists)) {
+      const steps = blindly(chance, this.#taste, room, op, isUncounted);
+      for (const step of steps) this.#atOnce(changer.name, () => step);
+      if (steps.length > 0) return;
+    }
     if (!isUncounted && (op.f === "join" || op.f === "owner") && chance.happens(0.8)) {
       this.#atOnce(changer.name, () => nextChange(chance, this.#taste, room));
       return;

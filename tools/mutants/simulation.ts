@@ -241,14 +241,14 @@ const ofSnapshots: Mutant = {
   chance: true,
 };
 
-/** Only a replica that is behind has rows from before. */
-const ofStaleReads: Mutant = {
+/** A list that misses rows is found out by counting, unless what it misses left as many members as there were. */
+const ofBlindLists: Mutant = {
   name: "simulated: rows from before the room's record",
   file: "lib/jetstream/room-members.ts",
   find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
   replace: "keys.membersMark(roomId, record.roster),\n      0,",
   breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
-  killedBy: { ...bySimulationInTime, with: "staleReads" },
+  killedBy: { ...bySimulation, with: "blindLists" },
   chance: true,
 };
 
@@ -293,6 +293,6 @@ export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ...ofOvertakes.map((change): Mutant => ({ ...change, killedBy: byOvertaking, chance: true })),
   ofSnapshots,
-  ofStaleReads,
+  ofBlindLists,
   ofRestores,
 ];
