@@ -1,6 +1,6 @@
 /**
  * A cache of records that is exact as of a sequence of the bucket's log. A barrier tells how far the log is. What was
- * stored since is read from any replica, in order. Every record that it does not name still stands as it did.
+ * stored since is read from any replica, in order. A record that is not among it still stands as it did.
  *
  * That reading is believed only up to its first gap: a replica that catches up from a snapshot may have dropped a
  * record before it has the newer one. A missing sequence is no gap if it is known what stood there:
@@ -9,8 +9,8 @@
  * 2. a barrier of another store, which a later one of that store tells of;
  * 3. an older state of a record that was read in its newer one, which tells of it.
  *
- * Where a gap stays, a new *generation* begins at a barrier. Of no record it is known then whether it still stands. But
- * each is known as it was, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
+ * Where a gap stays, a new *generation* begins at a barrier. Then the cache no longer knows whether a record still
+ * stands. It knows how the record stood, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
  */
 import { asObject } from "./json.js";
 import { moment } from "./continuity.js";
@@ -103,11 +103,11 @@ export class ExactCache<B extends BucketName, V> {
   readonly #ownWrites = new Map<Seq<B>, { readonly key: Key<B>; readonly payload: string }>();
   /** The newest records that were kept, newest first. */
   #anchors: Anchor<B>[] = [];
-  /** Records of an earlier generation than this, above this sequence, may be of another log. */
+  /** A record above `seq`, and of a generation before `generation`, may be of another log. */
   #limit: { readonly generation: number; readonly seq: Seq<B> } = { generation: 0, seq: 0 };
   /** Grows whenever another log may have taken the place of this one. */
   #log = 0;
-  /** The cache was not used for a while. Before it is used again, it has to be seen that the log is still the same. */
+  /** Nothing was heard for a while. Before the cache is used again, the log has to be recognized. */
   #mustRevalidate = false;
   #changes = 0;
 
@@ -125,7 +125,7 @@ export class ExactCache<B extends BucketName, V> {
     return this.#generation;
   }
 
-  /** Grows whenever a record was kept or a generation began. While it is the same, a record that was valid still is. */
+  /** Grows whenever a record is kept or a generation begins. While it is the same, a record that was valid still is. */
   get changes(): number {
     return this.#changes;
   }
@@ -145,12 +145,12 @@ export class ExactCache<B extends BucketName, V> {
     return known !== undefined && this.isValid(known) ? known : undefined;
   }
 
-  /** Whether what was found among the records that are kept is as it stands at {@link asOf}. */
+  /** Whether a record that was found in the cache is as it stands at {@link asOf}. */
   isValid({ generation }: Known<B, V>): boolean {
     return !this.#mustRevalidate && generation === this.#generation;
   }
 
-  /** The record as it stood once, in the log that is known: a fence tells whether it still does. */
+  /** The record as it stood once in the known log. A fence tells whether it still stands so. */
   remembered(key: Key<B>): Known<B, V> | undefined {
     const known = this.#mustRevalidate ? undefined : this.#cache.get(key);
     if (known === undefined || (known.generation < this.#limit.generation && known.seq > this.#limit.seq))
@@ -158,7 +158,7 @@ export class ExactCache<B extends BucketName, V> {
     return known;
   }
 
-  /** Where the record was seen, in whatever log. */
+  /** Where the record was seen, in this log or an earlier one. */
   seen(key: Key<B>): Seq<B> | undefined {
     return this.#cache.get(key)?.seq;
   }
@@ -171,17 +171,22 @@ export class ExactCache<B extends BucketName, V> {
     return { key, generation: this.#generation, log: this.#log };
   }
 
-  /** Whether the log is surely the one that it was when the record began to be proved. */
+  /** Whether the log is surely the same as when the fill began. */
   isOf({ log }: Fill<B>): boolean {
     return log === this.#log && !this.#mustRevalidate;
   }
 
-  /** It was not proved, or is not there: an absence is not kept, for anybody can ask for keys that nobody has. */
+  /**
+   * The record was not proved, or it is not there. An absence is not kept: anybody can ask for keys that nobody has.
+   */
   abandonFill(reading: Fill<B>): void {
     this.#endFill(reading);
   }
 
-  /** It was proved as of `at` to stand at `seq`: `entry`, or, without one, what is remembered. */
+  /**
+   * The record was proved, as of `at`, to stand at `seq`. `entry` is what was read. Without it, what is remembered
+   * stands.
+   */
   fill(reading: Fill<B>, at: Seq<B>, seq: Seq<B>, entry?: Entry<B>): void {
     if (reading.log === this.#log && entry !== undefined) {
       const known = this.#cache.get(reading.key);
@@ -213,10 +218,7 @@ export class ExactCache<B extends BucketName, V> {
     return seq <= this.#asOf;
   }
 
-  /**
-   * This store's own write was acknowledged: the cache takes it without reading, if nothing that is not known stands
-   * before it.
-   */
+  /** This store's own write was acknowledged. The cache takes it without reading, if it knows everything before it. */
   applyOwnWrite(key: Key<B>, payload: string, seq: Seq<B>): void {
     if (this.#mustRevalidate || seq <= this.#asOf) return;
     this.#ownWrites.set(seq, { key, payload });
@@ -273,7 +275,7 @@ export class ExactCache<B extends BucketName, V> {
     let before = this.#asOf;
     let end = before;
     let explained: Explained<B> | undefined;
-    // What explains the gaps stands up to here. It has to be taken with them.
+    // What explains the gaps stands at or below this sequence. It has to be taken with them.
     let needed = 0;
     for (const { seq } of changes) {
       if (seq <= before) continue;
@@ -301,7 +303,10 @@ export class ExactCache<B extends BucketName, V> {
     if (!this.#inUse && !this.#mustRevalidate && seq > this.#asOf) this.beginGeneration(seq);
   }
 
-  /** Another log may be there: so much time has passed. Nothing is exact until one of the three below is called. */
+  /**
+   * So much time has passed that another log may be there. Nothing is exact until one of the three methods below is
+   * called.
+   */
   invalidate(): void {
     this.#own.freeze();
     this.#ownWrites.clear();
@@ -354,8 +359,8 @@ export class ExactCache<B extends BucketName, V> {
     this.#endFill(reading);
     // The log has a newer state. It may have been kept, and dropped again.
     if (changed > at) return;
-    // Of another generation, or not yet come to, it is only remembered. Of this one the log has said what came after
-    // it.
+    // A fill of another generation, or beyond `asOf`, is only remembered. After any other, the log has told what
+    // changed.
     if (reading.log !== this.#log || reading.generation !== this.#generation || at > this.#asOf || this.#mustRevalidate)
       return;
     const known = this.#cache.get(reading.key);
@@ -406,7 +411,10 @@ export class Explained<B extends BucketName> {
     this.#barriers = barriers.sort((a, b) => a.from - b.from);
   }
 
-  /** What has to be taken too so that `from` to `to` may be missing: up to which sequence. Asked in ascending order. */
+  /**
+   * Up to which sequence changes have to be taken, so that `from` to `to` may be missing. `Infinity`: no change
+   * explains them. To be asked in ascending order.
+   */
   neededFor(from: number, to: number): number {
     let needed = 0;
     for (let missing = from; missing <= to;) {
@@ -425,7 +433,7 @@ export class Explained<B extends BucketName> {
   }
 }
 
-/** The sequences at which a record stood before, as it tells of them. */
+/** The sequences at which the record stood before, as it tells itself. */
 function predecessors(value: Entry<never>["value"]): number[] {
   const { seqs } = value;
   return Array.isArray(seqs) ? seqs.map(Number) : [];

@@ -60,19 +60,22 @@ export interface JetStreamOptions extends CommonOptions {
   /** Put before each bucket's name: letters, digits, `-` and `_`, at most 64. Default `""`. */
   prefix?: string;
   /**
-   * Told of each step while buckets get more replicas. Opening does not wait for it. What it throws is ignored.
+   * Told of each step while buckets get more replicas. Opening does not wait for them. What the function throws is
+   * ignored.
    */
   onRollout?: (progress: RolloutProgress) => void;
   /**
-   * Memory for what checks have read, in bytes: whoever is in it costs a barrier that all checks share, everybody else
-   * a read and a write of their own. A user with a key of 64 hex digits takes some 50 to 70 bytes, any other some 400,
-   * a room a kilobyte and more, a member of a room some 600. Three eighths are for users, a quarter each for rooms and
-   * for members, and an eighth for where records were seen, of any kind. 0 to 2^40, default 64 MiB.
+   * Memory for what checks have read, in bytes: 0 to 2^40, default 64 MiB. A check of what is in it costs a barrier,
+   * which all checks of the moment share. A check of anything else costs a read and a write of its own.
+   *
+   * A user with a key of 64 hex digits takes some 50 to 70 bytes, any other user some 400. A room takes a kilobyte and
+   * more, a member of a room some 600 bytes. Three eighths of the memory are for users, a quarter each for rooms and
+   * for members, and an eighth for where records of any kind were seen.
    */
   cacheBytes?: number;
   /**
-   * How old the proof may be that a check rests on, in milliseconds, where the check does not say: 0 to 60000. Default
-   * 0: each check is proved after it began. See {@link CheckOptions}.
+   * How old the proof may be that a check rests on, in milliseconds: 0 to 60000. A check may say otherwise. Default 0:
+   * each check is proved after it began. See {@link CheckOptions}.
    */
   maxStalenessMs?: number;
 }
@@ -91,11 +94,11 @@ const MANY = 10;
 /** What is not swept up in this time is left to the next opening. */
 const SWEEP_MS = 30_000;
 /**
- * Records of rooms that an opening looks at for rooms without an entry in the index, beside those of before the format
- * was raised.
+ * An opening looks at so many records of rooms, for rooms that have no entry in the index. Records from before the
+ * format was raised come on top.
  */
 const ROOMS_AT_OPENING = 8192;
-/** And how often a store that raised the format looks again: every few seconds of use. */
+/** A store that raised the format looks again so many times, every few seconds of use. */
 const LOOKS_FOR_ROOMS = 6;
 
 export interface JetStreamInput extends args.CommonInput {
@@ -156,8 +159,8 @@ export function connectionInput(value: unknown, path: string): NatsConnection {
  * Opens a replicated store on five JetStream KV buckets, and makes those that are missing. Needs nats-server 2.11 or
  * later.
  *
- * The connection stays the caller's: it is never closed here. `replicas` is a minimum: omitted, it is 1 for new buckets
- * and what they have for old ones; more than they have raises them, in the background; fewer changes nothing.
+ * The connection stays the caller's: it is never closed here. `replicas` is a minimum. Omitted, it is 1 for new
+ * buckets, and for old ones what they have. More than a bucket has raises it, in the background. Fewer changes nothing.
  *
  * Rejects with `INVALID_ARGUMENT`, `INCOMPATIBLE` (a server too old, without JetStream or with too few nodes; a bucket
  * that is somebody else's or set up in a way that breaks a promise), `TIMEOUT` or `UNAVAILABLE`.
@@ -205,7 +208,7 @@ export async function openOn(
   try {
     rollsOut = await call.run(() => prepare(parts, replicas, new Progress(input.onOpening), call));
   } catch (error) {
-    // What is still under way ends by itself. Nobody waits for it, and nothing of it stays on the caller's connection.
+    // What is still under way ends by itself. Nobody waits for it, and it leaves nothing on the caller's connection.
     void end();
     throw error;
   }
@@ -247,8 +250,8 @@ interface Parts {
   readonly versions: ServerVersions;
   readonly rollout: Rollout;
   /**
-   * How often rooms without entries are looked for yet: an older store that is open makes some until it looks at the
-   * settings.
+   * How often rooms without entries will still be looked for. An older store that is open makes such rooms until it
+   * next looks at the settings.
    */
   looksForRooms: number;
 }
@@ -270,7 +273,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     });
   };
   const cleanUp = (work: CleanUp, timeoutMs?: number): void => {
-    // What takes longer than an operation is not waited for: it is begun anew by another store, later.
+    // What takes longer than an operation is not waited for. Another store begins it anew, later.
     if (timeoutMs === undefined) background.run(opTimeoutMs, "finish", work);
     else background.run(timeoutMs, "end", work);
   };
@@ -300,12 +303,14 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
   };
 }
 
-/** An eighth of the memory is for what was seen: of each bucket's records, and of the members' rows by room. */
+/**
+ * An eighth of the memory is for what was seen: of the records of each of the five buckets, and of the members' rows.
+ */
 const seenBytesOf = (cacheBytes: number): number => cacheBytes / 48;
 
 /**
- * How many records one request may ask for goes by how large they can be, which is up to a full head for a room and 64
- * KiB for a key: see {@link Bucket}.
+ * How many records one request may ask for goes by how large they can be: a room has up to a full head, a key up to 64
+ * KiB. See {@link Limits}.
  */
 function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number, userCache: UserCache) {
   const seenBytes = seenBytesOf(cacheBytes);
@@ -331,14 +336,17 @@ interface Opened {
   readonly state: StreamState;
 }
 
-/** Makes sure of the servers, the buckets and what has to stand in them. Answers whether replicas are to be raised. */
+/**
+ * Makes sure of the servers, of the buckets, and of what has to stand in them. Answers whether replicas are to be
+ * raised.
+ */
 async function prepare(parts: Parts, replicas: Replicas | undefined, progress: Progress, call: Call): Promise<boolean> {
   const { client, buckets, rooms, users, guard, index, rollout } = parts;
   progress.begin("server");
   await checkServer(client, parts.versions, call);
   const found = await ensureBuckets(parts, replicas, progress, call);
   progress.begin("quorum");
-  // A barrier in each: the quorum is there, and every read finds the barrier's key.
+  // A barrier in each bucket shows that its quorum is there. From then on every read finds the barrier's key.
   await Promise.all(buckets.map((one) => one.readIndex(call)));
   const older = found.filter(({ state }) => state.format < FORMAT);
   if (older.length > 0) await raiseFormats(client, older, progress, call);
@@ -351,7 +359,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, progress: P
   const moved = states.find(({ isMoved }) => isMoved)?.refusal;
   if (moved !== undefined) throw moved;
   for (const { one, state } of found) one.drift = closedBy(state.config);
-  // Whoever moves its records makes what is missing.
+  // Where the store is closed, whoever writes into it makes what is missing.
   if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
     progress.end();
     return false;
@@ -367,7 +375,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, progress: P
   parts.looksForRooms = older.length > 0 || !isIndexed ? LOOKS_FOR_ROOMS : 0;
   const lacking = found.find(({ state }) => replicas !== undefined && state.replicas < replicas);
   if (replicas !== undefined && lacking !== undefined) {
-    // What can be known at once is said at once: where this one cannot have more replicas, none can.
+    // What can be known at once is said at once. If this bucket cannot have more replicas, none can.
     await rollout.request(lacking.one, replicas, call);
     return true;
   }
@@ -415,7 +423,7 @@ async function raiseFormats(
   );
 }
 
-/** Looks at a bucket's settings, now and then while it is used. */
+/** Looks at a bucket's settings, now and then while the bucket is used. */
 async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
   const { client, versions, rooms, index, rollout } = parts;
   const state = await streamState(client, one.name, call);

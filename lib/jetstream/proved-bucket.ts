@@ -1,5 +1,6 @@
 /**
- * A bucket with an exact cache: a record that is in it is proved by one barrier, which all checks of the moment share.
+ * A bucket with an exact cache. One barrier proves every record that is in the cache, and all checks of the moment
+ * share it.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
@@ -30,21 +31,21 @@ export interface Proved<B extends BucketName, V> {
 }
 
 /**
- * How many changes one read takes: as many as several stores have under way. Our records have at most some 20 KiB, and
- * the server cuts an answer short at 64 MiB.
+ * How many changes one read takes: about as many as several stores have under way. Our records have at most some 20
+ * KiB, and the server cuts an answer short at 64 MiB.
  */
 const MAX_CHANGES = 256;
-/** How many changes behind a gap are read: one of them may explain it. */
+/** How many changes behind a gap are read. One of them may explain it. */
 const MAX_READ = 2048;
 /** How long such a read may take. A replica that is slower is given up: the leader can prove every record. */
 const FOLLOW_MS = 200;
 /**
- * If the cache gets nowhere in so many reads and so much time, a new generation begins, and every record is proved on
- * its own. Before that it is worth waiting: later writes explain gaps, and a fence for each record is a write for each.
+ * If the cache gets nowhere in so many reads and so much time, a new generation begins. Then each record needs a fence
+ * of its own, which is a write. So waiting is worth it: later writes explain gaps.
  */
 const MAX_ATTEMPTS = 4;
 const MAX_GAP_MS = 200;
-/** How long the cache may be behind although it gets on: others can write faster than it reads. */
+/** How long the cache may be behind while it gets on. Others can write faster than it reads. */
 const MAX_BEHIND_MS = 500;
 const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
@@ -68,7 +69,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   ) {
     super(client, prefix, bucket, limits);
     this.#cache = new ExactCache(new CacheWithState<B, V>(cache), this.own, this.continuity);
-    // As in `Call`: a function that is made where it is assigned would keep its store in memory longer than it lives.
+    // Each function is made apart from where it is assigned. Otherwise it would keep its store in memory after the
+    // store's end.
     const read = (entry: Entry<B>): V | StoreState => (entry.key === STATE ? new StoreState(entry) : valueOf(entry));
     const stored: typeof this.onStored = (key, payload, seq) => {
       this.#cache.applyOwnWrite(key, payload, seq);
@@ -95,7 +97,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   override takeBarrier(): { readonly key: string; readonly value: string } {
-    // First, so that the barrier is not taken for one of the old log.
+    // This comes first, so that the barrier is not taken for one of the old log.
     this.#checkAge();
     return super.takeBarrier();
   }
@@ -117,15 +119,15 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * The record as it is kept, if what is kept misses nothing that was acknowledged more than `maxStalenessMs` ago. It
-   * misses nothing either that this store committed: a commit is acknowledged when the cache has come to it.
-   * `undefined`: it has to be proved. Nothing is sent.
+   * The record as the cache has it, if the cache misses nothing that was acknowledged more than `maxStalenessMs` ago.
+   * It never misses what this store committed: a commit is acknowledged when the cache has come to it. `undefined`: the
+   * record has to be proved. Nothing is sent.
    */
   recent(key: Key<B>, maxStalenessMs: number): V | undefined {
     return this.recentOf(this.#cache.valid(key), maxStalenessMs);
   }
 
-  /** The same of a record that was just found among those that are kept. */
+  /** The same for a record that was just found in the cache. */
   recentOf(known: Known<B, V | StoreState> | undefined, maxStalenessMs: number): V | undefined {
     this.use();
     if (known === undefined || this.isDoubted || !this.#cache.isValid(known)) return undefined;
@@ -135,20 +137,20 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
   }
 
-  /** What is known of the sequences that are missing of `read`, which goes on from `since` in the order of the log. */
+  /** What explains the sequences that are missing from `read`. That goes on from `since`, in the order of the log. */
   explained(since: Seq<B>, read: readonly Entry<B>[]): Explained<B> {
     return new Explained(since, this.own, read);
   }
 
-  /** The record at a moment after this call, or `undefined`: it is surely not there. */
+  /** The record at a moment after this call. `undefined`: it is surely not there. */
   async prove(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
     const found = await this.#prove(key, call);
     return found === undefined ? undefined : ofRecord(found);
   }
 
   /**
-   * Like {@link prove}, in fewer turns, for a record in the cache: nearly all checks are of one. `undefined`: only
-   * {@link prove} can tell.
+   * Like {@link prove}, in fewer turns of the event loop, for a record in the cache: nearly all checks are of one.
+   * `undefined`: only {@link prove} can tell.
    */
   proveKept(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> | undefined {
     this.use();
@@ -166,8 +168,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * If the cache does not come to the barrier in time, a fence proves the record: a second barrier would fare as the
-   * first.
+   * If the cache does not come to the barrier in time, a fence proves the record. A second barrier would fare no
+   * better.
    */
   async #broughtTo(seq: Seq<B>, key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
     const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
@@ -210,7 +212,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   /**
    * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves
-   * nothing, even if the store is opened later: whoever fills a store can find out last that somebody was revoked.
+   * nothing, even if the store is opened later: an import may write last that somebody was revoked.
    */
   checkOpen(seq: Seq<B>, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
@@ -230,7 +232,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
     const found = known === undefined || this.#cache.asOf < seq ? await this.#prove(STATE, call) : known;
     const value = found?.value;
-    // The state is there since the opening. If it is not, another log is there.
+    // The state stands there since the opening. If it does not, another log is there.
     if (found === undefined || !(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
@@ -245,7 +247,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     await this.checkOpen(await this.readIndex(call), call);
   }
 
-  /** Of records that tell nothing of their writes: none of them commits anything. */
+  /** For records without a write history. None of them commits anything. */
   override write(
     key: Key<B>,
     value: Json,
@@ -258,11 +260,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * Writes the record that follows upon `before`, with what it tells of its writes. `undefined`: that one stands there
-   * no more.
+   * Writes the record that follows upon `before`, with its write history. `undefined`: `before` no longer stands there.
    *
-   * A write that commits is acknowledged only if it surely stands before the record that closes the store. If that is
-   * found out after the write, its outcome is unknown.
+   * A commit is acknowledged only if it surely stands before any record that closes the store. If the store turns out
+   * to be closed after the write, the outcome is unknown.
    */
   async append(
     key: Key<B>,
@@ -279,7 +280,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       const seq = await super.write(key, toJson(make(written)), before.seq, call, mine, kind);
       if (seq === undefined) return undefined;
       if (kind === "commit") {
-        // If the log goes back to before what was acknowledged, this store knows. Records of this bucket are never
+        // By this record the store finds out if the log goes back to before it. Records of this bucket are never
         // removed.
         if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;
         await this.checkOpen(seq, call);
@@ -312,8 +313,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer valid
-   * there.
+   * Records of the cache, proved by a barrier that is sent after this call. `undefined`: one of them is no longer
+   * valid.
    */
   async #byBarrier(keys: readonly Key<B>[], call: Call): Promise<Proved<B, V | StoreState>[] | undefined> {
     const seq = await this.readIndex(call);
@@ -370,7 +371,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
   }
 
-  /** Brings the cache to `seq`, so that the next check finds the record there. Nobody waits for it. */
+  /** Brings the cache to `seq`, so that the next check finds the record in it. Nobody waits for it. */
   #comeTo(seq: Seq<B>): void {
     if (this.#catchingUp !== undefined || this.#cache.mustRevalidate || this.#cache.advanceTo(seq)) return;
     const begin = (): void => {
@@ -386,7 +387,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     let { asOf: at } = this.#cache;
     const began = performance.now();
     let since = began;
-    // A call with little time gives up early too: then the next one gets on.
+    // A call with little time gives up early too. Then at least the next one gets on.
     const half = (call.expiresAt - call.startedAt) / 2;
     for (let attempts = 0; !this.#cache.advanceTo(seq); attempts++) {
       if (this.#cache.mustRevalidate || this.#cache.generation !== generation) return false;
@@ -410,7 +411,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     return this.#cache.generation === generation;
   }
 
-  /** Reads what was stored since `asOf`. Callers that come meanwhile share it. */
+  /** Reads what was stored since `asOf`. Callers that come meanwhile share the read. */
   #catchUp(): Promise<DirectAnswer<B> | "gap"> {
     this.#catchingUp ??= this.#follow().finally(() => {
       this.#catchingUp = undefined;
@@ -429,7 +430,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
         next_by_subj: EVERYTHING,
         batch: MAX_CHANGES,
       };
-      // Several calls wait for it, so that its time is nobody's call's.
+      // Several calls wait for this read. So it has a time of its own.
       const answer = await this.client.direct(this.stream, request, FOLLOW_MS);
       if (answer.kind === "empty" && read.length > 0) return "gap";
       if (answer.kind !== "end") return answer;
@@ -455,7 +456,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     return !this.#cache.mustRevalidate;
   }
 
-  /** After a while without an answer another log may be there. */
+  /** Where nothing was heard for a while, another log may be there. */
   #checkAge(): void {
     if (!this.continuity.isFresh) this.suspect();
   }
@@ -473,8 +474,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * If this store's last barrier, or a record that was kept, still stands where it stood, the log is the same up to
-   * there: nobody else can have written it.
+   * If this store's last barrier, or an anchor, still stands where it stood, the log is the same up to there. Nobody
+   * else can have written it.
    */
   async #identify(): Promise<void> {
     const asked = moment();
@@ -515,8 +516,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     // One of those that were not answered may stand.
     if (standing === undefined && looks.includes("unknown")) return;
     const [newest] = anchors;
-    // Records of this bucket are never removed. So this one is there, or a later one of its key, or the log has gone
-    // back.
+    // Records of this bucket are never removed. So the anchor is there, or a later record of its key, or the log has
+    // gone back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
     this.#cache.revalidateBy(standing, asked);

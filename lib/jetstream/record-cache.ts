@@ -1,10 +1,10 @@
-/** Records that were read, as they are, in bounded memory. Those that were put in first go first. */
+/** Records as they were read, in bounded memory. Those that were put in first go first. */
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 import type { Key } from "./keys.js";
 import type { BucketName, Seq } from "./seq.js";
 
-/** What a record takes beyond its text, about, and each character of it once it is parsed. */
+/** About what a record takes in memory beyond its text. */
 const OVERHEAD_BYTES = 600;
 
 export class RecordCache<B extends BucketName, V> implements Cache<B, V> {
@@ -27,7 +27,7 @@ export class RecordCache<B extends BucketName, V> implements Cache<B, V> {
     const wasKnown = this.#delete(entry.key);
     const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
     if (bytes > this.#maxBytes) {
-      // It would only push out the rest.
+      // It would push out all others.
       if (wasKnown) this.onForget?.(entry.seq);
       return;
     }

@@ -1,4 +1,4 @@
-/** How the fields of a record are read: what is not as it should be makes it `CORRUPT`. */
+/** How the fields of a record are read. A field that is not as it should be makes the record `CORRUPT`. */
 import { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
 import type { Entry } from "./entry.js";
@@ -85,7 +85,7 @@ export const historyOf = <B extends BucketName>(entry: Entry<B>): WriteHistory<B
 export const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 
-/** Reads each record once: one that is kept is looked at by check after check. */
+/** Reads each record once. The checks look at a kept record again and again. */
 export function once<B extends BucketName, T>(read: (entry: Entry<B>) => T): (entry: Entry<B>) => T {
   const known = new WeakMap<Entry<B>, T>();
   return (entry) => {

@@ -1,7 +1,7 @@
 /**
- * Everything that the buckets hold: each user, and each room with its members and keys, as it stood at one moment at or
- * after the barriers with which this began. Users are met in the order of their log, rooms in that of the index of all
- * rooms.
+ * Everything that the buckets hold. Each user, and each room with its members and keys, is read as it stood at one
+ * moment, at or after the barriers with which the reading began. Users come in the order of their log, rooms in that of
+ * the index of all rooms.
  */
 import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
@@ -26,10 +26,10 @@ import type { Scans } from "./scans.js";
 import { readUser, type UserRow } from "./user-record.js";
 import type { UserViews } from "./user-views.js";
 
-/** Users, and rooms, that are read at once. */
+/** How many users, and how many rooms, are read at once. */
 const USERS = 500;
 const ROOMS = 64;
-/** So many members and keys are read at once. Those of a room that has more do not stay in memory. */
+/** So many members and keys are read at once. Those of a larger room do not stay in memory. */
 const AT_ONCE = 512;
 
 /** What whole records are read from. */
@@ -98,7 +98,7 @@ export class BucketsReader implements RecordReader {
         record.stage === undefined
           ? record.user
           : (await this.#from.userViews.read(parseUser(entry.key) ?? "", true, "certain", call)).user;
-      // One that was changed meanwhile is met again at its new place.
+      // A user that was changed meanwhile is met again at its new place.
       if (row !== undefined && this.#userKeys.add(row.key)) found.push({ kind: "user", row: toStored(row) });
     }
     this.#users = next;
@@ -109,13 +109,13 @@ export class BucketsReader implements RecordReader {
   async #nextPage(call: Call): Promise<StoredRecord[] | undefined> {
     if (this.#rooms === undefined) return undefined;
     const { rooms, next } = await this.#from.index.page(this.#rooms, ROOMS, call);
-    // One that was deleted, and made again meanwhile, has another place.
+    // A room that was deleted and made again meanwhile has another place.
     this.#waiting = rooms.filter(({ roomId }) => this.#roomIds.add(roomId));
     this.#rooms = next;
     return [];
   }
 
-  /** As many rooms as memory may hold, or one that has to wait in a file. */
+  /** As many rooms as memory may hold, or a large one, which waits in a file. */
   async #nextRooms(call: Call): Promise<readonly StoredRecord[]> {
     let weight = 0;
     const end = this.#waiting.findIndex(({ record }) => (weight += weightOf(record)) > AT_ONCE);
@@ -132,7 +132,7 @@ export class BucketsReader implements RecordReader {
     return found.flat();
   }
 
-  /** A room with its members and keys, as of one version. Nothing if it is deleted by now. */
+  /** A room with its members and keys, as of one version. Nothing if the room is deleted by now. */
   async room(roomId: string, min: Seq<"room_keys">, call: Call): Promise<StoredRecord[]> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
@@ -149,7 +149,7 @@ export class BucketsReader implements RecordReader {
     }
   }
 
-  /** The same of one that is large: a part of its members at a time, into the file. */
+  /** The same for a large room: a part of its members at a time, into the file. */
   async #spoolRoom(roomId: string, call: Call): Promise<void> {
     const { roomKeys } = this.#from.log.buckets;
     for (const retries = new RetryLoop(call); ;) {
@@ -206,9 +206,7 @@ export class BucketsReader implements RecordReader {
     }
   }
 
-  /**
-   * Of each epoch the attempt that made it. `undefined`: one is missing, as it can be while the room is cleared away.
-   */
+  /** The attempt that made each epoch. `undefined`: one is missing, as can be while the room is cleared away. */
   async #attempts(
     roomId: string,
     { incarnation, epoch, attempt }: RoomRecord,
@@ -227,7 +225,7 @@ export class BucketsReader implements RecordReader {
     return found.size === epoch ? found : undefined;
   }
 
-  /** Whether each membership was still there when its keys had been read: they go with it. */
+  /** Whether each membership was still there after its keys were read. They are removed with it. */
   async #isWhole({ room, members }: Roster<"certain">, call: Call): Promise<boolean> {
     const { record } = await this.#from.log.records.slot(room.id, "certain", call);
     if (record === undefined || record.incarnation !== room.record.incarnation) return false;
@@ -238,7 +236,7 @@ export class BucketsReader implements RecordReader {
   }
 }
 
-/** Members, and about as many keys as they have. */
+/** How many members and keys a room has, about. */
 function weightOf({ members, epoch }: RoomRecord): number {
   return 1 + members * (1 + epoch);
 }
@@ -291,7 +289,7 @@ function* recordsOf(
   }
 }
 
-/** Of each endpoint the keys of its membership, of each epoch the one of the attempt that made it. */
+/** The keys of each endpoint's membership: for each epoch the one of the attempt that made it. */
 function keysOf(
   { room, members }: Roster<"certain">,
   attempts: ReadonlyMap<number, string>,

@@ -1,7 +1,7 @@
 /**
- * An import. Users are written where they will be; rooms under ids that nothing refers to, until their record names
- * them. All of it counts for nothing while the records of store-state.ts say that the store is imported into. The
- * argument: docs/protocol.md, V3 to V9.
+ * An import. Users are written where they will be, and rooms under ids that nothing refers to until their record names
+ * them. None of it counts while the records of store-state.ts say that the store is imported into. The argument:
+ * docs/protocol.md, V3 to V9.
  */
 import type { Call } from "../call.js";
 import type {
@@ -37,14 +37,14 @@ import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
 const IMPORTING = "importing";
-/** The incarnations of imported rooms begin with it, and no others. What a dead import left is found by it. */
+/** The incarnations of imported rooms begin with it, and no others do. What a dead import left is found by it. */
 const IMPORTED = "i-";
-/** Users, and rooms, that are removed in one step. */
+/** How many users, and how many rooms, are removed in one step. */
 const USERS = 500;
 const ROOMS = 64;
 const EPOCHS = 256;
 
-/** A user, or who may come to be one. */
+/** Whether the record has a user, or a staged one. */
 function isThere(entry: Entry<"users">): boolean {
   if (parseUser(entry.key) === undefined) return false;
   const { user, stage } = readUser(entry).record;
@@ -63,11 +63,11 @@ export interface Writable extends Readable {
 interface OpenRoom {
   readonly row: StoredRoom;
   readonly incarnation: string;
-  /** Of every epoch: nobody else stages keys under it. */
+  /** The attempt of every epoch of the room. Nobody else stages keys under it. */
   readonly attempt: string;
   members: number;
   member: { readonly endpoint: string; readonly id: string } | undefined;
-  /** What has to be in place before the room's record: answers where it stands, of rows and of keys. */
+  /** What has to be in place before the room's record is written: rows and keys. Each answers where it stands. */
   rows: Promise<Seq<"members">>[];
   keys: Promise<Seq<"room_keys">>[];
   membersSeq: Seq<"members">;
@@ -86,7 +86,7 @@ export class BucketsWriter implements RecordWriter {
   readonly #id = newId();
   readonly #userLanes: ImportLanes<"users">;
   readonly #roomLanes: ImportLanes<"rooms">;
-  /** The version of every user. The store of the export may have given every revision below it. */
+  /** The least version of every user. The store that was exported may have given any revision below it. */
   readonly #floor: number;
   #states: States | undefined;
   #room: OpenRoom | undefined;
@@ -96,7 +96,7 @@ export class BucketsWriter implements RecordWriter {
   #usersFrom: Seq<"users"> | undefined;
   #roomsFrom: Seq<"rooms_by_member"> | undefined;
   readonly #admins = new Map<string, number | undefined>();
-  /** Up to when the call that writes was given more time. */
+  /** Up to when the writing call was given more time. */
   #wentForward = 0;
 
   private constructor(parts: Writable, read: (call: Call) => Promise<RecordReader>, floor: number) {
@@ -138,7 +138,7 @@ export class BucketsWriter implements RecordWriter {
       if (name === IMPORTING) await writeState(bucket, openState(value.floor, this.#id), seq, call);
     };
     if (!isLeft && !(await this.#isEmpty(call))) {
-      // An import that died before it wrote anything may have closed the one, while others wrote to the other.
+      // An import that died before it wrote anything may have closed `users` alone. Others may have written to `rooms`.
       if (before.users.name === IMPORTING) await reopen(users);
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
@@ -150,7 +150,7 @@ export class BucketsWriter implements RecordWriter {
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
     await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
-    // Another import may have begun before these lanes were put. Then nothing may be written on their condition.
+    // Another import may have begun before these lanes were put. Then nothing may be written on the condition of them.
     this.#states = { users: await readState(users, call), rooms: await readState(rooms, call) };
     for (const found of [this.#states.users, this.#states.rooms]) if (found.value["id"] !== this.#id) throw takenOver();
     if (isLeft) this.#usersFrom = this.#roomsFrom = 0;
@@ -181,7 +181,7 @@ export class BucketsWriter implements RecordWriter {
     return this.#usersFrom !== undefined || this.#roomsFrom !== undefined;
   }
 
-  /** A record of `users` stays for ever: it says that there is nobody. */
+  /** A record of `users` stays for ever. It says then that there is nobody. */
   async #clearUsers(after: Seq<"users">, call: Call): Promise<Seq<"users"> | undefined> {
     const { users } = this.#parts;
     const { entries, next } = await users.scans.page(after, USERS, isThere, call);
@@ -217,7 +217,7 @@ export class BucketsWriter implements RecordWriter {
           await log.records.writeTombstone(roomId, slot, call, "step");
           await lifecycle.purge(roomId, record, call);
         } else if (incarnation.startsWith(IMPORTED)) {
-          // Whoever staged it can commit it no more.
+          // Whoever staged this room can no longer commit it.
           const roster = incarnation;
           await lifecycle.purge(roomId, { incarnation, roster, copying: undefined, head: [], membersSeq: 0 }, call);
         }
@@ -247,7 +247,7 @@ export class BucketsWriter implements RecordWriter {
           break;
       }
     }
-    // With the rest: where one of these fails, what is on its way for the room may fail too, and must be heard.
+    // What is staged for the room is awaited with the rest: if one of these fails it may fail too, and must be heard.
     await joinAll([...under, this.#awaitStaged(this.#room)]);
   }
 
@@ -261,7 +261,7 @@ export class BucketsWriter implements RecordWriter {
     await this.#userLanes.put(keys.user(key), toJson(record), call);
   }
 
-  /** The entry in the index of all rooms comes first: by it everything else is found, if this import dies. */
+  /** The entry in the index of all rooms comes first. If this import dies, everything else is found by it. */
   #beginRoom(row: StoredRoom, call: Call): Promise<unknown> {
     const room: OpenRoom = {
       row,
@@ -295,7 +295,7 @@ export class BucketsWriter implements RecordWriter {
         epochs.map((epoch) => roomKeys.stage(keys.epoch(row.id, incarnation, epoch), { attempt }, call)),
       );
       last = latest(last, seqs);
-      // Many epochs take long. It is stuck only if nothing goes forward.
+      // Many epochs take long. The import is stuck only if nothing goes forward.
       const now = performance.now();
       call.extend(now - this.#wentForward);
       this.#wentForward = now;
@@ -354,7 +354,7 @@ export class BucketsWriter implements RecordWriter {
     return this.#room;
   }
 
-  /** Waits for what is on its way. */
+  /** Waits for what was staged for the room. */
   async #awaitStaged(room: OpenRoom | undefined): Promise<void> {
     if (room === undefined) return;
     const { rows, keys: staged } = room;
@@ -365,7 +365,7 @@ export class BucketsWriter implements RecordWriter {
     room.keysSeq = latest(room.keysSeq, keySeqs);
   }
 
-  /** The room's record, once everything that it names is there. */
+  /** Writes the room's record, once everything that it names is there. */
   async #endRoom(call: Call): Promise<void> {
     const room = this.#room;
     this.#room = undefined;
@@ -414,6 +414,6 @@ export class BucketsWriter implements RecordWriter {
   }
 
   release(): void {
-    // Nobody in this process is asked whether an import is alive: who begins another one takes over.
+    // There is nothing to let go of: nobody asks whether an import is alive. Whoever begins another one takes over.
   }
 }

@@ -12,7 +12,10 @@ import { BucketsReader } from "./record-reader.js";
 import type { ReaderFacts } from "./record-reader.js";
 import { BucketsWriter, type Writable } from "./record-writer.js";
 
-/** Versions of users that are given while an export goes on, at least, and beside as many as there were. */
+/**
+ * How many versions of users an export leaves room for: as many as there were, and so many more. Others write
+ * meanwhile.
+ */
 const VERSIONS_MEANWHILE = 1_000_000;
 
 export function records(parts: Writable, client: JetStreamClient): RecordsDriver {
@@ -47,7 +50,7 @@ export async function readerFacts(
   const [userCount, roomCount, memberCount, keyCount] = await joinAll(
     [users, rooms, members, roomKeys].map(async ({ name }) => (await streamState(client, name, call))?.messages ?? 0),
   );
-  // A version of a user is a message, but for those that an import began with.
+  // Each version of a user was a message, except the versions that an import began with.
   const version = floorOf(value) + 2 * users.highestSeen + VERSIONS_MEANWHILE;
   return {
     expected: { users: userCount ?? 0, rooms: roomCount ?? 0, members: memberCount ?? 0, roomKeys: keyCount ?? 0 },
@@ -57,9 +60,9 @@ export async function readerFacts(
 }
 
 /**
- * A version of a user whose revision, in decimal digits, is above `floor` if it is taken for a number to the base of
- * 36: so are all later ones. It has the digits of `floor` as far as these are decimal ones, and is the next behind
- * those that begin so.
+ * A version of a user whose revision is above `floor`, as are all later ones. A revision is the version in decimal
+ * digits, and is compared as a number to the base of 36. So the decimal digits with which `floor` begins are raised by
+ * one, and zeros take the place of the others.
  */
 export function versionAbove(floor: number): number {
   const digits = floor.toString(36);

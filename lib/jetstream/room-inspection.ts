@@ -1,6 +1,6 @@
 /**
- * What is looked at of one room: its record against the rows of its members, their entries in the index, and the
- * attempts of its epochs. It is looked at as of one version of the record, and what seems wrong once more, because a
+ * Looks at one room: its record against the rows of its members, their entries in the index, and the attempts of its
+ * epochs. All of it is looked at as of one version of the record. What seems wrong is looked at again, because a
  * replica can miss rows.
  */
 import type { Call } from "../call.js";
@@ -20,16 +20,16 @@ import { readMember, type MemberRow, type PlacedRow } from "./room-record.js";
 import type { LiveRoom, RoomRecords } from "./room-records.js";
 import type { Seq } from "./seq.js";
 
-/** What seems wrong has to seem so in so many looks, of which each begins later than the one before ended. */
+/** What seems wrong has to seem so in this many looks. Each begins after the one before it has ended. */
 const LOOKS = 3;
-/** A room that changes all the time is left after so many. */
+/** A room that changes all the time is given up after so many looks. */
 const MAX_LOOKS = 32;
-/** One thing that is mended can show another, and a change of a room has so many rows at most. */
+/** A mend can show another fault, and removes at most {@link MAX_ROWS} rows. So a room is mended up to this often. */
 const PASSES = 64;
 const MAX_ROWS = 16;
 const AT_ONCE = 64;
 
-/** Something that is wrong, and where it has one right answer, how it is mended. */
+/** Something that is wrong. Where it has one right answer, `mend` gives it. */
 interface Problem {
   readonly code: Found["code"];
   readonly record: string;
@@ -51,7 +51,7 @@ export interface RoomFindings {
   readonly isDoubted: boolean;
 }
 
-/** What does not keep anybody from reading the room. */
+/** Faults that keep nobody from reading the room. */
 const HARMLESS: ReadonlySet<Found["code"]> = new Set(["ROOM_NOT_INDEXED", "MEMBER_NOT_INDEXED", "EPOCH_INVALID"]);
 
 const nameOf = ({ code, record }: Problem): string => `${code} ${record}`;
@@ -85,7 +85,7 @@ export class RoomInspection {
         });
       }
     } catch (error) {
-      // The record that is damaged is told where it is met in its bucket.
+      // The damaged record itself is told where its bucket is looked at.
       if (!isCorrupt(error)) throw error;
       return { findings: [], isReadable: false, isDoubted: true };
     }
@@ -98,7 +98,7 @@ export class RoomInspection {
     return { findings, isReadable, isDoubted: problems.length > 0 };
   }
 
-  /** What is wrong in each of several looks at the same version. */
+  /** What is wrong in all of several looks at the same version. */
   async #persistent(roomId: string, call: Call): Promise<readonly Problem[]> {
     let before: { readonly seq: Seq<"rooms">; readonly names: ReadonlySet<string> } | undefined;
     let looks = 0;
@@ -110,7 +110,7 @@ export class RoomInspection {
       if (record === undefined) return [];
       const problems = await this.#look({ id: roomId, seq, record }, call);
       if (problems.length === 0) return [];
-      // However large it is: it is stuck only where nothing goes forward.
+      // A large room takes long. It is stuck only if nothing goes forward.
       call.extend(performance.now() - began);
       if ((await this.#records.buckets.rooms.stands(keys.room(roomId), seq, call)) === undefined) continue;
       const known = before;
@@ -130,13 +130,13 @@ export class RoomInspection {
     if (head.length > 0) return head;
     const rows = await this.#rows(room, call);
     const problems = this.#memberFaults(room, rows);
-    // A row that should not be there is no member for whom an entry is missing.
+    // Where a row should not be there, its missing index entry is no fault.
     if (problems.length === 0) problems.push(...(await this.#indexFaults(room, rows, call)));
     problems.push(...(await this.#epochFaults(room, rows, call)));
     return problems;
   }
 
-  /** What the record rests on has to stand in the logs of the others. */
+  /** What the record rests on has to stand in the logs of `members` and `room_keys`. */
   async #behind({ id, record }: Looked, call: Call): Promise<Problem[]> {
     const { members, roomKeys } = this.#records.buckets;
     const found: Problem[] = [];
@@ -160,7 +160,8 @@ export class RoomInspection {
   }
 
   /**
-   * Every row but those of the head was there before the record was written, and together they are as many as it says.
+   * Every row but the head's was there before the record was written. With the head they are as many members as it
+   * says.
    */
   #memberFaults(room: Looked, rows: ReadonlyMap<string, PlacedRow>): Problem[] {
     const { id, record } = room;
@@ -174,7 +175,7 @@ export class RoomInspection {
     const strangers = new Set(uncommitted.map(([endpoint]) => endpoint));
     const count = [...presentIn(room, rows).keys()].filter((endpoint) => !strangers.has(endpoint)).length;
     const isCounted = count === record.members;
-    // Whoever is in the head has the head's row, and a row that took the place of another cannot be undone.
+    // Only a row outside the head can be removed. One that took the place of the head's predecessor cannot be undone.
     const removable = isCounted ? uncommitted.filter(([endpoint]) => !heads.has(endpoint)) : [];
     const mend: Mend = (call) => this.#removeRows(room, removable.slice(0, MAX_ROWS), call);
     const problems = uncommitted.map(([endpoint]): Problem => {
@@ -192,8 +193,8 @@ export class RoomInspection {
   }
 
   /**
-   * Who is no member of the room by its own count is removed as members are: by a change of the room, which raises the
-   * debt too.
+   * Who is no member by the room's own count is removed as members are: by a change of the room, which then requires a
+   * rekey.
    */
   #removeRows(
     { id, seq }: Looked,
@@ -236,7 +237,7 @@ export class RoomInspection {
     });
   }
 
-  /** For the room, and for each member, there is an entry at any time. */
+  /** The room has an entry at any time, and so has each member. */
   async #indexFaults(room: Looked, rows: ReadonlyMap<string, PlacedRow>, call: Call): Promise<Problem[]> {
     const { id, record } = room;
     const { incarnation, indexed } = record;
@@ -265,7 +266,7 @@ export class RoomInspection {
     return found;
   }
 
-  /** Each epoch that is over has a record of the attempt that made it, and the one that goes on may have. */
+  /** Each epoch that is over has a record of the attempt that made it. The current epoch may have one. */
   async #epochFaults(room: Looked, rows: ReadonlyMap<string, PlacedRow>, call: Call): Promise<Problem[]> {
     const { id, record } = room;
     const { incarnation, epoch, encrypted } = record;
@@ -293,9 +294,8 @@ export class RoomInspection {
   }
 
   /**
-   * Of two rekeys of an epoch both have a key for whoever is still a member: who came between them would have made one
-   * fail. So a member who has a key of another attempt only shows that the attempt which is named is not the one that
-   * made the epoch.
+   * Two rekeys of one epoch both have a key for whoever is still a member: a member who came between them would have
+   * made one fail. So a member with a key of another attempt alone shows that the named attempt did not make the epoch.
    */
   async #keyFaults(
     { id, record }: Looked,
@@ -332,7 +332,9 @@ export class RoomInspection {
     return faults.flat();
   }
 
-  /** What stands there where nothing should, or something else, would be taken for what the next rekey stages. */
+  /**
+   * An epoch's record that should not be there, or says something else, would be taken for what the next rekey stages.
+   */
   #epochFault({ id, record }: Looked, of: number, entry: Entry<"room_keys">): Problem[] {
     const { epoch, attempt } = record;
     const { roomKeys } = this.#records.buckets;
@@ -344,7 +346,7 @@ export class RoomInspection {
         {
           ...what,
           message: "It names another attempt than the room",
-          // What made an epoch never changes: this is right however far the room is by now.
+          // The attempt that made an epoch never changes. So this is right however far the room is by now.
           mend: (call) => roomKeys.write(entry.key, { attempt }, entry.seq, call, isMine, "step"),
         },
       ];
@@ -360,7 +362,7 @@ export class RoomInspection {
 
 const epochOf = (roomId: string, epoch: number): string => `epoch ${String(epoch)} of ${named.room(roomId)}`;
 
-/** Whoever is a member, with the head laid over the rows. */
+/** All members, with the head laid over the rows. */
 function presentIn({ record }: Looked, rows: ReadonlyMap<string, PlacedRow>): Map<string, MemberRow> {
   const found = new Map(Array.from(rows, ([endpoint, { row }]) => [endpoint, row]));
   for (const { endpoint, row } of record.head) {
@@ -372,11 +374,13 @@ function presentIn({ record }: Looked, rows: ReadonlyMap<string, PlacedRow>): Ma
 
 const isHead = ({ row }: PlacedRow, head: MemberRow): boolean => row.v === head.v && row.id === head.id;
 
-/** The head is one change: its rows are of one version, not later than the record's, and say how many they are. */
+/**
+ * The head is one change. Its rows are of one version, which is not later than the record's, and say how many they are.
+ */
 function headFaults({ id, record }: Looked): Problem[] {
   const { head, v, roster, incarnation } = record;
   const [first] = head;
-  // A room begins with one, and each change leaves one. Imports and copies of rows leave none.
+  // A room begins with a head, and each change leaves one. Imports and copies of rows leave none.
   if (first === undefined && (roster !== incarnation || incarnation.startsWith(IMPORTED))) return [];
   const endpoints = new Set(head.map(({ endpoint }) => endpoint));
   const isOne = head.every(({ row }) => row.v === first?.row.v && row.of === head.length);

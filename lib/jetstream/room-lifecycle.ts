@@ -29,13 +29,13 @@ export interface Creation<T> {
 /** What says which records an incarnation has. */
 type IncarnationRecords = Pick<RoomRecord, "incarnation" | "roster" | "copying" | "head" | "membersSeq">;
 
-/** So many removals of their own take a server as long as one walk over a large bucket. */
+/** A server removes so many entries one by one in the time of one walk over a large bucket. */
 const MANY_INDEX_ENTRIES = 2000;
 const INDEX_ENTRIES_AT_ONCE = 16;
 
 /**
- * Of a room that was there once a record stays for ever. It breaks the condition of every earlier attempt, so that none
- * is ever committed. What is removed behind a deletion stands under the incarnation that is over.
+ * The record of a room stays for ever, also once the room is deleted. It breaks the condition of every earlier attempt,
+ * so that none is ever committed. What is removed after a deletion stands under the incarnation that is over.
  */
 export class RoomLifecycle {
   readonly #log: RoomLog;
@@ -47,13 +47,13 @@ export class RoomLifecycle {
   }
 
   /**
-   * Makes a room where there is none. Its index entry and its owner's key are in place before, under ids of this
-   * attempt; the owner's membership is the head.
+   * Makes a room where there is none. Its index entry and its owner's key are put in place before, under ids of this
+   * attempt. The owner's membership is the head.
    */
   create<T>(roomId: string, call: Call, attempt: (ids: CreateIds) => Creation<T>): Promise<T> {
     const { records } = this.#log;
     return this.#log.turn(roomId, call, async () => {
-      // Most rooms are new. So nothing is read first: the condition that there is none tells.
+      // Most rooms are new. So nothing is read first: the condition of the write tells whether there is a room.
       let slot: RoomSlot = readRoom(undefined);
       for (const retries = new RetryLoop(call); ;) {
         await retries.next();
@@ -80,7 +80,7 @@ export class RoomLifecycle {
   }
 
   /**
-   * Deletes the room: its record stays as a tombstone, everything else is out of reach from then on, and is removed.
+   * Deletes the room. Its record stays as a tombstone. From then on everything else is out of reach, and is removed.
    */
   delete(roomId: string, call: Call): Promise<void> {
     const { records } = this.#log;
@@ -113,9 +113,9 @@ export class RoomLifecycle {
   }
 
   /**
-   * Each entry of the index by its own key. The room's are not beside each other there: to find them by a filter, a
-   * server walks over every key of the bucket. What an attempt left that died is not among them: the sweep and the
-   * index's readers meet it.
+   * Removes each index entry by its own key. A room's entries are not beside each other: to find them by a filter, a
+   * server walks over every key of the bucket. What a dead attempt left is not among them. The sweep and the index's
+   * readers meet it.
    */
   async #purgeIndexEntries(
     roomId: string,

@@ -1,11 +1,11 @@
 /**
  * How a room changes. Its record in `rooms` is a log of one entry: the head, the last change of the membership,
- * together with everything that the room itself is. A write of that record, on the condition that it is as it was read,
- * commits a change. Readers lay the head over what `members` holds (`room-members.ts`). Before the next change is
- * committed, the head before it is put into `members`: so all changes but the last one stand there, up to a sequence
- * that the record names.
+ * together with everything that the room itself is. A change is committed by a write of that record, on the condition
+ * that it still stands as it was read. Readers lay the head over what `members` holds (`room-members.ts`). Before the
+ * next change is committed, the old head is put into `members`. So all changes but the last one stand there, up to a
+ * sequence that the record names.
  *
- * What belongs to a change and stands elsewhere (an index entry, keys) is in place before, under ids that nothing
+ * What belongs to a change but stands elsewhere (an index entry, keys) is put in place before, under ids that nothing
  * refers to yet. The argument: docs/protocol.md, H1 to H9.
  */
 import type { Call } from "../call.js";
@@ -21,14 +21,14 @@ import type { CleanUp, LiveRoom, RoomBuckets, RoomRecords } from "./room-records
 import { later, latest, type Seq } from "./seq.js";
 import type { WriteHistory } from "./write-history.js";
 
-/** What has to be in place before a commit, all of it invisible until then. */
+/** What has to be in place before a commit. All of it is invisible until then. */
 export interface StagedWrites {
   readonly indexEntry?: (call: Call) => Promise<Seq<"rooms_by_member">>;
   /** Answers the highest sequence of them. */
   readonly keys?: (call: Call) => Promise<Seq<"room_keys">>;
 }
 
-/** A change of one membership, which follows upon the member as it was read. */
+/** A change of one membership. It follows upon the member as it was read. */
 export interface MemberUpdate {
   readonly endpoint: string;
   readonly member: CurrentMember;
@@ -82,20 +82,20 @@ export class RoomLog {
     return this.records.buckets;
   }
 
-  /** Runs when the operations on the room that came before, of this process, are through. */
+  /** Runs when the earlier operations of this process on the room are through. */
   turn<T>(roomId: string, call: Call, run: () => Promise<T>): Promise<T> {
     return this.#turns.run(roomId, call, run);
   }
 
   /**
-   * Changes a room: reads it, lets `attempt` decide, puts in place what it stages, commits on the condition that the
-   * room's record is as it was read, and starts anew if it is not.
+   * Changes a room: reads it, lets `attempt` decide, puts in place what is staged, and commits on the condition that
+   * the room's record still stands as it was read. If it does not, it starts anew.
    */
   change<T>(roomId: string, call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
     return this.turn(roomId, call, () => this.changeUnqueued(call, attempt));
   }
 
-  /** The same without waiting for a turn: for what may take long, and would hold up the others. */
+  /** The same without waiting for a turn. It is for what may take long and would hold up the others. */
   changeUnqueued<T>(call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
     return commitOrCertain<T>(call, async (round) => {
       const { room, step } = await attempt(round);
@@ -106,7 +106,10 @@ export class RoomLog {
     });
   }
 
-  /** Puts in place, applies the head, commits. `undefined`: the room's record is no longer as it was read. */
+  /**
+   * Puts in place what is staged, applies the old head, and commits. `undefined`: the room's record is no longer as it
+   * was read.
+   */
   async commit<T>(room: LiveRoom, commit: Commit<T>, call: Call): Promise<{ value: T } | undefined> {
     const undo = (): void => {
       if (commit.undo !== undefined) this.records.cleanUp(commit.undo);
@@ -137,7 +140,7 @@ export class RoomLog {
     return { value: commit.result(next) };
   }
 
-  /** What the commit needs, side by side. `undefined`: the room, or a member, is no longer as it was read. */
+  /** Does all that the commit needs, side by side. `undefined`: the room, or a member, is no longer as it was read. */
   async #putInPlace(room: LiveRoom, { stage, changes }: Commit<unknown>, call: Call): Promise<Logged | undefined> {
     const { record } = room;
     const [[staged], [applied, isAsRead]] = await joinBoth(
@@ -160,8 +163,7 @@ export class RoomLog {
   }
 
   /**
-   * Whether the rows that the changes follow upon still stand as some replica had them, at a moment at or after
-   * `membersSeq`.
+   * Whether the rows that the changes follow upon still stand as they were read, at a moment at or after `membersSeq`.
    */
   async #areAsRead({ id, record }: LiveRoom, changes: readonly MemberUpdate[], call: Call): Promise<boolean> {
     const moments = await joinAll(
@@ -177,7 +179,7 @@ export class RoomLog {
 
   /**
    * Puts the head into the members bucket. Whoever comes second, or too late, changes nothing. Answers where the rows
-   * stand; `undefined`: not there, the room is no longer as it was read.
+   * stand. `undefined`: they do not, because the room is no longer as it was read.
    */
   async #apply({ id, record }: LiveRoom, call: Call): Promise<Map<string, Seq<"members">> | undefined> {
     const { members } = this.buckets;
@@ -205,7 +207,7 @@ export class RoomLog {
   }
 }
 
-/** What the log keeps itself in a room's record. */
+/** The fields of a room's record that the log itself keeps. */
 type Logged = Pick<RoomRecord, "head" | "membersSeq" | "keysSeq">;
 
 /**

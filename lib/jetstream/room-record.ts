@@ -7,15 +7,15 @@ import { Fields, corrupt } from "./record-fields.js";
 import type { Seq } from "./seq.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
 
-/** A membership as of room version `v`. Once a membership is over, its row stays, as `gone`. */
+/** A membership as of room version `v`. When the membership ends, its row stays, as `gone`. */
 export interface MemberRow {
   readonly id: string;
   readonly v: number;
-  /** The number of rows that version `v` has: they are put into the bucket one by one, and count as one. */
+  /** How many rows version `v` has. They are put into the bucket one by one, and count only together. */
   readonly of: number;
-  /** The number of members as of version `v`. Rows that were written before there was this field do not say it. */
+  /** How many members the room has as of version `v`. Rows that are older than this field do not say it. */
   readonly members?: number | undefined;
-  /** Of an endpoint whose membership of before has ended: the version with which this one began. */
+  /** The version with which this membership began, if the endpoint had one before that has ended. */
   readonly again?: number | undefined;
   readonly gone: boolean;
   readonly owner: boolean;
@@ -34,7 +34,7 @@ export interface UnappliedChange {
   readonly row: MemberRow;
 }
 
-/** A room, and the commit point of everything that happens in it. Its size has a bound. */
+/** A room. Every change in it commits by a write of this record. The record's size has a bound. */
 export interface RoomRecord extends WriteHistory<"rooms"> {
   /**
    * Whether whoever wrote the record knew that the room has an entry in the index of all rooms. A version of the
@@ -44,18 +44,15 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
   readonly incarnation: string;
   /** Under which id the members' rows stand. */
   readonly roster: string;
-  /** Under which id they are being copied, to be named as the roster then. */
+  /** Under which id the rows are being copied. It is to be the roster then. */
   readonly copying?: string | undefined;
-  /** How many rows there were when that began. */
+  /** How many rows there were when the copying began. */
   readonly copyingSince?: number | undefined;
-  /**
-   * How many rows there are, those of members who are gone included. Not known of a room that was made before they were
-   * counted.
-   */
+  /** How many rows there are, with those of members who are gone. Not known of a room that is older than this field. */
   readonly rows?: number | undefined;
-  /** Rows of those who were gone by this version were left behind when rows were copied, and of none who left later. */
+  /** Rows of members who were gone by this version were left behind when rows were copied. No later rows were. */
   readonly forgotten?: number | undefined;
-  /** Which write of the record made the room, by {@link WriteHistory.n}. */
+  /** Which write of the record made the room, as {@link WriteHistory.n} counts. */
   readonly made?: number | undefined;
   /** Counts the visible changes of the room and its membership. */
   readonly v: number;
@@ -63,25 +60,25 @@ export interface RoomRecord extends WriteHistory<"rooms"> {
   readonly encrypted: boolean;
   readonly owner: string;
   readonly epoch: number;
-  /** The rekey that made the current epoch: its keys, and nobody else's, are the epoch's. */
+  /** The rekey that made the current epoch. Its keys are the epoch's, and no others are. */
   readonly attempt: string;
   readonly rekeyRequired: boolean;
   readonly createdAt: number;
   readonly members: number;
   /**
-   * Rows of every change before the head are in the members bucket up to this sequence, keys of every epoch in
-   * room_keys.
+   * Up to this sequence `members` has the rows of every change before the head. `keysSeq` is the same for `room_keys`
+   * and the keys of every epoch.
    */
   readonly membersSeq: Seq<"members">;
   readonly keysSeq: Seq<"room_keys">;
   readonly head: readonly UnappliedChange[];
 }
 
-/** The room's record where there is no room: never there (`seq` 0), or deleted. */
+/** The place of a room's record. Without `record` there is no room: it never was (`seq` 0), or it was deleted. */
 export interface RoomSlot {
   readonly seq: Seq<"rooms">;
   readonly written: WriteHistory<"rooms">;
-  /** The version, and 0 where there is no room. */
+  /** The room's version. 0: there is no room. */
   readonly state: number;
   readonly record: RoomRecord | undefined;
 }
@@ -162,8 +159,8 @@ export function readRoom(entry: Entry<"rooms"> | undefined): RoomSlot {
 }
 
 /**
- * A version of the library that does not know rosters would drop the field, and with it the members. So where the
- * roster is not the first one, the record has no `incarnation`, without which that version takes it for damaged and
+ * A version of the library that does not know rosters would drop the field, and the members with it. So where the
+ * roster is not the first one, the record has no `incarnation`. That version takes such a record for damaged, and
  * leaves it alone.
  */
 export function writeRoom(record: RoomRecord): Json {
@@ -171,7 +168,7 @@ export function writeRoom(record: RoomRecord): Json {
   return record.roster === incarnation ? { gone: false, ...record } : { gone: false, life: incarnation, ...others };
 }
 
-/** What stays of a deleted room: its sequence keeps every attempt of before from being committed. */
+/** What stays of a deleted room. Its sequence keeps every earlier attempt from being committed. */
 export function writeTombstone(written: WriteHistory<"rooms">): Json {
   return { gone: true, ...written };
 }

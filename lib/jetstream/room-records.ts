@@ -1,6 +1,6 @@
 /**
- * The records of rooms in their bucket: how one is read, and how it is written on the condition that it is as it was
- * read.
+ * The records of rooms in their bucket: how one is read, and how it is written on the condition that it still stands as
+ * it was read.
  */
 import type { Call } from "../call.js";
 import type { RoomFacts } from "../rules.js";
@@ -29,12 +29,12 @@ export interface LiveRoom {
   readonly facts: RoomFacts;
 }
 
-/** Removes what nothing refers to any more, in time of its own. What it leaves is invisible, and swept up later. */
+/** Removes what nothing refers to any more, in time of its own. What it leaves is invisible, and is swept up later. */
 export type CleanUp = (call: Call) => Promise<unknown>;
 
 export class RoomRecords {
   readonly buckets: RoomBuckets;
-  /** Runs work in the background: an operation that is committed does not wait for it. */
+  /** Runs work in the background. An operation that is committed does not wait for it. */
   readonly cleanUp: (work: CleanUp, timeoutMs?: number) => void;
   /** The versions of members' rows that were seen: in their bucket, or as the head of a record. */
   readonly seenRows: Seen;
@@ -68,15 +68,17 @@ export class RoomRecords {
   }
 
   /**
-   * The rows of a head come into the bucket later, if they are not there already. From here on no read of them may be
-   * older.
+   * A head's rows come into the bucket later, if they are not there already. From here on no read of a row may be older
+   * than the head.
    */
   #noteHead(roomId: string, { record }: RoomSlot): void {
     for (const { endpoint, row } of record?.head ?? [])
       this.seenRows.note(keys.member(roomId, endpoint, record?.roster ?? ""), row.v);
   }
 
-  /** A record was read. If a version of the library wrote it that knows no index, the room is put there. */
+  /**
+   * A record was read. If it was written by a version of the library without an index, the room is put into the index.
+   */
   met(roomId: string, { record }: RoomSlot): void {
     if (record === undefined || record.indexed || this.#indexing.has(roomId)) return;
     this.#indexing.add(roomId);
@@ -91,7 +93,7 @@ export class RoomRecords {
     });
   }
 
-  /** Puts the room into the index, which is done before a record says so. */
+  /** Puts the room into the index. The record says so only afterwards. */
   async putIntoIndex(roomId: string, { indexed, incarnation }: RoomRecord, call: Call): Promise<void> {
     if (!indexed) await this.#index.add(roomId, incarnation, call);
   }
@@ -129,7 +131,8 @@ export class RoomRecords {
   }
 
   /**
-   * Ends every attempt upon the room's record as it was read: their condition no longer holds. Nothing visible changes.
+   * Ends every attempt that rests on the room's record as it was read: its condition no longer holds. Nothing visible
+   * changes.
    */
   async fence(roomId: string, slot: RoomSlot, call: Call): Promise<boolean> {
     const { record } = slot;
