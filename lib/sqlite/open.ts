@@ -40,9 +40,10 @@ import { users } from "./users.js";
 export interface SqliteOptions extends CommonOptions {
   /**
    * Told of each checkpoint: the file was written anew, or could not be, as on a full disk. `bytes` is the size of the
-   * file; of a checkpoint that failed, of the log that stays beside it. Nothing is lost by a failure: the log has
-   * everything, and grows. It is tried again after a second, and after each further failure twice as long as before, up
-   * to five minutes, and on close. What the function throws is ignored.
+   * file. If the checkpoint failed, it is the size of the log that stays beside the file.
+   *
+   * Nothing is lost by a failure: the log has everything, and grows. The checkpoint is tried again after a second, then
+   * after twice as long each time, up to five minutes, and on close. What the function throws is ignored.
    *
    * @example
    * await openSqlite("membership.db", { onCheckpoint: ({ ok, error }) => { if (!ok) log.warn(error); } });
@@ -63,17 +64,17 @@ export function sqliteInput(found: Readonly<Record<string, unknown>>, path: stri
   };
 }
 
-/** Opening reads everything there is, and closing may write it. */
+/** Opening reads everything there is, and closing may write all of it. */
 const OPENING = 10;
-/** What is added to that for each millisecond: a slow disk reads and writes more, and so does a slow machine. */
+/** So many bytes get a millisecond more. Even a slow disk, and a slow machine, reads and writes more than that. */
 const BYTES_PER_MS = 4096;
 const MAX_LINKS = 40;
 
 /**
- * Opens a store in a SQLite file, and creates it if there is none. `":memory:"` keeps nothing.
+ * Opens a store in a SQLite file, and creates the file if there is none. `":memory:"` keeps nothing.
  *
  * One store owns a file at a time: a second opening, in this process or another, is `LOCKED`. A file that is not of
- * this library is `INCOMPATIBLE` and a damaged one `CORRUPT`; both are left byte for byte as they were.
+ * this library is `INCOMPATIBLE`, and a damaged one is `CORRUPT`. Both are left byte for byte as they were.
  *
  * @example
  * const store = await openSqlite("membership.db");
@@ -93,7 +94,7 @@ export async function openFile(file: string, input: SqliteInput): Promise<Store>
   return opening.run(async (call) => {
     try {
       const driver = await onDisk(await realPath(file), input, call);
-      // Nobody waits for it any more: a store that is open without an owner would lock the file.
+      // Nobody waits for the store any more. Left open, it would lock the file.
       if (call.ended) await driver.close();
       return new MembershipStore(driver, opTimeoutMs);
     } catch (error) {
@@ -125,7 +126,7 @@ function reasonOf(error: unknown): string {
   return error instanceof Error ? error.message : "unknown";
 }
 
-/** One name for each file, whatever links lead to it, also to one that is not there yet. */
+/** One name for each file, whatever links lead to it, even if the file is not there yet. */
 async function realPath(path: string): Promise<string> {
   let file = resolve(path);
   for (let links = 0; links < MAX_LINKS; links++) {
@@ -216,7 +217,7 @@ async function onDisk(
       checkpoints.consider();
     },
     broken: () => {
-      // A write that failed may have met a file that is gone.
+      // A write may have failed because the file is gone.
       lease.doubt();
       checkpoints.stop();
     },
@@ -249,8 +250,8 @@ async function begin(
 }
 
 /**
- * A disk that hangs must not hang the caller: after the time closing goes on alone, and the lock is kept until the disk
- * has answered, because what is under way may still reach the file.
+ * A disk that hangs must not hang the caller. After its time, closing goes on without the caller. The lock is kept
+ * until the disk has answered, because what is under way may still reach the file.
  */
 async function closeWithin(timeoutMs: number, path: string, close: () => Promise<void>): Promise<void> {
   const closing = new Call({ timeoutMs: undefined, signal: undefined }, timeoutMs, "read");
@@ -278,11 +279,12 @@ async function closeAll(
   let gone = false;
   try {
     await database.journal.idle();
-    // What it finds it keeps; nothing is put in place of what another holds.
+    // If another process holds the file, nothing may be put in its place. The lease keeps what it finds, for the end of
+    // this.
     await lease.renew().catch(() => checkpoints.stop());
     if (database.acknowledged > 0 && !(await checkpoints.isThere())) {
       checkpoints.stop();
-      // Where there is another image, another holder has taken it over.
+      // Where there is another image, another process has taken the file over.
       gone = lease.failure === undefined || (await statIfThere(path)) === undefined;
     }
     await checkpoints.close();

@@ -1,14 +1,14 @@
 /**
- * Many small records in few large pieces of memory. A record costs what it holds, and collecting garbage costs nothing.
- * A record never moves; a piece goes when the last record in it is gone.
+ * Many small records in few large pieces of memory. A record costs what it holds, and the garbage collector has nothing
+ * to do. A record never moves. A piece is let go when the last record in it is gone.
  */
 import { Buffer } from "node:buffer";
 import type { Bytes } from "./packed-format.js";
 
-/** An address counts in units of this, so that 32 bits of it lead further than an image is long. */
+/** An address counts in units of 8 bytes. So its 32 bits reach further than an image is long. */
 const UNIT_SHIFT = 3;
 const UNIT = 1 << UNIT_SHIFT;
-/** A piece has so many units. */
+/** A piece has 2^15 units. */
 const PIECE_SHIFT = 15;
 const PIECE_BYTES = UNIT << PIECE_SHIFT;
 
@@ -21,10 +21,10 @@ export type Address = number;
 
 export class RecordArena {
   readonly #pieces: (Piece | undefined)[] = [];
-  /** Of the last piece. */
+  /** How many bytes of the last piece are used. */
   #used = PIECE_BYTES;
 
-  /** The copy of a record of at most a piece's length. */
+  /** Copies a record of at most a piece's length, and answers where the copy is. */
   add(record: Bytes, length: number): Address {
     let piece = this.#pieces.at(-1);
     if (piece === undefined || this.#used + length > PIECE_BYTES) {
@@ -41,12 +41,12 @@ export class RecordArena {
     return address;
   }
 
-  /** The piece that the record is in. `undefined`: all records of it are gone. */
+  /** The piece that the record is in. `undefined`: all records of that piece are gone. */
   piece(address: Address): Bytes | undefined {
     return this.#pieces[address >>> PIECE_SHIFT];
   }
 
-  /** Where in it. */
+  /** Where the record is in its piece. */
   offset(address: Address): number {
     return (address & ((1 << PIECE_SHIFT) - 1)) << UNIT_SHIFT;
   }

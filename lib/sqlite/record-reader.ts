@@ -1,6 +1,6 @@
 /**
- * Everything that the tables hold as of one moment, while writes go on. What changes is read before it changes, and
- * what nobody has taken yet waits in a {@link Spool}: the reading itself waits for nobody.
+ * Everything that the tables hold as of one moment, while writes go on. What is about to change is read before it does.
+ * What nobody has taken yet waits in a {@link Spool}, so that the reading waits for nobody.
  */
 import type { Call } from "../call.js";
 import type { RecordCounts, RecordReader, StoredRecord } from "../driver.js";
@@ -15,13 +15,13 @@ import type { UserRow } from "./rows.js";
 import type { Tables } from "./tables.js";
 import { TimeSlice } from "./time-slice.js";
 
-/** Records that are put into the spool together, and their bytes. */
+/** How many records are put into the spool together, and how many bytes. */
 const FRAME = 500;
 const FRAME_BYTES = 256 * 1024;
-/** What a record takes in memory, beside its bytes. */
+/** What a record takes in memory beyond its bytes. */
 const RECORD_BYTES = 400;
 const PAGE = 256;
-/** A room of more members is read in slices, of a copy. */
+/** A room of more members is copied, and read from the copy in slices. */
 const FEW_MEMBERS = 64;
 
 export class SnapshotReader implements RecordReader {
@@ -37,7 +37,7 @@ export class SnapshotReader implements RecordReader {
   readonly #lastRoom: number;
   #user = 0;
   #room = 0;
-  /** By ordinal: what has changed since, and was not read yet, as it was. */
+  /** By ordinal: users that have changed since and were not read yet, as they were. */
   readonly #users = new Map<number, UserRow>();
   readonly #rooms = new Map<number, RoomEntry>();
   #frame: StoredRecord[] = [];
@@ -70,7 +70,7 @@ export class SnapshotReader implements RecordReader {
       });
   }
 
-  /** What is about to change, and is part of the snapshot, is kept as it is. */
+  /** Keeps what is about to change as it is, if it is part of the snapshot. */
   before(change: Change): void {
     switch (change.kind) {
       case "user": {
@@ -93,7 +93,7 @@ export class SnapshotReader implements RecordReader {
         this.#keepRoom(change.roomId);
         return;
       case "import":
-        // The snapshot was empty, or what a dead import left: nobody misses it.
+        // The snapshot was empty, or it was what a dead import left. Nobody misses it.
         if (change.clears) this.#failure = this.#cleared(change.since ?? 0);
     }
   }
@@ -125,7 +125,7 @@ export class SnapshotReader implements RecordReader {
 
   async #read(): Promise<void> {
     const pace = new TimeSlice();
-    // First whoever began this gets the answer.
+    // Whoever began this gets the answer first.
     await pace.rest();
     await this.#readUsers(pace);
     await this.#readRooms(pace);
@@ -157,7 +157,7 @@ export class SnapshotReader implements RecordReader {
       await this.#readRoom(kept ?? entry, kept === undefined, pace);
     }
     this.#room = this.#lastRoom;
-    // Those that were deleted meanwhile.
+    // Rooms that were deleted meanwhile come last.
     for (const entry of this.#rooms.values()) await this.#readRoom(entry, false, pace);
     this.#rooms.clear();
   }

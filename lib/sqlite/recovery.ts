@@ -1,6 +1,6 @@
 /**
- * Opening: finds out what the files are, refuses what is foreign or damaged without touching it, and brings the state
- * up to the last transaction that the log holds.
+ * How a file is opened. It is found out what the files are. What is foreign or damaged is refused, and left untouched.
+ * Then the log is applied, up to the last transaction that it holds.
  */
 import { randomBytes } from "node:crypto";
 import { basename } from "node:path";
@@ -45,7 +45,7 @@ interface FoundLog {
   readonly header: Header;
 }
 
-/** What the file says of itself. An image of version 1 has no superblock: it says nothing of its log. */
+/** What the image says of itself. An image of version 1 has no superblock, so it says nothing of its log. */
 interface FoundImage {
   readonly meta: Meta;
   readonly content: ImageDigest;
@@ -68,7 +68,7 @@ function incompatible(file: string, what: string): StoreError {
 export interface Recovery {
   readonly sqlJs: SqlJs;
   readonly path: string;
-  /** Has the store go on in new files, as another process may still have the old ones open. */
+  /** Whether the store is to go on in new files, because another process may still have the old ones open. */
   readonly anew: boolean;
   readonly maker: ImageMaker;
   readonly pace: TimeSlice;
@@ -108,10 +108,10 @@ export async function recover(recovery: Recovery): Promise<Recovered> {
   }
 }
 
-/** As much of an image as says what kind of file it is. */
+/** So many bytes of a file say what kind of file it is. */
 const FIRST_BYTES = 100;
 
-/** All that are there, or none. */
+/** Opens all that are there, or none. */
 async function openAll(paths: readonly string[]): Promise<(OpenFile | undefined)[]> {
   const opened = await Promise.allSettled(paths.map((path) => OpenFile.openIfThere(path)));
   const failed = opened.find((each) => each.status === "rejected");
@@ -138,7 +138,7 @@ function damageOf(path: string, error: unknown): unknown {
   return corrupt(path, error.offset, error.message, error);
 }
 
-/** A new database: the image comes first, because a log without one is taken for a loss. */
+/** Makes a new database. The image comes first, because a log without an image is taken for a loss. */
 async function create(path: string, maker: ImageMaker): Promise<Recovered> {
   const database = randomBytes(16).toString("hex");
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
@@ -163,11 +163,11 @@ async function create(path: string, maker: ImageMaker): Promise<Recovered> {
 /** What a store goes on with: its newest segment, and what keeps the image's superblock. */
 type Files = Pick<Recovered, "segment" | "watermark">;
 
-/** An image that holds everything, and an empty log for it. */
+/** Puts an image that holds everything in its place, with an empty log for it. */
 async function publish(path: string, image: SealedImage, database: string, generation: number): Promise<Files> {
   await renameImage(path);
   await syncFolderOf(path);
-  // The logs before the image are of no use, but only now that it has its name for good.
+  // Only now that the image has its name for good, the logs before it are of no use.
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
   return withWatermark(path, image, () =>
     Segment.create(path, { database, generation, seal: image.superblock.content }),
@@ -197,12 +197,12 @@ async function load(
   const live = liveLogs(path, meta, logs, content, found?.superblock);
   const replayed = await replay(recovery, tables, live, meta);
   if (found !== undefined) checkReached(path, found.superblock, live, replayed);
-  // From here on files are changed: nothing was refused.
+  // Nothing was refused. From here on files are changed.
   await removeIfThere(temporaryImagePath(path));
   await Promise.all([0, 1].map((parity) => removeIfThere(`${segmentPath(path, parity)}-new`)));
 
   const result = { tables, sequence: replayed.sequence, database };
-  // An image that holds every log before any is deleted.
+  // A new image holds every log, before any log is deleted.
   const generation = (live.at(-1)?.header.generation ?? meta.generation) + 1;
   const makeNext = (): Promise<SealedImage> => {
     const made = maker.make({
@@ -221,7 +221,7 @@ async function load(
     imageBytes: next.superblock.content.length,
     unfinished: undefined,
   });
-  // An image of version 1: one of this version takes its place.
+  // An image of this version takes the place of one of version 1.
   if (found === undefined) return goOnIn(await makeNext());
   if (anew) {
     const next = await makeNext().catch(unlessFull);
@@ -243,15 +243,15 @@ async function load(
       return Segment.absent(path, header);
     });
   });
-  // A checkpoint was under way: it is begun anew when the store is open, so that opening needs neither its time nor its
-  // room.
+  // A checkpoint was under way. It is begun anew once the store is open, so that opening needs neither its time nor its
+  // room on the disk.
   const unfinished = checkpointed && first !== undefined ? oldLog(first, replayed) : undefined;
   return { ...result, ...files, imageBytes: content.length, unfinished, full };
 }
 
 /**
- * Where there is no room for another image, the old files have to do: only a write that hung all the while could still
- * come to them.
+ * Where there is no room for another image, the store goes on in the old files. Only a write of the process before that
+ * hung all the while could still come to them.
  */
 function unlessFull(error: unknown): undefined {
   if (!isFull(error) && !(error instanceof Error && isFull(error.cause))) throw error;
@@ -283,7 +283,8 @@ async function readImage(
       found = { at, superblock: decodeSuperblock(await file.read(at, Math.min(file.length, at + SUPERBLOCK_BYTES))) };
       if (!isSame(found.superblock.content, content)) throw new Error("its checksum is not that of its content");
     } else if (!logs.some(({ header }) => header.seal !== undefined && isSame(header.seal, content))) {
-      // Nothing else tells whether it is whole. The checksum in a log would be as good, and a hundred times faster.
+      // Nothing else tells whether the image is whole. A checksum in a log would be as good, and is a hundred times
+      // faster.
       image.check();
     }
     const meta = image.meta();
@@ -299,7 +300,7 @@ async function readImage(
   }
 }
 
-/** The segments that lead from the image to now: none, its own, or its own and the next. */
+/** The segments that lead from the image to the last state: none, the image's own, or its own and the next. */
 function liveLogs(
   path: string,
   meta: Meta,
@@ -329,7 +330,7 @@ function withoutLog(path: string, log: string): StoreError {
   return new StoreError("CORRUPT", `${path}: ${what}. It was left as it is`, { details: { file: path, missing: log } });
 }
 
-/** A log that has lost its end looks like one that was never longer. What was acknowledged tells them apart. */
+/** A log that has lost its end looks like one that was never longer. The watermark tells them apart. */
 function checkReached(
   path: string,
   { acknowledged }: Superblock,
@@ -346,12 +347,12 @@ interface Replayed {
   readonly sequence: number;
   /** The last transaction of the first log. */
   readonly firstSequence: number;
-  /** Where the records of the first log, and of the last one, end. */
+  /** Where the records of the first log end. `lastEnd` is the same of the last log. */
   readonly firstEnd: number;
   readonly lastEnd: number;
 }
 
-/** Applies the logs. Only the newest that holds anything may have been torn by a crash. */
+/** Applies the logs. A crash may have torn only the newest log that holds anything. */
 async function replay(
   { pace, progress }: Recovery,
   tables: Tables,
