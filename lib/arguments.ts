@@ -1,6 +1,6 @@
 /**
- * Argument checks, once for every backend: what passes here is copied and normalized, what does not is
- * `INVALID_ARGUMENT` with the argument's path, before a backend has seen any of it.
+ * Argument checks, once for every backend. What passes is copied and normalized. What does not is `INVALID_ARGUMENT`
+ * with the argument's path, before a backend has seen any of it.
  */
 import { Buffer } from "node:buffer";
 import { types } from "node:util";
@@ -32,7 +32,7 @@ const DEFAULT_PAGE_LIMIT = 100;
 const MAX_PAGE_LIMIT = 1000;
 const MAX_REVISION_CHARS = 256;
 const MAX_CURSOR_CHARS = 2048;
-/** What all typed arrays inherit from: it has the getter of their true length. */
+/** What all typed arrays inherit from. It has the getter of their true length. */
 const TYPED_ARRAY = Object.getPrototypeOf(Uint8Array.prototype) as object;
 
 export function invalid(argument: string, expected: string): StoreError {
@@ -40,12 +40,12 @@ export function invalid(argument: string, expected: string): StoreError {
 }
 
 /**
- * A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. Whatever
- * the caller's object throws, as a getter or a proxy may, it is malformed.
+ * A plain record of named fields. Unknown names are refused: a misspelt option must not be a silent default. An object
+ * that throws, as a getter or a proxy may, is malformed.
  */
 export function fields(value: unknown, path: string, names: readonly string[]): Readonly<Record<string, unknown>> {
   checkNames(value, path, names);
-  // What is not there is not put in either: nearly every field is left out, and this is a good part of what a check
+  // Only fields that are there are put in. Nearly every field is left out, and this is a good part of what a check
   // costs.
   const found = Object.create(NOTHING) as Record<string, unknown>;
   for (const name of names) {
@@ -60,11 +60,12 @@ function checkNames(value: unknown, path: string, names: readonly string[]): ass
   if (unknown !== undefined) throw invalid(`${path}.${unknown}`, `one of ${names.join(", ")}`);
 }
 
-/** What a record of fields inherits: not what somebody put on `Object.prototype`. */
+/** What a record of fields inherits from, so that nothing counts that somebody put on `Object.prototype`. */
 const NOTHING = Object.freeze(Object.create(null) as object);
 
 /**
- * An own name that is not among `names`. Inherited ones are seen too: to list the own ones costs three times as much.
+ * A name that is not among `names`. Own names alone are meant, but all are looked at: to list the own ones costs three
+ * times as much.
  */
 function unknownName(value: unknown, path: string, names: readonly string[]): string | undefined {
   try {
@@ -73,7 +74,7 @@ function unknownName(value: unknown, path: string, names: readonly string[]): st
       return undefined;
     }
   } catch {
-    // A proxy that was revoked, or whose traps throw.
+    // It is a proxy that was revoked, or whose traps throw.
   }
   throw invalid(path, "an object");
 }
@@ -101,8 +102,8 @@ function hasControl(text: string): boolean {
 }
 
 /**
- * Whether all of it is printable ASCII, as nearly every id and name is: then its length is that in bytes, and nothing
- * is left to check.
+ * Whether all of the text is printable ASCII, as nearly every id and name is. Then its length is that in bytes, and
+ * nothing is left to check.
  */
 function isPlain(text: string): boolean {
   for (let i = 0; i < text.length; i++) {
@@ -114,7 +115,7 @@ function isPlain(text: string): boolean {
 
 function text(value: unknown, path: string, min: number, max: number): string {
   if (typeof value !== "string") throw invalid(path, "a string");
-  // The cheap bound comes first: a huge string is refused without being measured.
+  // The cheap bound comes first, so that a huge string is refused without being measured.
   if (value.length > max) throw tooLong(path, max);
   if (value.length < min) throw invalid(path, "a string that is not empty");
   if (isPlain(value)) return value;
@@ -164,7 +165,10 @@ export function signKey(value: unknown, path: string): string {
   return trimmed.toLowerCase();
 }
 
-/** A `Uint8Array` of any realm. The engine is asked for its length: the object's own properties may say anything. */
+/**
+ * A copy of a `Uint8Array` of any realm. The engine is asked for its length: the object's own properties may say
+ * anything.
+ */
 function bytes(value: unknown, path: string, max: number): Uint8Array {
   if (!types.isUint8Array(value)) throw invalid(path, "a Uint8Array");
   const length: unknown = Reflect.get(TYPED_ARRAY, "length", value);
@@ -286,7 +290,7 @@ export function maxStaleness(value: unknown, path: string): number | undefined {
 export function checkOptions(options: CheckOptions | undefined): CheckBounds {
   if (options === undefined) return UNBOUNDED_CHECK;
   const found = fields(options, "options", CHECK_OPTIONS);
-  // Not spread: to copy the two costs as much as the rest of a check from memory.
+  // They are not spread: to copy the two costs as much as the rest of a check from memory.
   const { timeoutMs, signal } = bounds(found, "options");
   return { timeoutMs, signal, maxStalenessMs: maxStaleness(found["maxStalenessMs"], "options.maxStalenessMs") };
 }
@@ -318,7 +322,7 @@ export function watchOptions(options: WatchOptions | undefined): WatchInput {
   };
 }
 
-/** Of what only some records have, it is those that are meant. */
+/** Which kinds are meant where none are given. `roomId` and `key` name the kinds that have them. */
 function kindsOf(roomId: unknown, key: unknown): WatchInput["kinds"] {
   if (roomId === undefined && key === undefined) return new Set(KINDS);
   return new Set(KINDS.filter((kind) => (kind === "users" ? key : roomId) !== undefined));
@@ -330,7 +334,7 @@ function kindList(kinds: unknown): WatchInput["kinds"] {
   return new Set(list.map((kind, i) => oneOf(kind, `options.kinds[${String(i)}]`, KINDS)));
 }
 
-/** A copy. `undefined`: it is no array, or throws when it is read. */
+/** A copy of an array. `undefined`: it is no array, or it throws when it is read. */
 function listOf(value: unknown): unknown[] | undefined {
   try {
     return Array.isArray(value) ? [...(value as unknown[])] : undefined;
@@ -361,14 +365,14 @@ export function rekeyOptions(options: RekeyOptions & CallOptions): RekeyArgument
   const ifRevision = found["ifRevision"];
   return {
     ...bounds(found, "options"),
-    // 0: the first key of a room that was made without one.
+    // 0 is the epoch of a room that has no key yet.
     expectedEpoch: integer(found["expectedEpoch"], "options.expectedEpoch", 0, MAX_EPOCH),
     ifRevision: ifRevision === undefined ? undefined : revision(ifRevision, "options.ifRevision"),
   };
 }
 
 /**
- * The entries of a Map of any realm, such as a test runner's vm: the engine itself refuses whatever only looks like
+ * The entries of a Map of any realm, such as a test runner's vm. The engine itself refuses whatever only looks like
  * one.
  */
 function entriesOf(value: unknown): IterableIterator<[unknown, unknown]> {
@@ -461,7 +465,7 @@ const USER_FIELDS = ["key", "role", "name", "expiresAt"] as const;
 const ROLES = ["admin", "member"] as const;
 
 export function newUser(user: NewUser): UserInput {
-  // Not a record of fields: to make one is a good part of what it costs to add a user.
+  // This makes no record of fields: one would be a good part of what it costs to add a user.
   const from: unknown = user;
   checkNames(from, "user", USER_FIELDS);
   const key = field(from, "key", "user");
@@ -489,7 +493,7 @@ export function firstAdmin(user: { key: string; name?: string }): UserInput {
 export interface UserChangeInput {
   readonly role: "admin" | "member" | undefined;
   readonly name: string | undefined;
-  /** `undefined` leaves it, `null` takes it away. */
+  /** `undefined` leaves the time as it is, `null` takes it away. */
   readonly expiresAt: Date | null | undefined;
 }
 
@@ -523,7 +527,8 @@ export function pageRequest(page: PageRequest | undefined): PageInput {
 const CURSOR = "c";
 
 /**
- * A cursor of ours: a number that only the backend understands, of places of a kind. One of the other kind begins anew.
+ * A cursor of this library: a letter for its kind, and the number of a place that only the backend understands. A
+ * cursor of kind `c` begins the walk anew where another kind is wanted.
  */
 export function cursor(after: string | undefined, kind = CURSOR): number {
   if (after === undefined) return 0;

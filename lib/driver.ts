@@ -4,16 +4,17 @@
  *
  * What holds for every method:
  *
- * - It refuses with what `rules.ts` throws: `NOT_FOUND`, `ALREADY_EXISTS`, `CONFLICT`. A refusal rests on
- *   a read as fresh as a check's, and then nothing was written.
+ * - It refuses with what `rules.ts` throws: `NOT_FOUND`, `ALREADY_EXISTS`, `CONFLICT`. A refusal rests on a read as
+ *   fresh as a check's, because a stale read would say `NOT_FOUND` of what the caller was just told. Of what is refused
+ *   nothing is written.
  * - A write is seen whole or not at all, by every reader and after every crash, and is durable before it is answered.
- * - It sets `call.outcome` to `"unknown"` before the first step that may commit, and calls `call.throwIfEnded()`
- *   before each step, so that work that nobody waits for any more ends.
+ * - It sets `call.outcome` to `"unknown"` before the first step that may commit. It calls `call.throwIfEnded()` before
+ *   each step, so that work ends when nobody waits for it any more.
  * - A write may answer a promise, or an `Ending`, which tells its call how it ended. A promise is as good, and costs
  *   a fast backend more.
- * - What else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
- * - Records are fresh copies in depth, their dates and bytes too, and leave out what is not there. The bytes and dates
- *   that it is given are its own.
+ * - Whatever else goes wrong rejects with `UNAVAILABLE`, or with any error: the store makes `UNAVAILABLE` of it.
+ * - It answers records that are fresh copies in depth, dates and bytes too. They leave out what is not there. The bytes
+ *   and dates that it is given are its own.
  *
  * A number in parentheses is that of a promise in docs/adding-a-backend.md.
  */
@@ -47,35 +48,36 @@ export interface Driver {
   /** What changes from now on, whoever changes it. */
   readonly changes: ChangesDriver;
   /**
-   * Called once, when no call runs any more. Makes durable what was acknowledged, lets go of every resource, also where
-   * the backend is dead, and bounds its own time: nobody else does. Rejects with `UNAVAILABLE` if something was lost.
+   * Called once, when no call runs any more. Makes durable what was acknowledged, and lets go of every resource, also
+   * where the backend is dead. It bounds its own time, because nobody else does. Rejects with `UNAVAILABLE` if
+   * something was lost.
    */
   close(): Promise<void>;
 }
 
 /**
- * What was taken away, and acknowledged to anyone on any node, before the call is not seen (12). Whatever keeps a
+ * What was taken away before the call, and acknowledged to anyone on any node, is not seen (12). Whatever keeps a
  * driver from being sure of that is an error, never an answer (11).
  */
 export type CheckReads = SyncCheckReads | AsyncCheckReads;
 
-/** Of a backend that has everything in memory: a check costs no timer, and makes no record that nobody looks at. */
+/** For a backend that has everything in memory. A check costs no timer, and makes no record that nobody looks at. */
 export interface SyncCheckReads {
   readonly synchronous: true;
-  /** The user, in the state that a check may act on, or `undefined` for nobody. A fresh record. */
+  /** The user, in the state that a check may act on, as a fresh record. `undefined`: there is no such user. */
   user(key: string): User | undefined;
-  /** What the rules need to know of the same user. Any value may be asked for, unchecked: what is no key is nobody. */
+  /** What the rules need to know of the same user. `key` is not checked: what is no key names nobody. */
   facts(key: string): UserFacts | undefined;
-  /** Whether the endpoint has joined the room. Any values may be asked for, unchecked: what is no id names nobody. */
+  /** Whether the endpoint has joined the room. The ids are not checked: what is no id names nobody. */
   joined(roomId: string, endpoint: string): boolean;
   /**
-   * Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). Costs the same
+   * Whether an active admin exists whose time has not run out at `now` (milliseconds since 1970). It costs the same
    * however many users there are.
    */
   admin(now: number): boolean;
   /**
-   * Whether this memory is surely the newest state at `now`: nobody else may have changed it. `true` is believed, so it
-   * is never a guess.
+   * Whether this memory is surely the newest state at `now`, so that nobody else can have changed it. `true` is
+   * believed. So it is never a guess.
    */
   isCurrent(now: number): boolean;
   /**
@@ -84,28 +86,30 @@ export interface SyncCheckReads {
   renew(): Promise<void>;
 }
 
-/** Of a backend that has to ask others. */
+/** For a backend that has to ask others. */
 export interface AsyncCheckReads {
   readonly synchronous: false;
-  /** The user as it stood at some instant after the call began, or `undefined` for nobody. A fresh record. */
+  /**
+   * The user as it stood at some instant after the call began, as a fresh record. `undefined`: there is no such user.
+   */
   user(key: string, call: Call): Promise<User | undefined>;
-  /** What the rules need to know of the same user, as fresh, which can be had for less than the record. */
+  /** What the rules need to know of the same user, as fresh. It can cost less than the record. */
   facts(key: string, call: Call): Promise<UserFacts | undefined>;
   /**
    * Whether the endpoint had joined the room at some instant after the call began. No such room or member is `false`.
    */
   joined(roomId: string, endpoint: string, call: Call): Promise<boolean>;
   /**
-   * Whether an active admin exists, as fresh. `now` is asked when the answer is there: waiting takes time. Costs the
-   * same however many users there are.
+   * Whether an active admin exists, as fresh. `now` is asked once the answer is there, because waiting takes time. It
+   * costs the same however many users there are.
    */
   admin(now: () => number, call: Call): Promise<boolean>;
-  /** What a check takes that does not say (17), in milliseconds. 0: every check is proved on its own. */
+  /** The `maxStalenessMs` of a check that does not say (17). 0: every check is proved after it began. */
   readonly maxStalenessMs: number;
   /**
-   * The user without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs`
+   * The same without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs`
    * ago, by either clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell.
-   * Rejects as the others do, by throwing.
+   * It throws where `facts` would reject.
    */
   recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined;
   /** The same of whether an active admin exists at `now`. */
@@ -126,7 +130,7 @@ export interface RoomsDriver {
    */
   get(id: string, call: Call): Promise<Room>;
   /**
-   * Changes the name and the owner; if neither differs, the revision stays. Checks one state: the room, then
+   * Changes the name and the owner. If neither differs, the revision stays. Checks, of one state, the room, then
    * `ifRevision`, then that a new owner is a joined member. The roles of both members change in the same step.
    * `NOT_FOUND` for the room or the new owner, `CONFLICT` for the revision or an owner who is only invited.
    */
@@ -137,8 +141,8 @@ export interface RoomsDriver {
    */
   delete(id: string, call: Call): Eventually<void>;
   /**
-   * A page: a room that is there throughout a walk is on one of them, whatever others write. A cursor that is none is
-   * `INVALID_ARGUMENT` of `page.after`.
+   * A page of rooms. A room that is there throughout a walk is on one of its pages, whatever others write. An `after`
+   * that is no cursor is `INVALID_ARGUMENT` of `page.after`.
    */
   list(page: PageInput, call: Call): Promise<Page<Room>>;
   /**
@@ -151,7 +155,7 @@ export interface RoomsDriver {
 export interface MembersDriver {
   /**
    * Adds the member, its index entry and its key together, and gives the room a new revision. Allowed while
-   * `rekeyRequired`. `NOT_FOUND` for the room, `ALREADY_EXISTS` for a member, who stays as it was (3), `CONFLICT` for a
+   * `rekeyRequired`. `NOT_FOUND` for the room. `ALREADY_EXISTS` for a member, who stays as it was (3). `CONFLICT` for a
    * key of another epoch than the room's: then nothing is added.
    */
   add(roomId: string, member: MemberInput, call: Call): Eventually<Member>;
@@ -164,7 +168,7 @@ export interface MembersDriver {
   join(roomId: string, endpoint: string, call: Call): Eventually<Member>;
   /**
    * Removes the membership, its index entry and all its keys, and sets `rekeyRequired` of an encrypted room, in one
-   * step (7). No later check sees the member (12). `NOT_FOUND` for the room or the member, `CONFLICT` for the owner,
+   * step (7). No later check sees the member (12). `NOT_FOUND` for the room or the member. `CONFLICT` for the owner,
    * also while ownership moves.
    */
   remove(roomId: string, endpoint: string, call: Call): Eventually<void>;
@@ -181,22 +185,22 @@ export interface MembersDriver {
 
 export interface RoomKeysDriver {
   /**
-   * Adds a key that a member lacks, for any epoch up to the room's. A removal at the same time takes it along or
-   * refuses it (7). In the order of `checkPut`: `CONFLICT` for an unencrypted room, `NOT_FOUND` for the member,
-   * `CONFLICT` for an epoch to come; then `ALREADY_EXISTS`.
+   * Adds a key that a member lacks, for any epoch up to the room's. If the member is removed at the same time, the key
+   * goes too, or is refused (7). Refuses in the order of `checkPut`: `CONFLICT` for an unencrypted room, `NOT_FOUND`
+   * for the member, `CONFLICT` for an epoch to come. Then `ALREADY_EXISTS`.
    */
   put(roomId: string, endpoint: string, epoch: number, sealed: Uint8Array, call: Call): Eventually<RoomKey>;
   /**
-   * The key of that epoch; without one the highest that the member holds, which may be lower than the room's.
-   * `NOT_FOUND` for the room, the member or the key. Never a key of a rekey that lost (6).
+   * The member's key of that epoch. Without an epoch it is the highest that the member holds, which may be lower than
+   * the room's. `NOT_FOUND` for the room, the member or the key. Never a key of a rekey that lost (6).
    */
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey>;
   /** All keys of the member, epochs ascending. None is an empty list. `NOT_FOUND` for the room or the member. */
   list(roomId: string, endpoint: string, call: Call): Promise<RoomKey[]>;
   /**
-   * Begins the next epoch with one key for each member and clears `rekeyRequired`, all or nothing. Of several at once
-   * one wins, and the others get `CONFLICT` (6). Checks the room, `expectedEpoch`, `ifRevision`, then that the map
-   * names exactly the members. Who is removed before it commits has no key of the new epoch.
+   * Begins the next epoch with one key for each member and clears `rekeyRequired`, all or nothing. Of several rekeys at
+   * once one wins, and the others get `CONFLICT` (6). Checks the room, `expectedEpoch`, `ifRevision`, then that the map
+   * names exactly the members. Who is removed before the commit has no key of the new epoch.
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyArguments, call: Call): Eventually<Room>;
 }
@@ -205,15 +209,15 @@ export interface UsersDriver {
   /** `ALREADY_EXISTS` for a user of any status, who stays as it was (3). The key is folded already. */
   add(user: UserInput, call: Call): Eventually<User>;
   /**
-   * Adds an admin, once for all time, however many try at once. `CONFLICT` if any user is, or was, an admin; then
+   * Adds an admin, once for all time, however many try at once. `CONFLICT` if any user is, or was, an admin. Then
    * `ALREADY_EXISTS`.
    */
   addFirstAdmin(user: UserInput, call: Call): Eventually<User>;
   /** `NOT_FOUND` if there is no user. As fresh as `rooms.get`. */
   get(key: string, call: Call): Promise<User>;
   /**
-   * Changes what is given; if nothing differs, the revision stays. `NOT_FOUND`, then `CONFLICT` for the revision, then
-   * `CONFLICT` for demoting the last active admin, also by two at once (14). What it takes away, no later check sees
+   * Changes what is given. If nothing differs, the revision stays. `NOT_FOUND`, then `CONFLICT` for the revision, then
+   * `CONFLICT` for demoting the last active admin, also by two at once (14). No later check sees what it takes away
    * (12).
    */
   update(key: string, change: UserChangeInput, ifRevision: string | undefined, call: Call): Eventually<User>;
@@ -225,15 +229,15 @@ export interface UsersDriver {
   /** Makes the user active again, without `revokedAt`. If the user is active already, nothing changes. `NOT_FOUND`. */
   reinstate(key: string, call: Call): Eventually<User>;
   /**
-   * A page of users of any status: one that is there throughout a walk is on one of them. A cursor that is none is
-   * `INVALID_ARGUMENT` of `page.after`.
+   * A page of users of any status. A user that is there throughout a walk is on one of its pages. An `after` that is no
+   * cursor is `INVALID_ARGUMENT` of `page.after`.
    */
   list(page: PageInput, call: Call): Promise<Page<User>>;
 }
 
 /**
- * Whole records, with what callers cannot write. Times are milliseconds since 1970, and bytes are not to be changed by
- * whoever reads them. Revisions are not among the fields: a record that is written elsewhere gets one of its own there.
+ * Whole records, with the fields that callers cannot write. Times are milliseconds since 1970. Whoever reads bytes must
+ * not change them. Revisions are not among the fields: a record that is written elsewhere gets one of its own there.
  */
 export type StoredRecord =
   | { readonly kind: "user"; readonly row: StoredUser }
@@ -247,10 +251,10 @@ export interface StoredUser {
   readonly status: "active" | "revoked";
   readonly name: string;
   readonly createdAt: number;
-  /** Of one who is revoked. */
+  /** When the user was revoked, if the user is. */
   readonly revokedAt?: number | undefined;
   readonly expiresAt?: number | undefined;
-  /** How often something was taken away, where the backend counts it. */
+  /** How often something was taken away from the user, where the backend counts it. */
   readonly grant?: number | undefined;
 }
 
@@ -292,56 +296,57 @@ export interface RecordCounts {
 
 export interface RecordsDriver {
   /**
-   * Begins to read everything there is, as of this call or later: what was taken away and acknowledged before it is not
-   * read. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
+   * Begins to read everything there is, as of this call or later. What was taken away and acknowledged before the call
+   * is not read. `UNAVAILABLE` if the store is closed while another writes whole records into it.
    */
   read(call: Call): Promise<RecordReader>;
   /**
-   * Begins to write whole records into a store that holds no user and no room, and never had an admin; else `CONFLICT`,
-   * and nothing has changed. From before this is answered until {@link RecordWriter.open}, whatever dies meanwhile, the
-   * store denies every check, and every other write is `UNAVAILABLE` with outcome `none`. What a writer left that died
-   * may be written over: {@link RecordWriter.clear} removes it first. One writer at a time: of another one that has not
-   * ended the next step is `CONFLICT`.
+   * Begins to write whole records into a store that holds no user and no room, and never had an admin. Otherwise it is
+   * `CONFLICT`, and nothing has changed. From before this is answered until {@link RecordWriter.open}, whatever dies
+   * meanwhile, the store denies every check, and every other write is `UNAVAILABLE` with outcome `none`. What a dead
+   * writer left may be written over: {@link RecordWriter.clear} removes it first. There is one writer at a time: the
+   * next step of an earlier one that has not ended is `CONFLICT`.
    *
-   * No revision that is given from here on is one that another store gave of the same record up to `revisionFloor`.
+   * From here on no record gets a revision that another store gave to it before. Those are at or below `revisionFloor`.
    */
   write(revisionFloor: number, call: Call): Promise<RecordWriter>;
 }
 
 /**
- * Reads in pages, in bounded memory, however slowly it is asked: users, then each room, followed by its members in the
- * order of their code points, each followed by its keys in the order of their epochs. Each user once, and each room
- * once with all that belongs to it as of one version; of a backend that has everything in memory, all as of one moment.
+ * Reads in pages, in bounded memory, however slowly it is asked. Users come first, then each room. A room is followed
+ * by its members in the order of their code points, each member by its keys in the order of their epochs. Each user
+ * comes once, and each room once, with all that belongs to it as of one version. A backend that has everything in
+ * memory reads all of it as of one moment.
  */
 export interface RecordReader {
   /** About as many as there are, for whoever waits. */
   readonly expected: RecordCounts;
   /** Whether any user is, or was, an admin. */
   readonly adminEver: boolean;
-  /** No revision of a record that is read is above it, both taken for numbers to the base of 36. */
+  /** No revision of a record that is read is above it. Both are compared as numbers to the base of 36. */
   readonly revisionFloor: number;
-  /** Some more, or `undefined` at the end. */
+  /** Some more records, or `undefined` at the end. */
   next(call: Call): Promise<readonly StoredRecord[] | undefined>;
   /** Lets go of what it keeps. It may come at any time, and more than once. */
   close(): Promise<void>;
 }
 
 /**
- * Writes what a {@link RecordReader} reads, in that order. The fields and how they belong together were checked; that a
- * user or a room comes twice was not, and is `CORRUPT` where it is seen.
+ * Writes what a {@link RecordReader} reads, in that order. The fields, and how they belong together, were checked. It
+ * was not checked that each user and each room comes once: a second one is `CORRUPT` where it is seen.
  */
 export interface RecordWriter {
-  /** Removes some of what is there. `false`: there is nothing more. */
+  /** Removes some of what is there. `false`: nothing is left. */
   clear(call: Call): Promise<boolean>;
-  /** Resolves when the records are durable. None of them is seen by a check. */
+  /** Resolves when the records are durable. No check sees them. */
   write(records: readonly StoredRecord[], call: Call): Promise<void>;
   /** Everything was written. From here on nothing of this writer comes late, and what is read is what will be there. */
   seal(call: Call): Promise<void>;
-  /** Reads what is there, once it is sealed. */
+  /** Reads what is there, once the writer is sealed. */
   read(call: Call): Promise<RecordReader>;
   /**
-   * Makes what is there the store: checks and writes work again. `adminEver`: there was an admin, whoever is one now.
-   * `CONFLICT` if another writer has taken over.
+   * Makes what is there the store: checks and writes work again. `adminEver`: there was an admin once, whoever is one
+   * now. `CONFLICT` if another writer has taken over.
    */
   open(adminEver: boolean, call: Call): Promise<void>;
   /** Nobody writes any more. The store stays as it is, closed if it was not opened. */
@@ -350,28 +355,28 @@ export interface RecordWriter {
 
 export interface InspectionDriver {
   /**
-   * Begins to look at everything. `repair`: what is wrong and has one right answer is mended, in a way that makes no
-   * check `true` that was `false`. `UNAVAILABLE` of a store that is closed while another writes whole records into it.
+   * Begins to look at everything. `repair`: what is wrong and has one right answer is mended. No mend makes a check
+   * `true` that was `false`. `UNAVAILABLE` if the store is closed while another writes whole records into it.
    */
   begin(repair: boolean, call: Call): Promise<Inspector>;
 }
 
 /**
- * First all that only the backend can tell, step by step, then the records, of which what holds everywhere is checked
- * by others.
+ * First comes all that only the backend can tell, step by step. Then come the records: what holds of them on every
+ * backend is checked in lib/inspect.
  */
 export interface Inspector {
   /** Whether a reader tells exactly how many records there are, and whether there ever was an admin. */
   readonly isExact: boolean;
-  /** Looks at some more. `undefined`: at the end. What others do meanwhile is no fault. */
+  /** Looks at some more. `undefined`: it is at the end. What others do meanwhile is no fault. */
   next(call: Call): Promise<InspectionStep | undefined>;
   /** The records, but for those that are too damaged to be read. */
   read(call: Call): Promise<RecordReader>;
   /** What only the backend can tell of a record that was read. */
   examine?(record: StoredRecord): Found | undefined;
   /**
-   * Gives a member the role that the room's record says. Nothing else of the member changes. `false`: it is not so any
-   * more.
+   * Gives a member the role that the room's record says. Nothing else of the member changes. `false`: there was no
+   * longer anything to mend.
    */
   mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean>;
 }
@@ -388,13 +393,13 @@ export interface InspectionStep {
 export interface ChangesDriver {
   /**
    * Begins to follow what changes, by whatever store on whatever node. While nobody follows, nothing is kept and
-   * nothing is sent. `UNAVAILABLE` of a store that is closed while another writes whole records into it. `wanted`:
-   * without it, only which users and rooms have changed may be told, and of a room nothing of its members and keys.
+   * nothing is sent. Without `wanted` it may tell of a room only that it has changed, and nothing of its members and
+   * keys. `UNAVAILABLE` if the store is closed while another writes whole records into it.
    */
   follow(call: Call, wanted?: Wanted): Promise<ChangeFeed>;
   /**
-   * A room with its members and their keys, as of a moment after this call, or moments one after the other.
-   * `undefined`: there is none.
+   * A room with its members and their keys, as of a moment after this call, or of several such moments. `undefined`:
+   * there is no such room.
    */
   room(roomId: string, call: Call): Promise<WholeRoom | undefined>;
 }
@@ -402,11 +407,11 @@ export interface ChangesDriver {
 export interface WholeRoom {
   readonly room: Room;
   readonly members: readonly Member[];
-  /** Of members the epochs of their keys. */
+  /** By member, the epochs of the keys. */
   readonly keys: ReadonlyMap<string, ReadonlySet<number>>;
 }
 
-/** What is wanted of rooms that have changed. It is looked at when it is taken. */
+/** What is wanted of rooms that have changed. Each {@link ChangeFeed.take} looks at it anew. */
 export interface Wanted {
   readonly members: boolean;
   readonly keys: boolean;
@@ -415,8 +420,8 @@ export interface Wanted {
 /** One at a time takes from it. */
 export interface ChangeFeed {
   /**
-   * What has changed since the last time, or since it was begun to follow. What was acknowledged to anyone before this
-   * call is in it, or was in an earlier one; what is not acknowledged yet may be. Nothing is in it that was not
+   * What has changed since the last time, or since the feed began. What was acknowledged to anyone before this call is
+   * in it, or was in an earlier one. What is not acknowledged yet may be in it. Nothing is in it that was not
    * committed. A call that fails has taken nothing: the next one has all of it.
    */
   take(call: Call): Promise<Changes>;
@@ -424,51 +429,49 @@ export interface ChangeFeed {
   close(): void;
 }
 
-/**
- * So many records that have changed are kept until they are taken: users, rooms, members and keys, each counted once.
- */
+/** So many records that have changed are kept until they are taken. Users, rooms, members and keys each count once. */
 export const MAX_CHANGES = 65_536;
 
 /**
- * What has changed, merged by record: each as it stands at one moment at or after `asOf`, and not before any state of
- * it that was taken before. A state in between may be missing, but not that a grant ended.
+ * What has changed, merged by record. Each record is as it stands at one moment at or after `asOf`, and never older
+ * than what was taken of it before. A state in between may be missing, but not that a grant ended.
  */
 export interface Changes {
   /**
-   * Something may be missing: there was more than {@link MAX_CHANGES}, or nobody can tell. What else is here is then of
-   * no use: read everything anew, and after this call. The feed goes on from here.
+   * Something may be missing: there was more than {@link MAX_CHANGES}, or nobody can tell. Then the rest of this is of
+   * no use, and everything has to be read anew, after this call. The feed goes on from here.
    */
   readonly lost: boolean;
-  /** When it was asked, by `performance.now()`: all of before is in it. */
+  /** When it was asked, by `performance.now()`. All that was acknowledged before is in it. */
   readonly asOf: number;
   readonly users: ReadonlyMap<string, ChangedUser>;
-  /** Rooms that changed, or their members or keys did. */
+  /** Rooms that have changed, or whose members or keys have. */
   readonly rooms: ReadonlyMap<string, ChangedRoom>;
 }
 
 export interface ChangedUser {
   readonly user: User;
   /**
-   * Something was taken away from the user in between, whatever was given back since: it was revoked, it was demoted,
+   * Something was taken away from the user in between, whatever was given back since. The user was revoked or demoted,
    * or its time had run out.
    */
   readonly ended: boolean;
 }
 
 export interface ChangedRoom {
-  /** A room of this id that had been there is gone, with all that belonged to it, whatever is there now. */
+  /** A room of this id is gone, with all that belonged to it, whatever is there now. */
   readonly deleted: boolean;
   /** The room as it stands. `undefined`: it is gone, or only keys have changed. */
   readonly room: Room | undefined;
-  /** At least those who changed. Of a room that was made in between, all. Of one that is gone, none. */
+  /** At least the members who changed. All of them, if the room was made in between. None, if it is gone. */
   readonly members: ReadonlyMap<string, ChangedMember>;
-  /** Of members the epochs of keys, at least of those that have come. */
+  /** By member, the epochs of keys: at least of those that were added. */
   readonly keys: ReadonlyMap<string, ReadonlySet<number>>;
 }
 
 export interface ChangedMember {
-  /** A membership of the endpoint has ended in between, whatever there is now. */
+  /** A membership of the endpoint has ended in between, whatever is there now. */
   readonly ended: boolean;
-  /** `undefined`: no member. */
+  /** `undefined`: the endpoint is no member. */
   readonly member: Member | undefined;
 }

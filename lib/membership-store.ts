@@ -1,6 +1,6 @@
 /**
- * The `Store` in front of every backend. Data goes one way: argument check, then operation, then record; here stands
- * once what would otherwise stand in each backend: closing, time, checks that fail closed.
+ * The `Store` in front of every backend. Data goes one way: argument check, then operation, then record. Here stands
+ * once what would otherwise stand in each backend: closing, time, and checks that fail closed.
  */
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
@@ -44,16 +44,16 @@ const MANY = 10;
 
 type Kind = "read" | "write";
 
-/** The way to whole records of a store, for work that has many steps. */
+/** How work of many steps gets at a store's whole records. */
 export interface RecordsAccess {
   readonly opTimeoutMs: number;
   readonly records: RecordsDriver;
   readonly inspection: InspectionDriver;
   readonly changes: ChangesDriver;
-  /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
+  /** One step, as a call of the store. It ends in time, and with `CLOSED` if the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
   /**
-   * A reader that a step begins. The store's close ends it, if {@link close} has not, and one that comes too late ends
+   * A reader that a step begins. If it was not closed before, the store's close ends it. One that comes after that ends
    * at once.
    */
   begin(reading: Promise<RecordReader>, call: Call): Promise<RecordReader>;
@@ -105,7 +105,7 @@ export class MembershipStore extends OwnStore implements Store {
       step: (work) => this.#call("read", this.#manyMs, () => [args.callOptions(undefined), work]),
     });
 
-    // The functions over any store rely on these methods: nobody may replace them.
+    // The functions over any store rely on these methods. So nobody may replace them.
     Object.freeze(this);
   }
 
@@ -321,7 +321,7 @@ export class MembershipStore extends OwnStore implements Store {
     return this.close();
   }
 
-  /** Calls in flight may take one call's time more. What hangs longer is ended, so that closing ends. */
+  /** Calls in flight have one call's time more. What hangs longer is ended, so that closing ends. */
   async #close(): Promise<void> {
     await this.#calls.close(
       this.#opTimeoutMs,
@@ -481,7 +481,7 @@ function toStoreError(error: unknown, call: Call): StoreError {
     });
   }
   if ((error.code === "INCOMPATIBLE" || error.code === "CORRUPT") && call.outcome === "unknown") {
-    // The commit was sent before this was found out. These codes alone would say that nothing was written.
+    // The commit was sent before this was found out. With these codes it would seem that nothing was written.
     return new StoreError("UNAVAILABLE", `The outcome is unknown: ${error.message}`, {
       outcome: "unknown",
       cause: error,

@@ -3,7 +3,7 @@
 /**
  * The contract: what every backend promises, in one file. It imports nothing.
  *
- * The promises hold for every implementation in this package and are proved by one conformance suite:
+ * The promises hold for every implementation in this package. One conformance suite tries them all:
  *
  * - A miss is `NOT_FOUND`, a duplicate `ALREADY_EXISTS` with the first record untouched.
  * - An operation is visible whole or not at all, whatever dies in between.
@@ -17,28 +17,28 @@ export type Replicas = 1 | 2 | 3 | 4 | 5;
 /** The last parameter of every method. */
 export interface CallOptions {
   /**
-   * Time for this call in milliseconds, 1 to 600000. Wins over `opTimeoutMs`. By default single-record calls and checks
-   * have `opTimeoutMs`, lists and rekey ten times that.
+   * Time for this call in milliseconds, 1 to 600000. Default: the store's `opTimeoutMs`, and ten times that for lists
+   * and rekey.
    */
   timeoutMs?: number;
   /** Aborts the call: a method rejects with `TIMEOUT` (and the signal's reason as `cause`), a check answers `false`. */
   signal?: AbortSignal;
 }
 
-/** Of the checks. */
+/** The last parameter of the checks. */
 export interface CheckOptions extends CallOptions {
   /**
    * How old the proof may be that the check rests on, in milliseconds: 0 to 60000. Default: the store's own
    * `maxStalenessMs`, which is 0.
    *
-   * With 0 a check is proved after it began: who was revoked before that, by anybody on any node, is denied. With `n`
-   * it may be answered from memory, and then that holds `n` milliseconds after the revocation was acknowledged. The
-   * time counts from when the proof was sent for, by whichever clock says more, and is looked at when the check is
-   * answered; what is older is proved anew, or denied. A store sees at once what it did itself. Not covered: a machine
-   * that is restored from an image of its memory.
+   * With 0 a check is proved after it began: who was revoked before that, by anybody on any node, is denied. With `n` a
+   * check may be answered from memory. Then who was revoked is denied from `n` milliseconds after the revocation was
+   * acknowledged. The age counts from when the proof was asked for, by whichever clock says more, to when the check is
+   * answered. An older proof is renewed, or the check is denied. A store sees at once what it did itself. Not covered:
+   * a machine that is restored from an image of its memory.
    *
-   * `authorize` answers the whole record, which memory does not hold: it is proved each time. A SQLite file has one
-   * owner, who knows the newest state: there it changes nothing.
+   * `authorize` answers the whole record, which memory does not hold. So it is proved each time. A SQLite file has one
+   * owner, who knows the newest state. So the option changes nothing there.
    *
    * @example
    * if (await isAuthorized(store, key, { maxStalenessMs: 100 })) serve(request);
@@ -53,7 +53,10 @@ export interface OpeningProgress {
    * come.
    */
   readonly phase: string;
-  /** Of SQLite's phases bytes, of JetStream's buckets: as much of `total`, or of nobody knows how much. */
+  /**
+   * How much of `total` is done: bytes on SQLite, on JetStream buckets or records. Without `total` nobody knows how
+   * much there is.
+   */
   readonly done: number;
   readonly total?: number;
 }
@@ -61,18 +64,18 @@ export interface OpeningProgress {
 /** Options of every backend. */
 export interface CommonOptions {
   /**
-   * Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that; opening
+   * Time for one call in milliseconds, 1 to 60000. Default 2000. Opening, lists and rekey have ten times that. Opening
    * and closing a SQLite file have a second more for each 4 MB of it.
    */
   opTimeoutMs?: number;
   /**
-   * Stops the opening, which rejects with `TIMEOUT` and the signal's reason as `cause`. A store that is open does not
-   * look at it.
+   * Stops the opening, which rejects with `TIMEOUT` and the signal's reason as `cause`. Once the store is open, the
+   * signal does nothing.
    */
   signal?: AbortSignal;
   /**
-   * Told how far the opening is: at the begin and the end of each phase, and every tenth of a second between. What the
-   * function throws is ignored.
+   * Told how far the opening is: when a phase begins and ends, and every tenth of a second between. What the function
+   * throws is ignored.
    *
    * @example
    * await openSqlite("membership.db", { onOpening: ({ phase, done, total }) => log.info(phase, done, total) });
@@ -95,7 +98,7 @@ export interface Store extends AsyncDisposable {
   readonly members: Members;
   readonly roomKeys: RoomKeys;
   readonly users: Users;
-  /** Whether the user may come in, and why not. Never rejects; see {@link Decision}. */
+  /** Whether the user may come in, and if not, why. Never rejects; see {@link Decision}. */
   authorize(key: string, options?: CheckOptions): Promise<Decision>;
   /** `true` only if the user was proved active in time. Never rejects. `false` proves nothing. */
   isAuthorized(key: string, options?: CheckOptions): Promise<boolean>;
@@ -104,15 +107,14 @@ export interface Store extends AsyncDisposable {
   /** `true` only if the endpoint was proved to have joined the room. Users are not consulted. Never rejects. */
   isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean>;
   /**
-   * `true` only if at least one active admin was proved. Its cost does not depend on the number of users. Never
-   * rejects.
+   * `true` only if at least one active admin was proved. It costs the same however many users there are. Never rejects.
    */
   hasAdmin(options?: CheckOptions): Promise<boolean>;
   /**
-   * Every record as it stands, then `proved`, then every change, whoever made it on whatever node: see {@link
-   * StoreEvent}. By a `proved` nothing is missing that was acknowledged to anyone before its `asOf`. A reader may be
-   * slow: what waits is merged by record. Nothing is sent while nobody watches, and all watches of a store share one
-   * feed.
+   * Tells every record as it stands, then `proved`, then every change, whoever made it on whatever node: see
+   * {@link StoreEvent}. At a `proved` nothing is missing that was acknowledged to anyone before its `asOf`. A reader
+   * may be slow: what waits is merged by record. Nothing is sent while nobody watches, and all watches of a store share
+   * one feed.
    *
    * Throws `INVALID_ARGUMENT` at once.
    *
@@ -122,7 +124,7 @@ export interface Store extends AsyncDisposable {
    * }
    */
   watch(options?: WatchOptions): Watch;
-  /** Settles calls in flight, makes everything acknowledged durable, lets go of every resource. Idempotent. */
+  /** Settles calls in flight, makes everything acknowledged durable, and lets go of every resource. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -132,32 +134,38 @@ export interface WatchOptions {
   /** Whether every record as it stands comes first. Default `true`. */
   snapshot?: boolean;
   /**
-   * How often it is asked what has changed, and proved that nothing is missing, in milliseconds: 10 to 60000. Default
-   * 1000.
+   * How often the watch asks what has changed, and proves that nothing is missing, in milliseconds: 10 to 60000.
+   * Default 1000.
    */
   proveEveryMs?: number;
-  /** Which records. Default: all; where `key` or `roomId` is given, those that it can be of. */
+  /** Which records. Default: all. Where `key` or `roomId` is given: users, or rooms, members and keys. */
   kinds?: readonly ("users" | "rooms" | "members" | "roomKeys")[];
-  /** Of rooms, members and keys those of this room alone. */
+  /** Only this room, with its members and keys. */
   roomId?: string;
-  /** Of users this one alone. */
+  /** Only this user. */
   key?: string;
 }
 
 /**
- * One iterator. `break`, `close()`, the signal and the close of the store end it; a bucket that is another one ends it
- * with `INCOMPATIBLE`. What cannot be asked for a while is asked again, for as long as it takes: until then no `proved`
- * comes.
+ * To be iterated once. `break`, `close()`, the signal and the close of the store end it. If a bucket was made anew or
+ * restored, it ends with `INCOMPATIBLE`. While the backend does not answer, it is asked again, for as long as it takes.
+ * Until then no `proved` comes.
  */
 export interface Watch extends AsyncIterable<StoreEvent>, AsyncDisposable {
   close(): Promise<void>;
 }
 
 /**
- * What a watch tells. Of a record each event is as it stood at some moment, and never before the last one: states in
- * between may be left out, and one may come twice, but between two grants an event says that the first one ended:
- * `ended` of a user, `memberRemoved` of a member, `roomDeleted` of a room, which stands for all that belonged to it.
- * Time that runs out is no change.
+ * What a watch tells. Each event has a record as it stood at some moment. Events of one record never go back in time,
+ * but a state may be left out, or come twice. Between two grants an event always says that the first one ended: `ended`
+ * of a user, `memberRemoved` of a member, `roomDeleted` of a room, which stands for all that belonged to it. Time that
+ * runs out is no change.
+ *
+ * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of
+ * `performance.now()`, to be compared within this process alone.
+ *
+ * `resync`: something may have been missed, or more than 65,536 records wait. All records follow anew. What has not
+ * come by the next `proved` is gone.
  *
  * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of
  * `performance.now()`, to be compared within this process alone. `resync`: something may have been missed, or more than
@@ -168,8 +176,8 @@ export type StoreEvent =
       readonly type: "user";
       readonly user: User;
       /**
-       * A grant of the user has ended since it was told last, whatever was given since: revoked, demoted, or its time
-       * had run out.
+       * A grant of the user has ended since the user was told last, whatever was given since. The user was revoked or
+       * demoted, or its time had run out.
        */
       readonly ended: boolean;
     }
@@ -199,11 +207,11 @@ export interface NewRoom {
 
 export interface RoomChange {
   name?: string;
-  /** A joined member. The owner until now stays as a member. */
+  /** A joined member. The previous owner stays, as a member. */
   owner?: string;
 }
 
-/** Any change is refused with `CONFLICT` if the record is no longer at this revision. */
+/** The change is refused with `CONFLICT` if the record is no longer at this revision. */
 export interface Precondition {
   ifRevision?: string;
 }
@@ -276,7 +284,7 @@ export interface Members {
 }
 
 export interface RekeyOptions extends Precondition {
-  /** The epoch that the caller wants to end. Another one is `CONFLICT`. */
+  /** The epoch that the caller wants to end. If the room is at another one, that is `CONFLICT`. */
   expectedEpoch: number;
 }
 
@@ -295,9 +303,9 @@ export interface RoomKeys {
   /** Every key that the member holds, epochs ascending. Rejects with `NOT_FOUND` for the room or the member. */
   list(roomId: string, endpoint: string, options?: CallOptions): Promise<RoomKey[]>;
   /**
-   * Starts the next epoch with one key for each current member, all or nothing, and clears `rekeyRequired`.
-   * Of concurrent rekeys of one epoch exactly one succeeds. Rejects with `NOT_FOUND` or `CONFLICT`; if the map does not
-   * name exactly the current members, `details.missing` and `details.extra` say how.
+   * Starts the next epoch with one key for each current member, all or nothing, and clears `rekeyRequired`. Of
+   * concurrent rekeys of one epoch exactly one succeeds. Rejects with `NOT_FOUND` or `CONFLICT`. If the map does not
+   * name exactly the current members, `details.missing` and `details.extra` say whom.
    */
   rekey(roomId: string, sealed: ReadonlyMap<string, Uint8Array>, options: RekeyOptions & CallOptions): Promise<Room>;
 }
@@ -329,7 +337,7 @@ export interface Users {
   /** Rejects with `ALREADY_EXISTS`, also for a revoked user. */
   add(user: NewUser, options?: CallOptions): Promise<User>;
   /**
-   * Adds the first admin, once for all time. Rejects with `CONFLICT` once any user is or was an admin, or with
+   * Adds the first admin, once for all time. Rejects with `CONFLICT` if any user is or was an admin, or with
    * `ALREADY_EXISTS`.
    */
   addFirstAdmin(user: { key: string; name?: string }, options?: CallOptions): Promise<User>;
@@ -356,7 +364,7 @@ export interface Room {
   /** A member was removed since the last rekey. */
   readonly rekeyRequired: boolean;
   readonly createdAt: Date;
-  /** Opaque. Changes exactly when a field of the room or its membership changes; never repeats. */
+  /** Opaque. Changes exactly when a field of the room or its membership changes, and never repeats. */
   readonly revision: string;
 }
 
@@ -369,7 +377,7 @@ export interface Member {
   readonly publicKey?: Uint8Array;
   /** When this membership began, as invited or joined. */
   readonly since: Date;
-  /** Opaque. Changes exactly when a field of the member changes; never repeats. */
+  /** Opaque. Changes exactly when a field of the member changes, and never repeats. */
   readonly revision: string;
 }
 
@@ -390,7 +398,7 @@ export interface User {
   readonly createdAt: Date;
   readonly revokedAt?: Date;
   readonly expiresAt?: Date;
-  /** Opaque. Changes exactly when a field of the user changes; never repeats. */
+  /** Opaque. Changes exactly when a field of the user changes, and never repeats. */
   readonly revision: string;
 }
 
@@ -408,9 +416,9 @@ export interface Page<T> {
 }
 
 /**
- * The answer of {@link Store.authorize}. `"active"` is said only on proof; `"unknown"`, `"revoked"` and `"expired"`
- * only after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and do not
- * conclude.
+ * The answer of {@link Store.authorize}. `"active"` is said only on proof. `"unknown"`, `"revoked"` and `"expired"` are
+ * said only after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and conclude
+ * nothing.
  */
 export type Decision =
   | { readonly allowed: true; readonly reason: "active"; readonly user: User }

@@ -15,9 +15,9 @@ import { rooms } from "./rooms.js";
 import { users } from "./users.js";
 
 /**
- * Opens an empty store in the memory of this process, for the tests of apps: it takes no file and no server, answers at
- * once, and keeps every rule of the contract. What it holds is gone with it, so it is not for anything else. Lists look
- * at everything there is. `onOpening` is told nothing: there are no phases.
+ * Opens an empty store in the memory of this process, for the tests of apps. It takes no file and no server, answers at
+ * once, and keeps every rule of the contract. What it holds is gone with it, so it is for nothing else. Lists look at
+ * everything there is. `onOpening` is told nothing: there are no phases.
  *
  * @example
  * const store = await openMemory();
