@@ -19,7 +19,7 @@ const later = (a: Moment, b: Moment): Moment => (a.monotonic > b.monotonic ? a :
 /**
  * Invariants, each with the spec that goes red without it:
  *
- * 1. The time counts from when a barrier was sent, by the clock that says more: `leases.spec.ts`.
+ * 1. The time counts from when a barrier was sent, by the clock that says more: `proof-age.spec.ts`.
  * 2. A barrier proves nothing to a cache that has not come to it: the same.
  */
 export class ProofAge {

@@ -221,7 +221,7 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "this.age.note(seq, sent);",
     replace: "this.age.note(seq, moment());",
     breaks: "The age of a proof counts from when it was sent for.",
-    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "the time counts from when" },
+    killedBy: { kind: "spec", file: "spec/jetstream/proof-age.spec.ts", test: "the time counts from when" },
   },
   {
     name: "a machine that slept has older proofs than it says",
@@ -229,15 +229,15 @@ export const jetStreamMutants: readonly Mutant[] = [
     find: "Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall)",
     replace: "performance.now() - earlier.monotonic",
     breaks: "The age of a proof is by the clock that says more.",
-    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "a wall clock that goes on" },
+    killedBy: { kind: "spec", file: "spec/jetstream/proof-age.spec.ts", test: "a wall clock that goes on" },
   },
   {
-    name: "a lease without an end",
+    name: "a proof of any age",
     file: "lib/jetstream/proved-bucket.ts",
     find: "return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;",
     replace: "return this.age.of(this.#cache.asOf) < Infinity ? value : undefined;",
     breaks: "What is older than a check takes is proved anew.",
-    killedBy: { kind: "spec", file: "spec/jetstream/leases.spec.ts", test: "who was revoked elsewhere" },
+    killedBy: { kind: "spec", file: "spec/jetstream/proof-age.spec.ts", test: "who was revoked elsewhere" },
   },
   {
     name: "a generation that began since the check looked",

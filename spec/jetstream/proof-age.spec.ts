@@ -34,7 +34,7 @@ describe("checks that may rest on a proof of before", function () {
 
   /** Two stores on the same buckets. All that the first one sends is counted. */
   async function stores(options: JetStreamOptions = {}) {
-    const prefix = `leases${prefixes++}_`;
+    const prefix = `ages${prefixes++}_`;
     const tap: { barrier: ((send: () => ReturnType<Request>) => ReturnType<Request>) | undefined; sent: number } = {
       barrier: undefined,
       sent: 0,
