@@ -12,7 +12,7 @@ import { pipeline } from "node:stream/promises";
 import { createGunzip, createGzip } from "node:zlib";
 import { exportStore, importStore, isConflict, isUnavailable, openJetStream, openSqlite } from "unibus-membership";
 import { openMemory } from "unibus-membership/testing";
-import { startBackends, type RunningBackends } from "./support/backends.js";
+import { backendNames, startBackends, type RunningBackends } from "./support/backends.js";
 import { FaultyConnection } from "./jetstream/support/faulty-connection.js";
 import { natsClients } from "./support/nats-clients.js";
 import { contentOf, digestOf, fill, linesOf, manyLines, sealedForAll, tryKills } from "./support/exports.js";
@@ -33,8 +33,8 @@ describe("export and import between backends", function () {
     await rm(folder, { recursive: true });
   });
 
-  for (const from of ["sqlite", "memory", "jetstream"] as const)
-    for (const to of ["sqlite", "memory", "jetstream"] as const)
+  for (const from of backendNames)
+    for (const to of backendNames)
       it(`from ${from} to ${to}, and what comes out there is the same`, async () => {
         const source = await backends.open[from]({ opTimeoutMs });
         await fill(source);

@@ -35,9 +35,13 @@ const backends = {
   },
 } satisfies Readonly<Record<string, () => Promise<RunningBackend>>>;
 
+export type BackendName = keyof typeof backends;
+
+export const backendNames = Object.keys(backends) as BackendName[];
+
 /** All of them, for what is tried between two. */
 export interface RunningBackends {
-  readonly open: Readonly<Record<keyof typeof backends, RunningBackend["open"]>>;
+  readonly open: Readonly<Record<BackendName, RunningBackend["open"]>>;
   /** A server of JetStream, and stores of one name on it. */
   readonly url: string;
   openJetStream(prefix: string, options?: CommonOptions): Promise<Store>;
