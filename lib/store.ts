@@ -405,7 +405,7 @@ export interface User {
 export interface PageRequest {
   /** The `next` of the page before. */
   after?: string;
-  /** 1 to 1000. Default 100. */
+  /** At most so many records: 1 to 1000, default 100. A page with fewer can have a `next`. */
   limit?: number;
 }
 
