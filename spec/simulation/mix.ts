@@ -71,11 +71,8 @@ export interface Mix {
    * that.
    */
   readonly overtakes: number;
-  /**
-   * Changes that leave as many members as there were, each followed by another, and lists from a replica that heard of
-   * neither.
-   */
-  readonly blindLists: number;
+  /** Changes of a member that another follows at once, so that no head tells of them, and lists without their rows. */
+  readonly buried: number;
 }
 
 /** Faults that the first mixes had. */
@@ -115,7 +112,7 @@ export const LATER = [
   "restores",
   "leases",
   "overtakes",
-  "blindLists",
+  "buried",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
@@ -157,7 +154,7 @@ const MOST: Readonly<Record<Fault, number>> = {
   restores: 0.1,
   leases: 1,
   overtakes: 0.3,
-  blindLists: 0.9,
+  buried: 0.9,
 };
 
 /**
@@ -172,7 +169,7 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   restores: 0.08,
   leases: 0.25,
   overtakes: 0.3,
-  blindLists: 0.15,
+  buried: 0.15,
 };
 
 /** Faults that belong together. */
@@ -243,7 +240,7 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     restores: often("restores"),
     leases: often("leases"),
     overtakes: often("overtakes"),
-    blindLists: often("blindLists"),
+    buried: often("buried"),
   };
 }
 

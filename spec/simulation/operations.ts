@@ -157,6 +157,9 @@ export class Touched {
    * rows of that one are missing is not found out by counting.
    */
   readonly uncounted = new Set<number>();
+  readonly #removed = new Map<number, number>();
+  /** By room: who was removed, where another member was changed since. The room's head does not tell of it any more. */
+  readonly buried = new Map<number, number>();
   /**
    * Who was an admin until the last change of any admin: that stands in the guard, until a change of another takes its
    * place.
@@ -177,6 +180,7 @@ export class Touched {
   ended(room: number, op: SimulatedOperation): void {
     if (!("u" in op)) {
       this.#endedIn(room, op.f);
+      this.#bury(room, op);
       return;
     }
     const before = this.#users.get(op.u) ?? { admin: false, active: true };
@@ -192,6 +196,15 @@ export class Touched {
     this.#lastOf.set(room, f);
     if (f !== "create" && (before === "join" || before === "owner")) this.uncounted.add(room);
     else this.uncounted.delete(room);
+  }
+
+  #bury(room: number, op: SimulatedOperation): void {
+    if (!CHANGES_OF_MEMBERS.has(op.f) || !("e" in op)) return;
+    const removed = this.#removed.get(room);
+    this.buried.delete(room);
+    if (op.f === "remove") this.#removed.set(room, op.e);
+    else if (removed === op.e || op.f === "create") this.#removed.delete(room);
+    if (removed !== undefined && removed !== op.e && op.f !== "create") this.buried.set(room, removed);
   }
 
   isActive(u: number): boolean {
@@ -283,20 +296,23 @@ export function whatWasTaken(room: number, op: SimulatedOperation): Step {
 }
 
 /**
- * What others do after a change of members, so that a list misses what counting does not show: whoever was added joins,
- * or owns the room then; another member comes or goes; and the members are listed.
+ * What others do after a change of members, so that only a row tells of it: another member comes or goes, and takes its
+ * place in the room's head. Then whoever was removed is asked about. If as many are left, the members are listed. To
+ * come there, whoever was added joins, owns the room, or is removed when others have asked about him.
  */
-export function blindly(
-  chance: Chance,
-  taste: Taste,
-  room: number,
-  op: SimulatedOperation,
-  isUncounted: boolean,
-): Step[] {
+export function bury(chance: Chance, taste: Taste, touched: Touched, room: number, op: SimulatedOperation): Step[] {
   const step = (next: RoomOperation): Step => ({ store: 0, lane: 0, gapMs: 0, room, op: next, dice: 0.5 });
-  if (isUncounted) return [step({ f: "list" }), step({ f: "list" })];
-  if (op.f === "add" && "e" in op) return [step({ f: op.joined ? "owner" : "join", e: op.e })];
-  if (op.f !== "join" && op.f !== "owner") return [];
+  const removed = touched.buried.get(room);
+  const asked: RoomOperation[] = removed === undefined ? [] : [{ f: "isMember", e: removed }];
+  if (touched.uncounted.has(room)) asked.push({ f: "list" }, { f: "list" });
+  if (asked.length > 0) return asked.map(step);
+  if (op.f === "add" && "e" in op) {
+    const { e } = op;
+    if (!op.joined) return [step({ f: "join", e })];
+    if (chance.happens(0.5)) return [step({ f: "owner", e })];
+    return [step({ f: "isMember", e }), step({ f: "isMember", e }), step({ f: "remove", e })];
+  }
+  if (op.f !== "join" && op.f !== "owner" && op.f !== "remove") return [];
   const other = (op.e + 1 + chance.below(taste.endpointCount - 1)) % taste.endpointCount;
   return [step({ f: "add", e: other, joined: true }), step({ f: "remove", e: other })];
 }

@@ -409,13 +409,13 @@ class Stream {
   #view({ home, sent }: Asker, isList: boolean): { readonly view: View; readonly replica: number } {
     const { chance, mix } = this.#world;
     const end = this.log.end;
-    const isCalm = mix.staleReads === 0 && mix.snapshots === 0 && mix.blindLists === 0;
+    const isCalm = mix.staleReads === 0 && mix.snapshots === 0 && mix.buried === 0;
     const index = chance.happens(0.8) ? home % this.#replicas.length : chance.below(this.#replicas.length);
     const before = this.#replicas[index] ?? { place: end };
     if (index === this.#leader || isCalm) return { view: (this.#replicas[index] = { place: end }), replica: index };
     const { now } = this.#world.engine;
     let view: View = { place: end };
-    if (isList && before.place < end && chance.happens(mix.blindLists)) {
+    if (isList && before.place < end && chance.happens(mix.buried)) {
       const place = Math.max(before.place, end - 1 - chance.below(4));
       return { view: (this.#replicas[index] = { ...before, place }), replica: index };
     }

@@ -9,7 +9,7 @@ import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
 import {
   Guesses,
   Touched,
-  blindly,
+  bury,
   followUp,
   interference,
   isChange,
@@ -492,8 +492,8 @@ class Simulation {
     const { chance, mix } = this.#world;
     const isTaken = "u" in op && this.#touched.taken === op.u;
     const isUncounted = !("u" in op) && this.#touched.uncounted.has(room);
-    if (chance.happens(mix.blindLists)) {
-      const steps = blindly(chance, this.#taste, room, op, isUncounted);
+    if (chance.happens(mix.buried)) {
+      const steps = bury(chance, this.#taste, this.#touched, room, op);
       for (const step of steps) this.#atOnce(changer.name, () => step);
       if (steps.length > 0) return;
     }

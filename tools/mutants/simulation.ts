@@ -221,13 +221,6 @@ const ofOvertakes: readonly Change[] = [
     replace: "this.#fills.delete(key);",
     breaks: "What the log says of a record while it is being proved is kept.",
   },
-  {
-    name: "simulated: a row from before the record's demand",
-    file: "lib/jetstream/joined-rows.ts",
-    find: "if (known !== undefined && known.asOf >= needed) return known;",
-    replace: "if (known !== undefined) return known;",
-    breaks: "A row that is kept counts up to the fence that proved it.",
-  },
 ];
 
 /** Only a replica in the middle of a snapshot leaves a gap where something else stood than a barrier. */
@@ -241,16 +234,23 @@ const ofSnapshots: Mutant = {
   chance: true,
 };
 
-/** A list that misses rows is found out by counting, unless what it misses left as many members as there were. */
-const ofBlindLists: Mutant = {
-  name: "simulated: rows from before the room's record",
-  file: "lib/jetstream/room-members.ts",
-  find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
-  replace: "keys.membersMark(roomId, record.roster),\n      0,",
-  breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
-  killedBy: { ...bySimulation, with: "blindLists" },
-  chance: true,
-};
+/** Of what the room's head tells too, no row is needed. */
+const ofBuriedRows: readonly Change[] = [
+  {
+    name: "simulated: a row from before the record's demand",
+    file: "lib/jetstream/joined-rows.ts",
+    find: "if (known !== undefined && known.asOf >= needed) return known;",
+    replace: "if (known !== undefined) return known;",
+    breaks: "A row that is kept counts up to the fence that proved it.",
+  },
+  {
+    name: "simulated: rows from before the room's record",
+    file: "lib/jetstream/room-members.ts",
+    find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
+    replace: "keys.membersMark(roomId, record.roster),\n      0,",
+    breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
+  },
+];
 
 /** Few schedules have a stream that is restored: of the others none can notice. */
 const ofRestores: Mutant = {
@@ -293,6 +293,6 @@ export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ...ofOvertakes.map((change): Mutant => ({ ...change, killedBy: byOvertaking, chance: true })),
   ofSnapshots,
-  ofBlindLists,
+  ...ofBuriedRows.map((change): Mutant => ({ ...change, killedBy: { ...bySimulation, with: "buried" }, chance: true })),
   ofRestores,
 ];
