@@ -72,3 +72,26 @@ export const named = {
   key: (roomId: string, endpoint: string, epoch: number): string =>
     `key of epoch ${String(epoch)} of member ${quoted(endpoint)} of room ${quoted(roomId)}`,
 } as const;
+
+/** As much of a whole record as names it. */
+type NamedRecord =
+  | { readonly kind: "user"; readonly row: { readonly key: string } }
+  | { readonly kind: "room"; readonly row: { readonly id: string } }
+  | { readonly kind: "member"; readonly row: { readonly roomId: string; readonly endpoint: string } }
+  | {
+      readonly kind: "key";
+      readonly row: { readonly roomId: string; readonly endpoint: string; readonly epoch: number };
+    };
+
+export function nameOf(record: NamedRecord): string {
+  switch (record.kind) {
+    case "user":
+      return named.user(record.row.key);
+    case "room":
+      return named.room(record.row.id);
+    case "member":
+      return named.member(record.row.roomId, record.row.endpoint);
+    case "key":
+      return named.key(record.row.roomId, record.row.endpoint, record.row.epoch);
+  }
+}

@@ -1,7 +1,7 @@
 /** What holds of records on every backend: each by itself, and how they belong together. */
 import type { StoredKey, StoredMember, StoredRecord, StoredRoom, StoredUser } from "../driver.js";
 import { isError } from "../errors.js";
-import { named, type Found } from "../findings.js";
+import { nameOf, named, type Found } from "../findings.js";
 import { readLine, recordLine } from "../transfer/lines.js";
 
 /** A finding, and where it is the role of a member, whose. */
@@ -84,19 +84,6 @@ export class RecordRules {
     if (this.#room === undefined || epoch <= this.#room.epoch) return [];
     const message = `The room is at epoch ${String(this.#room.epoch)}. Whether the room went back, or the key should not be there, cannot be told: rekey the room`;
     return [found("KEY_EPOCH", named.key(roomId, endpoint, epoch), message)];
-  }
-}
-
-export function nameOf(record: StoredRecord): string {
-  switch (record.kind) {
-    case "user":
-      return named.user(record.row.key);
-    case "room":
-      return named.room(record.row.id);
-    case "member":
-      return named.member(record.row.roomId, record.row.endpoint);
-    case "key":
-      return named.key(record.row.roomId, record.row.endpoint, record.row.epoch);
   }
 }
 

@@ -6,7 +6,7 @@ import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { Call } from "../call.js";
 import type { InspectionDriver, InspectionStep, Inspector, StoredRecord } from "../driver.js";
 import { isError } from "../errors.js";
-import { named, type Found } from "../findings.js";
+import { nameOf, type Found } from "../findings.js";
 import { promised } from "./database.js";
 import type { Database, Step, Transaction } from "./database.js";
 import type { Change } from "./changes.js";
@@ -109,17 +109,6 @@ class SqliteInspector implements Inspector {
       return { changes, result: () => true };
     });
     return promised(mended);
-  }
-}
-
-function nameOf(record: Exclude<StoredRecord, { kind: "key" }>): string {
-  switch (record.kind) {
-    case "user":
-      return named.user(record.row.key);
-    case "room":
-      return named.room(record.row.id);
-    case "member":
-      return named.member(record.row.roomId, record.row.endpoint);
   }
 }
 
