@@ -1,6 +1,6 @@
 import { expect } from "chai";
-import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
-import { codeOf } from "../support/code-of.js";
+import { isStoreError, openJetStream, type Store } from "unibus-membership";
+import { codeOf, errorOf } from "../support/code-of.js";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection, type NatsClient } from "../support/nats-clients.js";
 import { FaultyConnection } from "./support/faulty-connection.js";
@@ -16,16 +16,6 @@ const opTimeoutMs = 20_000;
 /** Names that no other case has: a setting can be found in any bucket, and its case may leave it there. */
 let cases = 0;
 const newPrefix = (): string => `c${++cases}_`;
-
-async function errorOf(call: Promise<unknown>): Promise<StoreError> {
-  try {
-    await call;
-  } catch (error) {
-    if (isStoreError(error)) return error;
-    throw error;
-  }
-  throw new Error("it was not refused");
-}
 
 async function usable(store: Store): Promise<void> {
   await store.users.addFirstAdmin({ key: "root" });

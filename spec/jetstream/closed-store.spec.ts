@@ -4,6 +4,7 @@
 
 import { expect } from "chai";
 import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
+import { errorOf } from "../support/code-of.js";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
 import { eventually } from "../support/wait.js";
@@ -50,16 +51,6 @@ const isRefused = (answer: { readonly data: Uint8Array }): boolean =>
 
 let cases = 0;
 const newPrefix = (): string => `m${++cases}_`;
-
-async function errorOf(call: Promise<unknown>): Promise<StoreError> {
-  try {
-    await call;
-  } catch (error) {
-    if (isStoreError(error)) return error;
-    throw error;
-  }
-  throw new Error("it was not refused");
-}
 
 describe("jetstream: a store that is closed", function () {
   this.timeout(60_000);

@@ -4,9 +4,10 @@
 import { expect } from "chai";
 import { readFileSync } from "node:fs";
 import { connect as connectV2 } from "nats";
-import { isStoreError, openJetStream, type Replicas, type Store, type StoreError } from "unibus-membership";
+import { isStoreError, openJetStream, type Replicas, type Store } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
 import { KNOWN_VERSIONS } from "../../lib/jetstream/versions.js";
+import { errorOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually } from "../support/wait.js";
 import { BUCKETS, api, streamInfo, type Json } from "./support/streams.js";
@@ -67,16 +68,6 @@ function saying(inner: Connection, versions: ReadonlyMap<string, string>, connec
 
 /** What every server is, unless it is said otherwise: a version of which nothing is known. */
 const natural = "2.14.5";
-
-async function errorOf(call: Promise<unknown>): Promise<StoreError> {
-  try {
-    await call;
-  } catch (error) {
-    if (isStoreError(error)) return error;
-    throw error;
-  }
-  throw new Error("it was not refused");
-}
 
 describe("jetstream: versions", function () {
   this.timeout(120_000);
