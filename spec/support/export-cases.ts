@@ -8,6 +8,7 @@ import { StoreError, exportStore, importStore, type Store } from "unibus-members
 import { openMemory } from "unibus-membership/testing";
 import { aloneCases, bytes, failure, refused, sealedFor, seen, walk } from "../../lib/testing/conformance/case.js";
 import type { Steps } from "../../lib/testing/conformance/case.js";
+import { ofOwnStores } from "./own-stores.js";
 
 const opTimeoutMs = 20_000;
 const ROOMS = ["plain", "sealed", "sealed later", "> * . 🦄", "empty\u2028line"] as const;
@@ -143,21 +144,10 @@ function* mutantsOf(lines: readonly string[]): Iterable<string[]> {
   yield [];
 }
 
-/** A wrapper around a store, or one of somebody else, has no way to whole records, and says so. */
 async function isRefused(store: Store): Promise<void> {
   await refused("INVALID_ARGUMENT", () => linesOf(store), "an export of a store that is not of this package");
   await refused("INVALID_ARGUMENT", () => importStore([], store), "an import into a store that is not of this package");
 }
-
-const isOwn = (store: Store): boolean => store.constructor.name === "MembershipStore";
-
-const ofOwnStores = (steps: Steps): Steps =>
-  Object.fromEntries(
-    Object.entries(steps).map(([name, run]) => [
-      name,
-      (context) => (isOwn(context.store) ? run(context) : isRefused(context.store)),
-    ]),
-  );
 
 const steps: Steps = {
   "everything comes out, and into another store, as it was": async ({ store, reopened }) => {
@@ -511,4 +501,4 @@ const steps: Steps = {
   },
 };
 
-export const exportCases = aloneCases("export", ofOwnStores(steps));
+export const exportCases = aloneCases("export", ofOwnStores(steps, isRefused));

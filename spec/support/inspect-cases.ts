@@ -6,22 +6,12 @@ import { inspect, type Store } from "unibus-membership";
 import { aloneCases, bytes, failure, refused, sealedFor } from "../../lib/testing/conformance/case.js";
 import type { Steps } from "../../lib/testing/conformance/case.js";
 import { contentOf, digestOf, fill, linesOf } from "./export-cases.js";
+import { ofOwnStores } from "./own-stores.js";
 
-/** A wrapper around a store, or one of somebody else, has no way to whole records, and says so. */
 async function isRefused(store: Store): Promise<void> {
   const error = await refused("INVALID_ARGUMENT", () => inspect(store), "a store that is not of this package");
   assert.equal(error.argument, "store");
 }
-
-const isOwn = (store: Store): boolean => store.constructor.name === "MembershipStore";
-
-const ofOwnStores = (steps: Steps): Steps =>
-  Object.fromEntries(
-    Object.entries(steps).map(([name, run]) => [
-      name,
-      (context) => (isOwn(context.store) ? run(context) : isRefused(context.store)),
-    ]),
-  );
 
 const NOTHING = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
 
@@ -128,4 +118,4 @@ const steps: Steps = {
   },
 };
 
-export const inspectCases = aloneCases("inspect", ofOwnStores(steps));
+export const inspectCases = aloneCases("inspect", ofOwnStores(steps, isRefused));
