@@ -3,13 +3,13 @@
  * tells, however many writes of others followed, and while they go on.
  */
 import { expect } from "chai";
-import { isStoreError, openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { isStoreError, type Store } from "unibus-membership";
 import { codeOf } from "../support/code-of.js";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced } from "./support/messages.js";
 import { requestsAlone, tapped } from "./support/taps.js";
+import { useTwoStores } from "./support/two-stores.js";
 
 /** Generous: what is tested is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 60_000;
@@ -38,26 +38,30 @@ function between(inner: Connection) {
     get isOver(): boolean {
       return commit === undefined && (fence?.left ?? 0) === 0;
     },
-    connection: tapped(inner, {
-      request: async (send, ...asked) => {
-        const [subject, , options] = asked;
-        if (fence !== undefined && fence.left > 0 && fenced(subject, options) === fence.of) {
-          fence.left--;
-          await fence.run();
-        }
-        if (subject !== commit?.subject) return send(...asked);
-        const { how, run } = commit;
-        commit = undefined;
-        if (how === "before") {
+    // The client's own requests: the store's timers would go on while others change the record, however long that
+    // takes.
+    connection: requestsAlone(
+      tapped(inner, {
+        request: async (send, ...asked) => {
+          const [subject, , options] = asked;
+          if (fence !== undefined && fence.left > 0 && fenced(subject, options) === fence.of) {
+            fence.left--;
+            await fence.run();
+          }
+          if (subject !== commit?.subject) return send(...asked);
+          const { how, run } = commit;
+          commit = undefined;
+          if (how === "before") {
+            await run();
+            return send(...asked);
+          }
+          await send(...asked);
           await run();
-          return send(...asked);
-        }
-        await send(...asked);
-        await run();
-        const error = { code: 400, err_code: 10071, description: "wrong last sequence" };
-        return { data: bytes(JSON.stringify({ error, stream: "", seq: 0 })) };
-      },
-    }),
+          const error = { code: 400, err_code: 10071, description: "wrong last sequence" };
+          return { data: bytes(JSON.stringify({ error, stream: "", seq: 0 })) };
+        },
+      }),
+    ),
   };
 }
 
@@ -97,28 +101,12 @@ const kinds: readonly Kind[] = [
 
 describe("jetstream: many who change one record at once", function () {
   this.timeout(120_000);
-  let server: NatsServer;
-  let clean: Connection;
   let held: ReturnType<typeof between>;
   let a: Store;
   let b: Store;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    clean = await client.connect(server.url);
-    held = between(await client.connect(server.url));
-    a = await openJetStream(clean, 1, { opTimeoutMs });
-    // The client's own requests: the store's timers would go on while others change the record, however long that
-    // takes.
-    b = await openJetStream(requestsAlone(held.connection), 1, { opTimeoutMs });
-  });
-
-  after(async () => {
-    await Promise.all([a.close(), b.close()]);
-    await Promise.all([clean.close(), held.connection.close()]);
-    await server.dispose();
+  useTwoStores(between, opTimeoutMs, (stores) => {
+    ({ a, b, faults: held } = stores);
   });
 
   for (const { what, racers, subject, make, change, nameOf } of kinds) {

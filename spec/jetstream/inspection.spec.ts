@@ -42,6 +42,12 @@ async function rowOf(raw: RawBuckets, id: string, endpoint: string): Promise<Raw
   return { ...row, roster: row.key.split(".").slice(2).join(".") };
 }
 
+/** Puts a row that is right elsewhere to a key where none should be. */
+async function copyRow(raw: RawBuckets, key: string): Promise<void> {
+  const { value } = await rowOf(raw, "sealed", "joined 🦄");
+  await raw.members.put(key, value);
+}
+
 async function lifeOf(raw: RawBuckets, id: string): Promise<string> {
   const { value } = await room(raw, id);
   return String(value["life"] ?? value["incarnation"]);
@@ -228,26 +234,17 @@ const inMembers: Readonly<Record<string, Plant>> = {
     left: ["RECORD_DAMAGED"],
   },
   "a row of an incarnation that never was": {
-    plant: async (raw) => {
-      const { value } = await rowOf(raw, "sealed", "joined 🦄");
-      await raw.members.put(`${tokenOf("sealed")}.${tokenOf("stranger")}.never`, value);
-    },
+    plant: (raw) => copyRow(raw, `${tokenOf("sealed")}.${tokenOf("stranger")}.never`),
     finds: ["LEFTOVER"],
     left: [],
   },
   "a row of a room that never was": {
-    plant: async (raw) => {
-      const { value } = await rowOf(raw, "sealed", "joined 🦄");
-      await raw.members.put(`${tokenOf("nowhere")}.${tokenOf("stranger")}.never`, value);
-    },
+    plant: (raw) => copyRow(raw, `${tokenOf("nowhere")}.${tokenOf("stranger")}.never`),
     finds: ["ROOM_MISSING"],
     left: ["ROOM_MISSING"],
   },
   "a row of a deleted room": {
-    plant: async (raw) => {
-      const { value } = await rowOf(raw, "sealed", "joined 🦄");
-      await raw.members.put(`${tokenOf("gone")}.${tokenOf("owner")}.before`, value);
-    },
+    plant: (raw) => copyRow(raw, `${tokenOf("gone")}.${tokenOf("owner")}.before`),
     finds: ["LEFTOVER"],
     left: [],
   },

@@ -5,10 +5,10 @@
  * server.
  */
 import { expect } from "chai";
-import { openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Store } from "unibus-membership";
+import type { Connection } from "../support/nats-clients.js";
 import { tapped } from "./support/taps.js";
+import { useTwoStores } from "./support/two-stores.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const token = (id: string): string => Buffer.from(id).toString("base64url");
@@ -45,30 +45,15 @@ function refusing(inner: Connection) {
 
 describe("jetstream: a refused write is no evidence", function () {
   this.timeout(60_000);
-  let server: NatsServer;
-  let clean: Connection;
   let faulty: ReturnType<typeof refusing>;
   let a: Store;
   let b: Store;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    clean = await client.connect(server.url);
-    faulty = refusing(await client.connect(server.url));
-    a = await openJetStream(clean, 1, { opTimeoutMs: 20_000 });
-    b = await openJetStream(faulty.connection, 1, { opTimeoutMs: 20_000 });
-    await a.users.addFirstAdmin({ key: "root" });
+  useTwoStores(refusing, 20_000, (stores) => {
+    ({ a, b, faults: faulty } = stores);
   });
 
-  after(async () => {
-    await a.close();
-    await b.close();
-    await clean.close();
-    await faulty.connection.close();
-    await server.dispose();
-  });
+  before(() => a.users.addFirstAdmin({ key: "root" }));
 
   for (const code of [10071, 10164] as const) {
     const id = (name: string): string => `${name}-${String(code)}`;

@@ -114,6 +114,16 @@ describe("jetstream: rosters", function () {
     };
   }
 
+  /** A room whose rows are being copied, which waits at one of them. */
+  async function begunCopy(prefix: string) {
+    await filled(prefix);
+    const { store, reached, letGo, own } = await held(prefix, 200);
+    await removals(store, 0);
+    await reached;
+    const { copying, roster } = await record(prefix);
+    return { store, letGo, own, copying, roster };
+  }
+
   it("changes of the room go on while rows are copied, and none of them is lost", async () => {
     const prefix = newPrefix();
     await filled(prefix);
@@ -162,20 +172,15 @@ describe("jetstream: rosters", function () {
 
   it("a store that opens and sweeps meanwhile leaves the copy alone", async () => {
     const prefix = newPrefix();
-    await filled(prefix);
-    const { store, reached, letGo, own } = await held(prefix, 200);
-    const before = await record(prefix);
-    await removals(store, 0);
-    await reached;
+    const { store, letGo, own, copying, roster } = await begunCopy(prefix);
     const { connection: sweeping, quiet } = quieted(connection);
     const sweeper = await open(prefix, sweeping);
     await quiet();
-    const { copying } = await record(prefix);
     expect((await rowsOf(prefix, copying)).length).to.be.greaterThan(50);
     letGo();
     await eventually("the rows are copied", async () => (await record(prefix))["roster"] === copying);
     expect(await listed(store)).to.have.length(MEMBERS + 1 - 16);
-    expect((await record(prefix))["roster"]).to.not.equal(before["roster"]);
+    expect((await record(prefix))["roster"]).to.not.equal(roster);
     await sweeper.close();
     await store.close();
     await own.close();
@@ -183,11 +188,7 @@ describe("jetstream: rosters", function () {
 
   it("where whoever copies dies, another one begins anew once as many have left again, and its rows are removed", async () => {
     const prefix = newPrefix();
-    await filled(prefix);
-    const { store, reached, letGo, own } = await held(prefix, 200);
-    await removals(store, 0);
-    await reached;
-    const { copying, roster } = await record(prefix);
+    const { store, letGo, own, copying, roster } = await begunCopy(prefix);
     await own.close();
     letGo();
     await store.close();
@@ -208,11 +209,7 @@ describe("jetstream: rosters", function () {
 
   it("a room that is deleted meanwhile leaves no rows", async () => {
     const prefix = newPrefix();
-    await filled(prefix);
-    const { store, reached, letGo, own } = await held(prefix, 200);
-    await removals(store, 0);
-    await reached;
-    const { copying, roster } = await record(prefix);
+    const { store, letGo, own, copying, roster } = await begunCopy(prefix);
     await store.rooms.delete("room");
     letGo();
     await eventually(

@@ -4,13 +4,13 @@
  */
 import { expect } from "chai";
 import { openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
-import { natsClients, type Connection } from "../support/nats-clients.js";
+import type { Connection } from "../support/nats-clients.js";
 import { pause } from "../support/wait.js";
 import { isBarrier, readOf } from "./support/messages.js";
 import { streamInfo } from "./support/streams.js";
 import { given, messagesOf, tapped, type Message, type RequestMany, type Tap } from "./support/taps.js";
+import { useTwoStores } from "./support/two-stores.js";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -82,28 +82,13 @@ function lagging(inner: Connection) {
 
 describe("jetstream: what another replica is behind with", function () {
   this.timeout(60_000);
-  let server: NatsServer;
   let clean: Connection;
   let behind: ReturnType<typeof lagging>;
   let a: Store;
   let b: Store;
 
-  before(async () => {
-    server = await startNatsServer();
-    const [client] = natsClients;
-    if (client === undefined) throw new Error("no client");
-    clean = await client.connect(server.url);
-    behind = lagging(await client.connect(server.url));
-    a = await openJetStream(clean, 1, { opTimeoutMs: 20_000 });
-    b = await openJetStream(behind.connection, 1, { opTimeoutMs: 20_000 });
-  });
-
-  after(async () => {
-    await a.close();
-    await b.close();
-    await clean.close();
-    await behind.connection.close();
-    await server.dispose();
+  useTwoStores(lagging, 20_000, (stores) => {
+    ({ a, b, clean, faults: behind } = stores);
   });
 
   afterEach(() => {
