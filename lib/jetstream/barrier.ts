@@ -7,8 +7,8 @@
 import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
-import { moment } from "./continuity.js";
-import type { Moment } from "./continuity.js";
+import { moment } from "../moment.js";
+import type { Moment } from "../moment.js";
 import type { BucketName, Seq, Stream } from "./seq.js";
 
 interface Waiter<B extends BucketName> {

@@ -9,7 +9,7 @@ import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
 import { BatchedReads } from "./batched-reads.js";
 import type { Ack, JetStreamClient } from "./client.js";
-import { moment } from "./continuity.js";
+import { moment } from "../moment.js";
 import { decode, intact, type Entry } from "./entry.js";
 import { asRead, type Freshness, type Read, type ReadAs } from "./freshness.js";
 import type { Json } from "./json.js";

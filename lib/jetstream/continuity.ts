@@ -4,21 +4,11 @@
  * apart are from one log. An acknowledgement tells of some moment between its sending and its hearing. So the time
  * counts from the sending of the earlier one to the hearing of the later one. The argument: docs/protocol.md, L1 to L4.
  */
+import { moment, msSince, type Moment } from "../moment.js";
+
 const MOST_MS = 1500;
 /** How much of that time may be over before something is sent, so that its answer can still be in time. */
 const SENDABLE_MS = 1000;
-
-/** A moment by two clocks: one stands still while the machine sleeps, the other may be set. */
-export interface Moment {
-  readonly monotonic: number;
-  readonly wall: number;
-}
-
-export const moment = (): Moment => ({ monotonic: performance.now(), wall: Date.now() });
-
-/** The larger of what the clocks say: one that was set back adds nothing. */
-export const msSince = (earlier: Moment): number =>
-  Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall);
 
 export class Continuity {
   /** When the newest answered message was sent. */

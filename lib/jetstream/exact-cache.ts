@@ -13,8 +13,9 @@
  * stands. It knows how the record stood, so that one fence proves it. The argument: docs/protocol.md, C1 to C9.
  */
 import { asObject } from "./json.js";
-import { moment } from "./continuity.js";
-import type { Continuity, Moment } from "./continuity.js";
+import { moment } from "../moment.js";
+import type { Moment } from "../moment.js";
+import type { Continuity } from "./continuity.js";
 import { Entry } from "./entry.js";
 import type { Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";

@@ -8,8 +8,8 @@ import type { Call } from "../call.js";
 import { isSurelyVain, type JetStreamClient } from "./client.js";
 import type { Failure } from "./failures.js";
 import { RetryLoop } from "./retry-loop.js";
-import { moment } from "./continuity.js";
-import type { Moment } from "./continuity.js";
+import { moment } from "../moment.js";
+import type { Moment } from "../moment.js";
 import type { BucketName, Seq, Stream } from "./seq.js";
 
 interface Log<B extends BucketName> {

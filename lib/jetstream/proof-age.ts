@@ -3,8 +3,8 @@
  * everything that was acknowledged before it was sent. So a cache that is exact as of `S` or later misses nothing that
  * is older than the sending. The argument: docs/protocol.md, T1 to T6.
  */
-import { msSince } from "./continuity.js";
-import type { Moment } from "./continuity.js";
+import { msSince } from "../moment.js";
+import type { Moment } from "../moment.js";
 
 interface Proof {
   readonly seq: number;

@@ -6,6 +6,7 @@
 import type { WatchInput } from "../arguments.js";
 import { MAX_CHANGES } from "../driver.js";
 import type { ChangedMember, ChangedRoom, ChangedUser, Changes, WholeRoom } from "../driver.js";
+import { copyOfMember, copyOfRoom, copyOfUser } from "../copies.js";
 import type { Member, Room, StoreEvent, User } from "../store.js";
 
 /** What a watcher wants to hear of. */
@@ -243,27 +244,4 @@ function removeFrom(sets: Map<string, Set<string>>, key: string, name: string): 
   const names = sets.get(key);
   names?.delete(name);
   if (names?.size === 0) sets.delete(key);
-}
-
-// Several watchers are told of one record: each has its own copy.
-
-function copyOfUser(user: User): User {
-  const { createdAt, revokedAt, expiresAt } = user;
-  return {
-    ...user,
-    createdAt: new Date(createdAt),
-    ...(revokedAt === undefined ? {} : { revokedAt: new Date(revokedAt) }),
-    ...(expiresAt === undefined ? {} : { expiresAt: new Date(expiresAt) }),
-  };
-}
-
-const copyOfRoom = (room: Room): Room => ({ ...room, createdAt: new Date(room.createdAt) });
-
-function copyOfMember(member: Member): Member {
-  const { since, publicKey } = member;
-  return {
-    ...member,
-    since: new Date(since),
-    ...(publicKey === undefined ? {} : { publicKey: new Uint8Array(publicKey) }),
-  };
 }

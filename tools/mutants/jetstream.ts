@@ -225,7 +225,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   },
   {
     name: "a machine that slept has older proofs than it says",
-    file: "lib/jetstream/continuity.ts",
+    file: "lib/moment.ts",
     find: "Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall)",
     replace: "performance.now() - earlier.monotonic",
     breaks: "The age of a proof is by the clock that says more.",
