@@ -26,8 +26,9 @@ const backends = (but) => BACKEND_NAMES.filter((name) => name !== but).map((name
 const ENTRY = ["**/index.js", "**/config.js", "**/config-from-env.js", "**/backends.js", "**/testing/*"];
 const FRONT = [...ENTRY, "**/transfer/*", "**/inspect/*"];
 const WATCH = "**/watch/*";
+const SESSIONS = "**/sessions/*";
 /** @param {string} name */
-const notForBackend = (name) => [...backends(name), ...FRONT, WATCH, "**/authorization.js"];
+const notForBackend = (name) => [...backends(name), ...FRONT, WATCH, SESSIONS, "**/authorization.js"];
 
 export default defineConfig(
   globalIgnores(["dist/", "**/node_modules/"]),
@@ -61,15 +62,22 @@ export default defineConfig(
     },
   },
   layer(["lib/store.ts", "lib/errors.ts"], ["./*", "../*"]),
-  layer(["lib/findings.ts", "lib/progress.ts", "lib/notify.ts", "lib/spool.ts"], ["./*", "../*", "!./notify.js"]),
   layer(
-    ["lib/rules.ts", "lib/call.ts", "lib/arguments.ts", "lib/signal.ts", "lib/subject-token.ts"],
+    ["lib/findings.ts", "lib/moment.ts", "lib/progress.ts", "lib/notify.ts", "lib/spool.ts"],
+    ["./*", "../*", "!./notify.js"],
+  ),
+  layer(
+    ["lib/rules.ts", "lib/copies.ts", "lib/call.ts", "lib/arguments.ts", "lib/signal.ts", "lib/subject-token.ts"],
     [...backends(), ...FRONT, "**/driver.js", "**/membership-store.js", "**/authorization.js"],
   ),
   layer(["lib/driver.ts"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
-  layer(["lib/changed-names.ts"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
+  layer(
+    ["lib/changed-names.ts", "lib/noted-grants.ts"],
+    [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"],
+  ),
   layer(["lib/authorization.ts"], [...backends(), ...FRONT, "**/driver.js", "**/membership-store.js"]),
-  layer(["lib/watch/*"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),
+  layer(["lib/watch/*"], [...backends(), ...FRONT, SESSIONS, "**/membership-store.js", "**/authorization.js"]),
+  layer(["lib/sessions/*"], [...backends(), ...FRONT, WATCH, "**/membership-store.js"]),
   layer(["lib/membership-store.ts"], [...backends(), ...FRONT]),
   layer(["lib/transfer/*"], [...backends(), ...ENTRY, "**/inspect/*", WATCH, "**/authorization.js"]),
   layer(["lib/inspect/*"], [...backends(), ...ENTRY, "**/authorization.js"]),

@@ -16,6 +16,7 @@ import type {
   PageRequest,
   RekeyOptions,
   RoomChange,
+  SessionOptions,
   UserChange,
   WatchOptions,
 } from "./store.js";
@@ -293,6 +294,42 @@ export function checkOptions(options: CheckOptions | undefined): CheckBounds {
   // They are not spread: to copy the two costs as much as the rest of a check from memory.
   const { timeoutMs, signal } = bounds(found, "options");
   return { timeoutMs, signal, maxStalenessMs: maxStaleness(found["maxStalenessMs"], "options.maxStalenessMs") };
+}
+
+const SESSION_OPTIONS = ["timeoutMs", "signal", "maxStalenessMs", "role", "memberOf"] as const;
+const DEFAULT_SESSION_STALENESS_MS = 5000;
+const MIN_SESSION_STALENESS_MS = 100;
+const MAX_MEMBERSHIPS = 1000;
+
+export interface SessionInput extends Bounds {
+  readonly maxStalenessMs: number;
+  readonly role: "admin" | undefined;
+  readonly memberOf: readonly { readonly roomId: string; readonly endpoint: string }[];
+}
+
+export function sessionOptions(options: SessionOptions | undefined): SessionInput {
+  const found = fields(options === undefined ? {} : options, "options", SESSION_OPTIONS);
+  const { maxStalenessMs, role, memberOf } = found;
+  return {
+    ...bounds(found, "options"),
+    maxStalenessMs:
+      maxStalenessMs === undefined
+        ? DEFAULT_SESSION_STALENESS_MS
+        : integer(maxStalenessMs, "options.maxStalenessMs", MIN_SESSION_STALENESS_MS, MAX_STALENESS_MS),
+    role: role === undefined ? undefined : oneOf(role, "options.role", ["admin"]),
+    memberOf: memberOf === undefined ? [] : memberships(memberOf, "options.memberOf"),
+  };
+}
+
+function memberships(value: unknown, path: string): SessionInput["memberOf"] {
+  const list = listOf(value);
+  if (list === undefined || list.length > MAX_MEMBERSHIPS)
+    throw invalid(path, `an array of at most ${String(MAX_MEMBERSHIPS)} memberships`);
+  return list.map((each, i) => {
+    const at = `${path}[${String(i)}]`;
+    const { roomId, endpoint } = fields(each, at, ["roomId", "endpoint"]);
+    return { roomId: id(roomId, `${at}.roomId`), endpoint: id(endpoint, `${at}.endpoint`) };
+  });
 }
 
 const KINDS = ["users", "rooms", "members", "roomKeys"] as const;

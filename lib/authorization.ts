@@ -8,7 +8,7 @@ import { Call } from "./call.js";
 import { isStoreError } from "./errors.js";
 import { isActive } from "./rules.js";
 import type { UserFacts } from "./rules.js";
-import type { CheckOptions, Decision, Store, User } from "./store.js";
+import type { CheckOptions, Decision, Denial, Store, User } from "./store.js";
 
 /**
  * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the
@@ -49,9 +49,7 @@ function opTimeoutOf(store: object): number {
   }
 }
 
-export type Denial = Extract<Decision, { allowed: false }>["reason"];
-
-export function denied(reason: Denial, error?: unknown): Decision {
+export function denied(reason: Denial["reason"], error?: unknown): Denial {
   return error === undefined ? { allowed: false, reason } : { allowed: false, reason, error };
 }
 
@@ -68,7 +66,7 @@ export function decide(user: User | undefined, now: number): Decision {
 }
 
 /** Why nothing could be proved. What is not known to be harmless is `unavailable`. */
-export function denialOf(error: unknown, aborted: boolean): Decision {
+export function denialOf(error: unknown, aborted: boolean): Denial {
   if (aborted) return denied("aborted", error);
   if (!isStoreError(error)) return denied("unavailable", error);
   switch (error.code) {

@@ -1,6 +1,17 @@
 /** Which records have changed, for a backend that sees each change: their names, until somebody takes them. */
 import { MAX_CHANGES } from "./driver.js";
 
+/** Is told of each change, before its caller hears of it. */
+export interface ChangeNotes {
+  user(key: string, ended: boolean): void;
+  room(id: string): void;
+  roomDeleted(id: string): void;
+  member(roomId: string, endpoint: string, ended: boolean): void;
+  key(roomId: string, endpoint: string, epoch: number): void;
+  /** What there is is another store's. */
+  lose(): void;
+}
+
 export interface ChangedRoomNames {
   deleted: boolean;
   /** Whether the room's own record did. */
@@ -10,7 +21,7 @@ export interface ChangedRoomNames {
   readonly keys: Map<string, Set<number>>;
 }
 
-export class ChangedNames {
+export class ChangedNames implements ChangeNotes {
   /** Whether a grant ended. */
   readonly users = new Map<string, boolean>();
   readonly rooms = new Map<string, ChangedRoomNames>();

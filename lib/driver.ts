@@ -47,6 +47,8 @@ export interface Driver {
   readonly inspection: InspectionDriver;
   /** What changes from now on, whoever changes it. */
   readonly changes: ChangesDriver;
+  /** What sessions rest on. */
+  readonly grants: GrantsDriver;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, and lets go of every resource, also
    * where the backend is dead. It bounds its own time, because nobody else does. Rejects with `UNAVAILABLE` if
@@ -474,4 +476,67 @@ export interface ChangedMember {
   readonly ended: boolean;
   /** `undefined`: the endpoint is no member. */
   readonly member: Member | undefined;
+}
+
+export interface GrantsDriver {
+  /**
+   * Begins to follow the grants that are wanted, whoever changes them on whatever node. While nobody follows, nothing
+   * is kept and nothing is sent. `wanted` is looked at whenever something is asked or has changed. `UNAVAILABLE` of a
+   * store that is closed while another writes whole records into it.
+   */
+  follow(wanted: WantedGrants, call: Call): Promise<GrantFeed>;
+}
+
+/** Whose grants somebody rests on. */
+export interface WantedGrants {
+  readonly users: Pick<ReadonlyMap<string, unknown>, "has" | "keys">;
+  /** By room, the endpoints. */
+  readonly members: ReadonlyMap<string, Pick<ReadonlyMap<string, unknown>, "has" | "keys">>;
+}
+
+/**
+ * What a user or a membership is, and which grant of it: what a check may rest on. Two answers of one feed are of the
+ * same grant if and only if nothing was taken away between them, whatever was given back.
+ */
+export interface UserGrant {
+  readonly user: User;
+  /**
+   * How often something was taken away from the user: revoked, demoted, or its time had run out. Of two answers the
+   * difference counts.
+   */
+  readonly grant: number;
+}
+
+export interface MemberGrant {
+  readonly joined: boolean;
+  /** No other membership of the endpoint in a room of that id has it. */
+  readonly membership: string;
+}
+
+/** One at a time takes from it. What is read may be read beside that, and is wanted from before it is asked. */
+export interface GrantFeed {
+  /** The user as a check may take it, at some moment after this call (11, 12). `undefined`: nobody. */
+  user(key: string, call: Call): Promise<UserGrant | undefined>;
+  /** The same of a membership. `undefined`: no such room or member. */
+  member(roomId: string, endpoint: string, call: Call): Promise<MemberGrant | undefined>;
+  /**
+   * What has changed of what is wanted since the last time, each as it stands at one moment: what was acknowledged to
+   * anyone before this call is in it, or was in an earlier one. It never goes back behind what was taken before. A call
+   * that fails has taken nothing: the next one has all of it.
+   */
+  take(call: Call): Promise<ChangedGrants>;
+  /** Lets go of what it keeps. It may come at any time, and more than once. */
+  close(): void;
+}
+
+export interface ChangedGrants {
+  /**
+   * The records may be others of the same names: the store was closed while whole ones were written, or another log is
+   * there. Nobody's grant of before counts any more, and the feed is of no more use.
+   */
+  readonly isOver: boolean;
+  /** `undefined`: nobody, or a record that cannot be read. */
+  readonly users: ReadonlyMap<string, UserGrant | undefined>;
+  /** By room and endpoint. `undefined`: no member, or a record that cannot be read. */
+  readonly members: ReadonlyMap<string, ReadonlyMap<string, MemberGrant | undefined>>;
 }

@@ -16,6 +16,7 @@ export { inspect } from "./inspect/inspect.js";
 export type { InspectOptions, Inspection } from "./inspect/inspect.js";
 export type { Finding, FindingCode } from "./findings.js";
 export type { BulkOptions, BulkProgress, Counts } from "./transfer/options.js";
+export { SessionEnded } from "./sessions/session-ended.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {
   StoreError,
@@ -37,6 +38,7 @@ export type {
   CheckOptions,
   CommonOptions,
   Decision,
+  Denial,
   Member,
   Members,
   NewMember,
@@ -53,6 +55,8 @@ export type {
   RoomKey,
   RoomKeys,
   Rooms,
+  Session,
+  SessionOptions,
   Store,
   StoreEvent,
   User,

@@ -28,15 +28,19 @@ import type {
   CallOptions,
   CheckOptions,
   Decision,
+  Denial,
   Members,
   RoomKeys,
   Rooms,
+  Session,
+  SessionOptions,
   Store,
   User,
   Users,
   Watch,
   WatchOptions,
 } from "./store.js";
+import { SessionHub, disposable } from "./sessions/hub.js";
 import { WatchHub } from "./watch/hub.js";
 
 /** Lists and rekey touch many records. */
@@ -81,6 +85,7 @@ export class MembershipStore extends OwnStore implements Store {
   readonly #readers = new Set<RecordReader>();
   readonly #feeds = new Set<ChangeFeed>();
   readonly #watches: WatchHub;
+  readonly #sessions: SessionHub;
   #closing: Promise<void> | undefined;
 
   static {
@@ -103,6 +108,11 @@ export class MembershipStore extends OwnStore implements Store {
     this.#watches = new WatchHub({
       driver,
       step: (work) => this.#call("read", this.#manyMs, () => [args.callOptions(undefined), work]),
+    });
+    this.#sessions = new SessionHub({
+      grants: driver.grants,
+      opTimeoutMs,
+      step: (timeoutMs, work) => this.#call("read", timeoutMs, () => [args.callOptions(undefined), work]),
     });
 
     // The functions over any store rely on these methods. So nobody may replace them.
@@ -307,12 +317,27 @@ export class MembershipStore extends OwnStore implements Store {
     });
   }
 
+  session(key: string, options?: SessionOptions): Promise<Session | (Denial & Disposable)> {
+    let input: args.SessionInput;
+    let folded: string;
+    try {
+      if (this.#closing !== undefined) return Promise.resolve(disposable(denied("closed")));
+      input = args.sessionOptions(options);
+      folded = args.signKey(key, "key");
+    } catch (error) {
+      return Promise.resolve(disposable(denied("malformed", error)));
+    }
+    if (isAborted(input.signal)) return Promise.resolve(disposable(denied("aborted")));
+    return this.#sessions.open(folded, input, (work) => this.#decided(input, work, denialOf));
+  }
+
   watch(options?: WatchOptions): Watch {
     return this.#watches.watch(args.watchOptions(options));
   }
 
   close(): Promise<void> {
     this.#watches.close();
+    this.#sessions.close();
     this.#closing ??= this.#close();
     return this.#closing;
   }

@@ -124,8 +124,56 @@ export interface Store extends AsyncDisposable {
    * }
    */
   watch(options?: WatchOptions): Watch;
+  /**
+   * A check whose answer stays watched: for a connection, a socket, a stream. The {@link Session} is of the grant that
+   * the user has now. It ends when that ends, also where a new one begins at once, and never comes back. Never rejects:
+   * who may not come in gets a {@link Denial}, which is disposable too, so that `using` takes either.
+   *
+   * `signal` aborts, and `active` is `false`, within `maxStalenessMs` of the moment at which it was acknowledged, to
+   * anyone on any node, that the user was revoked, demoted (with `role`) or removed from a room (with `memberOf`); at
+   * the first proof after `expiresAt`; and when nothing could be proved for so long. All sessions of a store share one
+   * feed, and a proof about every quarter of the shortest `maxStalenessMs`.
+   *
+   * @example
+   * using session = await store.session(key, { maxStalenessMs: 1000 });
+   * if (!session.allowed) return socket.close();
+   * session.signal.addEventListener("abort", () => socket.close());
+   */
+  session(key: string, options?: SessionOptions): Promise<Session | (Denial & Disposable)>;
   /** Settles calls in flight, makes everything acknowledged durable, and lets go of every resource. Idempotent. */
   close(): Promise<void>;
+}
+
+export interface SessionOptions {
+  /** Bounds the opening, in milliseconds: 1 to 600000. */
+  timeoutMs?: number;
+  /** Ends the session, or its opening: the denial is `aborted`. */
+  signal?: AbortSignal;
+  /**
+   * For how long what was taken away may go unnoticed, and for how long nothing may be proved, in milliseconds: 100 to
+   * 60000. Default 5000.
+   */
+  maxStalenessMs?: number;
+  /** The session is an admin's: a demotion ends it. Without it, one goes on. */
+  role?: "admin";
+  /** The session is also of these joined memberships, at most 1000: it ends when any of them does. */
+  memberOf?: readonly { roomId: string; endpoint: string }[];
+}
+
+/** A check whose answer stays watched: see {@link Store.session}. */
+export interface Session extends Disposable {
+  readonly allowed: true;
+  /** The user, as it was proved last. */
+  readonly user: User;
+  /**
+   * Whether what the session rests on was proved recently enough. It is computed by the clocks at each read: after a
+   * process was stopped it is `false` before the signal has had time to abort. Once it was `false` it stays so.
+   */
+  readonly active: boolean;
+  /** Aborts once, with a `SessionEnded` as its reason, whose `denial` says why. */
+  readonly signal: AbortSignal;
+  /** Ends it, with the denial `closed`. Nothing is kept of it then. Idempotent. */
+  close(): void;
 }
 
 export interface WatchOptions {
@@ -417,15 +465,26 @@ export interface Page<T> {
 
 /**
  * The answer of {@link Store.authorize}. `"active"` is said only on proof. `"unknown"`, `"revoked"` and `"expired"` are
- * said only after a read as fresh as an allow needs. Every other reason says that nothing is known: deny, and conclude
- * nothing.
+ * said only after a read as fresh as an allow needs. So are those that only a {@link Session} has: `"notAdmin"`,
+ * `"notMember"`, and `"ended"`, of a grant that has ended although there is another one. Every other reason says that
+ * nothing is known: deny, and conclude nothing.
  */
-export type Decision =
-  | { readonly allowed: true; readonly reason: "active"; readonly user: User }
-  | {
-      readonly allowed: false;
-      readonly reason:
-        "unknown" | "revoked" | "expired" | "malformed" | "aborted" | "timeout" | "unavailable" | "closed";
-      /** What the backend said, where it said something. Usually a `StoreError`. */
-      readonly error?: unknown;
-    };
+export type Decision = { readonly allowed: true; readonly reason: "active"; readonly user: User } | Denial;
+
+export interface Denial {
+  readonly allowed: false;
+  readonly reason:
+    | "unknown"
+    | "revoked"
+    | "expired"
+    | "notAdmin"
+    | "notMember"
+    | "ended"
+    | "malformed"
+    | "aborted"
+    | "timeout"
+    | "unavailable"
+    | "closed";
+  /** What the backend said, where it said something. Usually a `StoreError`. */
+  readonly error?: unknown;
+}

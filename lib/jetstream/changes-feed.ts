@@ -320,7 +320,11 @@ class BucketsFeed implements ChangeFeed {
   }
 }
 
-async function rosterOf({ members }: Followed, roomId: string, call: Call): Promise<Roster<"certain"> | undefined> {
+export async function rosterOf(
+  { members }: Pick<Followed, "members">,
+  roomId: string,
+  call: Call,
+): Promise<Roster<"certain"> | undefined> {
   try {
     return await members.roster(roomId, CERTAIN, call);
   } catch (error) {
@@ -418,7 +422,7 @@ function hasEnded(versions: readonly number[]): boolean {
 const NOTHING = -1;
 
 /** A damaged record fails whoever asks for it. It must not hold up others. */
-function unlessDamaged<T>(read: () => T): T | undefined {
+export function unlessDamaged<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {

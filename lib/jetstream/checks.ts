@@ -54,15 +54,21 @@ export class JetStreamChecks implements AsyncCheckReads {
 
   /** The whole user, as of a moment after this call. */
   async user(key: string, call: Call): Promise<User | undefined> {
+    const row = await this.row(key, call);
+    return row === undefined ? undefined : toUser(row);
+  }
+
+  /** The same, with what callers do not see. */
+  async row(key: string, call: Call): Promise<UserRow | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // The record and the proof come side by side. The proof is of this record if both stand at the same sequence.
       const [found, entry] = await joinBoth(this.#proved(key, call), this.#users.get(keys.user(key), call));
       if (found.facts === undefined) return undefined;
-      if (found.row !== undefined) return toUser(found.row);
+      if (found.row !== undefined) return found.row;
       if (entry?.seq !== found.seq) continue;
       const { user } = readUser(entry).record;
-      if (user !== undefined) return toUser(user);
+      if (user !== undefined) return user;
     }
   }
 

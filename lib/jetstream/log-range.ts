@@ -22,6 +22,9 @@ const PAGE_BYTES = 4 * 1024 * 1024;
 /** Whoever is so far behind reads everything anew. */
 const MAX_READ = 65_536;
 const MAX_READ_BYTES = 64 * 1024 * 1024;
+/** So often a replica that does not answer is given up within a call's time, unless that is very short. */
+const ATTEMPTS = 4;
+const MIN_ATTEMPT_MS = 50;
 /** Gaps about which the leader is asked, in one pass, and so many at a time. */
 const MAX_GAPS = 1024;
 const ASKED_AT_ONCE = 64;
@@ -86,7 +89,7 @@ async function readRange<B extends CommittingBucket, V>(
     const answer = await bucket.client.direct(
       bucket.stream,
       { seq: next, next_by_subj: EVERYTHING, batch: PAGE, max_bytes: PAGE_BYTES },
-      bucket.client.attemptMs(call),
+      Math.min(bucket.client.attemptMs(call), Math.max(MIN_ATTEMPT_MS, (call.expiresAt - call.startedAt) / ATTEMPTS)),
     );
     if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
     if (answer.kind !== "end") continue;

@@ -21,6 +21,7 @@ import {
 } from "./provisioning.js";
 import type { StreamState } from "./provisioning.js";
 import { changes } from "./changes-feed.js";
+import { grants } from "./grants-feed.js";
 import { JetStreamChecks } from "./checks.js";
 import { JetStreamClient } from "./client.js";
 import type { NatsConnection } from "./nats-connection.js";
@@ -448,16 +449,18 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
 function driverOf(parts: Parts, { maxStalenessMs, opTimeoutMs }: JetStreamInput, close: () => Promise<void>): Driver {
   const { client, log, members, memberships, index, users, userCache, userViews, guard } = parts;
   const lifecycle = new RoomLifecycle(log, index);
+  const checks = new JetStreamChecks(users, userCache, members, maxStalenessMs);
   return {
     backend: "jetstream",
     rooms: new JetStreamRooms(log, lifecycle, members, memberships, index),
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard),
-    checks: new JetStreamChecks(users, userCache, members, maxStalenessMs),
+    checks,
     records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
     inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
     changes: changes({ users, userViews, log, members, index }),
+    grants: grants({ users, checks, log, members }),
     close,
   };
 }

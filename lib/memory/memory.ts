@@ -5,7 +5,7 @@
 import { cursor, toCursor } from "../arguments.js";
 import type { PageInput } from "../arguments.js";
 import type { Call } from "../call.js";
-import type { ChangedNames } from "../changed-names.js";
+import type { ChangeNotes } from "../changed-names.js";
 import type { StoreError } from "../errors.js";
 import {
   endsGrant,
@@ -63,7 +63,7 @@ export class Memory {
   #importingSince: number | undefined;
   #importer: Importer | undefined;
   /** What has changed, for each who follows. */
-  readonly followers = new Set<ChangedNames>();
+  readonly followers = new Set<ChangeNotes>();
 
   /** How many there were. No revision is above it. */
   get operations(): number {
@@ -86,7 +86,7 @@ export class Memory {
   }
 
   /** Of what is changed in this turn. */
-  changed(note: (names: ChangedNames) => void): void {
+  changed(note: (names: ChangeNotes) => void): void {
     for (const names of this.followers) note(names);
   }
 

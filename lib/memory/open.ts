@@ -8,6 +8,7 @@ import { members } from "./members.js";
 import { Memory, answer } from "./memory.js";
 import { changes } from "./changes.js";
 import { checkReads } from "./checks.js";
+import { grants } from "./grants.js";
 import { inspection } from "./inspection.js";
 import { records } from "./records.js";
 import { roomKeys } from "./room-keys.js";
@@ -44,6 +45,7 @@ export function memoryDriver(memory: Memory): Driver {
     records: records(memory),
     inspection: inspection(memory),
     changes: changes(memory),
+    grants: grants(memory),
     close: () => Promise.resolve(),
   };
 }

@@ -1,6 +1,6 @@
 /** What changes in the tables, which are told of each change when it is durable, and before its caller is. */
 import { ChangedNames } from "../changed-names.js";
-import type { ChangedRoomNames } from "../changed-names.js";
+import type { ChangeNotes, ChangedRoomNames } from "../changed-names.js";
 import type { ChangeFeed, ChangedRoom, ChangedUser, Changes, ChangesDriver } from "../driver.js";
 import { endsGrant } from "../rules.js";
 import type { Change } from "./changes.js";
@@ -44,32 +44,7 @@ class TablesFeed implements ChangeFeed, ChangeListener {
   }
 
   before(change: Change): void {
-    const names = this.#names;
-    switch (change.kind) {
-      case "user": {
-        const { row } = change;
-        const before = this.#database.tables.users.get(row.key);
-        names.user(row.key, before !== undefined && endsGrant(before, row, Date.now()));
-        return;
-      }
-      case "room":
-        names.room(change.row.id);
-        return;
-      case "roomGone":
-        names.roomDeleted(change.id);
-        return;
-      case "member":
-        names.member(change.row.roomId, change.row.endpoint, false);
-        return;
-      case "memberGone":
-        names.member(change.roomId, change.endpoint, true);
-        return;
-      case "key":
-        names.key(change.row.roomId, change.row.endpoint, change.row.epoch);
-        return;
-      case "import":
-        names.lose();
-    }
+    note(change, this.#database.tables, this.#names);
   }
 
   async take(): Promise<Changes> {
@@ -86,6 +61,35 @@ class TablesFeed implements ChangeFeed, ChangeListener {
   close(): void {
     this.#stopListening();
     this.#names = new ChangedNames();
+  }
+}
+
+/** Names what is about to be changed. */
+export function note(change: Change, tables: Tables, names: ChangeNotes): void {
+  switch (change.kind) {
+    case "user": {
+      const { row } = change;
+      const before = tables.users.get(row.key);
+      names.user(row.key, before !== undefined && endsGrant(before, row, Date.now()));
+      return;
+    }
+    case "room":
+      names.room(change.row.id);
+      return;
+    case "roomGone":
+      names.roomDeleted(change.id);
+      return;
+    case "member":
+      names.member(change.row.roomId, change.row.endpoint, false);
+      return;
+    case "memberGone":
+      names.member(change.roomId, change.endpoint, true);
+      return;
+    case "key":
+      names.key(change.row.roomId, change.row.endpoint, change.row.epoch);
+      return;
+    case "import":
+      names.lose();
   }
 }
 

@@ -20,6 +20,7 @@ import { ImageMaker } from "./image-maker.js";
 import { inspection } from "./inspection.js";
 import type { StoreFiles } from "./inspection.js";
 import { changes } from "./changes-feed.js";
+import { grants } from "./grants-feed.js";
 import { ALONE, Lease } from "./lease.js";
 import type { Holding } from "./lease.js";
 import { loadSqlJs } from "./load-sql-js.js";
@@ -160,6 +161,7 @@ function driverOf(
     records: records(database, holding),
     inspection: inspection(database, holding, files),
     changes: changes(database, holding),
+    grants: grants(database, holding),
     close,
   };
 }

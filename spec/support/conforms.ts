@@ -4,6 +4,7 @@ import { expect } from "chai";
 import { randomBytes } from "node:crypto";
 import { exportCases } from "./export-cases.js";
 import { inspectCases } from "./inspect-cases.js";
+import { sessionCases } from "./session-cases.js";
 import { watchCases } from "./watch-cases.js";
 import { foreign } from "./foreign-store.js";
 import { dropBuckets, natsClients, type Connection, type NatsClient } from "./nats-clients.js";
@@ -23,7 +24,7 @@ export function conforms(target: string, harness: () => ConformanceHarness): voi
     before(() => {
       run = new ConformanceRun(harness());
     });
-    for (const each of [...conformanceCases, ...exportCases, ...inspectCases, ...watchCases])
+    for (const each of [...conformanceCases, ...exportCases, ...inspectCases, ...watchCases, ...sessionCases])
       it(each.name, () => run.case(each));
     after(() => run.dispose());
   });

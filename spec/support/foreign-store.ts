@@ -14,6 +14,7 @@ export function foreign(store: Store): Store {
     isMember: (roomId, endpoint, options) => store.isMember(roomId, endpoint, options),
     hasAdmin: (options) => store.hasAdmin(options),
     watch: (options) => store.watch(options),
+    session: (key, options) => store.session(key, options),
     close: () => store.close(),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   };

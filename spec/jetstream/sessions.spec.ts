@@ -1,0 +1,150 @@
+/** Sessions over a real server: what they send, and what they hear of buckets that others change. */
+import { expect } from "chai";
+import { once } from "node:events";
+import { openJetStream, type Session, type SessionOptions, type Store } from "unibus-membership";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
+import { isBarrier } from "./support/messages.js";
+import { tapped } from "./support/taps.js";
+
+/** Generous: what is tested is what is told, on a machine that does much else meanwhile. */
+const opTimeoutMs = 20_000;
+const LONG = { maxStalenessMs: 60_000 };
+
+describe("sessions on JetStream", function () {
+  this.timeout(120_000);
+  let raw: Connection;
+  let other: Connection;
+  useServer((first, second) => {
+    [raw, other] = [first, second];
+  });
+
+  let prefixes = 0;
+
+  /** Two stores on the same buckets. What the first one sends is counted. */
+  async function stores() {
+    const prefix = `sessions${prefixes++}_`;
+    const tap = { isSilent: false, sent: 0 };
+    const connection = tapped(raw, {
+      request: (send, subject, payload, options) => {
+        tap.sent++;
+        return tap.isSilent && isBarrier(subject) ? new Promise(() => undefined) : send(subject, payload, options);
+      },
+      requestMany: (...args) => {
+        tap.sent++;
+        return raw.requestMany(...args);
+      },
+    });
+    const here = await openJetStream(connection, 1, { prefix, opTimeoutMs });
+    const there = await openJetStream(other, 1, { prefix, opTimeoutMs });
+    await here.users.addFirstAdmin({ key: "root" });
+    await here.users.add({ key: "guest" });
+    await here.rooms.create({ id: "room", owner: "owner" });
+    await here.members.add("room", { endpoint: "guest", state: "joined" });
+    return {
+      tap,
+      here,
+      there,
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        tap.isSilent = false;
+        await Promise.all([here.close(), there.close()]);
+      },
+    };
+  }
+
+  async function admitted(store: Store, key: string, options: SessionOptions = LONG): Promise<Session> {
+    const session = await store.session(key, options);
+    return session.allowed ? session : expect.fail(`${key} is denied: ${session.reason} ${String(session.error)}`);
+  }
+
+  /** Everything of before has been told when another one has begun. */
+  const heard = async (store: Store): Promise<void> => {
+    (await admitted(store, "root")).close();
+  };
+
+  const aborted = async ({ signal }: Session): Promise<void> => {
+    if (!signal.aborted) await once(signal, "abort");
+  };
+
+  it("ends of itself when somebody else takes the grant away, or the membership", async () => {
+    await using both = await stores();
+    const { here, there } = both;
+    const session = await admitted(here, "guest", { maxStalenessMs: 5000 });
+    const ofRoom = await admitted(here, "root", {
+      maxStalenessMs: 5000,
+      memberOf: [{ roomId: "room", endpoint: "guest" }],
+    });
+    await there.users.revoke("guest");
+    await there.members.remove("room", "guest");
+    await Promise.all([aborted(session), aborted(ofRoom)]);
+    expect([session.active, ofRoom.active]).to.deep.equal([false, false]);
+  });
+
+  it("ends of itself when the servers do not answer, while one that takes an older proof goes on", async () => {
+    await using both = await stores();
+    const { here, tap } = both;
+    const session = await admitted(here, "guest", { maxStalenessMs: 300 });
+    const patient = await admitted(here, "guest");
+    tap.isSilent = true;
+    await aborted(session);
+    expect([session.active, patient.active]).to.deep.equal([false, true]);
+    tap.isSilent = false;
+    await heard(here);
+    expect([session.active, patient.active]).to.deep.equal([false, true]);
+  });
+
+  it("a proof is as many messages for thousands of sessions as for a few", async () => {
+    await using both = await stores();
+    const { here, tap } = both;
+    const memberOf = [{ roomId: "room", endpoint: "guest" }];
+    const proof = async (): Promise<number> => {
+      const before = tap.sent;
+      await heard(here);
+      return tap.sent - before;
+    };
+    const first = await admitted(here, "guest", { ...LONG, memberOf });
+    const few = await proof();
+    const sessions: Session[] = [];
+    for (let i = 0; i < 2000; i += 100)
+      sessions.push(
+        ...(await Promise.all(Array.from({ length: 100 }, () => admitted(here, "guest", { ...LONG, memberOf })))),
+      );
+    // Now and then a store looks at the settings of its buckets, with a message for each.
+    expect((await proof()) - few).to.be.lessThan(30);
+    await here.users.revoke("guest");
+    await heard(here);
+    expect([first, ...sessions].filter(({ active }) => active).length).to.equal(0);
+  });
+
+  it("what others change often between two proofs ends nobody's but who lost something", async () => {
+    await using both = await stores();
+    const { here, there } = both;
+    for (const key of ["busy", "back"]) await here.users.add({ key });
+    await here.members.add("room", { endpoint: "back", state: "joined" });
+    const memberOf = (endpoint: string): SessionOptions => ({ ...LONG, memberOf: [{ roomId: "room", endpoint }] });
+    const busy = await admitted(here, "busy", memberOf("guest"));
+    const back = await admitted(here, "back");
+    const inRoom = await admitted(here, "root", memberOf("back"));
+    // More than a record tells of itself.
+    for (let i = 0; i < 20; i++) {
+      await there.users.update("busy", { name: String(i) });
+      await there.rooms.update("room", { name: String(i) });
+      await there.users.revoke("back");
+      await there.users.reinstate("back");
+      await there.members.remove("room", "back");
+      await there.members.add("room", { endpoint: "back", state: "joined" });
+    }
+    await heard(here);
+    expect([busy.active, back.active, inRoom.active]).to.deep.equal([true, false, false]);
+    expect(busy.user.name).to.equal("19");
+    for (let i = 0; i < 60; i++) {
+      await there.members.add("room", { endpoint: `passes ${i}`, state: "joined" });
+      await there.members.remove("room", `passes ${i}`);
+    }
+    await heard(here);
+    expect(busy.active).to.equal(true);
+    await there.members.remove("room", "guest");
+    await heard(here);
+    expect(busy.active).to.equal(false);
+  });
+});
