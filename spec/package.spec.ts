@@ -359,7 +359,8 @@ describe("the packed package", () => {
       const answer = JSON.parse(await runNode([file], folder)) as { loaded: string[]; heldForMs: number };
       const others = answer.loaded.filter((path) => /node_modules.(?!unibus-membership)/.test(path));
       expect(others).to.deep.equal([]);
-      expect(answer.heldForMs).to.be.lessThan(1_000);
+      // The shortest time that anything here waits for by default is two seconds; a busy machine takes some of that.
+      expect(answer.heldForMs).to.be.lessThan(1_800);
     });
   }
 });

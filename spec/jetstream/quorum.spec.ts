@@ -7,7 +7,8 @@ import { eventually, pause } from "../support/wait.js";
 import { CHECKS, PATIENCE_MS, PROBE_TIMEOUT_MS, Probes } from "./support/probes.js";
 
 /** What the machine may need to wake a timer, on top of the time that was asked for. */
-const SLACK_MS = 1500;
+/** A busy machine lets a timer wait. Whatever has no time of its own takes far longer. */
+const SLACK_MS = 5000;
 
 /**
  * How long the side without quorum is asked. Its old leader reads what was, for 3 to 8 s, and calls itself leader.
