@@ -9,7 +9,7 @@ import type { Budget } from "./budget.js";
 import { importIntoNonEmpty, importTakenOver, isImporting, memberNotFound, roomNotFound } from "../rules.js";
 import type { Change, ImportChange } from "./changes.js";
 import { Journal } from "./journal.js";
-import type { Entry, Log } from "./journal.js";
+import type { JournalEntry, LogFile } from "./journal.js";
 import type { Holding } from "./lease.js";
 import { PendingView } from "./pending-view.js";
 import type { Tables } from "./tables.js";
@@ -58,7 +58,7 @@ export interface Importer {
 }
 
 /** A step that waits for the disk. */
-class Submitted<T> implements Entry, Ending<T> {
+class Submitted<T> implements JournalEntry, Ending<T> {
   readonly sequence: number;
   readonly imageBytes: number;
   readonly #step: Step<T>;
@@ -116,7 +116,14 @@ export class Database {
   /** Settles when the last beginning or end of an import is durable, or has failed. */
   #importChanged: Promise<unknown> = Promise.resolve();
 
-  constructor(tables: Tables, sequence: number, log: Log, budget: Budget, events: DatabaseEvents, holding: Holding) {
+  constructor(
+    tables: Tables,
+    sequence: number,
+    log: LogFile,
+    budget: Budget,
+    events: DatabaseEvents,
+    holding: Holding,
+  ) {
     this.#budget = budget;
     this.tables = tables;
     this.view = new PendingView(tables);
@@ -333,7 +340,7 @@ export class Database {
     }
   }
 
-  #durable(entries: readonly Entry[]): void {
+  #durable(entries: readonly JournalEntry[]): void {
     for (const { changes, sequence, imageBytes } of entries) {
       for (const change of changes) this.tables.apply(change);
       if (changes.length === 0) continue;
@@ -357,7 +364,7 @@ export class Database {
   }
 
   /** Nothing can be acknowledged on top of a hole: from here on the store only reads. */
-  #failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void {
+  #failed(cause: unknown, perhaps: readonly JournalEntry[], surelyNot: readonly JournalEntry[]): void {
     this.#failure = { cause };
     this.view.drop();
     this.#events.broken();

@@ -40,7 +40,7 @@ const REKEY_REQUIRED = 2;
 export class RoomEntry {
   readonly ordinal: number;
   readonly id: string;
-  readonly members = new Members();
+  readonly members = new MembersOfRoom();
   #name: string;
   #owner: string;
   #flags: number;
@@ -253,7 +253,7 @@ function placeOf(keys: readonly KeptKey[], epoch: number): number {
 const FEW = 8;
 
 /** The members of a room by endpoint. Many rooms have one. */
-export class Members {
+export class MembersOfRoom {
   #held: MemberEntry | readonly MemberEntry[] | Map<string, MemberEntry> | undefined;
 
   get(endpoint: string): MemberEntry | undefined {

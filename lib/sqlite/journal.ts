@@ -15,7 +15,7 @@ const KEPT_BYTES = 1024 * 1024;
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 
 /** Where batches go. */
-export interface Log {
+export interface LogFile {
   /** The mask over callers' bytes. The same for every log of a database. */
   readonly mask: Uint8Array;
   /** Bytes appended so far. */
@@ -25,7 +25,7 @@ export interface Log {
 }
 
 /** A transaction. Without changes: a place in their order that somebody waits for. */
-export interface Entry {
+export interface JournalEntry {
   readonly sequence: number;
   readonly changes: readonly Change[];
   /** The most that it takes in an image. */
@@ -36,9 +36,9 @@ export interface Entry {
 
 export interface JournalEvents {
   /** The batch is on the disk. */
-  durable(entries: readonly Entry[]): void;
+  durable(entries: readonly JournalEntry[]): void;
   /** The batch may be on the disk. What waited behind it is surely not. Nothing is written any more. */
-  failed(cause: unknown, perhaps: readonly Entry[], surelyNot: readonly Entry[]): void;
+  failed(cause: unknown, perhaps: readonly JournalEntry[], surelyNot: readonly JournalEntry[]): void;
 }
 
 /** Entries that share a write. Their bytes are in `buffer`. `sequence`: the last transaction. */
@@ -46,7 +46,7 @@ interface Batch {
   readonly bytes: Buffer;
   readonly sequence: number;
   readonly buffer: Buffer;
-  readonly entries: readonly Entry[];
+  readonly entries: readonly JournalEntry[];
 }
 
 /**
@@ -63,10 +63,10 @@ interface Batch {
  * Rejected: a write for each entry that waits for the one before. It has the same order, and a disk's latency for each.
  */
 export class Journal {
-  #log: Log;
+  #log: LogFile;
   readonly #events: JournalEvents;
   readonly #ensureHeld: () => Promise<void> | undefined;
-  #entries: Entry[] = [];
+  #entries: JournalEntry[] = [];
   #buffer: Buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   #used = 0;
   /** The last transaction that was encoded. */
@@ -77,11 +77,11 @@ export class Journal {
   #alone = false;
   #scheduled = false;
   #broken = false;
-  #next: { log: Log; switched: () => void } | undefined;
+  #next: { log: LogFile; switched: () => void } | undefined;
   #idle: (() => void)[] = [];
 
   /** `ensureHeld` waits, if needed, until nobody else can have the file. Only then is a write acknowledged. */
-  constructor(log: Log, events: JournalEvents, ensureHeld: () => Promise<void> | undefined) {
+  constructor(log: LogFile, events: JournalEvents, ensureHeld: () => Promise<void> | undefined) {
     this.#log = log;
     this.#events = events;
     this.#ensureHeld = ensureHeld;
@@ -110,13 +110,13 @@ export class Journal {
   }
 
   /** Puts what was encoded last, or an entry that only waits, into the next batch. */
-  submit(entry: Entry): void {
+  submit(entry: JournalEntry): void {
     this.#entries.push(entry);
     this.#schedule();
   }
 
   /** Continues in another log, from the next batch on. */
-  switchTo(log: Log): Promise<void> {
+  switchTo(log: LogFile): Promise<void> {
     return new Promise((resolve) => {
       this.#next = { log, switched: resolve };
       if (!this.#writing) this.#switch();
@@ -205,7 +205,7 @@ export class Journal {
     else this.#log.append(bytes, sequence).then(written, fail);
   }
 
-  #done(entries: readonly Entry[]): void {
+  #done(entries: readonly JournalEntry[]): void {
     this.#events.durable(entries);
     this.#switch();
     // The next writes should share one batch with those that the last batch woke.
@@ -214,7 +214,7 @@ export class Journal {
     if (this.#entries.length > 0 || this.#idle.length > 0) this.#schedule();
   }
 
-  #fail(cause: unknown, perhaps: readonly Entry[], unwritten: readonly Entry[]): void {
+  #fail(cause: unknown, perhaps: readonly JournalEntry[], unwritten: readonly JournalEntry[]): void {
     this.#broken = true;
     const surelyNot = [...unwritten, ...this.#entries];
     this.#entries = [];

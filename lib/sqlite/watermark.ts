@@ -11,7 +11,7 @@ import type { FileHandle } from "node:fs/promises";
 // Node's own timers. A window, or a test that stops time, replaces the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
 import { SYNCED_WRITES, syncData, writeAll } from "./files.js";
-import type { Log } from "./journal.js";
+import type { LogFile } from "./journal.js";
 import type { ImageDigest } from "./log-format.js";
 import { encodeSuperblock } from "./superblock.js";
 import type { SealedImage, Superblock } from "./superblock.js";
@@ -54,7 +54,7 @@ export class Watermark {
   }
 
   /** The segment, for the journal: it acknowledges nothing that the image alone would deny. */
-  guard(segment: Log): Log {
+  guard(segment: LogFile): LogFile {
     return {
       mask: segment.mask,
       get length() {
