@@ -26,7 +26,7 @@ import type { GuardedView, UserView, UserViews } from "./user-views.js";
 import type { WriteHistory } from "./write-history.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
-const MAX_WITNESSES = 8;
+export const MAX_WITNESSES = 8;
 
 /** What stands for the guard until it was read. */
 export const NO_GUARD = readGuard(undefined).guard;

@@ -16,7 +16,10 @@ import type { StagedRecord, Sweep } from "./sweep.js";
 export const MANY_LEFTOVERS = 4096;
 const LOOK_EVERY_MS = 50;
 const AT_ONCE = 1024;
-/** What begins the incarnations of imported rooms: these have rows before they have a record. */
+/**
+ * The incarnations of imported rooms begin with it, and no others do. Such a room has rows before it has a record, and
+ * what a dead import left is found by it.
+ */
 export const IMPORTED = "i-";
 
 interface OfRoom {

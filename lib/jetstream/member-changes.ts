@@ -24,7 +24,7 @@ import { latest } from "./seq.js";
 import { SharedCall } from "./shared-call.js";
 
 /** Rows of one head, and roughly their bytes: every read of the room reads them too. */
-const MAX_ROWS = 16;
+export const MAX_ROWS = 16;
 const MAX_BYTES = 8 * 1024;
 const BYTES_OF_A_ROW = 200;
 

@@ -34,7 +34,7 @@ export interface Proved<B extends BucketName, V> {
  * How many changes one read takes: about as many as several stores have under way. Our records have at most some 20
  * KiB, and the server cuts an answer short at 64 MiB.
  */
-const MAX_CHANGES = 256;
+const MAX_BATCH = 256;
 /** How many changes behind a gap are read. One of them may explain it. */
 const MAX_READ = 2048;
 /** How long such a read may take. A replica that is slower is given up: the leader can prove every record. */
@@ -428,7 +428,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       const request = {
         seq: Math.max(this.#cache.asOf, read.at(-1)?.seq ?? 0) + 1,
         next_by_subj: EVERYTHING,
-        batch: MAX_CHANGES,
+        batch: MAX_BATCH,
       };
       // Several calls wait for this read. So it has a time of its own.
       const answer = await this.client.direct(this.stream, request, FOLLOW_MS);
@@ -436,7 +436,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       if (answer.kind !== "end") return answer;
       if (!whole(answer))
         return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
-      const isFull = answer.messages.length >= MAX_CHANGES;
+      const isFull = answer.messages.length >= MAX_BATCH;
       read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
       const isWhole = this.#cache.applyChanges(generation, read);
       // No later read may be older than this one.

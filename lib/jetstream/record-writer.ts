@@ -27,6 +27,7 @@ import type { ProvedBucket } from "./proved-bucket.js";
 import { base64, toJson } from "./record-fields.js";
 import type { Readable } from "./record-reader.js";
 import type { RoomIndex } from "./room-index.js";
+import { IMPORTED } from "./leftovers.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import type { PageOfRecords } from "./scans.js";
@@ -37,8 +38,6 @@ import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
 const IMPORTING = "importing";
-/** The incarnations of imported rooms begin with it, and no others do. What a dead import left is found by it. */
-const IMPORTED = "i-";
 /** How many users, and how many rooms, are removed in one step. */
 const USERS = 500;
 const ROOMS = 64;

@@ -11,6 +11,7 @@ import { inParallel, joinAll } from "./join.js";
 import { readEpoch } from "./key-record.js";
 import { endpointOf, keys, parseKey, type Key } from "./keys.js";
 import { IMPORTED } from "./leftovers.js";
+import { MAX_ROWS } from "./member-changes.js";
 import { purgeUpTo } from "./raw-pages.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { RoomIndex } from "./room-index.js";
@@ -26,7 +27,6 @@ const LOOKS = 3;
 const MAX_LOOKS = 32;
 /** A mend can show another fault, and removes at most {@link MAX_ROWS} rows. So a room is mended up to this often. */
 const PASSES = 64;
-const MAX_ROWS = 16;
 const AT_ONCE = 64;
 
 /** Something that is wrong. Where it has one right answer, `mend` gives it. */

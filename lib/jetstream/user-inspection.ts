@@ -2,6 +2,7 @@
 import type { Call } from "../call.js";
 import { isCorrupt } from "../errors.js";
 import { named, type Found } from "../findings.js";
+import { MAX_WITNESSES } from "./admin-guard.js";
 import type { Entry } from "./entry.js";
 import { EVERYTHING, keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -19,8 +20,6 @@ import {
 import type { UserViews } from "./user-views.js";
 import type { WriteHistory } from "./write-history.js";
 
-/** As many as the guard has. */
-const MAX_WITNESSES = 8;
 /** How often all users are looked through for admins, where these change meanwhile, or something seems wrong. */
 const ATTEMPTS = 4;
 const EXTEND_EVERY = 512;
