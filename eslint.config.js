@@ -67,7 +67,15 @@ export default defineConfig(
     ["./*", "../*", "!./notify.js"],
   ),
   layer(
-    ["lib/rules.ts", "lib/copies.ts", "lib/call.ts", "lib/arguments.ts", "lib/signal.ts", "lib/subject-token.ts"],
+    [
+      "lib/rules.ts",
+      "lib/moves.ts",
+      "lib/copies.ts",
+      "lib/call.ts",
+      "lib/arguments.ts",
+      "lib/signal.ts",
+      "lib/subject-token.ts",
+    ],
     [...backends(), ...FRONT, "**/driver.js", "**/membership-store.js", "**/authorization.js"],
   ),
   layer(["lib/driver.ts"], [...backends(), ...FRONT, "**/membership-store.js", "**/authorization.js"]),

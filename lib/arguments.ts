@@ -254,13 +254,14 @@ function bounds(found: Readonly<Record<string, unknown>>, path: string): Bounds 
   };
 }
 
-export const COMMON_OPTIONS = ["opTimeoutMs", "signal", "onOpening"] as const;
+export const COMMON_OPTIONS = ["opTimeoutMs", "signal", "onOpening", "reopenMoved"] as const;
 
 /** `CommonOptions`, checked. */
 export interface CommonInput {
   readonly opTimeoutMs: number;
   readonly signal: AbortSignal | undefined;
   readonly onOpening: CommonOptions["onOpening"];
+  readonly reopenMoved: boolean;
 }
 
 export function commonInput(found: Readonly<Record<string, unknown>>, path: string): CommonInput {
@@ -268,6 +269,7 @@ export function commonInput(found: Readonly<Record<string, unknown>>, path: stri
     opTimeoutMs: opTimeout(found["opTimeoutMs"], `${path}.opTimeoutMs`),
     signal: abortSignal(found["signal"], `${path}.signal`),
     onOpening: listener(found["onOpening"], `${path}.onOpening`) as CommonInput["onOpening"],
+    reopenMoved: flag(found["reopenMoved"] ?? false, `${path}.reopenMoved`),
   };
 }
 

@@ -29,6 +29,7 @@ import type {
   UserInput,
 } from "./arguments.js";
 import type { Found } from "./findings.js";
+import type { MoveRun, MoveReport, MoveState, StepName, StoreIdentity } from "./moves.js";
 import type { UserFacts } from "./rules.js";
 import type { Member, Page, Room, RoomKey, User } from "./store.js";
 
@@ -49,6 +50,8 @@ export interface Driver {
   readonly changes: ChangesDriver;
   /** What sessions rest on. */
   readonly grants: GrantsDriver;
+  /** What a migration needs beside whole records: who this store is, and whether it may be used. */
+  readonly moving: MovingDriver;
   /**
    * Called once, when no call runs any more. Makes durable what was acknowledged, and lets go of every resource, also
    * where the backend is dead. It bounds its own time, because nobody else does. Rejects with `UNAVAILABLE` if
@@ -309,9 +312,47 @@ export interface RecordsDriver {
    * writer left may be written over: {@link RecordWriter.clear} removes it first. There is one writer at a time: the
    * next step of an earlier one that has not ended is `CONFLICT`.
    *
+   * `run`: it is the target of that migration. A writer takes over only from one of its own kind: an import, or a
+   * migration from the same source. Else it is `CONFLICT`, and nothing has changed. So it is of a store that is
+   * `complete`. A store that was moved away from may be written to by a migration from where it was moved to. What it
+   * holds counts as left by a writer that died.
+   *
    * From here on no record gets a revision that another store gave to it before. Those are at or below `revisionFloor`.
    */
-  write(revisionFloor: number, call: Call): Promise<RecordWriter>;
+  write(revisionFloor: number, run: MoveRun | undefined, call: Call): Promise<RecordWriter>;
+}
+
+/** Names of users and of rooms. */
+export interface RecordNames {
+  readonly users: readonly string[];
+  readonly rooms: readonly string[];
+}
+
+export interface MoveFacts {
+  /** No revision that was given so far is above it. */
+  readonly revisionCeiling: number;
+  /** And none will be above it that is given while a migration goes on. */
+  readonly revisionFloor: number;
+  /** Whether any user is, or was, an admin. */
+  readonly adminEver: boolean;
+}
+
+/** What each state is: moves.ts. Each step is `CONFLICT`, and changes nothing, where the store is in another state than it says, or of another run. */
+export interface MovingDriver {
+  identity(call: Call): Promise<StoreIdentity>;
+  /** As of a moment after the call. */
+  state(call: Call): Promise<MoveState>;
+  /**
+   * From `open` to `moving`. From before this is answered no check is proved, by any store of these records, also one that was stopped, and no
+   * write is acknowledged, that was not before: each is `UNAVAILABLE`, with `details.movingTo` and `since`.
+   */
+  fence(run: MoveRun, call: Call): Promise<void>;
+  /** One of the steps of `moves.ts`, from the state that the run `id` has left. */
+  step(name: StepName, id: string, report: MoveReport | undefined, call: Call): Promise<void>;
+  /** As of a moment after the call. */
+  facts(call: Call): Promise<MoveFacts>;
+  /** Reads what there is of these names, or everything, as {@link RecordsDriver.read} does, also of a store that is fenced. */
+  read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;
 }
 
 /**
@@ -342,15 +383,24 @@ export interface RecordWriter {
   clear(call: Call): Promise<boolean>;
   /** Resolves when the records are durable. No check sees them. */
   write(records: readonly StoredRecord[], call: Call): Promise<void>;
-  /** Everything was written. From here on nothing of this writer comes late, and what is read is what will be there. */
+  /**
+   * What is named may be written once more after this. The rooms among it are removed, with all that belongs to them. Only
+   * between whole rooms.
+   */
+  renew(names: RecordNames, call: Call): Promise<void>;
+  /** Everything was written so far. What was sent before never comes after this, and what is read is what will be there. */
   seal(call: Call): Promise<void>;
-  /** Reads what is there, once the writer is sealed. */
-  read(call: Call): Promise<RecordReader>;
+  /** Reads what is there, once the writer is sealed: of these names, or everything. */
+  read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;
+  /** Of a migration, and sealed: everything is there. The store is `complete`, and no other writer takes over then. */
+  complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void>;
   /**
    * Makes what is there the store: checks and writes work again. `adminEver`: there was an admin once, whoever is one
    * now. `CONFLICT` if another writer has taken over.
    */
   open(adminEver: boolean, call: Call): Promise<void>;
+  /** What was written was removed: the store is as it was before, open and empty, or moved away from. */
+  giveBack(call: Call): Promise<void>;
   /** Nobody writes any more. The store stays as it is, closed if it was not opened. */
   release(): void;
 }

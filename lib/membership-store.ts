@@ -13,6 +13,7 @@ import type {
   Driver,
   InspectionDriver,
   MembersDriver,
+  MovingDriver,
   RecordReader,
   RecordsDriver,
   RoomKeysDriver,
@@ -54,6 +55,7 @@ export interface RecordsAccess {
   readonly records: RecordsDriver;
   readonly inspection: InspectionDriver;
   readonly changes: ChangesDriver;
+  readonly moving: MovingDriver;
   /** One step, as a call of the store. It ends in time, and with `CLOSED` if the store is closed. */
   step<T>(bounds: Bounds, work: (call: Call) => Promise<T>): Promise<T>;
   /**
@@ -358,12 +360,13 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   #recordsAccess(): RecordsAccess {
-    const { records, inspection, changes } = this.#driver;
+    const { records, inspection, moving, changes } = this.#driver;
     return {
       opTimeoutMs: this.#opTimeoutMs,
       records,
       inspection,
       changes,
+      moving,
       begin: async (reading, call) => {
         const reader = await reading;
         if (call.remaining() > 0) this.#readers.add(reader);

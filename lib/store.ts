@@ -81,6 +81,11 @@ export interface CommonOptions {
    * await openSqlite("membership.db", { onOpening: ({ phase, done, total }) => log.info(phase, done, total) });
    */
   onOpening?: (progress: OpeningProgress) => void;
+  /**
+   * Opens also a store that was moved away from, so that `migrate` can bring its records back. Until then it denies every check, and
+   * every write is `INCOMPATIBLE`. Default `false`.
+   */
+  reopenMoved?: boolean;
 }
 
 /**

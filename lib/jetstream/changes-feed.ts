@@ -17,7 +17,7 @@ import { BucketsReader, type Readable } from "./record-reader.js";
 import { readRoom, toMember, toRoom, type MemberRow, type RoomRecord, type RoomSlot } from "./room-record.js";
 import type { Roster } from "./room-members.js";
 import type { Seq } from "./seq.js";
-import { STATE, type CommittingBucket } from "./store-state.js";
+import { STATE, StoreState, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
 import { readGuard, readUser, toUser, type Guard, type UserRow, type UserSlot } from "./user-record.js";
 import { counts } from "./user-views.js";
@@ -376,7 +376,7 @@ async function marksNow(parts: Followed, call: Call): Promise<Marks> {
     joinBoth(users.readIndex(call), rooms.readIndex(call)),
     roomKeys.readIndex(call),
   );
-  await joinBoth(users.checkOpen(usersSeq, call), rooms.checkOpen(roomsSeq, call));
+  await joinBoth(users.checkTold(usersSeq, call), rooms.checkTold(roomsSeq, call));
   const { guard } = readGuard((await users.readLinearizable(keys.admins, call)).entry);
   return { users: usersSeq, rooms: roomsSeq, keys: keysSeq, guard, logs };
 }
@@ -394,9 +394,10 @@ async function readLog<B extends CommittingBucket, V>(
   call: Call,
 ): Promise<ChangedRange<B>> {
   const found = await changedSince(bucket, mark, call);
-  await bucket.checkOpen(found?.upTo ?? (await bucket.readIndex(call)), call);
-  // It was closed in between: what an import wrote tells nothing of what was before.
-  if (found === undefined || found.entries.has(STATE)) throw new Lost();
+  await bucket.checkTold(found?.upTo ?? (await bucket.readIndex(call)), call);
+  const state = found?.entries.get(STATE);
+  // It was closed in between: what an import wrote tells nothing of what was before. A fence changes no record.
+  if (found === undefined || (state !== undefined && !new StoreState(state).isSource)) throw new Lost();
   return found;
 }
 

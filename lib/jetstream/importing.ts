@@ -9,15 +9,25 @@
  * | importing | importing | an import writes, or has died |
  * | opening | importing | it is over, and everything is there |
  * | opening | open | the same |
+ * | complete | importing | a migration has everything there, and waits for its source |
+ * | moving | open | a fence begins |
+ * | moving | moving | it stands |
+ * | open | moving | it is being lifted |
+ * | leaving | moving | the source's end is final |
+ * | moved | moving, moved | it is over |
  *
- * An id in both says whose they are: nobody ends what another one began.
+ * `users` decides: what it says comes first on the way in and on the way out. An id in both says whose they are: nobody ends what another
+ * one began.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";
+import { OPEN as OPEN_STATE, isSource, readMoveState } from "../moves.js";
+import type { MoveState } from "../moves.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { takenOver } from "./import-lanes.js";
+import { RetryLoop } from "./retry-loop.js";
 import type { Seq } from "./seq.js";
 import { OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
 
@@ -74,4 +84,51 @@ export async function finishOpening(users: Bucket<"users">, rooms: Bucket<"rooms
   if (closed.name !== OPEN.state && !isItsOwn) throw takenOver();
   if (closed.name !== OPEN.state) await writeState(rooms, openState(0, id), closed.seq, call);
   await writeState(users, openState(floorOf(over.value), id), over.seq, call);
+}
+
+/** What both records say, with which conditions the next step is taken. */
+export interface FoundStates {
+  readonly state: MoveState;
+  readonly users: FoundState<"users">;
+  readonly rooms: FoundState<"rooms">;
+}
+
+/** What the store says of itself. What was begun, and leads only one way, is ended first. */
+export async function readStates(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<FoundStates> {
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
+    await finishOpening(users, rooms, call);
+    const found = { users: await readState(users, call), rooms: await readState(rooms, call) };
+    const { name, value, state } = found.users;
+    if (state.isOpening) continue;
+    if (name === OPEN.state && found.rooms.name === "moving") {
+      await liftRooms(rooms, found.rooms, call);
+      continue;
+    }
+    const of = name === OPEN.state && found.rooms.name === "importing" ? found.rooms.value : value;
+    return { ...found, state: moveStateOf(of) ?? refuse(state) };
+  }
+}
+
+/** A fence of `rooms` stands alone only when that of `users` was lifted. */
+export async function liftRooms(rooms: Bucket<"rooms">, fenced: FoundState<"rooms">, call: Call): Promise<void> {
+  await writeState(rooms, openState(floorOf(fenced.value), String(fenced.value["id"])), fenced.seq, call);
+}
+
+function refuse(state: StoreState): never {
+  throw state.refusal ?? new StoreError("UNAVAILABLE", "Nothing says whether the store may be used");
+}
+
+function moveStateOf({ state, since, move }: Json): MoveState | undefined {
+  if (move !== undefined) return readMoveState(move);
+  if (state === OPEN.state) return OPEN_STATE;
+  return state === "importing" ? readMoveState({ kind: "importing", since }) : undefined;
+}
+
+/** The record of a store in this state. Versions of users are counted from `floor` on, whatever becomes of it. */
+export function stateRecord(state: MoveState, id: string, floor: number): Json {
+  if (state.kind === "open") return openState(floor, id);
+  const since = state.kind === "importing" ? state.since : state.run.since;
+  const to = isSource(state) ? (state.run?.peer.name ?? "") : "";
+  return { state: state.kind, id, to, since, floor, ...(state.run === undefined ? {} : { move: state }) };
 }

@@ -70,7 +70,15 @@ interface Part {
   readonly next: (call: Call) => Promise<{ readonly done: number; readonly findings: readonly Found[] } | undefined>;
 }
 
-const STATES: ReadonlySet<unknown> = new Set(["open", "importing", "opening", "moving", "moved"]);
+const STATES: ReadonlySet<unknown> = new Set([
+  "open",
+  "importing",
+  "complete",
+  "opening",
+  "moving",
+  "leaving",
+  "moved",
+]);
 /** What nobody reads that is not of the store, and what cannot be read and might be of anything. */
 const FOREIGN = "It is at no key of this library. Nobody reads it: look who wrote it";
 const DAMAGED = "It cannot be read, and what it was nobody can tell: restore a backup";

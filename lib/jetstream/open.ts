@@ -207,7 +207,7 @@ export async function openOn(
   };
   let rollsOut: boolean;
   try {
-    rollsOut = await call.run(() => prepare(parts, replicas, new Progress(input.onOpening), call));
+    rollsOut = await call.run(() => prepare(parts, input, replicas, new Progress(input.onOpening), call));
   } catch (error) {
     // What is still under way ends by itself. Nobody waits for it, and it leaves nothing on the caller's connection.
     void end();
@@ -341,7 +341,13 @@ interface Opened {
  * Makes sure of the servers, of the buckets, and of what has to stand in them. Answers whether replicas are to be
  * raised.
  */
-async function prepare(parts: Parts, replicas: Replicas | undefined, progress: Progress, call: Call): Promise<boolean> {
+async function prepare(
+  parts: Parts,
+  { reopenMoved }: JetStreamInput,
+  replicas: Replicas | undefined,
+  progress: Progress,
+  call: Call,
+): Promise<boolean> {
   const { client, buckets, rooms, users, guard, index, rollout } = parts;
   progress.begin("server");
   await checkServer(client, parts.versions, call);
@@ -358,7 +364,7 @@ async function prepare(parts: Parts, replicas: Replicas | undefined, progress: P
     states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
   }
   const moved = states.find(({ isMoved }) => isMoved)?.refusal;
-  if (moved !== undefined) throw moved;
+  if (moved !== undefined && !reopenMoved) throw moved;
   for (const { one, state } of found) one.drift = closedBy(state.config);
   // Where the store is closed, whoever writes into it makes what is missing.
   if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
@@ -446,7 +452,11 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
-function driverOf(parts: Parts, { maxStalenessMs, opTimeoutMs }: JetStreamInput, close: () => Promise<void>): Driver {
+function driverOf(
+  parts: Parts,
+  { maxStalenessMs, opTimeoutMs, prefix }: JetStreamInput,
+  close: () => Promise<void>,
+): Driver {
   const { client, log, members, memberships, index, users, userCache, userViews, guard } = parts;
   const lifecycle = new RoomLifecycle(log, index);
   const checks = new JetStreamChecks(users, userCache, members, maxStalenessMs);
@@ -457,7 +467,7 @@ function driverOf(parts: Parts, { maxStalenessMs, opTimeoutMs }: JetStreamInput,
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard),
     checks,
-    records: records({ users, userViews, guard, log, members, index, lifecycle }, client),
+    ...records({ users, userViews, guard, log, members, index, lifecycle }, client, prefix),
     inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
     changes: changes({ users, userViews, log, members, index }),
     grants: grants({ users, checks, log, members }),

@@ -239,6 +239,16 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
   }
 
+  /** Rejects unless what changed up to `seq` can be told: the store was open there, or it is moved away from, and nothing is acknowledged any more. */
+  async checkTold(seq: Seq<B>, call: Call): Promise<void> {
+    try {
+      await this.checkOpen(seq, call);
+    } catch (error) {
+      const state = this.#cache.remembered(STATE)?.value;
+      if (!(state instanceof StoreState) || !state.isSource || error !== state.refusal) throw error;
+    }
+  }
+
   /** Rejects unless the store is known to be open. To be called before anything is sent. */
   async checkNotClosed(call: Call): Promise<void> {
     const known = this.#cache.remembered(STATE)?.value;

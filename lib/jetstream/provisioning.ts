@@ -133,6 +133,8 @@ export interface StreamState {
   readonly raise: Raise | undefined;
   readonly servers: BucketServers;
   readonly messages: number;
+  /** When the stream was made, as the server says it: of two streams of one name, one is younger. */
+  readonly created: string;
 }
 
 /** The stream as its leader tells it, or `undefined` where there is none. Asks again while there is no leader. */
@@ -159,6 +161,7 @@ function state(reply: Json): StreamState {
     raise: raiseOf(config),
     servers: serversOf(config, cluster),
     messages: Number(asObject(reply["state"])["messages"] ?? 0),
+    created: typeof reply["created"] === "string" ? reply["created"] : "",
   };
 }
 

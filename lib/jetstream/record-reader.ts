@@ -6,7 +6,15 @@
 import { Buffer } from "node:buffer";
 import type { Call } from "../call.js";
 import { isNotFound } from "../errors.js";
-import type { RecordCounts, RecordReader, StoredKey, StoredMember, StoredRecord, StoredUser } from "../driver.js";
+import type {
+  RecordCounts,
+  RecordNames,
+  RecordReader,
+  StoredKey,
+  StoredMember,
+  StoredRecord,
+  StoredUser,
+} from "../driver.js";
 import { sortedBy } from "../rules.js";
 import { Spool } from "../spool.js";
 import type { Entry } from "./entry.js";
@@ -67,6 +75,15 @@ export class BucketsReader implements RecordReader {
     this.expected = expected;
     this.adminEver = adminEver;
     this.revisionFloor = revisionFloor;
+  }
+
+  /** Of these rooms alone. */
+  static of(from: Readable, rooms: readonly { readonly roomId: string; readonly record: RoomRecord }[]): BucketsReader {
+    const expected = { users: 0, rooms: rooms.length, members: 0, roomKeys: 0 };
+    const reader = new BucketsReader(from, { expected, adminEver: false, revisionFloor: 0 });
+    reader.#users = reader.#rooms = undefined;
+    reader.#waiting = [...rooms];
+    return reader;
   }
 
   async next(call: Call): Promise<readonly StoredRecord[] | undefined> {
@@ -233,6 +250,50 @@ export class BucketsReader implements RecordReader {
     const now = await this.#roster(room.id, call);
     if (now === undefined || now.room.record.incarnation !== room.record.incarnation) return false;
     return [...members].every(([endpoint, { id }]) => now.members.get(endpoint)?.id === id);
+  }
+}
+
+/** Reads what is named, and no more. A room that is not there is left out, and so is a user. */
+export class NamesReader implements RecordReader {
+  readonly expected: RecordCounts;
+  readonly adminEver = false;
+  readonly revisionFloor = 0;
+  readonly #from: Readable;
+  readonly #users: string[];
+  readonly #rooms: BucketsReader;
+
+  private constructor(from: Readable, users: string[], rooms: BucketsReader) {
+    this.#from = from;
+    this.#users = users;
+    this.#rooms = rooms;
+    this.expected = { ...rooms.expected, users: users.length };
+  }
+
+  static async begin(from: Readable, { users, rooms }: RecordNames, call: Call): Promise<NamesReader> {
+    const found = await joinAll(
+      rooms.map(async (roomId) => {
+        const { record } = await from.log.records.slot(roomId, "certain", call);
+        return record === undefined ? [] : [{ roomId, record }];
+      }),
+    );
+    return new NamesReader(from, [...users], BucketsReader.of(from, found.flat()));
+  }
+
+  async next(call: Call): Promise<readonly StoredRecord[] | undefined> {
+    while (this.#users.length > 0) {
+      const found = await joinAll(
+        this.#users.splice(0, USERS).map((key) => this.#from.userViews.read(key, false, "certain", call)),
+      );
+      const page = found.flatMap(({ user }): StoredRecord[] =>
+        user === undefined ? [] : [{ kind: "user", row: toStored(user) }],
+      );
+      if (page.length > 0) return page;
+    }
+    return this.#rooms.next(call);
+  }
+
+  close(): Promise<void> {
+    return this.#rooms.close();
   }
 }
 

@@ -5,6 +5,7 @@
  */
 import type { Call } from "../call.js";
 import type {
+  RecordNames,
   RecordReader,
   RecordWriter,
   StoredKey,
@@ -14,12 +15,23 @@ import type {
   StoredUser,
 } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { OPEN, beginWrite, completed, givenBack } from "../moves.js";
+import type { MoveRun, MoveReport, MoveState } from "../moves.js";
 import type { AdminGuard } from "./admin-guard.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { CERTAIN, asRead } from "./freshness.js";
 import { ImportLanes, takenOver } from "./import-lanes.js";
-import { finishOpening, floorOf, openState, readState, writeState, type FoundState } from "./importing.js";
+import {
+  finishOpening,
+  floorOf,
+  openState,
+  readState,
+  readStates,
+  stateRecord,
+  writeState,
+  type FoundState,
+} from "./importing.js";
 import { joinAll, joinBoth } from "./join.js";
 import { writeKey } from "./key-record.js";
 import { keys, newId, parseRoomIndexEntry, parseUser } from "./keys.js";
@@ -73,6 +85,8 @@ interface OpenRoom {
   keysSeq: Seq<"room_keys">;
 }
 
+export type ReadNames = (names: RecordNames | undefined, call: Call) => Promise<RecordReader>;
+
 /** The records that closed the store for an import. */
 interface States {
   readonly users: FoundState<"users">;
@@ -81,8 +95,11 @@ interface States {
 
 export class BucketsWriter implements RecordWriter {
   readonly #parts: Writable;
-  readonly #read: (call: Call) => Promise<RecordReader>;
+  readonly #read: ReadNames;
   readonly #id = newId();
+  /** Of the migration that it is the target of. */
+  readonly #run: MoveRun | undefined;
+  #state: MoveState = OPEN;
   readonly #userLanes: ImportLanes<"users">;
   readonly #roomLanes: ImportLanes<"rooms">;
   /** The least version of every user. The store that was exported may have given any revision below it. */
@@ -98,8 +115,9 @@ export class BucketsWriter implements RecordWriter {
   /** Up to when the writing call was given more time. */
   #wentForward = 0;
 
-  private constructor(parts: Writable, read: (call: Call) => Promise<RecordReader>, floor: number) {
+  private constructor(parts: Writable, read: ReadNames, floor: number, run: MoveRun | undefined) {
     this.#parts = parts;
+    this.#run = run;
     this.#read = read;
     this.#floor = floor;
     this.#userLanes = new ImportLanes(parts.users);
@@ -108,11 +126,12 @@ export class BucketsWriter implements RecordWriter {
 
   static async begin(
     parts: Writable,
-    read: (call: Call) => Promise<RecordReader>,
+    read: ReadNames,
     floor: number,
+    run: MoveRun | undefined,
     call: Call,
   ): Promise<BucketsWriter> {
-    const writer = new BucketsWriter(parts, read, floor);
+    const writer = new BucketsWriter(parts, read, floor, run);
     await writer.#begin(call);
     return writer;
   }
@@ -120,21 +139,15 @@ export class BucketsWriter implements RecordWriter {
   async #begin(call: Call): Promise<void> {
     const { users, log } = this.#parts;
     const { rooms } = log.buckets;
-    await finishOpening(users, rooms, call);
-    const before = { users: await readState(users, call), rooms: await readState(rooms, call) };
-    const isLeft = before.users.name === IMPORTING && before.rooms.name === IMPORTING;
-    for (const { name, state } of [before.users, before.rooms])
-      if (name !== IMPORTING && state.refusal !== undefined) throw state.refusal;
-    const value = {
-      state: IMPORTING,
-      id: this.#id,
-      to: "",
-      since: Date.now(),
-      floor: floorOf(before.users.value),
-    };
+    const { state, ...before } = await readStates(users, rooms, call);
+    const begun = beginWrite(state, this.#run, true, Date.now());
+    this.#state = begun;
+    // What is there of a store that was moved away from is left, and so is what an import wrote, which begins when both say it.
+    const isLeft = begun.was !== undefined || (before.users.name === IMPORTING && before.rooms.name === IMPORTING);
+    const value = stateRecord(begun, this.#id, floorOf(before.users.value));
     const reopen = async <B extends CommittingBucket>(bucket: Bucket<B>): Promise<void> => {
       const { name, seq } = await readState(bucket, call);
-      if (name === IMPORTING) await writeState(bucket, openState(value.floor, this.#id), seq, call);
+      if (name === IMPORTING) await writeState(bucket, openState(floorOf(value), this.#id), seq, call);
     };
     if (!isLeft && !(await this.#isEmpty(call))) {
       // An import that died before it wrote anything may have closed `users` alone. Others may have written to `rooms`.
@@ -256,6 +269,7 @@ export class BucketsWriter implements RecordWriter {
     const v = Math.max(this.#floor, grant);
     const user: UserRow = { key, v, admin, revokedAt, name, createdAt, expiresAt, grant };
     if (admin && revokedAt === undefined) this.#admins.set(key, expiresAt);
+    else this.#admins.delete(key);
     const record = { ...writeAnew(this.#begun().users.seq, this.#id), user };
     await this.#userLanes.put(keys.user(key), toJson(record), call);
   }
@@ -399,8 +413,31 @@ export class BucketsWriter implements RecordWriter {
     await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
   }
 
-  read(call: Call): Promise<RecordReader> {
-    return this.#read(call);
+  read(names: RecordNames | undefined, call: Call): Promise<RecordReader> {
+    return this.#read(names, call);
+  }
+
+  async renew({ rooms }: RecordNames, call: Call): Promise<void> {
+    await this.#endRoom(call);
+    const { log, lifecycle } = this.#parts;
+    await joinAll(
+      rooms.map(async (roomId) => {
+        const slot = await log.records.slot(roomId, "certain", call);
+        const { record } = slot;
+        if (record === undefined) return;
+        if (!(await log.records.writeTombstone(roomId, slot, call, "step"))) throw takenOver();
+        // Nothing refers to it. What is left if the process dies is swept up.
+        log.records.cleanUp((own) => lifecycle.purge(roomId, record, own));
+      }),
+    );
+  }
+
+  async complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void> {
+    const { users, guard } = this.#parts;
+    const { seq, value } = this.#begun().users;
+    await guard.replace(adminEver, this.#admins, call);
+    const state = completed(this.#state, this.#run, report);
+    await writeState(users, stateRecord(state, this.#id, Math.max(floorOf(value), this.#floor)), seq, call);
   }
 
   async open(adminEver: boolean, call: Call): Promise<void> {
@@ -410,6 +447,16 @@ export class BucketsWriter implements RecordWriter {
     const floor = Math.max(floorOf(value), this.#floor);
     await writeState(users, { ...value, state: "opening", floor }, seq, call);
     await finishOpening(users, log.buckets.rooms, call);
+  }
+
+  async giveBack(call: Call): Promise<void> {
+    const next = givenBack(this.#state);
+    if (next.kind !== "moved") return this.open(false, call);
+    const { users, log } = this.#parts;
+    const { users: before, rooms } = this.#begun();
+    const record = stateRecord(next, next.run.id, Math.max(floorOf(before.value), this.#floor));
+    await writeState(users, record, before.seq, call);
+    await writeState(log.buckets.rooms, record, rooms.seq, call);
   }
 
   release(): void {

@@ -1,6 +1,6 @@
 /** Whole records, out of the buckets and into them. */
 import type { Call } from "../call.js";
-import type { RecordReader, RecordsDriver } from "../driver.js";
+import type { MovingDriver, RecordNames, RecordReader, RecordsDriver } from "../driver.js";
 import { MAX_REVISION_FLOOR } from "../rules.js";
 import type { JetStreamClient } from "./client.js";
 import { floorOf, readState } from "./importing.js";
@@ -8,7 +8,8 @@ import { joinAll, joinBoth } from "./join.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import type { CommittingBucket } from "./store-state.js";
 import { streamState } from "./provisioning.js";
-import { BucketsReader } from "./record-reader.js";
+import { BucketsMoving } from "./moving.js";
+import { BucketsReader, NamesReader } from "./record-reader.js";
 import type { ReaderFacts } from "./record-reader.js";
 import { BucketsWriter, type Writable } from "./record-writer.js";
 
@@ -18,8 +19,21 @@ import { BucketsWriter, type Writable } from "./record-writer.js";
  */
 const VERSIONS_MEANWHILE = 1_000_000;
 
-export function records(parts: Writable, client: JetStreamClient): RecordsDriver {
-  const read = (call: Call): Promise<RecordReader> => begin(parts, client, call);
+/** Whole records of all users and rooms, and of some of them. */
+export function records(
+  parts: Writable,
+  client: JetStreamClient,
+  prefix: string,
+): { readonly records: RecordsDriver; readonly moving: MovingDriver } {
+  const read = (names: RecordNames | undefined, call: Call): Promise<RecordReader> =>
+    names === undefined ? begin(parts, client, call) : NamesReader.begin(parts, names, call);
+  return { records: recordsOf(parts, read), moving: new BucketsMoving(parts, client, prefix, read) };
+}
+
+function recordsOf(
+  parts: Writable,
+  read: (names: RecordNames | undefined, call: Call) => Promise<RecordReader>,
+): RecordsDriver {
   return {
     read: async (call) => {
       const { users, log } = parts;
@@ -27,9 +41,9 @@ export function records(parts: Writable, client: JetStreamClient): RecordsDriver
       const isOpen = async <B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>): Promise<void> =>
         bucket.checkOpen(await bucket.readIndex(call), call);
       await joinBoth(isOpen(users), isOpen(rooms));
-      return read(call);
+      return read(undefined, call);
     },
-    write: (revisionFloor, call) => BucketsWriter.begin(parts, read, versionAbove(revisionFloor), call),
+    write: (revisionFloor, run, call) => BucketsWriter.begin(parts, read, versionAbove(revisionFloor), run, call),
   };
 }
 
@@ -55,9 +69,13 @@ export async function readerFacts(
   return {
     expected: { users: userCount ?? 0, rooms: roomCount ?? 0, members: memberCount ?? 0, roomKeys: keyCount ?? 0 },
     adminEver: await isAdminEver(),
-    revisionFloor: Math.min(Number.parseInt(String(version), 36), MAX_REVISION_FLOOR),
+    revisionFloor: revisionOf(version),
   };
 }
+
+/** The revision of a version of a user, as a number. */
+export const revisionOf = (version: number): number =>
+  Math.min(Number.parseInt(String(version), 36), MAX_REVISION_FLOOR);
 
 /**
  * A version of a user whose revision is above `floor`, as are all later ones. A revision is the version in decimal

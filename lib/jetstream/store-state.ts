@@ -29,19 +29,22 @@ function closed(what: string, to: unknown, at: unknown): StoreError {
   return new StoreError("UNAVAILABLE", `The store is closed to checks and writes: ${what}`, { details });
 }
 
-const isWritten = (state: unknown): boolean => state === "importing" || state === "opening";
+const isWritten = (state: unknown): boolean => state === "importing" || state === "complete" || state === "opening";
 
 export class StoreState {
   /** Why the store may not be used. What this version does not know is no permission. */
   readonly refusal: StoreError | undefined;
   /** Its records are elsewhere for good. */
   readonly isMoved: boolean;
+  /** Its records are being moved elsewhere, or were. */
+  readonly isSource: boolean;
   /** What was imported is all there, and only the state is left to be written. */
   readonly isOpening: boolean;
 
   constructor({ value }: Entry<never>) {
     const { state, to, since: at } = value;
     this.isMoved = state === "moved";
+    this.isSource = this.isMoved || state === "moving" || state === "leaving";
     this.isOpening = state === "opening";
     if (state === OPEN.state) this.refusal = undefined;
     else if (this.isMoved)

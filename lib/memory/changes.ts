@@ -2,13 +2,14 @@
 import { ChangedNames } from "../changed-names.js";
 import type { ChangedRoomNames } from "../changed-names.js";
 import type { ChangedRoom, ChangedUser, Changes, ChangesDriver } from "../driver.js";
+import { isSource } from "../moves.js";
 import { answer } from "./memory.js";
 import type { Memory } from "./memory.js";
 import { memberRecord, roomRecord, userRecord } from "./rows.js";
 
 export function changes(memory: Memory): ChangesDriver {
   const begin = (): ChangedNames => {
-    if (memory.refusal !== undefined) throw memory.refusal;
+    if (memory.refusal !== undefined && !isSource(memory.state)) throw memory.refusal;
     const names = new ChangedNames();
     memory.followers.add(names);
     return names;

@@ -2,20 +2,15 @@
  * The state, and the one way to change it. JavaScript runs an operation from its first line to its last with nothing in
  * between, so operations have one order, and nobody sees half of one.
  */
+import { randomBytes } from "node:crypto";
 import { cursor, toCursor } from "../arguments.js";
 import type { PageInput } from "../arguments.js";
 import type { Call } from "../call.js";
 import type { ChangeNotes } from "../changed-names.js";
 import type { StoreError } from "../errors.js";
-import {
-  endsGrant,
-  importIntoNonEmpty,
-  importTakenOver,
-  isActiveAdmin,
-  isImporting,
-  memberNotFound,
-  roomNotFound,
-} from "../rules.js";
+import { OPEN, beginWrite, refusalOf } from "../moves.js";
+import type { MoveRun, MoveState } from "../moves.js";
+import { endsGrant, importTakenOver, isActiveAdmin, memberNotFound, roomNotFound } from "../rules.js";
 import type { Page } from "../store.js";
 import { factsOf } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
@@ -58,9 +53,10 @@ export class Memory {
   readonly #admins = new Set<string>();
   /** Whether any user is, or was, an admin. */
   adminEver = false;
+  readonly id = randomBytes(16).toString("hex");
   #operations = 0;
-  /** Since when it is imported into: every check is denied meanwhile. */
-  #importingSince: number | undefined;
+  /** Whether it may be used: every check is denied unless it is open. */
+  state: MoveState = OPEN;
   #importer: Importer | undefined;
   /** What has changed, for each who follows. */
   readonly followers = new Set<ChangeNotes>();
@@ -72,7 +68,7 @@ export class Memory {
 
   /** Why the store may not be used. */
   get refusal(): StoreError | undefined {
-    return this.#importingSince === undefined ? undefined : isImporting(this.#importingSince);
+    return refusalOf(this.state);
   }
 
   /** An operation decides, and throws, before it changes anything. */
@@ -96,12 +92,11 @@ export class Memory {
   }
 
   /** An import that still goes on ends with `CONFLICT`. */
-  beginImport(revisionFloor: number): Importer {
+  beginImport(revisionFloor: number, run: MoveRun | undefined): Importer {
     const isEmpty = this.users.size === 0 && this.rooms.size === 0 && !this.adminEver;
-    if (!isEmpty && this.#importingSince === undefined) throw importIntoNonEmpty();
+    this.state = beginWrite(this.state, run, isEmpty, Date.now());
     this.#importer = { id: Symbol("import") };
     this.changed((names) => names.lose());
-    this.#importingSince = Date.now();
     this.#operations = Math.max(this.#operations, revisionFloor);
     return this.#importer;
   }
@@ -117,9 +112,9 @@ export class Memory {
     this.adminEver = false;
   }
 
-  endImport(adminEver: boolean): void {
+  endImport(adminEver: boolean, state: MoveState): void {
     this.adminEver ||= adminEver;
-    this.#importingSince = undefined;
+    this.state = state;
     this.#importer = undefined;
   }
 

@@ -10,6 +10,7 @@ import { changes } from "./changes.js";
 import { checkReads } from "./checks.js";
 import { grants } from "./grants.js";
 import { inspection } from "./inspection.js";
+import { moving } from "./moving.js";
 import { records } from "./records.js";
 import { roomKeys } from "./room-keys.js";
 import { rooms } from "./rooms.js";
@@ -46,6 +47,7 @@ export function memoryDriver(memory: Memory): Driver {
     inspection: inspection(memory),
     changes: changes(memory),
     grants: grants(memory),
+    moving: moving(memory),
     close: () => Promise.resolve(),
   };
 }

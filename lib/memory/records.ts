@@ -1,9 +1,11 @@
 /** Whole records of a store in memory, out and in. */
-import type { RecordReader, RecordWriter, RecordsDriver, StoredRecord, StoredUser } from "../driver.js";
+import type { RecordNames, RecordReader, RecordWriter, RecordsDriver, StoredRecord, StoredUser } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { OPEN, completed, givenBack } from "../moves.js";
+import type { MoveRun } from "../moves.js";
 import { sortedBy } from "../rules.js";
 import { answer } from "./memory.js";
-import type { Importer, Memory, RoomEntry } from "./memory.js";
+import type { Importer, Memory, RoomEntry, UserEntry } from "./memory.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
 
 const PAGE = 500;
@@ -13,25 +15,36 @@ export function records(memory: Memory): RecordsDriver {
     read: () =>
       answer(() => {
         if (memory.refusal !== undefined) throw memory.refusal;
-        return reader(memory);
+        return readerOf(memory, undefined);
       }),
-    write: (revisionFloor) =>
+    write: (revisionFloor, run) =>
       answer(() => {
-        const importer = memory.beginImport(revisionFloor);
-        return writer(memory, importer);
+        const importer = memory.beginImport(revisionFloor, run);
+        return writer(memory, importer, run);
       }),
   };
 }
 
+/** Of what there is of these names, or of everything. */
+export function readerOf(memory: Memory, names: RecordNames | undefined): RecordReader {
+  if (names === undefined) return reader(memory, memory.users.values(), memory.rooms.values());
+  const { users, rooms } = names;
+  return reader(
+    memory,
+    users.flatMap((key) => memory.users.get(key) ?? []),
+    rooms.flatMap((id) => memory.rooms.get(id) ?? []),
+  );
+}
+
 /** Rows are replaced, never changed: what is taken here stays as it is. */
-function reader(memory: Memory): RecordReader {
+function reader(memory: Memory, users: Iterable<UserEntry>, rooms: Iterable<RoomEntry>): RecordReader {
   const found: StoredRecord[] = [];
   const counts = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
-  for (const { user } of memory.users.values()) {
+  for (const { user } of users) {
     counts.users++;
     found.push({ kind: "user", row: { ...user, ...timesOf(user) } });
   }
-  for (const { room, members } of memory.rooms.values()) {
+  for (const { room, members } of rooms) {
     counts.rooms++;
     found.push({ kind: "room", row: { ...room, createdAt: room.createdAt.getTime() } });
     for (const { member, keys } of sortedBy([...members.values()], (entry) => entry.member.endpoint)) {
@@ -66,14 +79,17 @@ function timesOf(user: UserRow) {
   };
 }
 
-function writer(memory: Memory, importer: Importer): RecordWriter {
+/** Writes one record after the other. Users of `again` may come once more. */
+function recordWriter(memory: Memory, again: Set<string>): (record: StoredRecord) => void {
   let room: RoomEntry | undefined;
-  const write = (record: StoredRecord): void => {
+  return (record: StoredRecord): void => {
     const { place, revision } = memory.next();
     switch (record.kind) {
       case "user": {
-        if (memory.users.has(record.row.key)) throw twice("user");
-        memory.setUser(place, userRow(record.row, revision));
+        const { key } = record.row;
+        const before = memory.users.get(key);
+        if (before !== undefined && !again.delete(key)) throw twice("user");
+        memory.setUser(before?.place ?? place, userRow(record.row, revision));
         return;
       }
       case "room": {
@@ -107,6 +123,11 @@ function writer(memory: Memory, importer: Importer): RecordWriter {
       }
     }
   };
+}
+
+function writer(memory: Memory, importer: Importer, run: MoveRun | undefined): RecordWriter {
+  const again = new Set<string>();
+  const write = recordWriter(memory, again);
   const turn = <T>(work: () => T): Promise<T> =>
     answer(() => {
       memory.checkImporter(importer);
@@ -122,11 +143,24 @@ function writer(memory: Memory, importer: Importer): RecordWriter {
       turn(() => {
         for (const record of found) write(record);
       }),
+    renew: ({ users, rooms }) =>
+      turn(() => {
+        for (const key of users) again.add(key);
+        for (const id of rooms) memory.rooms.delete(id);
+      }),
     seal: () => turn(() => undefined),
-    read: () => turn(() => reader(memory)),
+    read: (names) => turn(() => readerOf(memory, names)),
+    complete: (report, adminEver) =>
+      turn(() => {
+        memory.endImport(adminEver, completed(memory.state, run, report));
+      }),
     open: (adminEver) =>
       turn(() => {
-        memory.endImport(adminEver);
+        memory.endImport(adminEver, OPEN);
+      }),
+    giveBack: () =>
+      turn(() => {
+        memory.endImport(false, givenBack(memory.state));
       }),
     // Nothing is kept: whoever begins next takes over.
     release: () => undefined,

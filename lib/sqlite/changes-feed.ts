@@ -2,6 +2,7 @@
 import { ChangedNames } from "../changed-names.js";
 import type { ChangeNotes, ChangedRoomNames } from "../changed-names.js";
 import type { ChangeFeed, ChangedRoom, ChangedUser, Changes, ChangesDriver } from "../driver.js";
+import { isSource } from "../moves.js";
 import { endsGrant } from "../rules.js";
 import type { Change } from "./changes.js";
 import type { Database } from "./database.js";
@@ -52,7 +53,7 @@ class TablesFeed implements ChangeFeed, ChangeListener {
     // What this process does not hold any more another one changes.
     await this.#holding.ensure();
     const { refusal, tables } = this.#database;
-    if (refusal !== undefined) throw refusal;
+    if (refusal !== undefined && !isSource(tables.state)) throw refusal;
     const names = this.#names;
     this.#names = new ChangedNames();
     return changesOf(tables, names, asOf);
@@ -89,7 +90,8 @@ export function note(change: Change, tables: Tables, names: ChangeNotes): void {
       names.key(change.row.roomId, change.row.endpoint, change.row.epoch);
       return;
     case "import":
-      names.lose();
+      // A fence changes no record.
+      if (change.clears) names.lose();
   }
 }
 

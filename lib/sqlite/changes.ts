@@ -4,6 +4,8 @@
  */
 import type { Buffer } from "node:buffer";
 import { StoreError } from "../errors.js";
+import { OPEN, readMoveState } from "../moves.js";
+import type { MoveState } from "../moves.js";
 import { hasPlainNumbers, userBound, writePlainUser } from "./plain-user.js";
 import { toRevision } from "./rows.js";
 import type { KeyRow, MemberRow, RoomRow, UserRow } from "./rows.js";
@@ -17,11 +19,11 @@ export type Change =
   | { readonly kind: "user"; readonly row: UserRow }
   | ImportChange;
 
-/** Begins or ends an import. Nothing else is in its transaction. */
+/** Closes the store or opens it, for an import or a migration. Nothing else is in its transaction. */
 export interface ImportChange {
   readonly kind: "import";
-  /** Since when the store is closed, as it is imported into. `undefined`: it is open from here on. */
-  readonly since: number | undefined;
+  /** Whether the store may be used from here on. */
+  readonly state: MoveState;
   /** Whether everything that was there goes. */
   readonly clears: boolean;
   /** Whether there was an admin, whoever is one now. */
@@ -140,7 +142,7 @@ function encodeAll(changes: readonly Change[]): EncodedChanges {
         break;
       }
       case "import":
-        fields.push(["i", optionalWhole(change.since), change.clears, change.adminEver]);
+        fields.push(["i", closedSince(change.state), change.clears, change.adminEver, moveText(change.state)]);
         break;
     }
   }
@@ -152,11 +154,30 @@ function encodeAll(changes: readonly Change[]): EncodedChanges {
   };
 }
 
+/** Of a store that is closed. A version that knows no migrations takes it for imported into, and denies everybody. */
+export function closedSince(state: MoveState): number | undefined {
+  if (state.kind === "open") return undefined;
+  return whole(state.kind === "importing" ? state.since : state.run.since);
+}
+
+/** What the time alone does not say. */
+export function moveText(state: MoveState): string | undefined {
+  return state.run === undefined ? undefined : JSON.stringify(state);
+}
+
+/** Throws on what {@link closedSince} and {@link moveText} do not tell. */
+export function stateOf(since: number | undefined, text: string | undefined): MoveState {
+  if (text === undefined) return since === undefined ? OPEN : { kind: "importing", since };
+  const state = readMoveState(JSON.parse(text));
+  if (state === undefined || closedSince(state) !== since) throw new Error("a state of the store of no known kind");
+  return state;
+}
+
 /**
  * Whether it begins an import. Its transaction may have a later number than the one that follows upon those before it.
  */
 export function beginsImport([change, ...more]: readonly Change[]): boolean {
-  return change?.kind === "import" && change.clears && change.since !== undefined && more.length === 0;
+  return change?.kind === "import" && change.clears && change.state.kind === "importing" && more.length === 0;
 }
 
 /** Throws on anything that `encodeChanges` does not write. */
@@ -237,10 +258,18 @@ function decodeChange(fields: unknown, take: (length: number) => Uint8Array, rev
       return { kind: "key", row: { roomId, endpoint, epoch, sealed, createdAt: read.number() } };
     }
     case "i":
-      return { kind: "import", since: read.optionalNumber(), clears: read.flag(), adminEver: read.flag() };
+      return decodeState(read);
     default:
       throw new Error("a change of no known kind");
   }
+}
+
+function decodeState(read: Fields): ImportChange {
+  const since = read.optionalNumber();
+  const [clears, adminEver] = [read.flag(), read.flag()];
+  // A version that knew no migrations wrote no more.
+  const text = read.isOver ? undefined : read.optionalString();
+  return { kind: "import", state: stateOf(since, text), clears, adminEver };
 }
 
 /** The positional fields of one change, checked one by one. */
@@ -250,6 +279,10 @@ class Fields {
 
   constructor(fields: readonly unknown[]) {
     this.#fields = fields;
+  }
+
+  get isOver(): boolean {
+    return this.#next >= this.#fields.length;
   }
 
   #take(): unknown {

@@ -29,7 +29,7 @@ export function checkReads(database: Database, holding: Holding): SyncCheckReads
 
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
 
-    isCurrent: (now) => tables.importingSince === undefined && holding.isCurrent(now),
+    isCurrent: (now) => tables.state.kind === "open" && holding.isCurrent(now),
 
     renew: () => {
       const { refusal } = database;

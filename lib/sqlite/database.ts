@@ -6,7 +6,9 @@ import type { Call, Ending, Eventually, Waiter } from "../call.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { changesBytes, imageFull, logFull, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Budget } from "./budget.js";
-import { importIntoNonEmpty, importTakenOver, isImporting, memberNotFound, roomNotFound } from "../rules.js";
+import { beginWrite, checkFence, refusalOf } from "../moves.js";
+import type { MoveRun, MoveState } from "../moves.js";
+import { importTakenOver, isImporting, memberNotFound, roomNotFound } from "../rules.js";
 import type { Change, ImportChange } from "./changes.js";
 import { Journal } from "./journal.js";
 import type { JournalEntry, LogFile } from "./journal.js";
@@ -113,8 +115,10 @@ export class Database {
   acknowledged = 0;
   /** The import that goes on, or is about to begin. */
   #importer: Importer | undefined;
-  /** Settles when the last beginning or end of an import is durable, or has failed. */
-  #importChanged: Promise<unknown> = Promise.resolve();
+  /** The fence that is on its way. */
+  #fencing: MoveState | undefined;
+  /** Settles when the last change of the state is durable, or has failed. */
+  #stateChanged: Promise<unknown> = Promise.resolve();
 
   constructor(
     tables: Tables,
@@ -160,10 +164,10 @@ export class Database {
     return this.#durableSequence;
   }
 
-  /** Why nobody may use the store: it is imported into. */
+  /** Why nobody may use the store: it is imported into, or moved. */
   get refusal(): StoreError | undefined {
-    const { importingSince } = this.tables;
-    if (importingSince !== undefined) return isImporting(importingSince);
+    const closed = this.tables.state.kind === "open" ? this.#fencing : this.tables.state;
+    if (closed !== undefined) return refusalOf(closed);
     return this.#importer === undefined ? undefined : isImporting(Date.now());
   }
 
@@ -178,19 +182,14 @@ export class Database {
    * Closes the store, which has to be empty, or what an import left. What is there goes, and an import that still goes
    * on ends with `CONFLICT`. The transactions from here on have numbers above `floor`.
    */
-  async beginImport(floor: number, call: Call): Promise<Importer> {
-    // An import that is about to end may be acknowledged: nothing of it may be cleared away. Another one may end
-    // meanwhile.
-    for (let known: unknown; known !== this.#importChanged;) {
-      known = this.#importChanged;
-      await known;
-    }
-    const isLeft = this.tables.importingSince !== undefined;
-    if (!isLeft && !this.#isEmpty()) throw importIntoNonEmpty();
+  async beginImport(floor: number, run: MoveRun | undefined, call: Call): Promise<Importer> {
+    // An import that is about to end may be acknowledged: nothing of it may be cleared away.
+    await this.#stateSettled();
+    const state = beginWrite(this.tables.state, run, this.#isEmpty(), currentTime());
     const importer: Importer = { id: Symbol("import") };
     this.#importer = importer;
     try {
-      await this.#changeImport({ since: currentTime(), clears: true, adminEver: false }, call, floor);
+      await this.#changeState({ state, clears: true, adminEver: false }, call, floor);
       return importer;
     } catch (error) {
       this.releaseImport(importer);
@@ -207,13 +206,45 @@ export class Database {
   /** Removes what was imported. The store stays closed. */
   async clearImport(importer: Importer, call: Call): Promise<void> {
     this.#checkImporter(importer);
-    const since = this.tables.importingSince ?? currentTime();
-    await this.#changeImport({ since, clears: true, adminEver: false }, call);
+    await this.#changeState({ state: this.tables.state, clears: true, adminEver: false }, call);
   }
 
-  async endImport(importer: Importer, adminEver: boolean, call: Call): Promise<void> {
+  /** Everything is there. `next`: the state after that. */
+  async endImport(
+    importer: Importer,
+    adminEver: boolean,
+    next: (state: MoveState) => MoveState,
+    call: Call,
+  ): Promise<void> {
     this.#checkImporter(importer);
-    await this.#changeImport({ since: undefined, clears: false, adminEver }, call);
+    await this.#changeState({ state: next(this.tables.state), clears: false, adminEver }, call);
+  }
+
+  /** From here on nothing is decided; what was decided before is durable when this resolves, and nothing changes any more. */
+  async fence(run: MoveRun, call: Call): Promise<void> {
+    await this.#stateSettled();
+    checkFence(this.tables.state);
+    const state = { kind: "moving", run } as const;
+    this.#fencing = state;
+    try {
+      await this.#changeState({ state, clears: false, adminEver: false }, call);
+    } finally {
+      this.#fencing = undefined;
+    }
+  }
+
+  /** `next` rejects where the state is none from which it may go on. */
+  async step(next: (state: MoveState) => MoveState, call: Call): Promise<void> {
+    await this.#stateSettled();
+    await this.#changeState({ state: next(this.tables.state), clears: false, adminEver: false }, call);
+  }
+
+  /** Waits for each change of the state that is on its way. Another one may come meanwhile. */
+  async #stateSettled(): Promise<void> {
+    for (let known: unknown; known !== this.#stateChanged;) {
+      known = this.#stateChanged;
+      await known;
+    }
   }
 
   /** Nobody imports any more. What was begun and not ended stays so. */
@@ -225,14 +256,14 @@ export class Database {
     if (this.#importer !== importer) throw importTakenOver();
   }
 
-  #changeImport(change: Omit<ImportChange, "kind">, call: Call, floor = 0): Promise<void> {
+  #changeState(change: Omit<ImportChange, "kind">, call: Call, floor = 0): Promise<void> {
     const step = (): Step<void> => ({
       changes: [{ kind: "import", ...change }],
       takesAway: true,
       result: () => undefined,
     });
     const changed = promised(this.#write(call, Math.max(this.#sequence, floor) + 1, step));
-    this.#importChanged = changed.catch(() => undefined);
+    this.#stateChanged = changed.catch(() => undefined);
     return changed;
   }
 

@@ -3,6 +3,7 @@
  * slices, and in a thread of its own, in the file itself.
  */
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
+import type { MoveState } from "../moves.js";
 import type { ImageFile } from "./image-file.js";
 import type { Change } from "./changes.js";
 import { Image } from "./image.js";
@@ -82,8 +83,8 @@ async function build(
     await image.merge(reading.records(logs, database), pace);
     end = reading.sequence;
     if (last !== undefined && end !== last) throw new Error("The log has lost its end");
-    const { adminEver, importingSince } = reading;
-    image.putMeta({ database, generation: next.generation, sequence: end, adminEver, importingSince });
+    const { adminEver, state } = reading;
+    image.putMeta({ database, generation: next.generation, sequence: end, adminEver, state });
     at = image.superblockAt();
   } finally {
     image.close();
@@ -112,12 +113,12 @@ export async function seal(
 class Reading {
   sequence: number;
   adminEver: boolean;
-  importingSince: number | undefined;
+  state: MoveState;
 
-  constructor({ sequence, adminEver, importingSince }: Meta) {
+  constructor({ sequence, adminEver, state }: Meta) {
     this.sequence = sequence;
     this.adminEver = adminEver;
-    this.importingSince = importingSince;
+    this.state = state;
   }
 
   async *records(paths: readonly string[], database: string): AsyncGenerator<readonly LogRecord[], void, undefined> {
@@ -141,6 +142,6 @@ class Reading {
     if (change.kind === "user") this.adminEver ||= change.row.role === "admin";
     if (change.kind !== "import") return;
     this.adminEver = change.adminEver || (this.adminEver && !change.clears);
-    this.importingSince = change.since;
+    this.state = change.state;
   }
 }

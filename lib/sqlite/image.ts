@@ -7,7 +7,9 @@ import { crc32 } from "node:zlib";
 import type { SqlValue, Statement } from "sql.js";
 import type { OpenDatabase, SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { ImageFile } from "./image-file.js";
+import { closedSince, moveText, stateOf } from "./changes.js";
 import type { Change } from "./changes.js";
+import type { MoveState } from "../moves.js";
 import { loadTables } from "./image-loader.js";
 import { RowReader } from "./row-reader.js";
 import type { TimeSlice } from "./time-slice.js";
@@ -27,6 +29,8 @@ export const SCHEMA_VERSION = 2;
  * everybody in who is there already.
  */
 const IMPORTING_VERSION = 3;
+/** The same of one that is moved, or comes from a migration. */
+const MOVING_VERSION = 4;
 
 export interface Meta {
   /** 32 hex digits, made with the database: its logs carry it too. */
@@ -36,8 +40,8 @@ export interface Meta {
   /** The last transaction that is in the image. */
   readonly sequence: number;
   readonly adminEver: boolean;
-  /** Since when everybody is denied, because the store is imported into. */
-  readonly importingSince: number | undefined;
+  /** Whether the store may be used. */
+  readonly state: MoveState;
 }
 
 /** The one column of the one row is not touched by SQL any more: it is written in place, in the file. */
@@ -74,7 +78,7 @@ export function kindOf(bytes: Buffer): "current" | "version 1" | "foreign" | "ne
   if (bytes.readUInt32BE(68) !== APPLICATION_ID) return "foreign";
   const version = bytes.readUInt32BE(60);
   if (version === 0) return "foreign";
-  if (version > IMPORTING_VERSION) return "newer";
+  if (version > MOVING_VERSION) return "newer";
   return version >= SCHEMA_VERSION ? "current" : "version 1";
 }
 
@@ -83,9 +87,16 @@ function metaChecksum(values: readonly string[]): string {
   return String(crc32(Buffer.from(values.join("\n"), "utf8")));
 }
 
+/** A version that does not know the state refuses the file. */
+function versionOf(state: MoveState): number {
+  if (state.run !== undefined) return MOVING_VERSION;
+  return state.kind === "open" ? SCHEMA_VERSION : IMPORTING_VERSION;
+}
+
 const RECORD_TABLES = ["users", "rooms", "members", "room_keys"] as const;
 /** There only while it is so. */
 const IMPORTING = "importing_since";
+const MOVE = "move";
 const META_NAMES = ["database", "generation", "sequence", "admin_ever"] as const;
 
 export class Image {
@@ -129,26 +140,30 @@ export class Image {
     if (database === undefined || generation === undefined || sequence === undefined || adminEver === undefined) {
       throw new Error("meta is incomplete");
     }
-    const since = values.get(IMPORTING);
-    const importing = since === undefined ? [] : [text(since)];
-    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver, ...importing]))
+    const closed = [IMPORTING, MOVE].flatMap((name) => {
+      const value = values.get(name);
+      return value === undefined ? [] : [text(value)];
+    });
+    if (values.get("checksum") !== metaChecksum([database, generation, sequence, adminEver, ...closed]))
       throw new Error("meta is damaged");
-    const isImporting = this.#database.exec("PRAGMA user_version")[0]?.values[0]?.[0] === IMPORTING_VERSION;
-    if (isImporting !== (since !== undefined)) throw new Error("meta is of another version than the image");
+    const state = stateOf(closed[0] === undefined ? undefined : Number(closed[0]), closed[1]);
+    const version = Number(this.#database.exec("PRAGMA user_version")[0]?.values[0]?.[0]);
+    if (Math.max(version, SCHEMA_VERSION) !== versionOf(state))
+      throw new Error("meta is of another version than the image");
     return {
       database,
       generation: Number(generation),
       sequence: Number(sequence),
       adminEver: adminEver === "1",
-      importingSince: importing[0] === undefined ? undefined : Number(importing[0]),
+      state,
     };
   }
 
   /** Fills empty tables. Throws on rows that the library does not write. */
   async load(tables: Tables, pace: TimeSlice): Promise<void> {
-    const { adminEver, importingSince } = this.meta();
+    const { adminEver, state } = this.meta();
     tables.adminEver = adminEver;
-    tables.importingSince = importingSince;
+    tables.state = state;
     await loadTables((sql) => new RowReader(this.#sqlJs, this.#database.db, sql), tables, pace);
   }
 
@@ -226,7 +241,7 @@ export class Image {
     return integer(page) * integer(size) - SUPERBLOCK_BYTES;
   }
 
-  putMeta({ database, generation, sequence, adminEver, importingSince }: Meta): void {
+  putMeta({ database, generation, sequence, adminEver, state }: Meta): void {
     const values = [database, String(generation), String(sequence), adminEver ? "1" : "0"];
     const put = (name: string, value: string): void => {
       this.#database.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value]);
@@ -234,15 +249,19 @@ export class Image {
     META_NAMES.forEach((name, i) => {
       put(name, values[i] ?? "");
     });
-    if (importingSince === undefined) {
-      this.#database.run("DELETE FROM meta WHERE name = ?", [IMPORTING]);
-    } else {
-      values.push(String(importingSince));
-      put(IMPORTING, String(importingSince));
+    for (const [name, value] of [
+      [IMPORTING, closedSince(state)],
+      [MOVE, moveText(state)],
+    ] as const) {
+      if (value === undefined) {
+        this.#database.run("DELETE FROM meta WHERE name = ?", [name]);
+      } else {
+        values.push(String(value));
+        put(name, String(value));
+      }
     }
     put("checksum", metaChecksum(values));
-    const version = importingSince === undefined ? SCHEMA_VERSION : IMPORTING_VERSION;
-    this.#database.run(`PRAGMA user_version = ${String(version)}`);
+    this.#database.run(`PRAGMA user_version = ${String(versionOf(state))}`);
   }
 
   close(): void {

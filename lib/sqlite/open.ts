@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { promises as fs } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { COMMON_OPTIONS, commonInput, fields, invalid, listener } from "../arguments.js";
@@ -7,6 +8,8 @@ import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
+import { wasMoved } from "../moves.js";
+import type { StoreIdentity } from "../moves.js";
 import { notify } from "../notify.js";
 import { Progress } from "../progress.js";
 import { abortReason, isAborted } from "../signal.js";
@@ -27,6 +30,7 @@ import { loadSqlJs } from "./load-sql-js.js";
 import { Lock } from "./lock.js";
 import { maskOf } from "./log-format.js";
 import { members } from "./members.js";
+import { moving } from "./moving.js";
 import { TimeSlice } from "./time-slice.js";
 import { checkReads } from "./checks.js";
 import { records } from "./records.js";
@@ -148,6 +152,7 @@ async function realPath(path: string): Promise<string> {
 function driverOf(
   database: Database,
   holding: Holding,
+  identity: StoreIdentity,
   files: StoreFiles | undefined,
   close: () => Promise<void>,
 ): Driver {
@@ -162,6 +167,7 @@ function driverOf(
     inspection: inspection(database, holding, files),
     changes: changes(database, holding),
     grants: grants(database, holding),
+    moving: moving(database, holding, identity),
     close,
   };
 }
@@ -176,12 +182,13 @@ function inMemory(): Driver {
     { batch: () => undefined, broken: () => undefined },
     ALONE,
   );
-  return driverOf(database, ALONE, undefined, () => database.journal.idle());
+  const identity = { id: randomBytes(16).toString("hex"), name: "sqlite::memory:" };
+  return driverOf(database, ALONE, identity, undefined, () => database.journal.idle());
 }
 
 async function onDisk(
   path: string,
-  { opTimeoutMs, onOpening, onCheckpoint }: SqliteInput,
+  { opTimeoutMs, onOpening, onCheckpoint, reopenMoved }: SqliteInput,
   call: Call,
 ): Promise<Driver> {
   const check = (): void => {
@@ -230,11 +237,16 @@ async function onDisk(
   });
   if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();
-  return driverOf(database, lease, { path, sqlJs, watermark }, () =>
+  const identity = { id: recovered.database, name: `sqlite:${path}` };
+  const driver = driverOf(database, lease, identity, { path, sqlJs, watermark }, () =>
     closeWithin(opTimeoutMs * OPENING + checkpoints.bytes / BYTES_PER_MS, path, () =>
       closeAll(path, database, checkpoints, lease, lock),
     ),
   );
+  const { state } = tables;
+  if (state.kind !== "moved" || reopenMoved) return driver;
+  await driver.close();
+  throw wasMoved(state.run.peer.name);
 }
 
 async function begin(

@@ -6,7 +6,8 @@ import type { Call } from "../call.js";
 import type { RecordCounts, RecordReader, StoredRecord } from "../driver.js";
 import { isError } from "../errors.js";
 import type { StoreError } from "../errors.js";
-import { isImporting, sortedBy } from "../rules.js";
+import type { MoveState } from "../moves.js";
+import { sortedBy } from "../rules.js";
 import { Spool } from "../spool.js";
 import type { Change } from "./changes.js";
 import type { Database } from "./database.js";
@@ -30,7 +31,7 @@ export class SnapshotReader implements RecordReader {
   readonly revisionFloor: number;
   readonly #tables: Tables;
   readonly #spool = new Spool<StoredRecord>();
-  readonly #cleared: (since: number) => StoreError;
+  readonly #cleared: (state: MoveState) => StoreError | undefined;
   readonly #stopListening: () => void;
   /** The last user and the last room of the snapshot; {@link #user} and {@link #room} say how far they were read. */
   readonly #lastUser: number;
@@ -50,7 +51,7 @@ export class SnapshotReader implements RecordReader {
   readonly #running: Promise<void>;
 
   /** `cleared`: what ends the reading when an import clears the store. */
-  constructor({ tables, durableSequence }: Database, cleared: (since: number) => StoreError = isImporting) {
+  constructor({ tables, durableSequence }: Database, cleared: (state: MoveState) => StoreError | undefined) {
     this.#tables = tables;
     this.#cleared = cleared;
     this.expected = tables.counts;
@@ -94,7 +95,7 @@ export class SnapshotReader implements RecordReader {
         return;
       case "import":
         // The snapshot was empty, or it was what a dead import left. Nobody misses it.
-        if (change.clears) this.#failure = this.#cleared(change.since ?? 0);
+        if (change.clears) this.#failure = this.#cleared(change.state);
     }
   }
 

@@ -1,12 +1,15 @@
 /** Whole records, out of the tables and into them. */
 import type { Call } from "../call.js";
-import type { RecordWriter, RecordsDriver, StoredRecord, StoredRoom } from "../driver.js";
+import type { RecordNames, RecordReader, RecordWriter, RecordsDriver, StoredRecord, StoredRoom } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { OPEN, completed, givenBack, refusalOf } from "../moves.js";
+import type { MoveRun, MoveReport, MoveState } from "../moves.js";
 import { importTakenOver } from "../rules.js";
 import type { Change } from "./changes.js";
 import { answer } from "./database.js";
 import type { Database, Importer, Step, Transaction } from "./database.js";
 import type { Holding } from "./lease.js";
+import { NamesReader } from "./names-reader.js";
 import { SnapshotReader } from "./record-reader.js";
 import { toRevision } from "./rows.js";
 
@@ -17,14 +20,23 @@ export function records(database: Database, holding: Holding): RecordsDriver {
       await holding.ensure();
       const { refusal } = database;
       if (refusal !== undefined) throw refusal;
-      return new SnapshotReader(database);
+      return readerOf(database, undefined);
     },
 
-    write: async (revisionFloor, call) => {
-      const importer = await database.beginImport(revisionFloor, call);
-      return new ImportWriter(database, importer);
+    write: async (revisionFloor, run, call) => {
+      const importer = await database.beginImport(revisionFloor, run, call);
+      return new ImportWriter(database, importer, run);
     },
   };
+}
+
+/** `cleared`: what ends the reading when an import clears the store. */
+export function readerOf(
+  database: Database,
+  names: RecordNames | undefined,
+  cleared: (state: MoveState) => StoreError | undefined = refusalOf,
+): RecordReader {
+  return names === undefined ? new SnapshotReader(database, cleared) : new NamesReader(database.tables, names);
 }
 
 /** No image has a room without its owner, whatever dies before that one is there as it was. */
@@ -36,10 +48,14 @@ function ownerOf({ id: roomId, owner: endpoint, createdAt: since }: StoredRoom, 
 class ImportWriter implements RecordWriter {
   readonly #database: Database;
   readonly #importer: Importer;
+  readonly #run: MoveRun | undefined;
+  /** Users that may be written once more. */
+  readonly #again = new Set<string>();
 
-  constructor(database: Database, importer: Importer) {
+  constructor(database: Database, importer: Importer, run: MoveRun | undefined) {
     this.#database = database;
     this.#importer = importer;
+    this.#run = run;
   }
 
   async clear(call: Call): Promise<boolean> {
@@ -67,8 +83,10 @@ class ImportWriter implements RecordWriter {
       switch (record.kind) {
         case "user": {
           const { key, role, status, name, createdAt, revokedAt, expiresAt } = record.row;
-          isNew("user", key, view.user(key) !== undefined);
-          const row = { ordinal: user++, key, role, status, name, createdAt, revokedAt, expiresAt, revision };
+          const before = view.user(key);
+          isNew("user", key, before !== undefined && !this.#again.delete(key));
+          const ordinal = before?.ordinal ?? user++;
+          const row = { ordinal, key, role, status, name, createdAt, revokedAt, expiresAt, revision };
           return [{ kind: "user", row }];
         }
         case "room":
@@ -83,16 +101,36 @@ class ImportWriter implements RecordWriter {
     return { changes, result: () => undefined };
   }
 
+  async renew({ users, rooms }: RecordNames, call: Call): Promise<void> {
+    const { view } = this.#database;
+    await this.#database.importWrite(this.#importer, call, () => ({
+      changes: rooms.flatMap((id): Change[] => {
+        const row = view.room(id);
+        return row === undefined ? [] : [{ kind: "roomGone", id, ordinal: row.ordinal }];
+      }),
+      result: () => undefined,
+    }));
+    for (const key of users) this.#again.add(key);
+  }
+
   seal(): Promise<void> {
     return Promise.resolve();
   }
 
-  read(): Promise<SnapshotReader> {
-    return answer(() => new SnapshotReader(this.#database, importTakenOver));
+  read(names: RecordNames | undefined): Promise<RecordReader> {
+    return answer(() => readerOf(this.#database, names, importTakenOver));
+  }
+
+  complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void> {
+    return this.#database.endImport(this.#importer, adminEver, (state) => completed(state, this.#run, report), call);
   }
 
   open(adminEver: boolean, call: Call): Promise<void> {
-    return this.#database.endImport(this.#importer, adminEver, call);
+    return this.#database.endImport(this.#importer, adminEver, () => OPEN, call);
+  }
+
+  giveBack(call: Call): Promise<void> {
+    return this.#database.endImport(this.#importer, false, givenBack, call);
   }
 
   release(): void {

@@ -17,6 +17,7 @@ import { HEADER_BYTES, LogDamage, decodeHeader } from "./log-format.js";
 import type { Header, ImageDigest } from "./log-format.js";
 import { LogReader, isZeroFrom } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
+import { OPEN } from "../moves.js";
 import type { Progress } from "../progress.js";
 import type { TimeSlice } from "./time-slice.js";
 import { InconsistentState } from "./rows.js";
@@ -147,7 +148,7 @@ async function create(path: string, maker: ImageMaker): Promise<Recovered> {
     generation: 1,
     sequence: 0,
     adminEver: false,
-    importingSince: undefined,
+    state: OPEN,
   });
   const files = await publish(path, image, database, 1);
   return {

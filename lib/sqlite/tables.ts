@@ -3,6 +3,8 @@
  * changed.
  */
 import type { RecordCounts } from "../driver.js";
+import { OPEN } from "../moves.js";
+import type { MoveState } from "../moves.js";
 import { isActiveAdmin } from "../rules.js";
 import { keyBytes, memberBytes, roomBytes, userBytes } from "./budget.js";
 import type { Change, ImportChange } from "./changes.js";
@@ -29,8 +31,8 @@ export class Tables {
   readonly #listeners = new Set<ChangeListener>();
   /** Whether any user is or was an admin. */
   adminEver = false;
-  /** Since when everybody is denied, because the store is imported into. */
-  importingSince: number | undefined;
+  /** Whether it may be used: everybody is denied unless it is open. */
+  state: MoveState = OPEN;
   /** What all of it takes in an image, at most. */
   bytes = 0;
 
@@ -94,7 +96,7 @@ export class Tables {
     }
   }
 
-  #beginOrEnd({ since, clears, adminEver }: ImportChange): void {
+  #beginOrEnd({ state, clears, adminEver }: ImportChange): void {
     if (clears) {
       this.#users = new UserTable();
       this.#usersInOrder = new InOrder();
@@ -106,7 +108,7 @@ export class Tables {
       this.bytes = 0;
     }
     this.adminEver ||= adminEver;
-    this.importingSince = since;
+    this.state = state;
   }
 
   #user(row: UserRow): void {

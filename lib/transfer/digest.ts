@@ -44,15 +44,22 @@ export class ContentDigest {
 
   /** `adminEver`: whether any user is, or was, an admin, which no record says. */
   hex(adminEver: boolean): string {
-    const sum = adminEver ? (this.#sum + hashOf('{"adminEver":true}')) & MASK : this.#sum;
-    return sum.toString(16).padStart(64, "0");
+    return totalHex(this.#sum, adminEver);
   }
 
   #addText(text: string): void {
-    this.#sum = (this.#sum + hashOf(text)) & MASK;
+    this.#sum = sumOf(this.#sum, hashOf(text));
   }
 }
 
-function hashOf(text: string): bigint {
+/** Of two sums, one of which may be negative. */
+export const sumOf = (a: bigint, b: bigint): bigint => (a + b) & MASK;
+
+export function totalHex(sum: bigint, adminEver: boolean): string {
+  const total = adminEver ? sumOf(sum, hashOf('{"adminEver":true}')) : sum;
+  return total.toString(16).padStart(64, "0");
+}
+
+export function hashOf(text: string): bigint {
   return BigInt(`0x${createHash("sha256").update(text, "utf8").digest("hex")}`);
 }

@@ -60,7 +60,7 @@ export async function importStore(
 }
 
 async function importFrom(text: Lines, header: Header, work: BulkWork): Promise<ImportReport> {
-  const writer = await work.step((call) => work.store.records.write(revisionFloor(header), call));
+  const writer = await work.step((call) => work.store.records.write(revisionFloor(header), undefined, call));
   try {
     return await filled(writer, text, header, work);
   } finally {
@@ -102,7 +102,7 @@ async function filled(writer: RecordWriter, text: Lines, header: Header, work: B
 async function undo(writer: RecordWriter, work: BulkWork): Promise<void> {
   await work.undo((call) => writer.seal(call));
   while (await work.undo((call) => writer.clear(call)));
-  await work.undo((call) => writer.open(false, call));
+  await work.undo((call) => writer.giveBack(call));
 }
 
 interface Copied {
@@ -167,7 +167,7 @@ async function compare(
   work: BulkWork,
 ): Promise<void> {
   work.progress.begin("verify", totalOf(counts));
-  const reader = await work.step((call) => work.store.begin(writer.read(call), call));
+  const reader = await work.step((call) => work.store.begin(writer.read(undefined, call), call));
   try {
     const found = new ContentDigest();
     for (;;) {

@@ -47,9 +47,9 @@ export class BulkWork {
   readonly #signal: AbortSignal | undefined;
   readonly #stallTimeoutMs: number;
 
-  /** `argument`: the name of the store among the arguments. */
-  constructor(store: Store, argument: string, options: BulkOptions | undefined) {
-    const found = args.fields(options ?? {}, "options", ["signal", "stallTimeoutMs", "onProgress"]);
+  /** `argument`: the name of the store among the arguments. `more`: options that only this work has. */
+  constructor(store: Store, argument: string, options: BulkOptions | undefined, more: readonly string[] = []) {
+    const found = args.fields(options ?? {}, "options", ["signal", "stallTimeoutMs", "onProgress", ...more]);
     const access = recordsOf(store);
     if (access === undefined) throw args.invalid(argument, "a store of this package");
     const { stallTimeoutMs } = found;

@@ -176,7 +176,7 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "a checkpoint forgets that an import goes on",
     file: "lib/sqlite/image-builder.ts",
-    find: "this.importingSince = change.since;",
+    find: "this.state = change.state;",
     replace: "",
     breaks: "A store that is imported into denies everybody, also when it is opened anew.",
     killedBy: bySpec("spec/conformance/sqlite.spec.ts", "an import that was ended from outside leaves a closed store"),
@@ -184,7 +184,7 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "checks do not mind an import",
     file: "lib/sqlite/checks.ts",
-    find: "tables.importingSince === undefined && holding.isCurrent(now)",
+    find: `tables.state.kind === "open" && holding.isCurrent(now)`,
     replace: "holding.isCurrent(now)",
     breaks: "A store that is imported into denies everybody.",
     killedBy: bySpec("spec/conformance/sqlite.spec.ts", "until its trailer was checked nobody comes in"),

@@ -1,0 +1,111 @@
+/**
+ * A store in buckets as one side of a migration. Its state is the record of store-state.ts in both logs that commit, `users` first: the steps
+ * are in importing.ts. The argument: docs/protocol.md, M.
+ */
+import type { Call } from "../call.js";
+import type { MoveFacts, MovingDriver, RecordReader, RecordNames } from "../driver.js";
+import { StoreError } from "../errors.js";
+import { checkFence, stepFrom } from "../moves.js";
+import type { MoveReport, StepName } from "../moves.js";
+import type { JetStreamClient } from "./client.js";
+import { takenOver } from "./import-lanes.js";
+import { finishOpening, floorOf, liftRooms, readState, readStates, stateRecord, writeState } from "./importing.js";
+import type { FoundStates } from "./importing.js";
+import { joinBoth } from "./join.js";
+import { streamState } from "./provisioning.js";
+import { revisionOf } from "./records.js";
+import type { Writable } from "./record-writer.js";
+
+/** Versions of users that are given while a migration goes on, beside as many as there were. */
+const VERSIONS_MEANWHILE = 10_000_000;
+
+export class BucketsMoving implements MovingDriver {
+  readonly #parts: Writable;
+  readonly #client: JetStreamClient;
+  readonly #name: string;
+  readonly #read: (names: RecordNames | undefined, call: Call) => Promise<RecordReader>;
+
+  constructor(
+    parts: Writable,
+    client: JetStreamClient,
+    prefix: string,
+    read: (names: RecordNames | undefined, call: Call) => Promise<RecordReader>,
+  ) {
+    this.#parts = parts;
+    this.#client = client;
+    this.#name = `jetstream:${prefix}`;
+    this.#read = read;
+  }
+
+  /** A stream that is removed and made anew is another one. */
+  async identity(call: Call) {
+    const { name } = this.#parts.users;
+    const found = await streamState(this.#client, name, call);
+    if (found === undefined) throw new StoreError("UNAVAILABLE", `The bucket ${name} is gone`);
+    return { id: `${name} ${found.created}`, name: this.#name };
+  }
+
+  async state(call: Call) {
+    return (await this.#states(call)).state;
+  }
+
+  #states(call: Call): Promise<FoundStates> {
+    return readStates(this.#parts.users, this.#parts.log.buckets.rooms, call);
+  }
+
+  async fence(run: Parameters<MovingDriver["fence"]>[0], call: Call): Promise<void> {
+    const { state, users, rooms } = await this.#states(call);
+    checkFence(state);
+    if (rooms.state.refusal !== undefined) throw takenOver();
+    const record = stateRecord({ kind: "moving", run }, run.id, floorOf(users.value));
+    await writeState(this.#parts.users, record, users.seq, call);
+    await writeState(this.#parts.log.buckets.rooms, record, rooms.seq, call);
+  }
+
+  async step(name: StepName, id: string, report: MoveReport | undefined, call: Call): Promise<void> {
+    const { users: bucket } = this.#parts;
+    const { rooms: other } = this.#parts.log.buckets;
+    const { state, users, rooms } = await this.#states(call);
+    const next = stepFrom(state, name, id, report);
+    const floor = floorOf(users.value);
+    switch (name) {
+      case "lift":
+        await writeState(bucket, stateRecord(next, id, floor), users.seq, call);
+        if (rooms.name === "moving" && rooms.value["id"] === id) await liftRooms(other, rooms, call);
+        return;
+      case "leave":
+        // Both logs have to be fenced.
+        if (rooms.name !== "moving" || rooms.value["id"] !== id) throw takenOver();
+        await writeState(bucket, stateRecord(next, id, floor), users.seq, call);
+        return;
+      case "end": {
+        const record = stateRecord(next, id, floor);
+        await writeState(bucket, record, users.seq, call);
+        await writeState(other, record, rooms.seq, call);
+        return;
+      }
+      case "arrive":
+        await writeState(bucket, { ...users.value, state: "opening" }, users.seq, call);
+        await finishOpening(bucket, other, call);
+        return;
+      case "giveUp":
+        await writeState(bucket, stateRecord(next, String(users.value["id"]), floor), users.seq, call);
+    }
+  }
+
+  async facts(call: Call): Promise<MoveFacts> {
+    const { users, guard } = this.#parts;
+    const [{ value }, adminEver] = await joinBoth(readState(users, call), guard.adminEver(call));
+    await users.readIndex(call);
+    const versions = floorOf(value) + users.highestSeen;
+    return {
+      revisionCeiling: revisionOf(versions),
+      revisionFloor: revisionOf(versions + users.highestSeen + VERSIONS_MEANWHILE),
+      adminEver,
+    };
+  }
+
+  read(names: RecordNames | undefined, call: Call): Promise<RecordReader> {
+    return this.#read(names, call);
+  }
+}

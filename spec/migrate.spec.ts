@@ -1,0 +1,129 @@
+// Migrations between all backends, and in each state in which one can die.
+
+import { expect } from "chai";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import * as built from "unibus-membership";
+import { isIncompatible, type Store } from "unibus-membership";
+import { startNatsCluster, startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { openJetStream } from "../lib/jetstream/open.js";
+import { openMemory } from "../lib/memory/open.js";
+import { openSqlite } from "../lib/sqlite/open.js";
+import { migrate } from "../lib/transfer/migrate.js";
+import { foreign } from "./support/foreign-store.js";
+import { natsClients, type Connection } from "./support/nats-clients.js";
+import { codeOf } from "./support/code-of.js";
+import { fill } from "./support/export-cases.js";
+import { oneSideCases, pairCases, stateCases } from "./support/migrate-cases.js";
+
+const opTimeoutMs = 20_000;
+const MOVES_WITH_LOAD = "nothing that was acknowledged is lost, and at no instant do both allow";
+
+describe("migrations", function () {
+  this.timeout(300_000);
+  let server: NatsServer;
+  let connection: Connection;
+  let prefixes = 0;
+
+  before(async () => {
+    server = await startNatsServer();
+    const [client] = natsClients;
+    if (client === undefined) throw new Error("no client");
+    connection = await client.connect(server.url);
+  });
+  after(async () => {
+    await connection.close();
+    await server.dispose();
+  });
+
+  const openers = {
+    memory: () => openMemory({ opTimeoutMs }),
+    sqlite: () => openSqlite(":memory:", { opTimeoutMs }),
+    jetstream: () => openJetStream(connection, 1, { prefix: `m${String(++prefixes)}_`, opTimeoutMs }),
+  } satisfies Record<string, () => Promise<Store>>;
+  const names = ["memory", "sqlite", "jetstream"] as const;
+
+  for (const source of names)
+    for (const target of names)
+      describe(`from ${source} to ${target}`, () => {
+        // A side goes through its states whatever the other one is.
+        const cases = source === target ? { ...pairCases, ...stateCases, ...oneSideCases } : pairCases;
+        for (const [name, run] of Object.entries(cases))
+          it(name, async () => {
+            const [from, to] = [await openers[source](), await openers[target]()];
+            await run({ from, to });
+            await Promise.all([from.close(), to.close()]);
+          });
+      });
+
+  it("the same store, by whatever name, and one of another library, is no side", async () => {
+    const from = await openers.jetstream();
+    const same = await openJetStream(connection, 1, { prefix: `m${String(prefixes)}_`, opTimeoutMs });
+    const own = await openers.memory();
+    for (const [a, b] of [
+      [from, from],
+      [from, same],
+      [from, foreign(own)],
+      [foreign(own), from],
+    ] as const)
+      expect(await migrate(a, b, { cutOver: true }).catch(codeOf)).to.equal("INVALID_ARGUMENT");
+    await Promise.all([from, same, own].map((store) => store.close()));
+  });
+
+  it("a file that was moved away from opens no more, and takes its records back from where they went", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "unibus-migrate-"));
+    const path = join(folder, "membership.db");
+    const cluster = await built.openJetStream(connection, 1, { prefix: "there_", opTimeoutMs });
+    const file = await built.openSqlite(path, { opTimeoutMs });
+    await fill(file);
+    const { digest } = await built.migrate(file, cluster, { cutOver: true });
+    await file.close();
+    const refusal = await built.openSqlite(path, { opTimeoutMs }).catch((error: unknown) => error);
+    expect(isIncompatible(refusal) && refusal.details?.["movedTo"]).to.equal("jetstream:there_");
+    const again = await built.openSqlite(path, { opTimeoutMs, reopenMoved: true });
+    expect(await again.isAuthorized("root")).to.equal(false);
+    const stranger = await built.openSqlite(":memory:", { opTimeoutMs });
+    expect(await built.migrate(stranger, again, { cutOver: true }).catch(codeOf)).to.equal("INCOMPATIBLE");
+    expect((await built.migrate(cluster, again, { cutOver: true })).digest).to.equal(digest);
+    expect([await again.isAuthorized("root"), await cluster.isAuthorized("root")]).to.deep.equal([true, false]);
+    await Promise.all([again, cluster, stranger].map((store) => store.close()));
+    const last = await built.openSqlite(path, { opTimeoutMs });
+    expect(await last.isAdmin("root")).to.equal(true);
+    await last.close();
+    const closed = await built
+      .openJetStream(connection, 1, { prefix: "there_", opTimeoutMs })
+      .catch((error: unknown) => error);
+    expect(isIncompatible(closed)).to.equal(true);
+    const [source, target] = await Promise.all([
+      built.openSqlite(path, { opTimeoutMs }),
+      built.openJetStream(connection, 1, { prefix: "there_", opTimeoutMs, reopenMoved: true }),
+    ]);
+    await source.users.add({ key: "since" });
+    await source.rooms.delete("plain");
+    const { counts } = await built.migrate(source, target, { cutOver: true });
+    expect(counts).to.include({ users: 7, rooms: 4 });
+    expect([await target.isAuthorized("since"), await source.isAuthorized("since")]).to.deep.equal([true, false]);
+    await Promise.all([source.close(), target.close()]);
+    await rm(folder, { recursive: true });
+  });
+});
+
+describe("migrations of three servers", function () {
+  this.timeout(300_000);
+
+  for (const direction of ["there", "back"] as const)
+    for (const name of ["everything is there as it was, and the source is at its end", MOVES_WITH_LOAD] as const)
+      it(`${direction}: ${name}`, async () => {
+        await using cluster = await startNatsCluster();
+        const [client] = natsClients;
+        if (client === undefined) throw new Error("no client");
+        const connection = await client.connect(cluster.nodes.map(({ url }) => url));
+        const servers = await openJetStream(connection, 3, { opTimeoutMs });
+        const file = await openSqlite(":memory:", { opTimeoutMs });
+        const [from, to] = direction === "there" ? [file, servers] : [servers, file];
+        await pairCases[name]?.({ from, to });
+        await Promise.all([from.close(), to.close()]);
+        await connection.close();
+      });
+});

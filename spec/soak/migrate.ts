@@ -1,0 +1,77 @@
+// From a file to three servers, and back to another file, with many records, under load: how long nobody is allowed.
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { importStore, migrate, openJetStream, openSqlite, type BulkProgress, type Store } from "unibus-membership";
+import { openMemory, startNatsCluster } from "unibus-membership/testing";
+import { linesOf } from "../support/export-cases.js";
+import { Watching, Writers } from "../support/migrate-load.js";
+import { natsClients } from "../support/nats-clients.js";
+
+export interface MigrateSoakOptions {
+  /** Users; a tenth as many rooms, each of ten members, who have a key each, and the owner a second one. */
+  readonly records: number;
+  readonly log: (line: string) => void;
+}
+
+const opTimeoutMs = 60_000;
+const MEMBERS = 9;
+/** Checks of what was acknowledged. */
+const AT_ONCE = 64;
+
+async function filled(records: number): Promise<string[]> {
+  const store = await openMemory({ opTimeoutMs });
+  await store.users.addFirstAdmin({ key: "root" });
+  for (let i = 1; i < records; i++) await store.users.add({ key: `user-${String(i)}` });
+  for (let i = 0; i < records / 10; i++) {
+    const id = `room-${String(i)}`;
+    const sealed = new Uint8Array(80);
+    await store.rooms.create({ id, owner: "owner", encrypted: true, sealedKey: sealed });
+    await store.roomKeys.rekey(id, new Map([["owner", sealed]]), { expectedEpoch: 1 });
+    for (let j = 0; j < MEMBERS; j++)
+      await store.members.add(id, {
+        endpoint: `member-${String(j)}`,
+        state: "joined",
+        sealedKey: { epoch: 2, sealed },
+      });
+  }
+  return linesOf(store);
+}
+
+async function move(what: string, from: Store, to: Store, log: (line: string) => void): Promise<void> {
+  const watching = new Watching({ from, to }, "root", "room-0", "member-0");
+  const writers = new Writers(from, `${what}-`);
+  const began = performance.now();
+  const onProgress = ({ phase, done }: BulkProgress): void => {
+    if (done === 0) log(`${what}: ${phase} after ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  };
+  const { counts, digest, fencedMs } = await migrate(from, to, { cutOver: true, onProgress });
+  const seconds = (performance.now() - began) / 1000;
+  await Promise.all([writers.end(), watching.end()]);
+  for (let i = 0; i < writers.acknowledged.length; i += AT_ONCE)
+    await Promise.all(writers.acknowledged.slice(i, i + AT_ONCE).map((check) => check(to)));
+  const { users, rooms, members, roomKeys } = counts;
+  log(
+    `${what}: ${String(users)} users, ${String(rooms)} rooms, ${String(members)} members, ${String(roomKeys)} keys in ${seconds.toFixed(1)} s; ` +
+      `nobody allowed for ${fencedMs.toFixed(0)} ms; ${String(writers.acknowledged.length)} acknowledged meanwhile are there; ` +
+      `${String(watching.yes.from)} and ${String(watching.yes.to)} yes, never both; digest ${digest.slice(0, 16)}`,
+  );
+}
+
+export async function run({ records, log }: MigrateSoakOptions): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "unibus-migrate-"));
+  await using cluster = await startNatsCluster();
+  const [client] = natsClients;
+  if (client === undefined) throw new Error("no client");
+  const connection = await client.connect(cluster.nodes.map(({ url }) => url));
+  const file = await openSqlite(join(folder, "from.db"), { opTimeoutMs });
+  await importStore(await filled(records), file);
+  const servers = await openJetStream(connection, 3, { opTimeoutMs });
+  await move("there", file, servers, log);
+  const back = await openSqlite(join(folder, "to.db"), { opTimeoutMs });
+  await move("back", servers, back, log);
+  await Promise.all([file, servers, back].map((store) => store.close()));
+  await connection.close();
+  await rm(folder, { recursive: true });
+}

@@ -1,0 +1,275 @@
+// What the contract says of migrations, tried between two backends. The states in between are made by the steps of the drivers.
+
+import { expect } from "chai";
+import { isConflict, isIncompatible, isUnavailable, type Store } from "unibus-membership";
+import { recordsOf } from "../../lib/membership-store.js";
+import type { RecordsAccess } from "../../lib/membership-store.js";
+import type { MoveReport } from "../../lib/moves.js";
+import type { Call } from "../../lib/call.js";
+import { endMigration } from "../../lib/transfer/end-migration.js";
+import { exportStore } from "../../lib/transfer/export.js";
+import { migrate } from "../../lib/transfer/migrate.js";
+import { digestOf, fill } from "./export-cases.js";
+import { Watching, Writers, errorOf, type Stores } from "./migrate-load.js";
+
+async function linesOf(store: Store): Promise<string[]> {
+  const lines: string[] = [];
+  for await (const line of exportStore(store)) lines.push(line);
+  return lines;
+}
+
+const contentDigest = async (store: Store): Promise<string> => digestOf(await linesOf(store));
+
+/** Whom the store lets in. */
+const admits = (store: Store): Promise<boolean[]> =>
+  Promise.all([store.isAuthorized("root"), store.isAdmin("root"), store.hasAdmin(), store.isMember("sealed", "late")]);
+const NOBODY = [false, false, false, false];
+const EVERYBODY = [true, true, true, true];
+
+async function expectOnly(allowed: Store, other: Store): Promise<void> {
+  expect(await admits(allowed)).to.deep.equal(EVERYBODY);
+  expect(await admits(other)).to.deep.equal(NOBODY);
+}
+
+function accessOf(store: Store): RecordsAccess {
+  const access = recordsOf(store);
+  if (access === undefined) throw new Error("not a store of this package");
+  return access;
+}
+
+const step = <T>(store: Store, work: (access: RecordsAccess, call: Call) => Promise<T>): Promise<T> => {
+  const access = accessOf(store);
+  return access.step({ timeoutMs: undefined, signal: undefined }, (call) => work(access, call));
+};
+
+const STATES = ["importing", "fenced", "complete", "leaving", "arrived", "moved"] as const;
+type Reached = (typeof STATES)[number];
+
+/** Brings both sides to a state in which a process may have died. */
+async function reach(state: Reached, { from, to }: Stores): Promise<void> {
+  const until = (other: Reached): boolean => STATES.indexOf(state) >= STATES.indexOf(other);
+  const source = await step(from, ({ moving }, call) => moving.identity(call));
+  const target = await step(to, ({ moving }, call) => moving.identity(call));
+  const id = "the run that died";
+  const since = Date.now();
+  const { revisionFloor, adminEver } = await step(from, ({ moving }, call) => moving.facts(call));
+  const writer = await step(to, ({ records }, call) =>
+    records.write(Math.max(revisionFloor, Date.now()), { id, peer: source, since }, call),
+  );
+  const reader = await step(from, ({ records }, call) => records.read(call));
+  for (let some = 0; ; some++) {
+    const page = await step(from, (_, call) => reader.next(call));
+    if (page === undefined || (some > 0 && state === "importing")) break;
+    await step(to, (_, call) => writer.write(page, call));
+  }
+  await reader.close();
+  if (until("fenced")) await step(from, ({ moving }, call) => moving.fence({ id, peer: target, since }, call));
+  if (until("complete")) {
+    await step(to, (_, call) => writer.seal(call));
+    const report: MoveReport = { counts: { users: 6, rooms: 5, members: 15, roomKeys: 24 }, digest: "it" };
+    await step(to, (_, call) => writer.complete(report, adminEver, call));
+    if (until("leaving")) await step(from, ({ moving }, call) => moving.step("leave", id, report, call));
+    if (until("arrived")) await step(to, ({ moving }, call) => moving.step("arrive", id, undefined, call));
+    if (until("moved")) await step(from, ({ moving }, call) => moving.step("end", id, undefined, call));
+  }
+  writer.release();
+}
+
+type Case = (stores: Stores) => Promise<void>;
+
+async function revisionsOf(store: Store): Promise<string[]> {
+  const users = (await store.users.list()).items.map((user) => `user ${user.key} ${user.revision}`);
+  const rooms = (await store.rooms.list()).items.map((room) => `room ${room.id} ${room.revision}`);
+  return [...users, ...rooms];
+}
+
+export const pairCases: Readonly<Record<string, Case>> = {
+  "everything is there as it was, and the source is at its end": async ({ from, to }) => {
+    await fill(from);
+    const digest = await contentDigest(from);
+    const before = new Set(await revisionsOf(from));
+    const phases = new Set<string>();
+    const onProgress = ({ phase }: { phase: string }): void => void phases.add(phase);
+    const report = await migrate(from, to, { cutOver: true, onProgress });
+    expect(report).to.include({ digest });
+    expect(report.counts).to.deep.equal({ users: 6, rooms: 5, members: 15, roomKeys: 24 });
+    expect([...phases]).to.deep.equal(["clear", "copy", "verify", "compare", "follow", "cut over"]);
+    await expectOnly(to, from);
+    expect(await contentDigest(to)).to.equal(digest);
+    expect((await revisionsOf(to)).filter((revision) => before.has(revision))).to.deep.equal([]);
+    const error = await errorOf(from.users.add({ key: "late" }));
+    expect(error.code).to.equal("INCOMPATIBLE");
+    expect(error.details?.["movedTo"]).to.be.a("string");
+    // Who was revoked, and that there was an admin, is known there too.
+    expect((await errorOf(to.users.addFirstAdmin({ key: "other" }))).code).to.equal("CONFLICT");
+    await to.users.add({ key: "new" });
+    expect((await migrate(from, to, { cutOver: true })).digest).to.equal(digest);
+  },
+
+  "nothing that was acknowledged is lost, and at no instant do both allow": async ({ from, to }) => {
+    await fill(from);
+    const watching = new Watching({ from, to });
+    const writers = new Writers(from);
+    const report = await migrate(from, to, { cutOver: true });
+    await Promise.all([writers.end(), watching.end()]);
+    expect(watching.yes.from).to.be.greaterThan(0);
+    expect(writers.acknowledged.length).to.be.greaterThan(0);
+    for (const error of writers.refusals) {
+      expect(isUnavailable(error) || isIncompatible(error), error.message).to.equal(true);
+      if (isUnavailable(error)) expect(error.details).to.have.keys("movingTo", "since");
+    }
+    await Promise.all(writers.acknowledged.map((check) => check(to)));
+    await expectOnly(to, from);
+    expect(await contentDigest(to)).to.equal(report.digest);
+  },
+
+  "without cutOver the source goes on, and the target stays closed": async ({ from, to }) => {
+    await fill(from);
+    const digest = await contentDigest(from);
+    expect(await migrate(from, to)).to.include({ digest, fencedMs: 0 });
+    await expectOnly(from, to);
+    const onProgress = ({ phase }: { phase: string }): void => {
+      if (phase === "verify") void from.users.add({ key: "meanwhile" }).catch(() => undefined);
+    };
+    expect(isConflict(await errorOf(migrate(from, to, { onProgress })))).to.equal(true);
+    await expectOnly(from, to);
+    expect((await errorOf(to.users.add({ key: "other" }))).code).to.equal("UNAVAILABLE");
+    await migrate(from, to, { cutOver: true });
+    await expectOnly(to, from);
+    expect(await to.isAuthorized("meanwhile")).to.equal(true);
+  },
+
+  "a target that holds anything is left as it was": async ({ from, to }) => {
+    await fill(from);
+    await to.users.add({ key: "its-own" });
+    expect(isConflict(await errorOf(migrate(from, to, { cutOver: true })))).to.equal(true);
+    expect(await to.isAuthorized("its-own")).to.equal(true);
+    expect(await admits(from)).to.deep.equal(EVERYBODY);
+  },
+
+  "a run that its signal ends leaves the source open, and the next one ends the same": async ({ from, to }) => {
+    await fill(from);
+    for (const at of ["clear", "copy", "verify", "compare", "follow", "cut over"]) {
+      const controller = new AbortController();
+      const onProgress = ({ phase }: { phase: string }): void => {
+        if (phase === at) controller.abort();
+      };
+      const ended = errorOf(migrate(from, to, { cutOver: true, signal: controller.signal, onProgress }));
+      expect((await ended).code, at).to.equal("TIMEOUT");
+      expect(await admits(to), at).to.deep.equal(NOBODY);
+      expect(await admits(from), at).to.deep.equal(EVERYBODY);
+    }
+    const { digest } = await migrate(from, to, { cutOver: true });
+    expect(await contentDigest(to)).to.equal(digest);
+    await expectOnly(to, from);
+  },
+
+  "of two that run one wins, and the other is a conflict": async ({ from, to }) => {
+    await fill(from);
+    const both = await Promise.allSettled([migrate(from, to, { cutOver: true }), migrate(from, to, { cutOver: true })]);
+    for (const each of both)
+      if (each.status === "rejected") expect(isConflict(each.reason), String(each.reason)).to.equal(true);
+    expect(both.some(({ status }) => status === "fulfilled")).to.equal(true);
+    await expectOnly(to, from);
+  },
+};
+
+/** What each way out does with each state. `"allows"`: which side is the store then. */
+const WAYS: readonly {
+  readonly name: string;
+  readonly take: (stores: Stores) => Promise<unknown>;
+  readonly ends: Readonly<Record<Reached, "from" | "to" | "CONFLICT">>;
+}[] = [
+  {
+    name: "run again",
+    take: ({ from, to }) => migrate(from, to, { cutOver: true }),
+    ends: { importing: "to", fenced: "to", complete: "to", leaving: "to", arrived: "to", moved: "to" },
+  },
+  {
+    name: "ended for the source",
+    take: ({ from, to }) => endMigration(from, { keep: "source", other: to }),
+    ends: {
+      importing: "from",
+      fenced: "from",
+      complete: "from",
+      leaving: "CONFLICT",
+      arrived: "CONFLICT",
+      moved: "CONFLICT",
+    },
+  },
+  {
+    name: "ended for the target",
+    take: ({ from, to }) => endMigration(to, { keep: "target", other: from }),
+    ends: { importing: "CONFLICT", fenced: "CONFLICT", complete: "to", leaving: "to", arrived: "to", moved: "to" },
+  },
+];
+
+export const stateCases: Readonly<Record<string, Case>> = Object.fromEntries(
+  STATES.flatMap((state) =>
+    WAYS.map(({ name, take, ends }): [string, Case] => [
+      `a migration that died when it was ${state}, ${name}`,
+      async ({ from, to }) => {
+        await fill(from);
+        const digest = await contentDigest(from);
+        await reach(state, { from, to });
+        const allowed = {
+          importing: from,
+          fenced: undefined,
+          complete: undefined,
+          leaving: undefined,
+          arrived: to,
+          moved: to,
+        }[state];
+        expect(await admits(from)).to.deep.equal(allowed === from ? EVERYBODY : NOBODY);
+        expect(await admits(to)).to.deep.equal(allowed === to ? EVERYBODY : NOBODY);
+        const end = ends[state];
+        if (end === "CONFLICT") {
+          expect(isConflict(await errorOf(take({ from, to })))).to.equal(true);
+          // Nothing has changed: the other ways are there still.
+          await (state === "importing" || state === "fenced"
+            ? endMigration(from, { keep: "source", other: to })
+            : migrate(from, to, { cutOver: true }));
+          return;
+        }
+        await take({ from, to });
+        const [store, other] = end === "from" ? [from, to] : [to, from];
+        await expectOnly(store, other);
+        expect(await contentDigest(store)).to.equal(digest);
+        if (end === "to") return;
+        await other.users.add({ key: "first-of-an-empty-store" });
+        expect((await other.users.list()).items).to.have.length(1);
+      },
+    ]),
+  ),
+);
+
+export const oneSideCases: Readonly<Record<string, Case>> = {
+  "with the source alone the fence is lifted, with the target alone what is there is removed": async ({ from, to }) => {
+    await fill(from);
+    await reach("fenced", { from, to });
+    await endMigration(from, { keep: "source" });
+    await expectOnly(from, to);
+    await endMigration(to, { keep: "source" });
+    await to.users.add({ key: "first-of-an-empty-store" });
+    expect((await to.users.list()).items).to.have.length(1);
+  },
+
+  "what was compared is not removed with the target alone, and nothing is made final with one side": async ({
+    from,
+    to,
+  }) => {
+    await fill(from);
+    await reach("complete", { from, to });
+    for (const [store, keep] of [
+      [to, "source"],
+      [to, "target"],
+      [from, "target"],
+    ] as const)
+      expect(isConflict(await errorOf(endMigration(store, { keep })))).to.equal(true);
+    await endMigration(from, { keep: "source" });
+    await expectOnly(from, to);
+    expect(isConflict(await errorOf(endMigration(to, { keep: "source" })))).to.equal(true);
+    await endMigration(to, { keep: "source", other: from });
+    await to.users.add({ key: "first-of-an-empty-store" });
+  },
+};

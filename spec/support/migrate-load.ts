@@ -1,0 +1,111 @@
+// Who uses both sides of a migration while it goes on.
+
+import { expect } from "chai";
+import { isStoreError, type Store, type StoreError } from "unibus-membership";
+
+export interface Stores {
+  readonly from: Store;
+  readonly to: Store;
+}
+
+export async function errorOf(work: Promise<unknown>): Promise<StoreError> {
+  try {
+    await work;
+  } catch (error) {
+    if (isStoreError(error)) return error;
+    throw error;
+  }
+  throw new Error("it was not refused");
+}
+
+/** Asks both all the time. A yes of the target comes only when none of the source can come any more. */
+export class Watching {
+  #isOver = false;
+  #targetSaidYes = Infinity;
+  yes = { from: 0, to: 0 };
+  readonly #running: Promise<void>[];
+
+  constructor({ from, to }: Stores, key = "root", roomId = "sealed", endpoint = "late") {
+    const watch = async (which: "from" | "to", check: () => Promise<boolean>): Promise<void> => {
+      while (!this.#isOver) {
+        const asked = performance.now();
+        if (await check()) this.#said(which, asked);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    };
+    this.#running = [
+      watch("from", () => from.isAuthorized(key)),
+      watch("from", () => from.isMember(roomId, endpoint)),
+      watch("to", () => to.isAuthorized(key)),
+      watch("to", () => to.isMember(roomId, endpoint)),
+    ];
+  }
+
+  async end(): Promise<void> {
+    this.#isOver = true;
+    await Promise.all(this.#running);
+  }
+
+  #said(which: "from" | "to", asked: number): void {
+    this.yes[which]++;
+    if (which === "to") this.#targetSaidYes = Math.min(this.#targetSaidYes, performance.now());
+    else if (asked > this.#targetSaidYes) throw new Error("both sides said yes");
+  }
+}
+
+/** All the time some change everything, and note what was acknowledged. */
+export class Writers {
+  #isOver = false;
+  readonly acknowledged: ((store: Store) => Promise<void>)[] = [];
+  refusals: StoreError[] = [];
+  readonly #prefix: string;
+  readonly #running: Promise<unknown>;
+
+  constructor(store: Store, prefix = "") {
+    this.#prefix = prefix;
+    this.#running = Promise.all([0, 1, 2].map((lane) => this.#write(store, lane)));
+  }
+
+  async end(): Promise<void> {
+    this.#isOver = true;
+    await this.#running;
+  }
+
+  async #write(store: Store, lane: number): Promise<void> {
+    for (let i = 0; !this.#isOver; i++) {
+      const name = `${this.#prefix}w${String(lane)}-${String(i)}`;
+      try {
+        await this.#one(store, name, i);
+      } catch (error) {
+        if (!isStoreError(error)) throw error;
+        this.refusals.push(error);
+        return;
+      }
+      // So that a migration can come after them.
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  async #one(store: Store, name: string, i: number): Promise<void> {
+    const bytes = new Uint8Array([i % 256]);
+    await store.users.add({ key: name });
+    this.acknowledged.push(async (to) => {
+      expect((await to.users.get(name)).key).to.equal(name);
+    });
+    await store.rooms.create({ id: name, owner: "o", encrypted: true, sealedKey: bytes });
+    await store.members.add(name, { endpoint: "m", state: "joined" });
+    await store.roomKeys.put(name, "m", 1, bytes);
+    if (i % 2 === 0) {
+      this.acknowledged.push(async (to) => {
+        expect((await to.roomKeys.get(name, "m")).sealed).to.deep.equal(bytes);
+      });
+      return;
+    }
+    await store.users.revoke(name);
+    await store.rooms.delete(name);
+    this.acknowledged.push(async (to) => {
+      expect(await to.isAuthorized(name)).to.equal(false);
+      expect((await errorOf(to.rooms.get(name))).code).to.equal("NOT_FOUND");
+    });
+  }
+}
