@@ -85,7 +85,7 @@ class BucketsFeed implements ChangeFeed {
   }
 
   static async begin(parts: Followed, wanted: Wanted, call: Call): Promise<BucketsFeed> {
-    return new BucketsFeed(parts, wanted, await marksNow(parts, call));
+    return new BucketsFeed(parts, wanted, await marksNow(parts, wanted, call));
   }
 
   async take(call: Call): Promise<Changes> {
@@ -94,7 +94,7 @@ class BucketsFeed implements ChangeFeed {
       return await this.#take(asOf, call);
     } catch (error) {
       if (!(error instanceof Lost)) throw error;
-      this.#marks = await marksNow(this.#parts, call);
+      this.#marks = await marksNow(this.#parts, this.#wanted, call);
       this.#toldUsers.clear();
       this.#toldRooms.clear();
       return { lost: true, asOf, users: new Map(), rooms: new Map() };
@@ -111,8 +111,8 @@ class BucketsFeed implements ChangeFeed {
     const { rooms } = log.buckets;
     const marks = this.#marks;
     const [changedUsers, changedRooms, putKeys] = await joinAll3(
-      readLog(users, marks.users, call),
-      readLog(rooms, marks.rooms, call),
+      readLog(users, marks.users, this.#wanted, call),
+      readLog(rooms, marks.rooms, this.#wanted, call),
       this.#newKeys(marks.keys, call),
     );
     if ((await logsOf(this.#parts, call)) !== marks.logs) throw new Lost();
@@ -368,7 +368,7 @@ interface Told {
 }
 
 /** The logs up to barriers that are sent after this call. */
-async function marksNow(parts: Followed, call: Call): Promise<Marks> {
+async function marksNow(parts: Followed, wanted: Wanted, call: Call): Promise<Marks> {
   const { users, log } = parts;
   const { rooms, roomKeys } = log.buckets;
   const logs = await logsOf(parts, call);
@@ -376,7 +376,7 @@ async function marksNow(parts: Followed, call: Call): Promise<Marks> {
     joinBoth(users.readIndex(call), rooms.readIndex(call)),
     roomKeys.readIndex(call),
   );
-  await joinBoth(users.checkTold(usersSeq, call), rooms.checkTold(roomsSeq, call));
+  await joinBoth(checkLog(users, usersSeq, wanted, call), checkLog(rooms, roomsSeq, wanted, call));
   const { guard } = readGuard((await users.readLinearizable(keys.admins, call)).entry);
   return { users: usersSeq, rooms: roomsSeq, keys: keysSeq, guard, logs };
 }
@@ -387,14 +387,25 @@ async function logsOf({ users, log }: Followed, call: Call): Promise<string> {
   return all.join(" ");
 }
 
+/** The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on there. */
+async function checkLog<B extends CommittingBucket, V>(
+  bucket: ProvedBucket<B, V>,
+  seq: Seq<B>,
+  wanted: Wanted,
+  call: Call,
+): Promise<void> {
+  await (wanted === ONLY_NAMES ? bucket.checkTold(seq, call) : bucket.checkOpen(seq, call));
+}
+
 /** What changed in one of the logs that commit, while the store was open. */
 async function readLog<B extends CommittingBucket, V>(
   bucket: ProvedBucket<B, V>,
   mark: Seq<B>,
+  wanted: Wanted,
   call: Call,
 ): Promise<ChangedRange<B>> {
   const found = await changedSince(bucket, mark, call);
-  await bucket.checkTold(found?.upTo ?? (await bucket.readIndex(call)), call);
+  await checkLog(bucket, found?.upTo ?? (await bucket.readIndex(call)), wanted, call);
   const state = found?.entries.get(STATE);
   // It was closed in between: what an import wrote tells nothing of what was before. A fence changes no record.
   if (found === undefined || (state !== undefined && !new StoreState(state).isSource)) throw new Lost();

@@ -8,22 +8,23 @@ import type { Memory } from "./memory.js";
 import { memberRecord, roomRecord, userRecord } from "./rows.js";
 
 export function changes(memory: Memory): ChangesDriver {
-  const begin = (): ChangedNames => {
-    if (memory.refusal !== undefined && !isSource(memory.state)) throw memory.refusal;
+  // The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on there.
+  const begin = (ofSource: boolean): ChangedNames => {
+    if (memory.refusal !== undefined && !(ofSource && isSource(memory.state))) throw memory.refusal;
     const names = new ChangedNames();
     memory.followers.add(names);
     return names;
   };
   return {
-    follow: () =>
+    follow: (_call, wanted) =>
       answer(() => {
-        let names = begin();
+        let names = begin(wanted === undefined);
         let isClosed = false;
         return {
           take: () =>
             answer(() => {
               const taken = names;
-              if (!isClosed) names = begin();
+              if (!isClosed) names = begin(wanted === undefined);
               memory.followers.delete(taken);
               return changesOf(memory, taken);
             }),
