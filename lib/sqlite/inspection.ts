@@ -4,7 +4,7 @@
  */
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import type { Call } from "../call.js";
-import type { InspectionDriver, InspectionStep, Inspector, StoredRecord } from "../driver.js";
+import type { InspectionDriver, InspectionStep, Inspector, RecordReader, StoredRecord } from "../driver.js";
 import { isError } from "../errors.js";
 import { nameOf, type Found } from "../findings.js";
 import { promised } from "./database.js";
@@ -17,7 +17,7 @@ import type { Holding } from "./lease.js";
 import { LogDamage, decodeHeader, HEADER_BYTES } from "./log-format.js";
 import { LogReader } from "./log-reader.js";
 import { OpenFile } from "./open-file.js";
-import { SnapshotReader } from "./record-reader.js";
+import { readerOf } from "./records.js";
 import { toRevision, toSequence } from "./rows.js";
 import { filesOf } from "./segment.js";
 import { SUPERBLOCK_BYTES, contentOf, decodeSuperblock, isSame } from "./superblock.js";
@@ -75,8 +75,8 @@ class SqliteInspector implements Inspector {
     return undefined;
   }
 
-  read(): Promise<SnapshotReader> {
-    return new Promise((resolve) => resolve(new SnapshotReader(this.#database)));
+  read(): Promise<RecordReader> {
+    return new Promise((resolve) => resolve(readerOf(this.#database, undefined)));
   }
 
   /** Revisions are numbers of transactions. */
