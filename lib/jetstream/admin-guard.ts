@@ -61,14 +61,23 @@ export class AdminGuard {
     return readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry).guard.ever;
   }
 
-  /** Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. */
-  async replace(adminEver: boolean, until: ReadonlyMap<string, number | undefined>, call: Call): Promise<void> {
+  /**
+   * Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. `check` rejects if another
+   * import took over: it is asked after the guard was read that is replaced.
+   */
+  async replace(
+    adminEver: boolean,
+    until: ReadonlyMap<string, number | undefined>,
+    check: (call: Call) => Promise<void>,
+    call: Call,
+  ): Promise<void> {
     const admins = Array.from(until, ([key, time]): LongestAdmin => ({ key, until: time }));
     const witnesses = admins.sort(longestFirst).slice(0, MAX_WITNESSES);
     const ever = adminEver || admins.length > 0;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const seen = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
+      await check(call);
       const next: Guard = { ...seen.guard, ever, admins: admins.length, witnesses, head: undefined };
       if (await this.#writeGuard(seen, next, call, "step")) return;
     }

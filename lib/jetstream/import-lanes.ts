@@ -30,21 +30,31 @@ export const takenOver = (): StoreError => CERTAIN.rules(asRead("certain", {})).
 
 export class ImportLanes<B extends CommittingBucket> {
   readonly #bucket: Bucket<B>;
+  /** The one that was used last is used first. */
   #free: Lane<B>[] = [];
+  /** Of which something was sent on their condition since they were put. */
+  readonly #used = new Set<Key<B>>();
   readonly #queue: ((lane: Lane<B>) => void)[] = [];
 
   constructor(bucket: Bucket<B>) {
     this.#bucket = bucket;
   }
 
-  /** Puts the lanes anew: nothing that was sent before comes into the log. No write of this import may be under way. */
+  /** Puts all lanes: nothing that any import has sent before comes into the log. */
+  async begin(call: Call): Promise<void> {
+    this.#free = await joinAll(Array.from({ length: LANES }, (_, i) => this.#lane(keys.importLane(i), call)));
+  }
+
+  /** Puts those anew that were used: nothing that was sent before comes into the log. No write of this import may be under way. */
   async renew(call: Call): Promise<void> {
     this.#free = await joinAll(
-      Array.from({ length: LANES }, async (_, i) => {
-        const key = keys.importLane(i);
-        return { key, seq: await this.#bucket.touch(key, call) };
-      }),
+      this.#free.map((lane) => (this.#used.has(lane.key) ? this.#lane(lane.key, call) : Promise.resolve(lane))),
     );
+    this.#used.clear();
+  }
+
+  async #lane(key: Key<B>, call: Call): Promise<Lane<B>> {
+    return { key, seq: await this.#bucket.touch(key, call) };
   }
 
   /** Writes a record, whatever stands there. Repeating it does no harm: it is repeated until it is acknowledged. */
@@ -61,6 +71,7 @@ export class ImportLanes<B extends CommittingBucket> {
 
   async #put(lane: Lane<B>, key: Key<B>, value: Json, call: Call): Promise<Seq<B>> {
     const { client, stream, subjects } = this.#bucket;
+    this.#used.add(lane.key);
     const payload = JSON.stringify({ k: key, ...value });
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();

@@ -102,7 +102,9 @@ export async function readStates(users: Bucket<"users">, rooms: Bucket<"rooms">,
     const { name, value, state } = found.users;
     if (state.isOpening) continue;
     if (name === OPEN.state && found.rooms.name === "moving") {
-      await liftRooms(rooms, found.rooms, call);
+      // A fence that has come between both reads stands in both.
+      const { seq } = await readState(users, call);
+      if (seq === found.users.seq) await liftRooms(rooms, found.rooms, call);
       continue;
     }
     const of = name === OPEN.state && found.rooms.name === "importing" ? found.rooms.value : value;

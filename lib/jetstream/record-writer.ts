@@ -44,7 +44,7 @@ import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import type { PageOfRecords } from "./scans.js";
 import { latest, type Seq } from "./seq.js";
-import type { CommittingBucket } from "./store-state.js";
+import { STATE, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
 import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
@@ -161,7 +161,7 @@ export class BucketsWriter implements RecordWriter {
       await reopen(users);
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
-    await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
+    await joinAll([this.#userLanes.begin(call), this.#roomLanes.begin(call)]);
     // Another import may have begun before these lanes were put. Then nothing may be written on the condition of them.
     this.#states = { users: await readState(users, call), rooms: await readState(rooms, call) };
     for (const found of [this.#states.users, this.#states.rooms]) if (found.value["id"] !== this.#id) throw takenOver();
@@ -172,6 +172,17 @@ export class BucketsWriter implements RecordWriter {
     if (this.#states === undefined) throw takenOver();
     return this.#states;
   }
+
+  /**
+   * Rejects if another import has taken over, as one can while this process is stopped. What was read before this call is of before that one
+   * began: it puts all of it anew, so that nothing is written any more on the condition that it stands.
+   */
+  readonly #checkMine = async (call: Call): Promise<void> => {
+    const { users } = this.#parts;
+    const { seq } = this.#begun().users;
+    if ((await users.stands(STATE, seq, call)) !== undefined) return;
+    if ((await readState(users, call)).seq !== seq) throw takenOver();
+  };
 
   async #isEmpty(call: Call): Promise<boolean> {
     const { users, userViews, guard, index } = this.#parts;
@@ -197,6 +208,7 @@ export class BucketsWriter implements RecordWriter {
   async #clearUsers(after: Seq<"users">, call: Call): Promise<Seq<"users"> | undefined> {
     const { users } = this.#parts;
     const { entries, next } = await users.scans.page(after, USERS, isThere, call);
+    await this.#checkMine(call);
     await joinAll(
       entries.map(async (entry) => {
         await users.append(entry.key, toFollow(readUser(entry)), (written) => written, call, "step");
@@ -218,15 +230,18 @@ export class BucketsWriter implements RecordWriter {
       call,
       mark,
     );
-    await joinAll(
+    const found = await joinAll(
       entries.map(async ({ key }) => {
         const at = parseRoomIndexEntry(key);
-        if (at === undefined) return;
-        const { roomId, incarnation } = at;
-        const slot = await log.records.slot(roomId, "certain", call);
+        return at === undefined ? [] : [{ at, slot: await log.records.slot(at.roomId, "certain", call) }];
+      }),
+    );
+    await this.#checkMine(call);
+    await joinAll(
+      found.flat().map(async ({ at: { roomId, incarnation }, slot }) => {
         const { record } = slot;
         if (record?.incarnation === incarnation) {
-          await log.records.writeTombstone(roomId, slot, call, "step");
+          if (!(await log.records.writeTombstone(roomId, slot, call, "step"))) throw takenOver();
           await lifecycle.purge(roomId, record, call);
         } else if (incarnation.startsWith(IMPORTED)) {
           // Whoever staged this room can no longer commit it.
@@ -409,7 +424,8 @@ export class BucketsWriter implements RecordWriter {
   }
 
   async seal(call: Call): Promise<void> {
-    await this.#endRoom(call);
+    // Lanes that are put anew break the ones of whoever has taken over.
+    await joinBoth(this.#endRoom(call), this.#checkMine(call));
     await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
   }
 
@@ -420,9 +436,12 @@ export class BucketsWriter implements RecordWriter {
   async renew({ rooms }: RecordNames, call: Call): Promise<void> {
     await this.#endRoom(call);
     const { log, lifecycle } = this.#parts;
+    const found = await joinAll(
+      rooms.map(async (roomId) => ({ roomId, slot: await log.records.slot(roomId, "certain", call) })),
+    );
+    await this.#checkMine(call);
     await joinAll(
-      rooms.map(async (roomId) => {
-        const slot = await log.records.slot(roomId, "certain", call);
+      found.map(async ({ roomId, slot }) => {
         const { record } = slot;
         if (record === undefined) return;
         if (!(await log.records.writeTombstone(roomId, slot, call, "step"))) throw takenOver();
@@ -435,7 +454,7 @@ export class BucketsWriter implements RecordWriter {
   async complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void> {
     const { users, guard } = this.#parts;
     const { seq, value } = this.#begun().users;
-    await guard.replace(adminEver, this.#admins, call);
+    await guard.replace(adminEver, this.#admins, this.#checkMine, call);
     const state = completed(this.#state, this.#run, report);
     await writeState(users, stateRecord(state, this.#id, Math.max(floorOf(value), this.#floor)), seq, call);
   }
@@ -443,7 +462,7 @@ export class BucketsWriter implements RecordWriter {
   async open(adminEver: boolean, call: Call): Promise<void> {
     const { users, guard, log } = this.#parts;
     const { seq, value } = this.#begun().users;
-    await guard.replace(adminEver, this.#admins, call);
+    await guard.replace(adminEver, this.#admins, this.#checkMine, call);
     const floor = Math.max(floorOf(value), this.#floor);
     await writeState(users, { ...value, state: "opening", floor }, seq, call);
     await finishOpening(users, log.buckets.rooms, call);

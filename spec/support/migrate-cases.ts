@@ -6,11 +6,14 @@ import { recordsOf } from "../../lib/membership-store.js";
 import type { RecordsAccess } from "../../lib/membership-store.js";
 import type { MoveReport } from "../../lib/moves.js";
 import type { Call } from "../../lib/call.js";
+import type { ChangeFeed, Wanted } from "../../lib/driver.js";
 import { endMigration } from "../../lib/transfer/end-migration.js";
 import { exportStore } from "../../lib/transfer/export.js";
 import { migrate } from "../../lib/transfer/migrate.js";
 import { digestOf, fill } from "./export-cases.js";
 import { Watching, Writers, errorOf, type Stores } from "./migrate-load.js";
+
+export { errorOf } from "./migrate-load.js";
 
 async function linesOf(store: Store): Promise<string[]> {
   const lines: string[] = [];
@@ -18,7 +21,15 @@ async function linesOf(store: Store): Promise<string[]> {
   return lines;
 }
 
-const contentDigest = async (store: Store): Promise<string> => digestOf(await linesOf(store));
+export const contentDigest = async (store: Store): Promise<string> => digestOf(await linesOf(store));
+
+/** Who is asked for. */
+async function fillFew(store: Store): Promise<void> {
+  await store.users.addFirstAdmin({ key: "root" });
+  await store.users.add({ key: "revoked" });
+  await store.users.revoke("revoked");
+  await store.rooms.create({ id: "sealed", owner: "late", encrypted: true, sealedKey: new Uint8Array([1]) });
+}
 
 /** Whom the store lets in. */
 const admits = (store: Store): Promise<boolean[]> =>
@@ -37,7 +48,8 @@ function accessOf(store: Store): RecordsAccess {
   return access;
 }
 
-const step = <T>(store: Store, work: (access: RecordsAccess, call: Call) => Promise<T>): Promise<T> => {
+/** One step of its driver. */
+export const stepOf = <T>(store: Store, work: (access: RecordsAccess, call: Call) => Promise<T>): Promise<T> => {
   const access = accessOf(store);
   return access.step({ timeoutMs: undefined, signal: undefined }, (call) => work(access, call));
 };
@@ -48,29 +60,29 @@ type Reached = (typeof STATES)[number];
 /** Brings both sides to a state in which a process may have died. */
 async function reach(state: Reached, { from, to }: Stores): Promise<void> {
   const until = (other: Reached): boolean => STATES.indexOf(state) >= STATES.indexOf(other);
-  const source = await step(from, ({ moving }, call) => moving.identity(call));
-  const target = await step(to, ({ moving }, call) => moving.identity(call));
+  const source = await stepOf(from, ({ moving }, call) => moving.identity(call));
+  const target = await stepOf(to, ({ moving }, call) => moving.identity(call));
   const id = "the run that died";
   const since = Date.now();
-  const { revisionFloor, adminEver } = await step(from, ({ moving }, call) => moving.facts(call));
-  const writer = await step(to, ({ records }, call) =>
+  const { revisionFloor, adminEver } = await stepOf(from, ({ moving }, call) => moving.facts(call));
+  const writer = await stepOf(to, ({ records }, call) =>
     records.write(Math.max(revisionFloor, Date.now()), { id, peer: source, since }, call),
   );
-  const reader = await step(from, ({ records }, call) => records.read(call));
+  const reader = await stepOf(from, ({ records }, call) => records.read(call));
   for (let some = 0; ; some++) {
-    const page = await step(from, (_, call) => reader.next(call));
+    const page = await stepOf(from, (_, call) => reader.next(call));
     if (page === undefined || (some > 0 && state === "importing")) break;
-    await step(to, (_, call) => writer.write(page, call));
+    await stepOf(to, (_, call) => writer.write(page, call));
   }
   await reader.close();
-  if (until("fenced")) await step(from, ({ moving }, call) => moving.fence({ id, peer: target, since }, call));
+  if (until("fenced")) await stepOf(from, ({ moving }, call) => moving.fence({ id, peer: target, since }, call));
   if (until("complete")) {
-    await step(to, (_, call) => writer.seal(call));
-    const report: MoveReport = { counts: { users: 6, rooms: 5, members: 15, roomKeys: 24 }, digest: "it" };
-    await step(to, (_, call) => writer.complete(report, adminEver, call));
-    if (until("leaving")) await step(from, ({ moving }, call) => moving.step("leave", id, report, call));
-    if (until("arrived")) await step(to, ({ moving }, call) => moving.step("arrive", id, undefined, call));
-    if (until("moved")) await step(from, ({ moving }, call) => moving.step("end", id, undefined, call));
+    await stepOf(to, (_, call) => writer.seal(call));
+    const report: MoveReport = { counts: { users: 2, rooms: 1, members: 1, roomKeys: 1 }, digest: "it" };
+    await stepOf(to, (_, call) => writer.complete(report, adminEver, call));
+    if (until("leaving")) await stepOf(from, ({ moving }, call) => moving.step("leave", id, report, call));
+    if (until("arrived")) await stepOf(to, ({ moving }, call) => moving.step("arrive", id, undefined, call));
+    if (until("moved")) await stepOf(from, ({ moving }, call) => moving.step("end", id, undefined, call));
   }
   writer.release();
 }
@@ -81,6 +93,23 @@ async function revisionsOf(store: Store): Promise<string[]> {
   const users = (await store.users.list()).items.map((user) => `user ${user.key} ${user.revision}`);
   const rooms = (await store.rooms.list()).items.map((room) => `room ${room.id} ${room.revision}`);
   return [...users, ...rooms];
+}
+
+/** A store that was filled is moved while it is used. `prefix`: of what is written meanwhile. */
+export async function movesUnderLoad({ from, to }: Stores, prefix = ""): Promise<void> {
+  const watching = new Watching({ from, to });
+  const writers = new Writers(from, prefix);
+  const report = await migrate(from, to, { cutOver: true });
+  await Promise.all([writers.end(), watching.end()]);
+  expect(watching.yes.from).to.be.greaterThan(0);
+  expect(writers.acknowledged.length).to.be.greaterThan(0);
+  for (const error of writers.refusals) {
+    expect(isUnavailable(error) || isIncompatible(error), error.message).to.equal(true);
+    if (isUnavailable(error)) expect(error.details).to.have.keys("movingTo", "since");
+  }
+  await Promise.all(writers.acknowledged.map((check) => check(to)));
+  await expectOnly(to, from);
+  expect(await contentDigest(to)).to.equal(report.digest);
 }
 
 export const pairCases: Readonly<Record<string, Case>> = {
@@ -106,21 +135,9 @@ export const pairCases: Readonly<Record<string, Case>> = {
     expect((await migrate(from, to, { cutOver: true })).digest).to.equal(digest);
   },
 
-  "nothing that was acknowledged is lost, and at no instant do both allow": async ({ from, to }) => {
-    await fill(from);
-    const watching = new Watching({ from, to });
-    const writers = new Writers(from);
-    const report = await migrate(from, to, { cutOver: true });
-    await Promise.all([writers.end(), watching.end()]);
-    expect(watching.yes.from).to.be.greaterThan(0);
-    expect(writers.acknowledged.length).to.be.greaterThan(0);
-    for (const error of writers.refusals) {
-      expect(isUnavailable(error) || isIncompatible(error), error.message).to.equal(true);
-      if (isUnavailable(error)) expect(error.details).to.have.keys("movingTo", "since");
-    }
-    await Promise.all(writers.acknowledged.map((check) => check(to)));
-    await expectOnly(to, from);
-    expect(await contentDigest(to)).to.equal(report.digest);
+  "nothing that was acknowledged is lost, and at no instant do both allow": async (stores) => {
+    await fill(stores.from);
+    await movesUnderLoad(stores);
   },
 
   "without cutOver the source goes on, and the target stays closed": async ({ from, to }) => {
@@ -209,7 +226,7 @@ export const stateCases: Readonly<Record<string, Case>> = Object.fromEntries(
     WAYS.map(({ name, take, ends }): [string, Case] => [
       `a migration that died when it was ${state}, ${name}`,
       async ({ from, to }) => {
-        await fill(from);
+        await fillFew(from);
         const digest = await contentDigest(from);
         await reach(state, { from, to });
         const allowed = {
@@ -244,8 +261,29 @@ export const stateCases: Readonly<Record<string, Case>> = Object.fromEntries(
 );
 
 export const oneSideCases: Readonly<Record<string, Case>> = {
+  "a watch proves nothing of a source that is fenced, and ends when it is moved": async ({ from, to }) => {
+    await fillFew(from);
+    let moved = Infinity;
+    const watch = from.watch({ proveEveryMs: 20 });
+    const watched = (async () => {
+      for await (const event of watch) expect(event.type === "proved" ? event.asOf : 0).to.be.lessThan(moved);
+    })();
+    const follow = (wanted?: Wanted): Promise<ChangeFeed> =>
+      stepOf(from, ({ changes }, call) => changes.follow(call, wanted));
+    const [names, all] = [await follow(), await follow({ members: true, keys: true })];
+    await reach("moved", { from, to });
+    moved = performance.now();
+    expect((await errorOf(watched)).code).to.equal("INCOMPATIBLE");
+    // Only a migration hears what was changed up to the fence.
+    const taken = await stepOf(from, (_, call) => names.take(call));
+    expect([taken.lost, taken.users.size]).to.deep.equal([false, 0]);
+    expect((await errorOf(stepOf(from, (_, call) => all.take(call)))).code).to.equal("INCOMPATIBLE");
+    names.close();
+    all.close();
+  },
+
   "with the source alone the fence is lifted, with the target alone what is there is removed": async ({ from, to }) => {
-    await fill(from);
+    await fillFew(from);
     await reach("fenced", { from, to });
     await endMigration(from, { keep: "source" });
     await expectOnly(from, to);
@@ -258,7 +296,7 @@ export const oneSideCases: Readonly<Record<string, Case>> = {
     from,
     to,
   }) => {
-    await fill(from);
+    await fillFew(from);
     await reach("complete", { from, to });
     for (const [store, keep] of [
       [to, "source"],

@@ -1,0 +1,111 @@
+// A run of a migration is stopped somewhere, as a process can be, another one comes to its end meanwhile, and the first one wakes. What it
+// says then comes into the buckets of a store that is used, or into one that was moved away from.
+
+import { expect } from "chai";
+import { isConflict, type Store } from "unibus-membership";
+import { openJetStream } from "../../lib/jetstream/open.js";
+import { openMemory } from "../../lib/memory/open.js";
+import { contentDigest, errorOf, stepOf } from "../support/migrate-cases.js";
+import { fill } from "../support/export-cases.js";
+import { migrate } from "../../lib/transfer/migrate.js";
+import type { Connection } from "../support/nats-clients.js";
+import { useServer } from "../support/use-server.js";
+import { readOf } from "./support/messages.js";
+import { stoppable } from "./support/stoppable.js";
+
+const opTimeoutMs = 20_000;
+/** What is stopped waits for the other run. */
+const stallTimeoutMs = 120_000;
+
+describe("jetstream: runs of migrations that are stopped", function () {
+  this.timeout(120_000);
+  let connection: Connection;
+  let prefixes = 0;
+  let prefix = "";
+
+  useServer((connected) => {
+    connection = connected;
+  });
+  beforeEach(() => {
+    prefix = `s${String(++prefixes)}_`;
+  });
+
+  const open = (on: Connection = connection): Promise<Store> => openJetStream(on, 1, { prefix, opTimeoutMs });
+
+  /** What is there is used, and changed, before the first run wakes. */
+  async function use(store: Store): Promise<void> {
+    await store.users.add({ key: "boss", role: "admin" });
+    await store.users.update("boss", { role: "member" });
+    await store.users.revoke("second");
+    await store.members.remove("plain", "joined 🦄");
+    await store.rooms.create({ id: "new", owner: "owner" });
+  }
+
+  const PHASES = ["clear", "copy", "verify", "follow", "cut over"] as const;
+  /** What it is stopped before: a phase, or a message. */
+  const places: Readonly<Record<string, (phase: string, subject: string) => boolean>> = {
+    ...Object.fromEntries(PHASES.map((each) => [each, (phase: string) => phase === each])),
+    "the lanes of a round": (phase, subject) => phase === "follow" && subject.includes(".import."),
+    "the guard of the admins": (phase, subject) => phase === "cut over" && subject === `$KV.${prefix}users.admins`,
+    "the end of the copy": (phase, subject) => phase === "cut over" && subject === `$KV.${prefix}users.store`,
+  };
+
+  for (const [place, isThere] of Object.entries(places))
+    it(`a run that was stopped before ${place} changes nothing when it wakes after another one`, async () => {
+      const from = await openMemory({ opTimeoutMs });
+      await fill(from);
+      const to = await open();
+      // So that there is something to be cleared away.
+      await migrate(from, to);
+      const stopped = stoppable(connection);
+      let phase = "";
+      const first = await open(stopped.connection);
+      const reached = stopped.stopAt((subject) => isThere(phase, subject));
+      const ended = errorOf(
+        migrate(from, first, {
+          cutOver: true,
+          stallTimeoutMs,
+          onProgress: (progress) => {
+            if (progress.phase === "verify" && phase !== "verify") {
+              // There is something to bring in a round.
+              void from.users.update("again", { name: "meanwhile" });
+              void from.rooms.update("plain", { name: "meanwhile" });
+            }
+            ({ phase } = progress);
+          },
+        }),
+      );
+      await reached;
+      await migrate(from, to, { cutOver: true });
+      await use(to);
+      const digest = await contentDigest(to);
+      stopped.goOn();
+      expect(isConflict(await ended)).to.equal(true);
+      expect(await contentDigest(to)).to.equal(digest);
+      const checks = ["root", "second", "boss"].map((key) => to.isAdmin(key));
+      expect(await Promise.all(checks)).to.deep.equal([true, false, false]);
+      expect(await from.isAuthorized("root")).to.equal(false);
+      await Promise.all([from, to, first].map((store) => store.close()));
+    });
+
+  it("a fence that comes between two reads of the state is not taken for one that is being lifted", async () => {
+    const source = await open();
+    await fill(source);
+    const peer = { id: "there", name: "there" };
+    const report = { counts: { users: 0, rooms: 0, members: 0, roomKeys: 0 }, digest: "" };
+    const stopped = stoppable(connection);
+    const other = await open(stopped.connection);
+    const reached = stopped.stopAt((subject, payload) => readOf(subject, payload) === `$KV.${prefix}rooms.store`);
+    const state = stepOf(other, ({ moving }, call) => moving.state(call));
+    await reached;
+    await stepOf(source, ({ moving }, call) => moving.fence({ id: "run", peer, since: 0 }, call));
+    stopped.goOn();
+    expect(await state).to.deep.include({ kind: "moving" });
+    await stepOf(source, ({ moving }, call) => moving.step("leave", "run", report, call));
+    for (const store of [source, other]) {
+      expect(await store.isAuthorized("root")).to.equal(false);
+      expect(await store.isMember("sealed", "late")).to.equal(false);
+    }
+    await Promise.all([source.close(), other.close()]);
+  });
+});
