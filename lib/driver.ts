@@ -337,21 +337,28 @@ export interface MoveFacts {
   readonly adminEver: boolean;
 }
 
-/** What each state is: moves.ts. Each step is `CONFLICT`, and changes nothing, where the store is in another state than it says, or of another run. */
+/**
+ * What each state is: moves.ts. Each step is `CONFLICT`, and changes nothing, where the store is in another state than
+ * it says, or of another run.
+ */
 export interface MovingDriver {
   identity(call: Call): Promise<StoreIdentity>;
   /** As of a moment after the call. */
   state(call: Call): Promise<MoveState>;
   /**
-   * From `open` to `moving`. From before this is answered no check is proved, by any store of these records, also one that was stopped, and no
-   * write is acknowledged, that was not before: each is `UNAVAILABLE`, with `details.movingTo` and `since`.
+   * From `open` to `moving`. From before this is answered no check is proved, by any store of these records, also one
+   * that was stopped, and no write is acknowledged, that was not before: each is `UNAVAILABLE`, with `details.movingTo`
+   * and `since`.
    */
   fence(run: MoveRun, call: Call): Promise<void>;
   /** One of the steps of `moves.ts`, from the state that the run `id` has left. */
   step(name: StepName, id: string, report: MoveReport | undefined, call: Call): Promise<void>;
   /** As of a moment after the call. */
   facts(call: Call): Promise<MoveFacts>;
-  /** Reads what there is of these names, or everything, as {@link RecordsDriver.read} does, also of a store that is fenced. */
+  /**
+   * Reads what there is of these names, or everything, as {@link RecordsDriver.read} does, also of a store that is
+   * fenced.
+   */
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;
 }
 
@@ -384,11 +391,13 @@ export interface RecordWriter {
   /** Resolves when the records are durable. No check sees them. */
   write(records: readonly StoredRecord[], call: Call): Promise<void>;
   /**
-   * What is named may be written once more after this. The rooms among it are removed, with all that belongs to them. Only
-   * between whole rooms.
+   * What is named may be written once more after this. The rooms among it are removed, with all that belongs to them.
+   * Only between whole rooms.
    */
   renew(names: RecordNames, call: Call): Promise<void>;
-  /** Everything was written so far. What was sent before never comes after this, and what is read is what will be there. */
+  /**
+   * Everything was written so far. What was sent before never comes after this, and what is read is what will be there.
+   */
   seal(call: Call): Promise<void>;
   /** Reads what is there, once the writer is sealed: of these names, or everything. */
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;

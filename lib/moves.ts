@@ -1,6 +1,6 @@
 /**
- * What a store durably says of itself while its records are moved, and what follows from it: the same in every backend. The
- * table, and why it is right, is in docs/migration.md.
+ * What a store durably says of itself while its records are moved, and what follows from it: the same in every backend.
+ * The table, and why it is right, is in docs/migration.md.
  */
 import { StoreError } from "./errors.js";
 import { importIntoNonEmpty, isImporting } from "./rules.js";
@@ -37,8 +37,8 @@ export interface MoveRun {
 }
 
 /**
- * `importing` and `complete` are of a target, `moving`, `leaving` and `moved` of a source. `was`: the target was moved away
- * from before, and is so again if nothing comes of it.
+ * `importing` and `complete` are of a target, `moving`, `leaving` and `moved` of a source. `was`: the target was moved
+ * away from before, and is so again if nothing comes of it.
  */
 export type MoveState =
   | { readonly kind: "open"; readonly run?: undefined }

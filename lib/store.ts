@@ -82,8 +82,8 @@ export interface CommonOptions {
    */
   onOpening?: (progress: OpeningProgress) => void;
   /**
-   * Opens also a store that was moved away from, so that `migrate` can bring its records back. Until then it denies every check, and
-   * every write is `INCOMPATIBLE`. Default `false`.
+   * Opens also a store that was moved away from, so that `migrate` can bring its records back. Until then it denies
+   * every check, and every write is `INCOMPATIBLE`. Default `false`.
    */
   reopenMoved?: boolean;
 }

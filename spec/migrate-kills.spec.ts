@@ -1,4 +1,5 @@
-// A process that migrates is killed at instants of each phase. After each death at most one side allows, and the next run ends the same.
+// A process that migrates is killed at instants of each phase. After each death at most one side allows, and the next
+// run ends the same.
 
 import { expect } from "chai";
 import { spawn } from "node:child_process";

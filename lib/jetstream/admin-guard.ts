@@ -62,8 +62,8 @@ export class AdminGuard {
   }
 
   /**
-   * Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. `check` rejects if another
-   * import took over: it is asked after the guard was read that is replaced.
+   * Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. `check`
+   * rejects if another import took over: it is asked after the guard was read that is replaced.
    */
   async replace(
     adminEver: boolean,

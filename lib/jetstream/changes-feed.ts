@@ -387,7 +387,10 @@ async function logsOf({ users, log }: Followed, call: Call): Promise<string> {
   return all.join(" ");
 }
 
-/** The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on there. */
+/**
+ * The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on
+ * there.
+ */
 async function checkLog<B extends CommittingBucket, V>(
   bucket: ProvedBucket<B, V>,
   seq: Seq<B>,

@@ -45,7 +45,10 @@ export class ImportLanes<B extends CommittingBucket> {
     this.#free = await joinAll(Array.from({ length: LANES }, (_, i) => this.#lane(keys.importLane(i), call)));
   }
 
-  /** Puts those anew that were used: nothing that was sent before comes into the log. No write of this import may be under way. */
+  /**
+   * Puts those anew that were used: nothing that was sent before comes into the log. No write of this import may be
+   * under way.
+   */
   async renew(call: Call): Promise<void> {
     this.#free = await joinAll(
       this.#free.map((lane) => (this.#used.has(lane.key) ? this.#lane(lane.key, call) : Promise.resolve(lane))),

@@ -16,8 +16,8 @@
  * | leaving | moving | the source's end is final |
  * | moved | moving, moved | it is over |
  *
- * `users` decides: what it says comes first on the way in and on the way out. An id in both says whose they are: nobody ends what another
- * one began.
+ * `users` decides: what it says comes first on the way in and on the way out. An id in both says whose they are: nobody
+ * ends what another one began.
  */
 import type { Call } from "../call.js";
 import { StoreError } from "../errors.js";

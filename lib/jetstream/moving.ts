@@ -1,6 +1,6 @@
 /**
- * A store in buckets as one side of a migration. Its state is the record of store-state.ts in both logs that commit, `users` first: the steps
- * are in importing.ts. The argument: docs/protocol.md, M.
+ * A store in buckets as one side of a migration. Its state is the record of store-state.ts in both logs that commit,
+ * `users` first: the steps are in importing.ts. The argument: docs/protocol.md, Q.
  */
 import type { Call } from "../call.js";
 import type { MoveFacts, MovingDriver, RecordReader, RecordNames } from "../driver.js";

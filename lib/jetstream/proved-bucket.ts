@@ -239,7 +239,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
   }
 
-  /** Rejects unless what changed up to `seq` can be told: the store was open there, or it is moved away from, and nothing is acknowledged any more. */
+  /**
+   * Rejects unless what changed up to `seq` can be told: the store was open there, or it is moved away from, and
+   * nothing is acknowledged any more.
+   */
   async checkTold(seq: Seq<B>, call: Call): Promise<void> {
     try {
       await this.checkOpen(seq, call);

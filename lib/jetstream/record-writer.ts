@@ -142,7 +142,8 @@ export class BucketsWriter implements RecordWriter {
     const { state, ...before } = await readStates(users, rooms, call);
     const begun = beginWrite(state, this.#run, true, Date.now());
     this.#state = begun;
-    // What is there of a store that was moved away from is left, and so is what an import wrote, which begins when both say it.
+    // What is there of a store that was moved away from is left, and so is what an import wrote, which begins when both
+    // say it.
     const isLeft = begun.was !== undefined || (before.users.name === IMPORTING && before.rooms.name === IMPORTING);
     const value = stateRecord(begun, this.#id, floorOf(before.users.value));
     const reopen = async <B extends CommittingBucket>(bucket: Bucket<B>): Promise<void> => {
@@ -174,8 +175,9 @@ export class BucketsWriter implements RecordWriter {
   }
 
   /**
-   * Rejects if another import has taken over, as one can while this process is stopped. What was read before this call is of before that one
-   * began: it puts all of it anew, so that nothing is written any more on the condition that it stands.
+   * Rejects if another import has taken over, as one can while this process is stopped. What was read before this call
+   * is of before that one began: it puts all of it anew, so that nothing is written any more on the condition that it
+   * stands.
    */
   readonly #checkMine = async (call: Call): Promise<void> => {
     const { users } = this.#parts;

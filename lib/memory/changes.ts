@@ -8,7 +8,8 @@ import type { Memory } from "./memory.js";
 import { memberRecord, roomRecord, userRecord } from "./rows.js";
 
 export function changes(memory: Memory): ChangesDriver {
-  // The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on there.
+  // The last changes of a store that is fenced are told to a migration, which wants names alone. A watch may not go on
+  // there.
   const begin = (ofSource: boolean): ChangedNames => {
     if (memory.refusal !== undefined && !(ofSource && isSource(memory.state))) throw memory.refusal;
     const names = new ChangedNames();

@@ -36,7 +36,10 @@ class TablesFeed implements ChangeFeed, ChangeListener {
   readonly #database: Database;
   readonly #holding: Holding;
   readonly #stopListening: () => void;
-  /** Whether it tells the last changes of a store that is fenced: names alone, which a migration reads. A watch may not go on there. */
+  /**
+   * Whether it tells the last changes of a store that is fenced: names alone, which a migration reads. A watch may not
+   * go on there.
+   */
   readonly #ofSource: boolean;
   #names = new ChangedNames();
 

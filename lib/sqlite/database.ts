@@ -220,7 +220,10 @@ export class Database {
     await this.#changeState({ state: next(this.tables.state), clears: false, adminEver }, call);
   }
 
-  /** From here on nothing is decided; what was decided before is durable when this resolves, and nothing changes any more. */
+  /**
+   * From here on nothing is decided; what was decided before is durable when this resolves, and nothing changes any
+   * more.
+   */
   async fence(run: MoveRun, call: Call): Promise<void> {
     await this.#stateSettled();
     checkFence(this.tables.state);

@@ -1,4 +1,7 @@
-/** What a store holds, user by user and room by room, in few bytes: so that what changes is compared without reading the rest again. */
+/**
+ * What a store holds, user by user and room by room, in few bytes: so that what changes is compared without reading the
+ * rest again.
+ */
 import type { RecordCounts, StoredRecord } from "../driver.js";
 import { hashOf, sumOf, totalHex } from "./digest.js";
 import { contentOf } from "./lines.js";

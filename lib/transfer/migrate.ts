@@ -14,8 +14,9 @@ import type { Pair, Side } from "./pair.js";
 
 export interface MigrateOptions extends BulkOptions {
   /**
-   * Fences the source for the last changes, and ends it: from then on the target is the store, and the source allows nobody and opens no
-   * more. Default `false`: the copy is made and compared, the source goes on, and the target stays closed.
+   * Fences the source for the last changes, and ends it: from then on the target is the store, and the source allows
+   * nobody and opens no more. Default `false`: the copy is made and compared, the source goes on, and the target stays
+   * closed.
    */
   cutOver?: boolean;
 }
@@ -36,18 +37,21 @@ const SHORT_MS = 250;
 const SMALLER = 0.75;
 
 /**
- * Moves everything that `from` holds to `to`, an empty store: one that holds no user and no room, and never had an admin; else
- * `CONFLICT`, and it is left as it was. In any combination of backends. The source goes on meanwhile, and what changes is followed.
+ * Moves everything that `from` holds to `to`, an empty store: one that holds no user and no room, and never had an
+ * admin; else `CONFLICT`, and it is left as it was. In any combination of backends. The source goes on meanwhile, and
+ * what changes is followed.
  *
- * With `cutOver` the source is fenced for a moment: every store of it denies every check, and each write is `UNAVAILABLE` with outcome
- * `none`, `details.movingTo` and `details.since`. What was acknowledged before is moved, both sides are compared record by record, the source's end is
- * made final (opening it is `INCOMPATIBLE` from then on, with `details.movedTo`), and only then does the target open. At no instant do both allow.
+ * With `cutOver` the source is fenced for a moment: every store of it denies every check, and each write is
+ * `UNAVAILABLE` with outcome `none`, `details.movingTo` and `details.since`. What was acknowledged before is moved,
+ * both sides are compared record by record, the source's end is made final (opening it is `INCOMPATIBLE` from then on,
+ * with `details.movedTo`), and only then does the target open. At no instant do both allow.
  *
- * Without it, a source that was written to meanwhile ends it in `CONFLICT`, and the target stays closed either way: go on with `cutOver`, which
- * copies anew, or give it up with `endMigration`.
+ * Without it, a source that was written to meanwhile ends it in `CONFLICT`, and the target stays closed either way: go
+ * on with `cutOver`, which copies anew, or give it up with `endMigration`.
  *
- * Killed at any instant, it is run again and ends the same. What a run that fails has fenced it opens again, if it can. Of two that run one wins, the
- * other is `CONFLICT`. The same store on both sides, or one of another library, is `INVALID_ARGUMENT`.
+ * Killed at any instant, it is run again and ends the same. What a run that fails has fenced it opens again, if it can.
+ * Of two that run one wins, the other is `CONFLICT`. The same store on both sides, or one of another library, is
+ * `INVALID_ARGUMENT`.
  *
  * @example
  * const { digest, fencedMs } = await migrate(sqlite, cluster, { cutOver: true });

@@ -57,7 +57,10 @@ export async function finish({ source, target }: Pair, { id, report }: MoveRun):
   return report;
 }
 
-/** What an earlier run left: what it had compared, or nothing. Afterwards the source is open, and the target may be taken over. */
+/**
+ * What an earlier run left: what it had compared, or nothing. Afterwards the source is open, and the target may be
+ * taken over.
+ */
 export async function goOn(pair: Pair, cutOver: boolean): Promise<MoveRun | undefined> {
   const { source, target } = pair;
   for (;;) {

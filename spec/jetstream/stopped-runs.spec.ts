@@ -1,5 +1,5 @@
-// A run of a migration is stopped somewhere, as a process can be, another one comes to its end meanwhile, and the first one wakes. What it
-// says then comes into the buckets of a store that is used, or into one that was moved away from.
+// A run of a migration is stopped somewhere, as a process can be, another one comes to its end meanwhile, and the first
+// one wakes. What it says then comes into the buckets of a store that is used, or into one that was moved away from.
 
 import { expect } from "chai";
 import { isConflict, type Store } from "unibus-membership";

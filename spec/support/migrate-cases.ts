@@ -1,4 +1,5 @@
-// What the contract says of migrations, tried between two backends. The states in between are made by the steps of the drivers.
+// What the contract says of migrations, tried between two backends. The states in between are made by the steps of the
+// drivers.
 
 import { expect } from "chai";
 import { isConflict, isIncompatible, isUnavailable, type Store } from "unibus-membership";

@@ -1,4 +1,5 @@
-// A program that migrates, and is killed in the middle: from a file to a server, or back. It says each phase as it begins.
+// A program that migrates, and is killed in the middle: from a file to a server, or back. It says each phase as it
+// begins.
 
 import { migrate, openJetStream, openSqlite } from "unibus-membership";
 import { natsClients } from "./nats-clients.js";
