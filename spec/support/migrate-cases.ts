@@ -11,10 +11,9 @@ import type { ChangeFeed, Wanted } from "../../lib/driver.js";
 import { endMigration } from "../../lib/transfer/end-migration.js";
 import { exportStore } from "../../lib/transfer/export.js";
 import { migrate } from "../../lib/transfer/migrate.js";
+import { errorOf } from "./code-of.js";
 import { digestOf, fill } from "./export-cases.js";
-import { Watching, Writers, errorOf, type Stores } from "./migrate-load.js";
-
-export { errorOf } from "./migrate-load.js";
+import { Watching, Writers, type Stores } from "./migrate-load.js";
 
 async function linesOf(store: Store): Promise<string[]> {
   const lines: string[] = [];

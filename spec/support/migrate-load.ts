@@ -2,20 +2,11 @@
 
 import { expect } from "chai";
 import { isStoreError, type Store, type StoreError } from "unibus-membership";
+import { errorOf } from "./code-of.js";
 
 export interface Stores {
   readonly from: Store;
   readonly to: Store;
-}
-
-export async function errorOf(work: Promise<unknown>): Promise<StoreError> {
-  try {
-    await work;
-  } catch (error) {
-    if (isStoreError(error)) return error;
-    throw error;
-  }
-  throw new Error("it was not refused");
 }
 
 /** Asks both all the time. A yes of the target comes only when none of the source can come any more. */
