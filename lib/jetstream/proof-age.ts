@@ -1,7 +1,7 @@
 /**
  * How long ago the proof was sent that a cache rests on. A barrier that was acknowledged at sequence `S` stands behind
  * everything that was acknowledged before it was sent. So a cache that is exact as of `S` or later misses nothing that
- * is older than the sending. The argument: docs/protocol.md, T1 to T6.
+ * is older than the sending. The argument: docs/protocol.md, T1 to T7.
  */
 import { msSince } from "../moment.js";
 import type { Moment } from "../moment.js";

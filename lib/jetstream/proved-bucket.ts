@@ -19,7 +19,7 @@ import type { Entry } from "./entry.js";
 import { joinAll } from "./join.js";
 import { EVERYTHING, type Key } from "./keys.js";
 import { historyOf, toJson } from "./record-fields.js";
-import type { BucketName, Seq } from "./seq.js";
+import { later, type BucketName, type Seq } from "./seq.js";
 import { CacheWithState, OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
 import { OwnWrites, appendWrite, includesWrite, type Predecessor, type WriteHistory } from "./write-history.js";
 
@@ -54,6 +54,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   readonly #cache: ExactCache<B, V | StoreState>;
   readonly #valueOf: (entry: Entry<B>) => V | StoreState;
   readonly #writes = new OwnWrites();
+  /** The newest commit of this store. */
+  #committed: Seq<B> = 0;
   protected override readonly keepsRecords = true;
   #catchingUp: Promise<DirectAnswer<B> | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
@@ -119,9 +121,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /**
-   * The record as the cache has it, if the cache misses nothing that was acknowledged more than `maxStalenessMs` ago.
-   * It never misses what this store committed: a commit is acknowledged when the cache has come to it. `undefined`: the
-   * record has to be proved. Nothing is sent.
+   * The record as the cache has it, if the cache misses nothing that was acknowledged more than `maxStalenessMs` ago,
+   * and nothing that this store committed. `undefined`: the record has to be proved. Nothing is sent.
    */
   recent(key: Key<B>, maxStalenessMs: number): V | undefined {
     return this.recentOf(this.#cache.valid(key), maxStalenessMs);
@@ -133,6 +134,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (known === undefined || this.isDoubted || !this.#cache.isValid(known)) return undefined;
     const state = this.#cache.valid(STATE)?.value;
     const { value } = known;
+    // A commit can be acknowledged by a fence on the state, before the cache has come to it.
+    if (this.#cache.asOf < this.#committed) return undefined;
     if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
     return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
   }
@@ -293,6 +296,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       const seq = await super.write(key, toJson(make(written)), before.seq, call, mine, kind);
       if (seq === undefined) return undefined;
       if (kind === "commit") {
+        this.#committed = later(this.#committed, seq);
         // By this record the store finds out if the log goes back to before it. Records of this bucket are never
         // removed.
         if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;

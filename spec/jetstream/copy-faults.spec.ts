@@ -661,6 +661,42 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
       expect(held).to.be.greaterThan(0);
     });
 
+    it("hide no own change from a check that takes an older proof, while all is begun anew", async () => {
+      await using all = await stores();
+      const { taps, here, there, warm, gap, guest } = all;
+      await there.users.add({ key: "somebody" });
+      await warm(guest);
+      const [asked, release] = [signal(), signal()];
+      let before = Number.POSITIVE_INFINITY;
+      // What another store writes before it has the proof of the state wait for a read of the log, which comes late.
+      taps.fence = async (of, send) => {
+        if (!of.endsWith(".store") || taps.afterCatchUp !== undefined) return send();
+        before = taps.counts.catchUps;
+        taps.afterCatchUp = async (messages) => {
+          asked.now();
+          await release.happened;
+          return messages;
+        };
+        await there.users.update("somebody", { name: `before ${String(before)}` });
+        return send();
+      };
+      await eventually("the proof of the state waits for a read of the log", async () => {
+        taps.afterCatchUp = undefined;
+        before = Number.POSITIVE_INFINITY;
+        await gap();
+        expect(await guest()).to.equal(true);
+        return taps.counts.catchUps > before;
+      });
+      await asked.happened;
+      await there.users.update("somebody", { name: "behind" });
+      await here.users.revoke("guest");
+      release.now();
+      for (let i = 0; i < 10; i++) {
+        await new Promise((resolve) => setImmediate(resolve));
+        expect(await here.isAuthorized("guest", { maxStalenessMs: 60_000 })).to.equal(false);
+      }
+    });
+
     it("a replica that is behind says nothing of what came since", async () => {
       await using all = await stores();
       const { taps, here, there, warm, guest } = all;

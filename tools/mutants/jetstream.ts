@@ -240,6 +240,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: { kind: "spec", file: "spec/jetstream/proof-age.spec.ts", test: "who was revoked elsewhere" },
   },
   {
+    name: "memory answers from before a commit of its own store",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "    if (this.#cache.asOf < this.#committed) return undefined;\n",
+    replace: "",
+    breaks: "A store sees at once what it did itself.",
+    killedBy: copyFaults("hide no own change from a check that takes an older proof"),
+  },
+  {
     name: "a generation that began since the check looked",
     file: "lib/jetstream/exact-cache.ts",
     find: "    this.#generation++;\n    this.#changes++;",
