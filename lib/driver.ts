@@ -312,10 +312,10 @@ export interface RecordsDriver {
    * writer left may be written over: {@link RecordWriter.clear} removes it first. There is one writer at a time: the
    * next step of an earlier one that has not ended is `CONFLICT`.
    *
-   * `run`: it is the target of that migration. A writer takes over only from one of its own kind: an import, or a
-   * migration from the same source. Else it is `CONFLICT`, and nothing has changed. So it is of a store that is
-   * `complete`. A store that was moved away from may be written to by a migration from where it was moved to. What it
-   * holds counts as left by a writer that died.
+   * `run`: the store is the target of that migration. A writer takes over only from one of its own kind: an import, or
+   * a migration from the same source. Otherwise it is `CONFLICT`, and nothing has changed. The same holds if the store
+   * is `complete`. A store that was moved away from may be the target of a migration from where it was moved to. What
+   * it holds then counts as left by a dead writer.
    *
    * From here on no record gets a revision that another store gave to it before. Those are at or below `revisionFloor`.
    */
@@ -331,24 +331,23 @@ export interface RecordNames {
 export interface MoveFacts {
   /** No revision that was given so far is above it. */
   readonly revisionCeiling: number;
-  /** And none will be above it that is given while a migration goes on. */
+  /** No revision that is given while a migration goes on will be above it. */
   readonly revisionFloor: number;
   /** Whether any user is, or was, an admin. */
   readonly adminEver: boolean;
 }
 
 /**
- * What each state is: moves.ts. Each step is `CONFLICT`, and changes nothing, where the store is in another state than
- * it says, or of another run.
+ * The states are those of moves.ts. A step is `CONFLICT`, and changes nothing, if the store is not in the state from
+ * which the step leads, or if it is of another run.
  */
 export interface MovingDriver {
   identity(call: Call): Promise<StoreIdentity>;
   /** As of a moment after the call. */
   state(call: Call): Promise<MoveState>;
   /**
-   * From `open` to `moving`. From before this is answered no check is proved, by any store of these records, also one
-   * that was stopped, and no write is acknowledged, that was not before: each is `UNAVAILABLE`, with `details.movingTo`
-   * and `since`.
+   * From `open` to `moving`. Once this is answered, no store of these records proves a check any more, nor acknowledges
+   * a write, not even one that was stopped meanwhile. Each is `UNAVAILABLE`, with `details.movingTo` and `since`.
    */
   fence(run: MoveRun, call: Call): Promise<void>;
   /** One of the steps of `moves.ts`, from the state that the run `id` has left. */
@@ -356,8 +355,7 @@ export interface MovingDriver {
   /** As of a moment after the call. */
   facts(call: Call): Promise<MoveFacts>;
   /**
-   * Reads what there is of these names, or everything, as {@link RecordsDriver.read} does, also of a store that is
-   * fenced.
+   * Reads what there is of these names, or everything, as {@link RecordsDriver.read} does. It reads a fenced store too.
    */
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;
 }
@@ -392,23 +390,30 @@ export interface RecordWriter {
   write(records: readonly StoredRecord[], call: Call): Promise<void>;
   /**
    * What is named may be written once more after this. The rooms among it are removed, with all that belongs to them.
-   * Only between whole rooms.
+   * It may be called only between whole rooms.
    */
   renew(names: RecordNames, call: Call): Promise<void>;
   /**
-   * Everything was written so far. What was sent before never comes after this, and what is read is what will be there.
+   * Everything was written so far. Nothing that was sent before comes after this, and what is read is what will be
+   * there.
    */
   seal(call: Call): Promise<void>;
   /** Reads what is there, once the writer is sealed: of these names, or everything. */
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader>;
-  /** Of a migration, and sealed: everything is there. The store is `complete`, and no other writer takes over then. */
+  /**
+   * To be called by a migration, once the writer is sealed: everything is there. Then the store is `complete`, and no
+   * other writer takes over.
+   */
   complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void>;
   /**
    * Makes what is there the store: checks and writes work again. `adminEver`: there was an admin once, whoever is one
    * now. `CONFLICT` if another writer has taken over.
    */
   open(adminEver: boolean, call: Call): Promise<void>;
-  /** What was written was removed: the store is as it was before, open and empty, or moved away from. */
+  /**
+   * To be called once what was written is removed. The store is then as it was before: open and empty, or moved away
+   * from.
+   */
   giveBack(call: Call): Promise<void>;
   /** Nobody writes any more. The store stays as it is, closed if it was not opened. */
   release(): void;

@@ -1,13 +1,13 @@
 /**
- * What a store durably says of itself while its records are moved, and what follows from it: the same in every backend.
- * The table, and why it is right, is in docs/migration.md.
+ * What a store durably says of itself while its records are moved, and what follows from it. It is the same in every
+ * backend. The table, and why it is right, is in docs/migration.md.
  */
 import { StoreError } from "./errors.js";
 import { importIntoNonEmpty, isImporting } from "./rules.js";
 
 /** Tells stores apart, however they are reached. */
 export interface StoreIdentity {
-  /** The same of all stores of the same records, and of no others. */
+  /** All stores of the same records have the same id, and no others have it. */
   readonly id: string;
   /** For people. */
   readonly name: string;
@@ -37,8 +37,8 @@ export interface MoveRun {
 }
 
 /**
- * `importing` and `complete` are of a target, `moving`, `leaving` and `moved` of a source. `was`: the target was moved
- * away from before, and is so again if nothing comes of it.
+ * `importing` and `complete` are states of a target, `moving`, `leaving` and `moved` those of a source. `was`: the
+ * target was moved away from before, and is so again if nothing comes of the migration.
  */
 export type MoveState =
   | { readonly kind: "open"; readonly run?: undefined }
@@ -53,7 +53,7 @@ export type MoveState =
 
 export const OPEN: MoveState = { kind: "open" };
 
-/** Of a store that is moved away from: what was followed up to its end can still be told. */
+/** Whether the store is a source that was fenced. What was followed up to its end can still be told. */
 export const isSource = ({ kind }: MoveState): boolean => kind === "moving" || kind === "leaving" || kind === "moved";
 
 /** Why a store in this state may not be used. */
@@ -89,7 +89,7 @@ function conflict(message: string): StoreError {
   return new StoreError("CONFLICT", message);
 }
 
-/** The state in which a writer may begin. `run`: it is the target of that migration. */
+/** The state in which a writer begins. `run`: the store is the target of that migration. */
 export function beginWrite(
   state: MoveState,
   run: MoveRun | undefined,
@@ -119,7 +119,7 @@ function isOfAnother(): StoreError {
   return conflict("Another import or migration into the store began, and did not end: run that one again, or end it");
 }
 
-/** Each step: from which state, and to which. */
+/** From which state each step leads, and to which. */
 export const STEPS = {
   lift: { from: "moving", to: () => OPEN },
   leave: { from: "moving", to: ({ run }, report) => ({ kind: "leaving", run: { ...run, report } }) },
@@ -150,7 +150,7 @@ export function stepFrom(state: MoveState, name: StepName, id: string, report?: 
   return step.to({ ...state, run }, report);
 }
 
-/** A store that is used can be fenced, and no other. */
+/** Only a store that is open can be fenced. */
 export function checkFence(state: MoveState): void {
   if (state.kind !== "open") throw conflict("The store is not open: it is being moved, or imported into");
 }
@@ -161,7 +161,7 @@ export function completed(state: MoveState, run: MoveRun | undefined, report: Mo
   return { kind: "complete", run: { ...run, report }, was: state.was };
 }
 
-/** Where a target goes if nothing came of it. */
+/** The state of a target after a migration of which nothing came. */
 export function givenBack(state: MoveState): MoveState {
   return "was" in state && state.was !== undefined ? { kind: "moved", run: state.was } : OPEN;
 }
@@ -214,10 +214,10 @@ function readReport(value: unknown): MoveReport | undefined {
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
 
-/** So many operations are not done while a migration goes on. */
+/** More operations than are done while a migration goes on. */
 const OPERATIONS_MEANWHILE = 2 ** 33;
 
-/** Of a backend that counts operations by revisions: what it gave so far, and may give. */
+/** For a backend whose revisions count operations: what it gave so far, and what it may give meanwhile. */
 export const revisionsFrom = (operations: number) => ({
   revisionCeiling: operations,
   revisionFloor: operations + OPERATIONS_MEANWHILE,

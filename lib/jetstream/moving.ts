@@ -16,7 +16,7 @@ import { streamState } from "./provisioning.js";
 import { revisionOf } from "./records.js";
 import type { Writable } from "./record-writer.js";
 
-/** Versions of users that are given while a migration goes on, beside as many as there were. */
+/** How many versions of users a migration leaves room for, beside as many as there were. */
 const VERSIONS_MEANWHILE = 10_000_000;
 
 export class BucketsMoving implements MovingDriver {

@@ -1,8 +1,8 @@
 /**
  * All sessions of a store, over one feed of grants. Each opening reads what it rests on, and begins with the next proof
- * after that: so nothing is missed between the two. What a proof does not tell of has not changed. While there is no
- * session nothing is asked. The feed is not that of watches: a page that a watch reads, or what it cannot keep, must
- * not hold up or end whoever is in.
+ * after that. So nothing is missed between the two. What a proof does not tell of has not changed. While there is no
+ * session, nothing is asked. The feed is not that of watches: a page that a watch reads, or what a watch cannot keep,
+ * must not hold up or end a session.
  */
 import { clearTimeout, setTimeout } from "node:timers";
 import type { SessionInput } from "../arguments.js";
@@ -23,7 +23,7 @@ export interface SessionSource {
   step<T>(timeoutMs: number, work: (call: Call) => Promise<T>): Promise<T>;
 }
 
-/** Has the call of one opening: its time, and its signal. */
+/** Runs work as the call of one opening, with its time and its signal. */
 export type Bounded = (work: (call: Call) => Promise<Decision>) => Promise<Decision>;
 
 /** So many proofs are asked for while a session may go without one. */
@@ -40,10 +40,10 @@ interface Opening {
   readonly reject: (error: unknown) => void;
 }
 
-/** What the feed was asked, until somebody has the answer. */
+/** What the feed was asked, until its answer is taken. */
 interface Taking {
   readonly asked: Moment;
-  /** Those who had read before. */
+  /** The openings that had read before. */
   readonly ready: readonly Opening[];
   readonly answer: Promise<ChangedGrants>;
 }
@@ -66,14 +66,14 @@ export class SessionHub implements Keeper {
   readonly #bounds = new Map<number, number>();
   #feed: GrantFeed | undefined;
   #taking: Taking | undefined;
-  /** When the last proof was asked for that came. */
+  /** When the last proof that came was asked for. */
   #proved: Moment | undefined;
   #lastError: unknown;
   #failures = 0;
   #asked = 0;
   #isRunning = false;
   #isClosed = false;
-  /** Those who have ended in this turn, of whom others may ask before their signals abort. */
+  /** The sessions that have ended in this turn. Others may ask about them before their signals abort. */
   #over: LiveSession[] | undefined;
   #wake: (() => void) | undefined;
   #staleTimer: NodeJS.Timeout | undefined;
@@ -87,7 +87,7 @@ export class SessionHub implements Keeper {
     const session = new LiveSession(key, input, this);
     const decision = await bounded((call) => this.#begin(session, call));
     if (!decision.allowed) session.end(decision);
-    // It may be over by now.
+    // The session may be over by now.
     return session.denial === undefined ? session : disposable(session.denial);
   }
 
@@ -124,7 +124,7 @@ export class SessionHub implements Keeper {
     return this.#sessions.size > this.#openings.size;
   }
 
-  /** Whether somebody has read, and waits for a proof. */
+  /** Whether an opening has read, and waits for a proof. */
   get #isAwaited(): boolean {
     for (const { state } of this.#openings.values()) if (state === "read") return true;
     return false;
@@ -203,7 +203,7 @@ export class SessionHub implements Keeper {
     return feed;
   }
 
-  /** What a feed has given counts as taken: an answer that came too late for one step is that of the next. */
+  /** What a feed has given counts as taken. So an answer that came too late for one step is that of the next. */
   async #take(feed: GrantFeed, call: Call): Promise<{ readonly taking: Taking; readonly changes: ChangedGrants }> {
     const taking = (this.#taking ??= {
       asked: moment(),
@@ -244,7 +244,7 @@ export class SessionHub implements Keeper {
     this.#setTimer();
   }
 
-  /** Signals abort once all who end are over: who listens to one may ask for another. */
+  /** Signals abort only when all sessions that end are over. Who listens to one may ask about another. */
   #ending(work: () => void): void {
     const over: LiveSession[] = [];
     this.#over = over;
@@ -260,7 +260,7 @@ export class SessionHub implements Keeper {
     });
   }
 
-  /** By the clocks, also where no timer could run. */
+  /** Goes by the clocks, also where no timer could run. */
   #endStale(): void {
     if (this.#proved === undefined || msSince(this.#proved) < this.#shortest) return;
     this.#ending(() => {
@@ -276,7 +276,7 @@ export class SessionHub implements Keeper {
       this.#endAll(denialOf(error, false));
       this.#dropFeed();
     } else if (!isTimeout(error)) {
-      // Who opens is told at once. Who is in goes on for as long as the last proof lasts.
+      // An opening is told at once. A session goes on for as long as its last proof lasts.
       for (const { reject } of [...this.#openings.values()]) reject(error);
     }
   }
@@ -289,7 +289,7 @@ export class SessionHub implements Keeper {
     this.#setTimer();
   }
 
-  /** Until a proof is due, or somebody waits for one. */
+  /** Waits until a proof is due, or an opening waits for one. */
   async #pause(): Promise<void> {
     const every = this.#shortest / PROOFS;
     const hasFailed = this.#failures > 0;

@@ -7,11 +7,11 @@ import { isAborted, onAbort } from "../signal.js";
 import type { Denial, Session, User } from "../store.js";
 import { SessionEnded } from "./session-ended.js";
 
-/** What a session asks those who keep all of them. */
+/** What a session asks of the hub that keeps all of them. */
 export interface Keeper {
   /** Why the session may not go on just now, by the clocks. */
   staleness(maxStalenessMs: number): Denial | undefined;
-  /** The session is over: nothing is to be kept of it. */
+  /** The session is over. Nothing is to be kept of it. */
   left(session: LiveSession): void;
 }
 
@@ -32,7 +32,7 @@ export class LiveSession implements Session {
   readonly #keeper: Keeper;
   readonly #controller = new AbortController();
   #state: "opening" | "active" | "over" = "opening";
-  /** As it is known. `null`: nobody has read it or told of it. */
+  /** The user as it is known. `null`: nobody has read it or told of it. */
   #user: UserGrant | undefined | null = null;
   readonly #members: (MemberGrant | undefined | null)[];
   #copy: User | undefined;
@@ -86,7 +86,7 @@ export class LiveSession implements Session {
     this.close();
   }
 
-  /** What was read before the session begins. What was told meanwhile is newer, or the same. */
+  /** Takes what was read before the session begins. What was told meanwhile is newer, or the same. */
   readUser(user: UserGrant | undefined): void {
     if (this.#user === null) this.#user = user;
   }
@@ -95,7 +95,7 @@ export class LiveSession implements Session {
     if (this.#members[place] === null) this.#members[place] = member;
   }
 
-  /** As of now all that is known of it is exact. Answers why it may not begin. */
+  /** As of now, all that the session rests on is exact. Answers why it may not begin. */
   begin(now: number): Denial | undefined {
     if (this.#denial !== undefined) return this.#denial;
     const user = this.#user ?? undefined;
@@ -114,7 +114,7 @@ export class LiveSession implements Session {
     return this.#denial;
   }
 
-  /** The user as it stands, and which grant it is of. */
+  /** Takes the user as it stands, and which grant it has. */
   tellUser(user: UserGrant | undefined, now: number): void {
     const before = this.#user;
     this.#user = user;
@@ -163,7 +163,10 @@ export class LiveSession implements Session {
     return this.#members.every((member) => member?.joined === true) ? undefined : denied("notMember");
   }
 
-  /** A demotion takes nothing from whom the session does not take for an admin. Two may be more than that. */
+  /**
+   * A demotion takes nothing away if the session does not take its user for an admin. Two ended grants may be more than
+   * a demotion.
+   */
   #goesOn(before: UserGrant, next: UserGrant): boolean {
     const taken = next.grant - before.grant;
     if (taken === 0) return true;

@@ -22,15 +22,15 @@ interface Found {
 /**
  * Ends a migration that died, of which `store` is one side.
  *
- * `keep: "source"`: the fence is lifted, and the target emptied and opened. With the source alone at hand its fence is
- * lifted; with the target alone it is emptied, unless both sides had been compared: then its source may have ended, and
- * `other` has to be there.
+ * `keep: "source"`: the source's fence is lifted, and the target is emptied and opened. If only the source is at hand,
+ * its fence is lifted. If only the target is, it is emptied, unless both sides had been compared. Then its source may
+ * have ended, and `other` has to be given.
  *
- * `keep: "target"`: the source's end is made final, and the target opened. It needs both, and that they had been
- * compared: else it is `CONFLICT`, and `migrate` run again is the way.
+ * `keep: "target"`: the source's end is made final, and the target is opened. It needs both sides, and that they had
+ * been compared. Otherwise it is `CONFLICT`: run `migrate` again.
  *
- * What is done already is not done again. Where it cannot be had any more it is `CONFLICT`: an end that is final is not
- * taken back. To come back then, migrate back: see {@link CommonOptions.reopenMoved}.
+ * What is done already is not done again. An end that is final is not taken back: that is `CONFLICT`. To come back
+ * then, migrate back: see {@link CommonOptions.reopenMoved}.
  *
  * @example
  * await endMigration(source, { keep: "source" });

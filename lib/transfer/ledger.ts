@@ -1,6 +1,6 @@
 /**
- * What a store holds, user by user and room by room, in few bytes: so that what changes is compared without reading the
- * rest again.
+ * What a store holds, user by user and room by room, in few bytes. So what changes is compared without reading the rest
+ * again.
  */
 import type { RecordCounts, StoredRecord } from "../driver.js";
 import { hashOf, sumOf, totalHex } from "./digest.js";
@@ -21,7 +21,7 @@ const nameOf = ({ kind, name }: Pick<Part, "kind" | "name">): string => `${kind}
 const isSame = (a: Part | undefined, b: Part): boolean =>
   a !== undefined && a.sum === b.sum && a.members === b.members && a.roomKeys === b.roomKeys;
 
-/** Makes parts of records in the order of a reader. A room may go over several pages. */
+/** Makes parts of records in the order of a reader. A room may span several pages. */
 export class Parts {
   #room: { name: string; sum: bigint; members: number; roomKeys: number } | undefined;
 

@@ -14,7 +14,7 @@ import type { Pair, Side } from "./pair.js";
 
 export interface MigrateOptions extends BulkOptions {
   /**
-   * Fences the source for the last changes, and ends it: from then on the target is the store, and the source allows
+   * Fences the source for the last changes, and ends it. From then on the target is the store, and the source allows
    * nobody and opens no more. Default `false`: the copy is made and compared, the source goes on, and the target stays
    * closed.
    */
@@ -24,34 +24,34 @@ export interface MigrateOptions extends BulkOptions {
 /** What was moved. */
 export interface MigrationReport {
   counts: Counts;
-  /** Of the content of both, which was compared: that of every store that holds the same. */
+  /** The digest of the content of both, which was compared. Every store that holds the same has it. */
   digest: string;
   /** How long nobody was allowed, on either side. 0 without `cutOver`. */
   fencedMs: number;
 }
 
-/** Rounds go on until one is as small, and as short: then the next one may be in the pause. */
+/** Rounds go on until one is as small, and as short. Then the next one may be in the pause. */
 const SMALL = 64;
 const SHORT_MS = 250;
-/** Where others write as fast as this copies rounds get no smaller, and the pause takes what is left. */
+/** If others write as fast as this copies, rounds get no smaller. Then the pause takes what is left. */
 const SMALLER = 0.75;
 
 /**
- * Moves everything that `from` holds to `to`, an empty store: one that holds no user and no room, and never had an
- * admin; else `CONFLICT`, and it is left as it was. In any combination of backends. The source goes on meanwhile, and
- * what changes is followed.
+ * Moves everything that `from` holds to `to`, between any two backends. `to` has to be empty: it holds no user and no
+ * room, and never had an admin. Otherwise it is `CONFLICT`, and `to` is left as it was. The source goes on meanwhile,
+ * and what changes is followed.
  *
  * With `cutOver` the source is fenced for a moment: every store of it denies every check, and each write is
- * `UNAVAILABLE` with outcome `none`, `details.movingTo` and `details.since`. What was acknowledged before is moved,
- * both sides are compared record by record, the source's end is made final (opening it is `INCOMPATIBLE` from then on,
- * with `details.movedTo`), and only then does the target open. At no instant do both allow.
+ * `UNAVAILABLE` with outcome `none`, `details.movingTo` and `details.since`. What was acknowledged before is moved, and
+ * both sides are compared record by record. Then the source's end is made final: opening it is `INCOMPATIBLE` from then
+ * on, with `details.movedTo`. Only then does the target open. At no instant do both allow.
  *
- * Without it, a source that was written to meanwhile ends it in `CONFLICT`, and the target stays closed either way: go
- * on with `cutOver`, which copies anew, or give it up with `endMigration`.
+ * Without `cutOver` it is `CONFLICT` if the source was written to meanwhile. The target stays closed either way: go on
+ * with `cutOver`, which copies anew, or give it up with `endMigration`.
  *
- * Killed at any instant, it is run again and ends the same. What a run that fails has fenced it opens again, if it can.
- * Of two that run one wins, the other is `CONFLICT`. The same store on both sides, or one of another library, is
- * `INVALID_ARGUMENT`.
+ * If it is killed at any instant, run it again: it ends the same. A run that fails opens the source that it has fenced,
+ * if it can. Of two that run one wins, and the other is `CONFLICT`. The same store on both sides, or one of another
+ * library, is `INVALID_ARGUMENT`.
  *
  * @example
  * const { digest, fencedMs } = await migrate(sqlite, cluster, { cutOver: true });
@@ -151,7 +151,7 @@ class Migration {
       await target.work.step((call) => writer.complete(compared, adminEver, call));
       await source.step("leave", this.#id, report);
     } catch (error) {
-      // Where the source has left already, it says so, and stays as it is.
+      // If the source has left already, it says so, and stays as it is.
       await source.work.undo((call) => moving.step("lift", this.#id, undefined, call)).catch(() => undefined);
       throw error;
     }
@@ -172,7 +172,7 @@ class Migration {
     await target.work.step((call) => writer.seal(call));
   }
 
-  /** Writes what is read, and notes it. What is met is taken out of `names`. */
+  /** Writes what is read, and notes it. Takes out of `names` what is met. */
   async #transfer(reader: RecordReader, writer: RecordWriter, names: Names): Promise<void> {
     const { target } = this.#pair;
     const parts = new Parts();
@@ -188,7 +188,7 @@ class Migration {
         await writing;
         note(parts.add(page));
         writing = target.work.step((call) => writer.write(page, call));
-        // It is heard at the next page, or at the end.
+        // The error is heard at the next page, or at the end.
         writing.catch(() => undefined);
         target.work.progress.advance(page.length);
       }
@@ -217,7 +217,7 @@ class Migration {
     if (names.size > 0) await this.#verify(writer, names);
   }
 
-  /** Compares what stands in the target with what is to be there: of some names, or all of it. */
+  /** Compares what stands in the target with what is to be there: some names, or all. */
   async #verify(writer: RecordWriter, names: Names | undefined): Promise<void> {
     const { target } = this.#pair;
     const { store } = target.work;
@@ -237,7 +237,7 @@ class Migration {
     if (names === undefined && met !== this.#ledger.size) throw differs();
   }
 
-  /** Compares all of the source with what was read of it before: answers what is another by now. */
+  /** Compares all of the source with what was read of it before. Answers what differs by now. */
   async #differing(): Promise<Names> {
     const { source, target } = this.#pair;
     const { store } = source.work;

@@ -51,15 +51,15 @@ export async function finish({ source, target }: Pair, { id, report }: MoveRun):
     kind = "leaving";
   }
   const at = await target.state();
-  // Only the end of its source opens it: if it is not complete any more, it was opened.
+  // Only the end of its source opens a target. If it is no longer complete, it was opened.
   if (at.kind === "complete" && at.run.id === id) await target.step("arrive", id);
   if (kind === "leaving") await source.step("end", id);
   return report;
 }
 
 /**
- * What an earlier run left: what it had compared, or nothing. Afterwards the source is open, and the target may be
- * taken over.
+ * Answers what an earlier run had compared, or nothing. Afterwards the source is open, and the target may be taken
+ * over.
  */
 export async function goOn(pair: Pair, cutOver: boolean): Promise<MoveRun | undefined> {
   const { source, target } = pair;
@@ -69,7 +69,7 @@ export async function goOn(pair: Pair, cutOver: boolean): Promise<MoveRun | unde
     if (from.kind === "importing" || from.kind === "complete") throw refusalOf(from) ?? conflict("It is imported into");
     if (from.kind === "open") {
       if (at.kind !== "complete" || at.run.peer.id !== source.identity.id) return undefined;
-      // Its source is open, and cannot leave by it any more: unless it was fenced after it was asked.
+      // The source is open, and can no longer leave by that run, unless it was fenced after it was asked.
       const now = await source.state();
       if (now.run?.id !== at.run.id) await target.step("giveUp", at.run.id);
       continue;
