@@ -37,12 +37,13 @@ describe("migrations", function () {
     await server.dispose();
   });
 
+  // Opened from the sources, where each step of a migration can be called by itself.
   const openers = {
     memory: () => openMemory({ opTimeoutMs }),
     sqlite: () => openSqlite(":memory:", { opTimeoutMs }),
     jetstream: () => openJetStream(connection, 1, { prefix: `m${String(++prefixes)}_`, opTimeoutMs }),
   } satisfies Record<string, () => Promise<Store>>;
-  const names = ["memory", "sqlite", "jetstream"] as const;
+  const names = Object.keys(openers) as (keyof typeof openers)[];
 
   // The pairs that apps have. All of them are tried at length.
   const pairsOf = (source: string, target: string): typeof pairCases =>
