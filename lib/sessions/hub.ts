@@ -13,7 +13,7 @@ import { StoreError, isStoreError, isTimeout } from "../errors.js";
 import { moment, msSince, type Moment } from "../moment.js";
 import type { Decision, Denial, Session } from "../store.js";
 import { LiveSession, type Keeper } from "./session.js";
-import { Wanted } from "./wanted.js";
+import { SessionsByGrant } from "./by-grant.js";
 
 /** The way to the driver. */
 export interface SessionSource {
@@ -61,7 +61,7 @@ export class SessionHub implements Keeper {
   readonly #source: SessionSource;
   readonly #sessions = new Set<LiveSession>();
   readonly #openings = new Map<LiveSession, Opening>();
-  readonly #wanted = new Wanted();
+  readonly #wanted = new SessionsByGrant();
   /** How many sessions there are that take so old a proof. */
   readonly #bounds = new Map<number, number>();
   #feed: GrantFeed | undefined;

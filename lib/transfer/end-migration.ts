@@ -14,7 +14,7 @@ export interface EndMigrationOptions extends BulkOptions {
 }
 
 /** A side, and what it said of itself. */
-interface Found {
+interface KnownSide {
   readonly side: Side;
   readonly state: MoveState;
 }
@@ -43,7 +43,7 @@ export async function endMigration(store: Store, options: EndMigrationOptions): 
     work,
     ...(other === undefined ? [] : [new BulkWork(other, "options.other", options, ["keep", "other"])]),
   ];
-  const found: Found[] = [];
+  const found: KnownSide[] = [];
   for (const each of works) {
     const side = await Side.of(each);
     found.push({ side, state: await side.state() });
@@ -54,7 +54,7 @@ export async function endMigration(store: Store, options: EndMigrationOptions): 
 }
 
 /** Which side is which, by what they say. */
-function sidesOf(found: readonly Found[]): { source?: Found; target?: Found } {
+function sidesOf(found: readonly KnownSide[]): { source?: KnownSide; target?: KnownSide } {
   let source = found.find(({ state }) => isOf(state, ["moving", "leaving", "moved"]));
   let target = found.find(({ state }) => isOf(state, ["importing", "complete"]));
   const open = found.find(({ state }) => state.kind === "open");
@@ -71,7 +71,7 @@ function sidesOf(found: readonly Found[]): { source?: Found; target?: Found } {
 
 const isOf = (state: MoveState, kinds: readonly MoveState["kind"][]): boolean => kinds.includes(state.kind);
 
-async function keepSource(source: Found | undefined, target: Found | undefined): Promise<void> {
+async function keepSource(source: KnownSide | undefined, target: KnownSide | undefined): Promise<void> {
   if (source?.state.kind === "leaving" || source?.state.kind === "moved")
     throw conflict("The end of the source is final: keep the target");
   if (source?.state.kind === "moving") await source.side.step("lift", source.state.run.id);
@@ -89,7 +89,7 @@ async function keepSource(source: Found | undefined, target: Found | undefined):
   await emptied(side, state.run);
 }
 
-async function keepTarget(source: Found | undefined, target: Found | undefined): Promise<void> {
+async function keepTarget(source: KnownSide | undefined, target: KnownSide | undefined): Promise<void> {
   // Nothing is left to do where one side is as it is at the end.
   if (source?.state.kind === "moved") return;
   if (source === undefined && (target === undefined || target.state.kind === "open")) return;

@@ -5,7 +5,7 @@ import type { LiveSession } from "./session.js";
 /** Those who rest on a membership, each with its place among all of the session's. */
 type Resting = Map<LiveSession, number[]>;
 
-export class Wanted implements WantedGrants {
+export class SessionsByGrant implements WantedGrants {
   readonly users = new Map<string, Set<LiveSession>>();
   readonly members = new Map<string, Map<string, Resting>>();
 
