@@ -10,7 +10,7 @@ import { isNotFound } from "../errors.js";
 import { rosterOf, unlessDamaged } from "./changes-feed.js";
 import type { JetStreamChecks } from "./checks.js";
 import { CERTAIN } from "./freshness.js";
-import { inParallel, joinAll, joinBoth } from "./join.js";
+import { inParallel, joinBoth } from "./join.js";
 import { keys, parseRoom, parseUser } from "./keys.js";
 import { changedSince, type ChangedRange } from "./log-range.js";
 import type { ProvedBucket } from "./proved-bucket.js";
@@ -34,9 +34,14 @@ export interface GrantSources {
 /** Records that are read at once. */
 const AT_ONCE = 64;
 
-/** Up to where the log `users` was read, and the guard as it stood there, or a moment later. */
-interface UsersMark {
-  readonly seq: Seq<"users">;
+/** Up to where a log was read, and which log that is. */
+interface Mark<B extends CommittingBucket> {
+  readonly seq: Seq<B>;
+  readonly log: number;
+}
+
+interface UsersMark extends Mark<"users"> {
+  /** The guard as it stood there, or a moment later. */
   readonly guard: Guard;
 }
 
@@ -72,22 +77,19 @@ export function grants(sources: GrantSources): GrantsDriver {
 class BucketsGrants implements GrantFeed {
   readonly #sources: GrantSources;
   readonly #wanted: WantedGrants;
-  readonly #logs: string;
   #users: UsersMark;
   /** `undefined`: nobody wants to know of a membership. */
-  #rooms: Promise<Seq<"rooms">> | undefined;
+  #rooms: Promise<Mark<"rooms">> | undefined;
   readonly #told = new Map<string, ToldRoom>();
 
-  private constructor(sources: GrantSources, wanted: WantedGrants, logs: string, users: UsersMark) {
+  private constructor(sources: GrantSources, wanted: WantedGrants, users: UsersMark) {
     this.#sources = sources;
     this.#wanted = wanted;
-    this.#logs = logs;
     this.#users = users;
   }
 
   static async begin(sources: GrantSources, wanted: WantedGrants, call: Call): Promise<BucketsGrants> {
-    const logs = await logsOf(sources, call);
-    return new BucketsGrants(sources, wanted, logs, await usersMark(sources, call));
+    return new BucketsGrants(sources, wanted, await usersMark(sources, call));
   }
 
   async user(key: string, call: Call): Promise<UserGrant | undefined> {
@@ -112,16 +114,17 @@ class BucketsGrants implements GrantFeed {
     if (this.#wanted.members.size === 0) this.#rooms = undefined;
     const roomsMark = this.#wanted.members.size === 0 ? undefined : await this.#roomsMark(call);
     const [ofUsers, ofRooms] = await joinBoth(
-      readLog(users, this.#users.seq, call),
+      readLog(users, this.#users, call),
       roomsMark === undefined ? undefined : readLog(rooms, roomsMark, call),
     );
-    if ((await logsOf(this.#sources, call)) !== this.#logs || ofUsers === "closed" || ofRooms === "closed") return OVER;
+    if (ofUsers === "over" || ofRooms === "over") return OVER;
     if (ofUsers === "unknown" || ofRooms === "unknown") return this.#anew(call);
     const taken: Taken = { users: new Map(), members: new Map(), told: new Map() };
     const guard = this.#takeUsers(ofUsers, taken);
     if (ofRooms !== undefined) await this.#takeRooms(ofRooms, taken, call);
-    this.#users = { seq: ofUsers.upTo, guard };
-    if (ofRooms !== undefined) this.#rooms = Promise.resolve(ofRooms.upTo);
+    this.#users = { ...this.#users, seq: ofUsers.upTo, guard };
+    if (roomsMark !== undefined && ofRooms !== undefined)
+      this.#rooms = Promise.resolve({ ...roomsMark, seq: ofRooms.upTo });
     this.#remember(taken.told);
     return { isOver: false, users: taken.users, members: taken.members };
   }
@@ -130,11 +133,11 @@ class BucketsGrants implements GrantFeed {
     this.#told.clear();
   }
 
-  /** The log of before any membership is read, and where it goes on from. */
-  #roomsMark(call: Call): Promise<Seq<"rooms">> {
+  /** The log from before any membership is read. */
+  #roomsMark(call: Call): Promise<Mark<"rooms">> {
     const begun = this.#rooms;
     if (begun !== undefined) return begun;
-    const mark = this.#sources.log.buckets.rooms.readIndex(call);
+    const mark = markNow(this.#sources.log.buckets.rooms, call);
     this.#rooms = mark;
     mark.catch(() => {
       if (this.#rooms === mark) this.#rooms = undefined;
@@ -145,8 +148,7 @@ class BucketsGrants implements GrantFeed {
   /** All that is wanted, after new marks: the logs do not tell what has changed. */
   async #anew(call: Call): Promise<ChangedGrants> {
     const mark = await usersMark(this.#sources, call);
-    const rooms = this.#sources.log.buckets.rooms.readIndex(call);
-    await rooms;
+    const rooms = await markNow(this.#sources.log.buckets.rooms, call);
     const users = new Map<string, UserGrant | undefined>();
     const members = new Map<string, Map<string, MemberGrant | undefined>>();
     await inParallel([...this.#wanted.users.keys()], AT_ONCE, async (key) => {
@@ -162,7 +164,7 @@ class BucketsGrants implements GrantFeed {
       else ofRoom.set(endpoint, found);
     });
     this.#users = mark;
-    this.#rooms = rooms;
+    this.#rooms = Promise.resolve(rooms);
     this.#told.clear();
     return { isOver: false, users, members };
   }
@@ -177,10 +179,12 @@ class BucketsGrants implements GrantFeed {
       const row = slot === undefined ? undefined : counts(slot, { seq: 0, guard });
       users.set(key, row === undefined ? undefined : userGrant(row));
     }
-    const head = guardEntry === undefined ? undefined : guard.head?.user;
-    // The guard has committed a change of a record that stands as it did.
-    if (head !== undefined && this.#wanted.users.has(head.key) && !entries.has(keys.user(head.key)))
-      users.set(head.key, userGrant(head));
+    const { head } = guard;
+    // The guard has committed a change of a record that stands as it did. A head of before may be older than the
+    // record.
+    const isNew = head !== undefined && head.attempt !== this.#users.guard.head?.attempt;
+    if (isNew && this.#wanted.users.has(head.user.key) && !entries.has(keys.user(head.user.key)))
+      users.set(head.user.key, userGrant(head.user));
     return guard;
   }
 
@@ -240,34 +244,35 @@ function memberGrants(
   return new Map(wanted.map((endpoint) => [endpoint, memberGrant(rows.get(endpoint))]));
 }
 
-/** The log `users` up to a barrier that is sent after this call. */
-async function usersMark({ users }: GrantSources, call: Call): Promise<UsersMark> {
-  const seq = await users.readIndex(call);
-  await users.checkOpen(seq, call);
-  return { seq, guard: readGuard((await users.readLinearizable(keys.admins, call)).entry).guard };
+/** The log up to a barrier that is sent after this call. */
+async function markNow<B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>, call: Call): Promise<Mark<B>> {
+  const log = await bucket.identity(call);
+  return { seq: await bucket.readIndex(call), log };
 }
 
-async function logsOf({ users, log }: GrantSources, call: Call): Promise<string> {
-  const { rooms, members } = log.buckets;
-  return (await joinAll([users.identity(call), rooms.identity(call), members.identity(call)])).join(" ");
+async function usersMark({ users }: GrantSources, call: Call): Promise<UsersMark> {
+  const mark = await markNow(users, call);
+  await users.checkOpen(mark.seq, call);
+  return { ...mark, guard: readGuard((await users.readLinearizable(keys.admins, call)).entry).guard };
 }
 
 /**
- * What changed in one of the logs that commit. `closed`: whole records may have been written. `unknown`: it cannot be
- * told.
+ * What changed in one of the logs that commit. `unknown`: it cannot be told. `over`: it may be another log, or whole
+ * records were written.
  */
 async function readLog<B extends CommittingBucket, V>(
   bucket: ProvedBucket<B, V>,
-  mark: Seq<B>,
+  mark: Mark<B>,
   call: Call,
-): Promise<ChangedRange<B> | "closed" | "unknown"> {
-  const found = await changedSince(bucket, mark, call);
+): Promise<ChangedRange<B> | "over" | "unknown"> {
+  const found = await changedSince(bucket, mark.seq, call);
   await bucket.checkOpen(found?.upTo ?? (await bucket.readIndex(call)), call);
-  if (found !== undefined) return found.entries.has(STATE) ? "closed" : found;
+  if ((await bucket.identity(call)) !== mark.log) return "over";
+  if (found !== undefined) return found.entries.has(STATE) ? "over" : found;
   // The state of the store is known as of the barrier by now. One that stands behind the mark says that it was closed
   // since.
-  return Promise.resolve(bucket.checkOpen(mark, call)).then(
+  return Promise.resolve(bucket.checkOpen(mark.seq, call)).then(
     () => "unknown",
-    () => "closed",
+    () => "over",
   );
 }

@@ -13,6 +13,7 @@ export interface WrittenSchedule {
   readonly omit?: readonly number[];
   readonly calm?: readonly Fault[];
   readonly watches?: boolean;
+  readonly sessions?: boolean;
 }
 
 export function read({
@@ -22,11 +23,12 @@ export function read({
   omit = [],
   calm = [],
   watches = false,
+  sessions = false,
 }: WrittenSchedule): Schedule {
-  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm), watches };
+  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm), watches, sessions };
 }
 
-export function write({ seed, operations, turn, omit, calm, watches }: Schedule): WrittenSchedule {
+export function write({ seed, operations, turn, omit, calm, watches, sessions }: Schedule): WrittenSchedule {
   return {
     seed,
     ...(operations === 30 ? {} : { operations }),
@@ -34,6 +36,7 @@ export function write({ seed, operations, turn, omit, calm, watches }: Schedule)
     ...(omit.size === 0 ? {} : { omit: [...omit].sort((a, b) => a - b) }),
     ...(calm.size === 0 ? {} : { calm: [...calm] }),
     ...(watches ? { watches } : {}),
+    ...(sessions ? { sessions } : {}),
   };
 }
 

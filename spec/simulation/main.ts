@@ -1,5 +1,5 @@
 // npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all]
-// [--kind TEXT] [--watch] [--replay JSON] [--digest N]
+// [--kind TEXT] [--watch] [--sessions] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -25,6 +25,8 @@ const { values } = parseArgs({
     with: { type: "string", default: "" },
     /** Somebody watches each store. */
     watch: { type: "boolean", default: false },
+    /** Somebody holds sessions of each store. */
+    sessions: { type: "boolean", default: false },
     /** Only violations whose kind contains this. */
     kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
@@ -34,6 +36,7 @@ const { values } = parseArgs({
   },
 });
 
+const others = { watches: values.watch, sessions: values.sessions };
 const loader = new LibraryLoader(values.library);
 // Where an error came from is of interest in a replay alone, and costs a good part of a simulation.
 if (values.replay === undefined) Error.stackTraceLimit = 0;
@@ -55,11 +58,7 @@ async function replay(text: string): Promise<number> {
 async function digest(count: number): Promise<number> {
   const hash = createHash("sha256");
   for (let seed = 1; seed <= count; seed++) {
-    const { trace, violations } = await simulate(
-      scheduleOf(seed, Number(values.operations), values.watch),
-      loader,
-      true,
-    );
+    const { trace, violations } = await simulate(scheduleOf(seed, Number(values.operations), others), loader, true);
     for (const line of trace) hash.update(`${line}\n`);
     hash.update(JSON.stringify(violations));
   }
@@ -78,7 +77,7 @@ async function explore(): Promise<number> {
   let calls = 0;
   for (let seed = first; performance.now() - began < seconds * 1000; seed++) {
     if (!isWanted(seed)) continue;
-    const schedule = scheduleOf(seed, Number(values.operations), values.watch);
+    const schedule = scheduleOf(seed, Number(values.operations), others);
     const outcome = await simulate(schedule, loader);
     count++;
     calls += outcome.entries.length;
@@ -127,7 +126,7 @@ async function soonest(first: number): Promise<number | undefined> {
   const began = worked();
   for (let seed = first; worked() - began < Number(values.seconds); seed++) {
     if (!isWanted(seed)) continue;
-    const { violations } = await simulate(scheduleOf(seed, Number(values.operations), values.watch), loader);
+    const { violations } = await simulate(scheduleOf(seed, Number(values.operations), others), loader);
     const violation = violations.find(({ kind }) => kind.includes(values.kind));
     if (violation === undefined) continue;
     console.log(`seed ${seed}: ${violation.kind}`);

@@ -12,6 +12,8 @@ const dist = fileURLToPath(new URL("../../dist", import.meta.url));
 const SEEDS = 150;
 /** Where somebody watches each takes several times as long. */
 const WATCHED = 15;
+/** Where somebody holds sessions, it takes longer still. */
+const HELD = 4;
 /** Within so many schedules a fault is found. */
 const FOUND_WITHIN = 250;
 
@@ -42,12 +44,17 @@ describe("the simulated cluster", function () {
   });
 
   it(`${WATCHED} schedules end without a violation where somebody watches each store`, async () => {
-    for (let seed = 2001; seed <= 2000 + WATCHED; seed++) await expectNone(scheduleOf(seed, 30, true));
+    for (let seed = 2001; seed <= 2000 + WATCHED; seed++) await expectNone(scheduleOf(seed, 30, { watches: true }));
   });
 
   it(`${WATCHED} schedules end without a violation where somebody watches, and rows are copied often`, async () => {
     const often = copiesOften();
-    for (let seed = 3001; seed <= 3000 + WATCHED; seed++) await expectNone(scheduleOf(seed, 30, true), often);
+    for (let seed = 3001; seed <= 3000 + WATCHED; seed++)
+      await expectNone(scheduleOf(seed, 30, { watches: true }), often);
+  });
+
+  it(`${HELD} schedules end without a violation where somebody holds sessions of each store`, async () => {
+    for (let seed = 4001; seed <= 4000 + HELD; seed++) await expectNone(scheduleOf(seed, 30, { sessions: true }));
   });
 
   for (const { title, schedule } of cases) {

@@ -31,12 +31,13 @@ import {
   type Taste,
 } from "./operations.js";
 import { ROOMS } from "../soak/jetstream-history.js";
+import { SimulatedHolder } from "./holder.js";
 import { Operator } from "./operator.js";
 import { violations, type Disaster, type Entry, type Violation } from "./oracle.js";
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
 import { SimulatedServers, type World } from "./server.js";
 import { Trace } from "./trace.js";
-import { SimulatedWatcher } from "./watcher.js";
+import { SimulatedWatcher, type Surroundings } from "./watcher.js";
 
 export interface Schedule {
   readonly seed: number;
@@ -49,7 +50,12 @@ export interface Schedule {
   readonly turn: number;
   /** Whether somebody watches each store. */
   readonly watches: boolean;
+  /** Whether somebody holds sessions of each store. */
+  readonly sessions: boolean;
 }
+
+/** Who else is there. */
+export type Others = Pick<Schedule, "watches" | "sessions">;
 
 export interface Outcome {
   readonly violations: readonly Violation[];
@@ -69,6 +75,8 @@ const MANY = 10;
  * the network is whole: an old leader steps down at the other one's next heartbeat, which comes every second.
  */
 const SETTLE_MS = 5000;
+/** So long sessions are looked at then. */
+const SESSIONS_MS = 4000;
 /** Until whoever waits for the answer of a process that died notices. */
 const AFTER_DEATH_MS = 25;
 /** Changes between a reader's turn and its answer: each takes the place of one of the planned calls. */
@@ -82,9 +90,10 @@ const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
 export const mixOfSeed = (seed: number): Mix => mixOf(new Chance(seed, 1), new Chance(seed, 7));
 
-export const scheduleOf = (seed: number, operations = 30, watches = false): Schedule => ({
+export const scheduleOf = (seed: number, operations = 30, others: Partial<Others> = {}): Schedule => ({
   seed,
-  watches,
+  watches: others.watches ?? false,
+  sessions: others.sessions ?? false,
   operations,
   omit: new Set(),
   calm: new Set(),
@@ -142,6 +151,8 @@ class Simulation {
   #calls = 0;
   /** What those who watch were told, in all. */
   #told = 0;
+  /** Since when nothing goes wrong any more. */
+  #calmSince = Infinity;
   #underWay = 0;
   #interfered = 0;
   /** The stores that do so just now. */
@@ -237,6 +248,7 @@ class Simulation {
     this.#world.mix = without(this.#mix, CALM);
     this.#operator.end();
     for (const process of this.#processes) process.wake();
+    this.#calmSince = engine.now;
     // Two of three schedules end here: what it costs to look at everything is worth other schedules.
     if (this.#schedule.seed % 3 !== 0) return;
     engine.pass(SETTLE_MS);
@@ -257,6 +269,7 @@ class Simulation {
     const before = this.#calls;
     this.#lane(this.#clients.length - 1, steps);
     this.#wait(() => this.#underWay === 0, "the calls at the end");
+    if (this.#schedule.sessions) engine.pass(SESSIONS_MS);
     for (const { id, out, op } of this.#entries.values()) {
       if (!id.startsWith("c") || Number(id.slice(1)) <= before) continue;
       const isUnknownUser = op.f === "authorize" && out === "unknown";
@@ -361,6 +374,7 @@ class Simulation {
           this.#changed(client);
           this.#trace?.say(`${name} is open`);
           if (this.#schedule.watches) this.#watch(name, store);
+          if (this.#schedule.sessions) this.#hold(name, store, process);
         },
         (error: unknown) => {
           client.opening = false;
@@ -375,8 +389,22 @@ class Simulation {
   }
 
   #watch(name: string, store: Store): void {
-    const chance = new Chance(this.#schedule.seed, 12, this.#processes.length);
-    new SimulatedWatcher(name, store, {
+    new SimulatedWatcher(name, store, this.#around(new Chance(this.#schedule.seed, 12, this.#processes.length)));
+  }
+
+  #hold(name: string, store: Store, process: SimulatedProcess): void {
+    new SimulatedHolder(name, store, {
+      ...this.#around(new Chance(this.#schedule.seed, 13, this.#processes.length)),
+      process,
+      now: () => this.#engine.now,
+      timeOf: (tick) => this.#ticks[tick - 1] ?? 0,
+      say: (line) => this.#trace?.say(line),
+      isCalm: () => this.#engine.now > this.#calmSince + SETTLE_MS + OP_TIMEOUT_MS,
+    });
+  }
+
+  #around(chance: Chance): Surroundings {
+    return {
       chance,
       taste: this.#taste,
       touched: this.#touched,
@@ -392,7 +420,7 @@ class Simulation {
       found: (violation) => {
         if (this.#disaster === undefined) this.#found.push(violation);
       },
-    });
+    };
   }
 
   /** A store is open, or its process goes on, or has died: so does whoever waits for that. */

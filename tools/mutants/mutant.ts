@@ -34,6 +34,8 @@ export interface SimulationKiller {
   readonly with?: string;
   /** Somebody watches each store. */
   readonly watch?: true;
+  /** Somebody holds sessions of each store. */
+  readonly sessions?: true;
 }
 
 export const bySpec = (file: string, test?: string): SpecKiller => ({

@@ -89,11 +89,9 @@ export class Sandbox {
   }
 
   /** Runs the simulation several times in one process, each from other seeds. Answers how often it found something. */
-  async simulate(
-    { seconds, with: fault, watch }: SimulationKiller,
-    runs: number,
-  ): Promise<Run & { readonly red: number }> {
-    const only = [...(fault === undefined ? [] : ["--with", fault]), ...(watch === true ? ["--watch"] : [])];
+  async simulate(killer: SimulationKiller, runs: number): Promise<Run & { readonly red: number }> {
+    const { seconds } = killer;
+    const only = onlyOf(killer);
     const args = ["run", "--silent", "simulate", "--", "--seconds", String(seconds), "--runs", String(runs), ...only];
     const { output } = await this.#end(
       spawn("npm", args, { cwd: this.folder, stdio: "pipe" }),
@@ -108,13 +106,8 @@ export class Sandbox {
     switch (killer.kind) {
       case "spec":
         return this.#spec(killer.file, killer.test);
-      case "simulation": {
-        const fault = [
-          ...(killer.with === undefined ? [] : ["--with", killer.with]),
-          ...(killer.watch === true ? ["--watch"] : []),
-        ];
-        return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...fault]);
-      }
+      case "simulation":
+        return this.#simulate(["--seconds", String(killer.seconds), "--shrink", "0", ...onlyOf(killer)]);
     }
   }
 
@@ -182,4 +175,13 @@ export class Sandbox {
 
 function lastLines(output: string): string {
   return output.trim().split("\n").slice(-8).join("\n");
+}
+
+/** Which schedules, and who else is there. */
+function onlyOf({ with: fault, watch, sessions }: SimulationKiller): string[] {
+  return [
+    ...(fault === undefined ? [] : ["--with", fault]),
+    ...(watch === true ? ["--watch"] : []),
+    ...(sessions === true ? ["--sessions"] : []),
+  ];
 }

@@ -288,8 +288,48 @@ const watched: readonly Change[] = [
   },
 ];
 
+/** What only those notice who hold sessions of a store. */
+const held: readonly Change[] = [
+  {
+    name: "simulated: a grant that is read behind the mark alone",
+    file: "lib/jetstream/grants-feed.ts",
+    find: "    await this.#roomsMark(call);\n    try {",
+    replace: "    try {",
+    breaks: "The log `rooms` is followed from before the first membership is read.",
+  },
+  {
+    name: "simulated: a change of the guard that is no grant's",
+    file: "lib/jetstream/grants-feed.ts",
+    find: "const isNew = head !== undefined && head.attempt",
+    replace: "const isNew = head !== undefined && head.attempt === undefined && head.attempt",
+    breaks: "The guard commits changes of records that stand as they did.",
+  },
+  {
+    name: "simulated: a head of the guard that was told before",
+    file: "lib/jetstream/grants-feed.ts",
+    find: "&& head.attempt !== this.#users.guard.head?.attempt;",
+    replace: ";",
+    breaks: "A head of the guard that is not new may be older than its user's record.",
+  },
+  {
+    name: "simulated: a room whose head tells of one change too few",
+    file: "lib/jetstream/grants-feed.ts",
+    find: "(record?.v ?? Infinity) <= (told?.v ?? 0) + 1;",
+    replace: "(record?.v ?? Infinity) <= (told?.v ?? 0) + 1000;",
+    breaks: "A room that changed more than once since it was told is read whole.",
+  },
+  {
+    name: "simulated: a proof that is taken for as old as its answer",
+    file: "lib/sessions/hub.ts",
+    find: "if (this.#proved !== undefined && msSince(this.#proved) < maxStalenessMs) return undefined;",
+    replace: "if (this.#proved !== undefined && msSince(this.#proved) < 2 * maxStalenessMs) return undefined;",
+    breaks: "A session is active while its proof is younger than it may be.",
+  },
+];
+
 export const simulationMutants: readonly Mutant[] = [
   ...watched.map((change): Mutant => ({ ...change, killedBy: { ...bySimulationInTime, watch: true }, chance: true })),
+  ...held.map((change): Mutant => ({ ...change, killedBy: { ...bySimulationInTime, sessions: true }, chance: true })),
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ...ofOvertakes.map((change): Mutant => ({ ...change, killedBy: byOvertaking, chance: true })),
   ofSnapshots,
