@@ -11,6 +11,7 @@ import { joinBoth } from "./join.js";
 import { EVERYTHING, keys, newId, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { RetryLoop } from "./retry-loop.js";
+import type { Seq } from "./seq.js";
 import type { UserState } from "./user-cache.js";
 import {
   factsOf,
@@ -27,6 +28,19 @@ import type { WriteHistory } from "./write-history.js";
 
 /** Enough that a guard hardly ever runs out of them, few enough that it stays small. */
 export const MAX_WITNESSES = 8;
+
+/** A guard that an import has written. */
+export interface ReplacedGuard {
+  readonly content: string;
+  readonly seq: Seq<"users">;
+}
+
+/** What an import's guard is to say. */
+export interface ImportedAdmins {
+  readonly adminEver: boolean;
+  readonly until: ReadonlyMap<string, number | undefined>;
+  readonly before: ReplacedGuard | undefined;
+}
 
 /** What stands for the guard until it was read. */
 export const NO_GUARD = readGuard(undefined).guard;
@@ -62,24 +76,28 @@ export class AdminGuard {
   }
 
   /**
-   * Writes the guard anew, for an import. `until` has the active admins, and when the time of each is over. `check`
-   * rejects if another import took over: it is asked after the guard was read that is replaced.
+   * Writes the guard anew, for an import, unless what was written so before says the same, and stands. `until` has the
+   * active admins, and when the time of each is over. `check` rejects if another import took over: it is asked after
+   * the guard was read that is replaced. Answers what was written, and where it stands.
    */
   async replace(
-    adminEver: boolean,
-    until: ReadonlyMap<string, number | undefined>,
+    { adminEver, until, before }: ImportedAdmins,
     check: (call: Call) => Promise<void>,
     call: Call,
-  ): Promise<void> {
+  ): Promise<ReplacedGuard> {
     const admins = Array.from(until, ([key, time]): LongestAdmin => ({ key, until: time }));
     const witnesses = admins.sort(longestFirst).slice(0, MAX_WITNESSES);
     const ever = adminEver || admins.length > 0;
+    const content = JSON.stringify([ever, admins.length, witnesses]);
+    if (before?.content === content && (await this.#bucket.stands(keys.admins, before.seq, call)) !== undefined)
+      return before;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const seen = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);
       await check(call);
       const next: Guard = { ...seen.guard, ever, admins: admins.length, witnesses, head: undefined };
-      if (await this.#writeGuard(seen, next, call, "step")) return;
+      const seq = await this.#writeGuard(seen, next, call, "step");
+      if (seq !== undefined) return { content, seq };
     }
   }
 
@@ -116,7 +134,7 @@ export class AdminGuard {
     if (staged === undefined) return false;
     const ended = seen.user !== undefined && seen.user.grant !== next.grant;
     const head = { attempt, seq: staged.seq, user: next, ended };
-    return this.#writeGuard(seen.guard, { ...guard, head }, call, "commit");
+    return (await this.#writeGuard(seen.guard, { ...guard, head }, call, "commit")) !== undefined;
   }
 
   async #writeGuard(
@@ -124,9 +142,9 @@ export class AdminGuard {
     guard: Guard,
     call: Call,
     kind: "commit" | "step",
-  ): Promise<boolean> {
+  ): Promise<Seq<"users"> | undefined> {
     const make = (written: WriteHistory<"users">): Guard => ({ ...guard, ...written });
-    return (await this.#bucket.append(keys.admins, { seq, written: before }, make, call, kind)) !== undefined;
+    return (await this.#bucket.append(keys.admins, { seq, written: before }, make, call, kind))?.seq;
   }
 
   /** Puts a committed change into the user's record. Whoever comes second, or too late, changes nothing. */

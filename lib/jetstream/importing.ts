@@ -27,6 +27,7 @@ import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { takenOver } from "./import-lanes.js";
+import { joinBoth } from "./join.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Seq } from "./seq.js";
 import { OPEN, STATE, StoreState, type CommittingBucket } from "./store-state.js";
@@ -74,41 +75,62 @@ export function floorOf(value: Json): number {
   return typeof floor === "number" && Number.isSafeInteger(floor) && floor > 0 ? floor : 0;
 }
 
+/** What both records say. They are not of one moment. */
+interface FoundRecords {
+  readonly users: FoundState<"users">;
+  readonly rooms: FoundState<"rooms">;
+}
+
+async function readBoth(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<FoundRecords> {
+  const [ofUsers, ofRooms] = await joinBoth(readState(users, call), readState(rooms, call));
+  return { users: ofUsers, rooms: ofRooms };
+}
+
 /** Opens a store if an import had put everything in its place, and then died. */
 export async function finishOpening(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<void> {
-  const over = await readState(users, call);
-  if (!over.state.isOpening) return;
+  const found = await readBoth(users, rooms, call);
+  if (found.users.state.isOpening) await openBoth(users, rooms, found, call);
+}
+
+/** The last two steps of an opening: `users` says that everything is in its place. */
+export async function openBoth(
+  users: Bucket<"users">,
+  rooms: Bucket<"rooms">,
+  { users: over, rooms: found }: FoundRecords,
+  call: Call,
+): Promise<void> {
   const id = String(over.value["id"]);
-  const closed = await readState(rooms, call);
-  const isItsOwn = closed.value["id"] === over.value["id"];
-  if (closed.name !== OPEN.state && !isItsOwn) throw takenOver();
+  const isItsOwn = (of: FoundState<"rooms">): boolean => of.value["id"] === over.value["id"];
+  // It may have been read before the import closed it.
+  const closed = isItsOwn(found) ? found : await readState(rooms, call);
+  if (closed.name !== OPEN.state && !isItsOwn(closed)) throw takenOver();
   if (closed.name !== OPEN.state) await writeState(rooms, openState(0, id), closed.seq, call);
   await writeState(users, openState(floorOf(over.value), id), over.seq, call);
 }
 
 /** What both records say, with which conditions the next step is taken. */
-export interface FoundStates {
+export interface FoundStates extends FoundRecords {
   readonly state: MoveState;
-  readonly users: FoundState<"users">;
-  readonly rooms: FoundState<"rooms">;
 }
 
 /** What the store says of itself. What was begun, and leads only one way, is ended first. */
 export async function readStates(users: Bucket<"users">, rooms: Bucket<"rooms">, call: Call): Promise<FoundStates> {
   for (const retries = new RetryLoop(call); ;) {
     await retries.next();
-    await finishOpening(users, rooms, call);
-    const found = { users: await readState(users, call), rooms: await readState(rooms, call) };
+    const found = await readBoth(users, rooms, call);
     const { name, value, state } = found.users;
-    if (state.isOpening) continue;
-    if (name === OPEN.state && found.rooms.name === "moving") {
-      // A fence that has come between both reads stands in both.
-      const { seq } = await readState(users, call);
-      if (seq === found.users.seq) await liftRooms(rooms, found.rooms, call);
+    if (state.isOpening) {
+      await openBoth(users, rooms, found, call);
       continue;
     }
-    const of = name === OPEN.state && found.rooms.name === "importing" ? found.rooms.value : value;
-    return { ...found, state: moveStateOf(of) ?? refuse(state) };
+    if (name !== OPEN.state || found.rooms.name === OPEN.state)
+      return { ...found, state: moveStateOf(value) ?? refuse(state) };
+    // Where a fence, or an import, has come between both reads, both records are others by now.
+    const again = await readBoth(users, rooms, call);
+    if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;
+    if (found.rooms.name !== "moving")
+      return { ...found, state: moveStateOf(found.rooms.value) ?? refuse(found.rooms.state) };
+    await liftRooms(rooms, found.rooms, call);
   }
 }
 

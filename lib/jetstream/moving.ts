@@ -9,7 +9,7 @@ import { checkFence, stepFrom } from "../moves.js";
 import type { MoveReport, StepName } from "../moves.js";
 import type { JetStreamClient } from "./client.js";
 import { takenOver } from "./import-lanes.js";
-import { finishOpening, floorOf, liftRooms, readState, readStates, stateRecord, writeState } from "./importing.js";
+import { floorOf, liftRooms, openBoth, readState, readStates, stateRecord, writeState } from "./importing.js";
 import type { FoundStates } from "./importing.js";
 import { joinBoth } from "./join.js";
 import { streamState } from "./provisioning.js";
@@ -84,10 +84,12 @@ export class BucketsMoving implements MovingDriver {
         await writeState(other, record, rooms.seq, call);
         return;
       }
-      case "arrive":
-        await writeState(bucket, { ...users.value, state: "opening" }, users.seq, call);
-        await finishOpening(bucket, other, call);
+      case "arrive": {
+        const value = { ...users.value, state: "opening" };
+        const seq = await writeState(bucket, value, users.seq, call);
+        await openBoth(bucket, other, { users: { ...users, value, seq }, rooms }, call);
         return;
+      }
       case "giveUp":
         await writeState(bucket, stateRecord(next, String(users.value["id"]), floor), users.seq, call);
     }

@@ -18,7 +18,7 @@ import type {
 import { sortedBy } from "../rules.js";
 import { Spool } from "../spool.js";
 import type { Entry } from "./entry.js";
-import { joinAll } from "./join.js";
+import { joinAll, joinBoth } from "./join.js";
 import { readEpoch, readKey } from "./key-record.js";
 import { keys, parseKey, parseUser, type MembershipRef } from "./keys.js";
 import { NameSet } from "./name-set.js";
@@ -261,6 +261,8 @@ export class NamesReader implements RecordReader {
   readonly #from: Readable;
   readonly #users: string[];
   readonly #rooms: BucketsReader;
+  /** The first rooms, until they are given. */
+  #first: ReturnType<RecordReader["next"]> | undefined;
 
   private constructor(from: Readable, users: string[], rooms: BucketsReader) {
     this.#from = from;
@@ -280,16 +282,22 @@ export class NamesReader implements RecordReader {
   }
 
   async next(call: Call): Promise<readonly StoredRecord[] | undefined> {
+    // Users come first, and the first rooms are read beside.
     while (this.#users.length > 0) {
-      const found = await joinAll(
-        this.#users.splice(0, USERS).map((key) => this.#from.userViews.read(key, false, "certain", call)),
+      const some = this.#users.splice(0, USERS);
+      this.#first ??= this.#rooms.next(call);
+      const [found] = await joinBoth(
+        joinAll(some.map((key) => this.#from.userViews.read(key, false, "certain", call))),
+        this.#first,
       );
       const page = found.flatMap(({ user }): StoredRecord[] =>
         user === undefined ? [] : [{ kind: "user", row: toStored(user) }],
       );
       if (page.length > 0) return page;
     }
-    return this.#rooms.next(call);
+    const first = this.#first;
+    this.#first = undefined;
+    return first ?? this.#rooms.next(call);
   }
 
   close(): Promise<void> {

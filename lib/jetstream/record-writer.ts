@@ -17,14 +17,14 @@ import type {
 import { StoreError } from "../errors.js";
 import { OPEN, beginWrite, completed, givenBack } from "../moves.js";
 import type { MoveRun, MoveReport, MoveState } from "../moves.js";
-import type { AdminGuard } from "./admin-guard.js";
+import type { AdminGuard, ReplacedGuard } from "./admin-guard.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
 import { CERTAIN, asRead } from "./freshness.js";
 import { ImportLanes, takenOver } from "./import-lanes.js";
 import {
-  finishOpening,
   floorOf,
+  openBoth,
   openState,
   readState,
   readStates,
@@ -112,6 +112,7 @@ export class BucketsWriter implements RecordWriter {
   #usersFrom: Seq<"users"> | undefined;
   #roomsFrom: Seq<"rooms_by_member"> | undefined;
   readonly #admins = new Map<string, number | undefined>();
+  #guard: ReplacedGuard | undefined;
   /** Up to when the writing call was given more time. */
   #wentForward = 0;
 
@@ -428,7 +429,8 @@ export class BucketsWriter implements RecordWriter {
   async seal(call: Call): Promise<void> {
     // Lanes that are put anew break the ones of whoever has taken over.
     await joinBoth(this.#endRoom(call), this.#checkMine(call));
-    await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call)]);
+    // The guard that is written here is most often what the last step needs, which then only looks whether it stands.
+    await joinAll([this.#userLanes.renew(call), this.#roomLanes.renew(call), this.#replaceGuard(false, call)]);
   }
 
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader> {
@@ -454,20 +456,25 @@ export class BucketsWriter implements RecordWriter {
   }
 
   async complete(report: MoveReport, adminEver: boolean, call: Call): Promise<void> {
-    const { users, guard } = this.#parts;
+    const { users } = this.#parts;
     const { seq, value } = this.#begun().users;
-    await guard.replace(adminEver, this.#admins, this.#checkMine, call);
+    await this.#replaceGuard(adminEver, call);
     const state = completed(this.#state, this.#run, report);
     await writeState(users, stateRecord(state, this.#id, Math.max(floorOf(value), this.#floor)), seq, call);
   }
 
   async open(adminEver: boolean, call: Call): Promise<void> {
-    const { users, guard, log } = this.#parts;
-    const { seq, value } = this.#begun().users;
-    await guard.replace(adminEver, this.#admins, this.#checkMine, call);
-    const floor = Math.max(floorOf(value), this.#floor);
-    await writeState(users, { ...value, state: "opening", floor }, seq, call);
-    await finishOpening(users, log.buckets.rooms, call);
+    const { users, log } = this.#parts;
+    const { users: before, rooms } = this.#begun();
+    await this.#replaceGuard(adminEver, call);
+    const value = { ...before.value, state: "opening", floor: Math.max(floorOf(before.value), this.#floor) };
+    const seq = await writeState(users, value, before.seq, call);
+    await openBoth(users, log.buckets.rooms, { users: { ...before, value, seq }, rooms }, call);
+  }
+
+  async #replaceGuard(adminEver: boolean, call: Call): Promise<void> {
+    const admins = { adminEver, until: this.#admins, before: this.#guard };
+    this.#guard = await this.#parts.guard.replace(admins, this.#checkMine, call);
   }
 
   async giveBack(call: Call): Promise<void> {

@@ -33,7 +33,11 @@ export interface MigrationReport {
 /** Rounds go on until one is as small, and as short. Then the next one may be in the pause. */
 const SMALL = 64;
 const SHORT_MS = 250;
-/** If others write as fast as this copies, rounds get no smaller. Then the pause takes what is left. */
+/**
+ * If others write as fast as this copies, rounds get no smaller. After so many of that kind the pause takes what is
+ * left.
+ */
+const MAX_VAIN = 3;
 const SMALLER = 0.75;
 
 /**
@@ -121,13 +125,15 @@ class Migration {
       return reportOf({ counts: this.#ledger.counts, digest: this.#ledger.digest(adminEver) }, 0);
     }
     target.work.progress.begin("follow");
-    for (let before = Infinity, isOver = false; !isOver;) {
+    let least = Infinity;
+    for (let vain = 0, isOver = false; !isOver && vain < MAX_VAIN;) {
       const began = performance.now();
       const { size } = names;
       await this.#bring(writer, names);
       target.work.progress.advance(size);
-      isOver = (size <= SMALL && performance.now() - began <= SHORT_MS) || size >= before * SMALLER;
-      before = size;
+      isOver = size <= SMALL && performance.now() - began <= SHORT_MS;
+      if (size >= least * SMALLER) vain++;
+      least = Math.min(least, size);
       names = await this.#changed(feed, new Names());
     }
     return this.#cutOver(feed, writer, floor, names);

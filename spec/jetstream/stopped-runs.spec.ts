@@ -47,7 +47,7 @@ describe("jetstream: runs of migrations that are stopped", function () {
   const places: Readonly<Record<string, (phase: string, subject: string) => boolean>> = {
     ...Object.fromEntries(PHASES.map((each) => [each, (phase: string) => phase === each])),
     "the lanes of a round": (phase, subject) => phase === "follow" && subject.includes(".import."),
-    "the guard of the admins": (phase, subject) => phase === "cut over" && subject === `$KV.${prefix}users.admins`,
+    "the guard of the admins": (phase, subject) => phase === "copy" && subject === `$KV.${prefix}users.admins`,
     "the end of the copy": (phase, subject) => phase === "cut over" && subject === `$KV.${prefix}users.store`,
   };
 

@@ -17,6 +17,8 @@ export interface MigrateSoakOptions {
 
 const opTimeoutMs = 60_000;
 const MEMBERS = 9;
+/** Three write, a user and a room with a member and a key each time: some seventy operations a second. */
+const WRITE_EVERY_MS = 200;
 /** Checks of what was acknowledged. */
 const AT_ONCE = 64;
 
@@ -41,7 +43,7 @@ async function filled(records: number): Promise<string[]> {
 
 async function move(what: string, from: Store, to: Store, log: (line: string) => void): Promise<void> {
   const watching = new Watching({ from, to }, "root", "room-0", "member-0");
-  const writers = new Writers(from, `${what}-`);
+  const writers = new Writers(from, { prefix: `${what}-`, everyMs: WRITE_EVERY_MS, most: Infinity });
   const began = performance.now();
   const onProgress = ({ phase, done }: BulkProgress): void => {
     if (done === 0) log(`${what}: ${phase} after ${((performance.now() - began) / 1000).toFixed(1)} s`);

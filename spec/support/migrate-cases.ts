@@ -98,7 +98,7 @@ async function revisionsOf(store: Store): Promise<string[]> {
 /** A store that was filled is moved while it is used. `prefix`: of what is written meanwhile. */
 export async function movesUnderLoad({ from, to }: Stores, prefix = ""): Promise<void> {
   const watching = new Watching({ from, to });
-  const writers = new Writers(from, prefix);
+  const writers = new Writers(from, { prefix });
   const report = await migrate(from, to, { cutOver: true });
   await Promise.all([writers.end(), watching.end()]);
   expect(watching.yes.from).to.be.greaterThan(0);

@@ -3,6 +3,9 @@
 import { expect } from "chai";
 import { isStoreError, type Store, type StoreError } from "unibus-membership";
 import { errorOf } from "./code-of.js";
+import { pause } from "./wait.js";
+
+const CHECK_EVERY_MS = 2;
 
 export interface Stores {
   readonly from: Store;
@@ -21,7 +24,7 @@ export class Watching {
       while (!this.#isOver) {
         const asked = performance.now();
         if (await check()) this.#said(which, asked);
-        await new Promise((resolve) => setTimeout(resolve, 1));
+        await pause(CHECK_EVERY_MS);
       }
     };
     this.#running = [
@@ -50,10 +53,15 @@ export class Writers {
   readonly acknowledged: ((store: Store) => Promise<void>)[] = [];
   refusals: StoreError[] = [];
   readonly #prefix: string;
+  readonly #everyMs: number;
+  readonly #most: number;
   readonly #running: Promise<unknown>;
 
-  constructor(store: Store, prefix = "") {
+  /** Each of them rests for `everyMs` after each room that it wrote, and writes `most` of them. */
+  constructor(store: Store, { prefix = "", everyMs = 20, most = 300 } = {}) {
     this.#prefix = prefix;
+    this.#everyMs = everyMs;
+    this.#most = most;
     this.#running = Promise.all([0, 1, 2].map((lane) => this.#write(store, lane)));
   }
 
@@ -63,7 +71,7 @@ export class Writers {
   }
 
   async #write(store: Store, lane: number): Promise<void> {
-    for (let i = 0; !this.#isOver; i++) {
+    for (let i = 0; !this.#isOver && i < this.#most; i++) {
       const name = `${this.#prefix}w${String(lane)}-${String(i)}`;
       try {
         await this.#one(store, name, i);
@@ -73,7 +81,7 @@ export class Writers {
         return;
       }
       // So that a migration can come after them.
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await pause(this.#everyMs);
     }
   }
 
