@@ -15,8 +15,18 @@ export interface Sections {
   jetstream?: JetStreamSection;
 }
 
-/** Checks a section, which stands at `path`, and answers how to open what it names. Nothing is opened before. */
-export type SectionCheck = (value: unknown, path: string) => () => Promise<Store>;
+/** A section that was checked. Nothing is opened before it is asked for. */
+export interface Section {
+  readonly open: () => Promise<Store>;
+  /**
+   * Opens what is there, to look at it, also where it was moved away from. Makes nothing, and says nothing to the
+   * section's listeners. `undefined`: nothing is there. `out of reach`: it does not answer.
+   */
+  readonly find: () => Promise<Store | "out of reach" | undefined>;
+}
+
+/** Checks a section, which stands at `path`. */
+export type SectionCheck = (value: unknown, path: string) => Section;
 
 export const backends: Readonly<Record<keyof Sections, SectionCheck>> = {
   sqlite: sqliteSection,

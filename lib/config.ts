@@ -1,6 +1,7 @@
 import * as args from "./arguments.js";
 import { backends } from "./backends.js";
-import type { Sections } from "./backends.js";
+import type { Section, Sections } from "./backends.js";
+import { checkNotEmptied } from "./not-emptied.js";
 import type { Store } from "./store.js";
 
 /** Where an app keeps its store: plain data, so that a config file swaps backends. */
@@ -14,6 +15,10 @@ export interface StoreConfig extends Sections {
  *
  * A connection that is given stays the caller's; one that is made from `connect` is closed with the store. Only the
  * section that is used is opened, but both are checked, so that a mistake shows before the flag is turned.
+ *
+ * A store that holds no user, and never had an admin, takes its first admin from anybody. So with both sections an
+ * empty one is `INCOMPATIBLE`, with `details.notMoved`, if the other one holds users that were not moved to it: see
+ * `migrate`. For this the other one is opened for a moment. Servers that do not answer tell nothing: then it is opened.
  *
  * Rejects with `INVALID_ARGUMENT` and the key's path, as `config.jetstream.replicas`, and with what the backend's own
  * opening rejects with.
@@ -30,15 +35,23 @@ export async function openStore(config: StoreConfig): Promise<Store> {
   const { decentralized = false } = found;
   if (typeof decentralized !== "boolean") throw args.invalid("config.decentralized", "a boolean");
   // Each is read once: what was checked is what is used.
-  const openers = new Map<string, () => Promise<Store>>();
+  const sections = new Map<string, Section>();
   for (const [name, check] of Object.entries(backends))
-    if (found[name] !== undefined) openers.set(name, check(found[name], `config.${name}`));
+    if (found[name] !== undefined) sections.set(name, check(found[name], `config.${name}`));
   const name: keyof Sections = decentralized ? "jetstream" : "sqlite";
-  const open = openers.get(name);
-  if (open === undefined)
+  const section = sections.get(name);
+  if (section === undefined)
     throw args.invalid(
       `config.${name}`,
       `a section, because config.decentralized is ${decentralized ? "true" : "off"}`,
     );
-  return open();
+  const store = await section.open();
+  sections.delete(name);
+  try {
+    for (const [other, { find }] of sections) await checkNotEmptied(store, other, find);
+    return store;
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
 }

@@ -1,9 +1,19 @@
 import { expect } from "chai";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { hasAdmin, isAuthorized, isStoreError, openStore, type StoreConfig } from "unibus-membership";
+import {
+  hasAdmin,
+  isAuthorized,
+  isLocked,
+  isStoreError,
+  migrate,
+  openStore,
+  type StoreConfig,
+} from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { errorOf } from "./support/code-of.js";
 import { natsClients } from "./support/nats-clients.js";
 import { eventually } from "./support/wait.js";
 
@@ -70,13 +80,15 @@ describe("openStore", function () {
     await rm(folder, { recursive: true });
   });
 
-  it("runs one program on either backend, by a config whose flag alone changes", async () => {
-    const config = (): StoreConfig => ({
-      sqlite: { path: join(folder, "swap.db"), opTimeoutMs: 5000 },
-      jetstream: { connect: { servers: server.url }, replicas: 1, prefix: "swap_", opTimeoutMs: 5000 },
-    });
-    expect(await program(config())).to.deep.equal({ backend: "sqlite", transcript: expected });
-    expect(await program({ ...config(), decentralized: true })).to.deep.equal({
+  const both = (name: string): StoreConfig & Required<Pick<StoreConfig, "sqlite" | "jetstream">> => ({
+    sqlite: { path: join(folder, `${name}.db`), opTimeoutMs: 5000 },
+    jetstream: { connect: { servers: server.url }, replicas: 1, prefix: `${name}_`, opTimeoutMs: 5000 },
+  });
+
+  it("runs one program on either backend, and a flag alone swaps them", async () => {
+    const { sqlite, jetstream } = both("swap");
+    expect(await program({ sqlite })).to.deep.equal({ backend: "sqlite", transcript: expected });
+    expect(await program({ decentralized: true, jetstream })).to.deep.equal({
       backend: "jetstream",
       transcript: expected,
     });
@@ -85,11 +97,80 @@ describe("openStore", function () {
       [false, "sqlite"],
       [true, "jetstream"],
     ] as const) {
-      await using store = await openStore({ ...config(), decentralized });
+      await using store = await openStore({ ...both("swap"), decentralized });
       expect(store.backend).to.equal(backend);
       expect((await store.rooms.get("ops")).epoch).to.equal(2);
       expect(await isAuthorized(store, "admin")).to.equal(true);
     }
+  });
+
+  for (const decentralized of [true, false])
+    describe(`with ${decentralized ? "a cluster" : "a file"} that is empty`, () => {
+      const other = decentralized ? "sqlite" : "jetstream";
+      const asked = (name: string): StoreConfig => ({ ...both(name), decentralized });
+      const ofOther = (name: string): StoreConfig => ({
+        decentralized: !decentralized,
+        [other]: both(name)[other],
+      });
+      const ofItself = (name: string): StoreConfig => {
+        const { sqlite, jetstream } = both(name);
+        return decentralized ? { decentralized, jetstream } : { sqlite };
+      };
+
+      it("refuses it while the other one holds users that were not moved, and opens it once they were", async () => {
+        const name = `moved-${other}`;
+        await program(ofOther(name));
+        const refused = await errorOf(openStore(asked(name)));
+        expect(refused.code).to.equal("INCOMPATIBLE");
+        expect(refused.details).to.deep.equal({ notMoved: other });
+        {
+          await using from = await openStore(ofOther(name));
+          await using to = await openStore(ofItself(name));
+          expect(await isAuthorized(from, "admin")).to.equal(true);
+          await migrate(from, to, { cutOver: true });
+        }
+        await using store = await openStore(asked(name));
+        expect(await isAuthorized(store, "admin")).to.equal(true);
+        expect((await errorOf(openStore({ ...both(name), decentralized: !decentralized }))).details).to.have.keys(
+          "movedTo",
+        );
+      });
+
+      it("refuses it where the users were moved elsewhere", async () => {
+        const name = `elsewhere-${other}`;
+        await program(ofOther(name));
+        {
+          await using from = await openStore(ofOther(name));
+          await using there = await openStore({ sqlite: { path: join(folder, `there-${other}.db`) } });
+          await migrate(from, there, { cutOver: true });
+        }
+        expect((await errorOf(openStore(asked(name)))).details).to.deep.equal({ notMoved: other });
+      });
+
+      it("opens it where the other one is not there or empty, and makes nothing", async () => {
+        const name = `fresh-${other}`;
+        await (await openStore(asked(name))).close();
+        const streams = JSON.stringify(await server.monitor("/jsz?streams=1"));
+        expect(streams.includes(`KV_${name}_users`)).to.equal(decentralized);
+        expect(existsSync(join(folder, `${name}.db`))).to.equal(!decentralized);
+        await (await openStore(ofOther(name))).close();
+        await (await openStore(asked(name))).close();
+      });
+    });
+
+  it("refuses an empty cluster while another store has the file open", async () => {
+    await program({ sqlite: both("held").sqlite });
+    await using store = await openStore({ sqlite: both("held").sqlite });
+    expect(await isAuthorized(store, "admin")).to.equal(true);
+    const refused = await errorOf(openStore({ ...both("held"), decentralized: true }));
+    expect(refused.details).to.deep.equal({ notMoved: "sqlite" });
+    expect(isLocked(refused.cause)).to.equal(true);
+  });
+
+  it("opens an empty file where the servers of the other section do not answer", async () => {
+    const { sqlite } = both("alone");
+    await using store = await openStore({ sqlite, jetstream: { connect: { servers: "127.0.0.1:1" } } });
+    expect(store.backend).to.equal("sqlite");
   });
 
   it("takes what came from JSON", async () => {

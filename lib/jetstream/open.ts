@@ -189,6 +189,17 @@ export function openingCall(input: JetStreamInput): Call {
   return new Call({ timeoutMs: undefined, signal: input.signal }, input.opTimeoutMs * MANY, "read");
 }
 
+/** Whether there are buckets of this prefix. Makes none. */
+export async function isThere(connection: NatsConnection, prefix: string, call: Call): Promise<boolean> {
+  const { headers } = await import("nats");
+  const client = new JetStreamClient(connection, headers);
+  try {
+    return (await call.run(() => streamState(client, `${prefix}users`, call))) !== undefined;
+  } finally {
+    await client.close();
+  }
+}
+
 /** Opens with arguments that were checked. `whenClosed` ends what the store owns beyond itself. */
 export async function openOn(
   connection: NatsConnection,

@@ -2,10 +2,18 @@
 import type * as nats from "nats";
 import * as args from "../arguments.js";
 import type { Call } from "../call.js";
-import { StoreError } from "../errors.js";
+import { StoreError, isTimeout, isUnavailable } from "../errors.js";
 import type { Replicas, Store } from "../store.js";
 import type { NatsConnection } from "./nats-connection.js";
-import { JETSTREAM_OPTIONS, connectionInput, jetStreamInput, openOn, openingCall, replicasInput } from "./open.js";
+import {
+  JETSTREAM_OPTIONS,
+  connectionInput,
+  isThere,
+  jetStreamInput,
+  openOn,
+  openingCall,
+  replicasInput,
+} from "./open.js";
 import type { JetStreamOptions } from "./open.js";
 import { RetryLoop } from "./retry-loop.js";
 
@@ -160,17 +168,21 @@ const JETSTREAM_NAMES = [...JETSTREAM_OPTIONS, "replicas", "connection", "connec
 
 type Section = Readonly<Record<string, unknown>>;
 
-async function openConfigured(section: Section, path: string): Promise<Store> {
-  const input = jetStreamInput(section, path);
-  const replicas = replicasInput(section["replicas"], `${path}.replicas`);
+type WhenClosed = () => Promise<void>;
+
+/** Uses the section's connection. One that is made from `connect` is closed if `use` rejects, or by `whenClosed`. */
+async function connected<T>(
+  section: Section,
+  path: string,
+  call: Call,
+  use: (nc: NatsConnection, whenClosed?: WhenClosed) => Promise<T>,
+): Promise<T> {
   const { connection, connect } = section;
   if (connection !== undefined && connect !== undefined)
     throw args.invalid(`${path}.connect`, "either connection or connect, not both");
-  if (connection !== undefined) return openOn(connectionInput(connection, `${path}.connection`), replicas, input);
+  if (connection !== undefined) return use(connectionInput(connection, `${path}.connection`));
   if (connect === undefined) throw args.invalid(`${path}.connect`, "connection or connect");
-  const options = connect as Section;
-  const call = openingCall(input);
-  const connecting = connectTo(options, call);
+  const connecting = connectTo(connect as Section, call);
   let nc: Awaited<typeof connecting>;
   try {
     nc = await call.run(() => connecting);
@@ -180,11 +192,31 @@ async function openConfigured(section: Section, path: string): Promise<Store> {
     throw error;
   }
   try {
-    return await openOn(nc, replicas, input, call, () => nc.close());
+    return await use(nc, () => nc.close());
   } catch (error) {
     await nc.close();
     throw error;
   }
+}
+
+async function openConfigured(section: Section, path: string): Promise<Store> {
+  const input = jetStreamInput(section, path);
+  const replicas = replicasInput(section["replicas"], `${path}.replicas`);
+  const call = openingCall(input);
+  return connected(section, path, call, (nc, whenClosed) => openOn(nc, replicas, input, call, whenClosed));
+}
+
+async function findConfigured(section: Section, path: string): Promise<Store | undefined> {
+  const input = jetStreamInput(section, path);
+  const call = openingCall(input);
+  return connected(section, path, call, async (nc, whenClosed) => {
+    if (await isThere(nc, input.prefix, call)) {
+      const quiet = { ...input, reopenMoved: true, onOpening: undefined, onRollout: undefined };
+      return openOn(nc, undefined, quiet, call, whenClosed);
+    }
+    await whenClosed?.();
+    return undefined;
+  });
 }
 
 type Nats = typeof nats;
@@ -272,12 +304,22 @@ function checkOneLogin(connect: Section, path: string): void {
 }
 
 /** Checks the section, and answers how to open what it names. */
-export function jetStreamSection(value: unknown, path: string): () => Promise<Store> {
-  const section = args.fields(value, path, JETSTREAM_NAMES);
+export function jetStreamSection(value: unknown, path: string) {
+  let section: Section = args.fields(value, path, JETSTREAM_NAMES);
   jetStreamInput(section, path);
   replicasInput(section["replicas"], `${path}.replicas`);
-  if (section["connect"] === undefined) return () => openConfigured(section, path);
-  const connect = checkedTable(section["connect"], CONNECT, `${path}.connect`);
-  checkOneLogin(connect, `${path}.connect`);
-  return () => openConfigured({ ...section, connect }, path);
+  if (section["connect"] !== undefined) {
+    const connect = checkedTable(section["connect"], CONNECT, `${path}.connect`);
+    checkOneLogin(connect, `${path}.connect`);
+    section = { ...section, connect };
+  }
+  const find = async (): Promise<Store | "out of reach" | undefined> => {
+    try {
+      return await findConfigured(section, path);
+    } catch (error) {
+      if (isUnavailable(error) || isTimeout(error)) return "out of reach";
+      throw error;
+    }
+  };
+  return { open: () => openConfigured(section, path), find };
 }
