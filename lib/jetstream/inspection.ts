@@ -338,7 +338,7 @@ class BucketsInspector implements Inspector {
 
   async read(call: Call): Promise<RecordReader> {
     if (this.#isUnfit) return NOTHING;
-    const { client, users, log, guard } = this.#parts;
+    const { client, userPages, log, guard } = this.#parts;
     const isAdminEver = (): Promise<boolean> => (this.#isGuardDamaged ? Promise.resolve(true) : guard.adminEver(call));
     const facts = await readerFacts(this.#parts, client, isAdminEver, call);
     // A staged change is nothing without the guard.
@@ -346,11 +346,9 @@ class BucketsInspector implements Inspector {
       !this.#badUsers.has(key) && !(this.#isGuardDamaged && value["stage"] !== undefined);
     const readable = {
       ...this.#parts,
-      users: {
-        scans: {
-          page: (...[after, limit, isListed, own]: Parameters<typeof users.scans.page>) =>
-            users.scans.page(after, limit, (entry) => isListed(entry) && isReadable(entry), own),
-        },
+      userPages: {
+        page: (...[after, limit, isListed, own]: Parameters<typeof userPages.page>) =>
+          userPages.page(after, limit, (entry) => isListed(entry) && isReadable(entry), own),
       },
       index: new SoundRooms(log.buckets, this.#badRooms),
     };

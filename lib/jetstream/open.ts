@@ -51,6 +51,7 @@ import type { BucketName } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
 import { Sweep } from "./sweep.js";
 import { UserCache, stateOf, type UserState } from "./user-cache.js";
+import { UserPages } from "./user-pages.js";
 import { UserViews } from "./user-views.js";
 import { JetStreamUsers } from "./users.js";
 import { ServerVersions } from "./versions.js";
@@ -253,6 +254,7 @@ interface Parts {
   readonly users: ProvedBucket<"users", UserState>;
   readonly userCache: UserCache;
   readonly userViews: UserViews;
+  readonly userPages: UserPages;
   readonly guard: AdminGuard;
   readonly index: RoomIndex;
   readonly log: RoomLog;
@@ -303,6 +305,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     users: bucket.users,
     userCache,
     userViews,
+    userPages: new UserPages(bucket.users),
     guard: new AdminGuard(bucket.users, userViews),
     index,
     log: new RoomLog(records),
@@ -468,7 +471,7 @@ function driverOf(
   { maxStalenessMs, opTimeoutMs, prefix }: JetStreamInput,
   close: () => Promise<void>,
 ): Driver {
-  const { client, log, members, memberships, index, users, userCache, userViews, guard } = parts;
+  const { client, log, members, memberships, index, users, userCache, userViews, userPages, guard } = parts;
   const lifecycle = new RoomLifecycle(log, index);
   const checks = new JetStreamChecks(users, userCache, members, maxStalenessMs);
   return {
@@ -476,11 +479,11 @@ function driverOf(
     rooms: new JetStreamRooms(log, lifecycle, members, memberships, index),
     members: new JetStreamMembers(log, members, new RosterCopies(log, members), memberships),
     roomKeys: new JetStreamRoomKeys(log, members),
-    users: new JetStreamUsers(users, userViews, guard),
+    users: new JetStreamUsers(users, userViews, guard, userPages),
     checks,
-    ...records({ users, userViews, guard, log, members, index, lifecycle }, client, prefix),
+    ...records({ users, userViews, userPages, guard, log, members, index, lifecycle }, client, prefix),
     inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
-    changes: changes({ users, userViews, log, members, index }),
+    changes: changes({ users, userViews, userPages, log, members, index }),
     grants: grants({ users, checks, log, members }),
     close,
   };

@@ -30,7 +30,7 @@ import type { RoomLog } from "./room-log.js";
 import { holderOf } from "./room-members.js";
 import type { RoomMembers, Roster } from "./room-members.js";
 import type { MemberRow, RoomRecord } from "./room-record.js";
-import type { Scans } from "./scans.js";
+import type { UserPages } from "./user-pages.js";
 import { readUser, type UserRow } from "./user-record.js";
 import type { UserViews } from "./user-views.js";
 
@@ -42,7 +42,7 @@ const AT_ONCE = 512;
 
 /** What whole records are read from. */
 export interface Readable {
-  readonly users: { readonly scans: Pick<Scans<"users">, "page"> };
+  readonly userPages: Pick<UserPages, "page">;
   readonly userViews: UserViews;
   readonly log: RoomLog;
   readonly members: RoomMembers;
@@ -107,7 +107,7 @@ export class BucketsReader implements RecordReader {
 
   async #nextUsers(after: Seq<"users">, call: Call): Promise<StoredRecord[]> {
     const isUser = ({ key }: Entry<"users">): boolean => parseUser(key) !== undefined;
-    const { entries, next } = await this.#from.users.scans.page(after, USERS, isUser, call);
+    const { entries, next } = await this.#from.userPages.page(after, USERS, isUser, call);
     const found: StoredRecord[] = [];
     for (const entry of entries) {
       const { record } = readUser(entry);

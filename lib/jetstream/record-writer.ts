@@ -42,10 +42,10 @@ import type { RoomIndex } from "./room-index.js";
 import { IMPORTED } from "./leftovers.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
-import type { PageOfRecords } from "./scans.js";
 import { latest, type Seq } from "./seq.js";
 import { STATE, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
+import type { PageOfUsers } from "./user-pages.js";
 import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
@@ -188,10 +188,10 @@ export class BucketsWriter implements RecordWriter {
   };
 
   async #isEmpty(call: Call): Promise<boolean> {
-    const { users, userViews, guard, index } = this.#parts;
+    const { userPages, userViews, guard, index } = this.#parts;
     if (await guard.adminEver(call)) return false;
     for (let after: Seq<"users"> | undefined = 0; after !== undefined;) {
-      const page: PageOfRecords<"users"> = await users.scans.page(after, USERS, isThere, call);
+      const page: PageOfUsers = await userPages.page(after, USERS, isThere, call);
       for (const { key } of page.entries)
         if ((await userViews.read(parseUser(key) ?? "", true, "certain", call)).user !== undefined) return false;
       after = page.next;
@@ -209,8 +209,8 @@ export class BucketsWriter implements RecordWriter {
 
   /** A record of `users` stays for ever. It says then that there is nobody. */
   async #clearUsers(after: Seq<"users">, call: Call): Promise<Seq<"users"> | undefined> {
-    const { users } = this.#parts;
-    const { entries, next } = await users.scans.page(after, USERS, isThere, call);
+    const { users, userPages } = this.#parts;
+    const { entries, next } = await userPages.page(after, USERS, isThere, call);
     await this.#checkMine(call);
     await joinAll(
       entries.map(async (entry) => {

@@ -6,27 +6,18 @@ import { complete, whole } from "./answers.js";
 import type { Bucket } from "./bucket.js";
 import { decode, intact, type Entry } from "./entry.js";
 import { unavailable } from "./failures.js";
-import { joinAll } from "./join.js";
-import { EVERYTHING, type Filter, type Key } from "./keys.js";
+import type { Filter, Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";
 import { RetryLoop } from "./retry-loop.js";
 import { later, type BucketName, type Seq } from "./seq.js";
 
 /** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
 const PAGE_BYTES = 4 * 1024 * 1024;
-const MAX_PAGE = 512;
+export const MAX_PAGE = 512;
 
 export interface Portion<B extends BucketName> {
   readonly entries: readonly Entry<B>[];
   readonly isEnd: boolean;
-}
-
-export interface PageOfRecords<B extends BucketName> {
-  readonly entries: readonly Entry<B>[];
-  /** Where the next page goes on, if there may be one. */
-  readonly next: Seq<B> | undefined;
-  /** The moment as of which the page is, or an earlier one. */
-  readonly end: Seq<B>;
 }
 
 export interface ScanOptions<B extends BucketName> {
@@ -109,50 +100,6 @@ export class Scans<B extends BucketName> {
       return "stop";
     });
     return { entries: [...found.values()], isEnd };
-  }
-
-  /** The records after a sequence that `isListed` takes: each once, and as it stands at a moment after this call. */
-  async page(
-    after: Seq<B>,
-    limit: number,
-    isListed: (entry: Entry<B>) => boolean,
-    call: Call,
-  ): Promise<PageOfRecords<B>> {
-    const found = new Map<Key<B>, Entry<B>>();
-    let end: Seq<B> = 0;
-    let answers = 0;
-    const options = {
-      from: after + 1,
-      page: Math.min(limit + 2, MAX_PAGE),
-      end: async () => (end = await this.#bucket.readIndex(call)),
-      answered: () => answers++,
-    };
-    // Of all keys: then the barrier is among them, and ends the scan.
-    await this.scan(EVERYTHING, call, options, (entry) => {
-      // A record that is met again was changed meanwhile, or came from a replica that was behind at first.
-      found.delete(entry.key);
-      if (isListed(entry)) found.set(entry.key, entry);
-      return found.size < limit ? "go on" : "stop";
-    });
-    const entries = [...found.values()];
-    const last = entries.at(-1);
-    const isWhole = entries.length < limit;
-    // There were several answers. A later one can come from a replica that lacks the newer state of a record in an
-    // earlier one.
-    if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, end };
-    // A scan that was stopped did not come to its end. Only that would have shown that no replica was behind.
-    const now = await joinAll(
-      entries.map(
-        async ({ key }) =>
-          (await this.#bucket.reads.read([key], end, call)).get(key) ??
-          (await this.#bucket.readLinearizable(key, call)).entry,
-      ),
-    );
-    return {
-      entries: now.filter((entry): entry is Entry<B> => entry !== undefined && isListed(entry)),
-      next: isWhole ? undefined : last.seq,
-      end,
-    };
   }
 
   /**

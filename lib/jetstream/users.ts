@@ -15,6 +15,7 @@ import { keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { seqIn } from "./seq.js";
 import type { UserState } from "./user-cache.js";
+import type { UserPages } from "./user-pages.js";
 import { factsOf, readGuard, readUser, toFollow, toUser, type Guard, type UserRow } from "./user-record.js";
 import type { UserView, UserViews } from "./user-views.js";
 import { NO_WRITES, type WriteHistory } from "./write-history.js";
@@ -26,11 +27,13 @@ export class JetStreamUsers implements UsersDriver {
   readonly #bucket: ProvedBucket<"users", UserState>;
   readonly #views: UserViews;
   readonly #guard: AdminGuard;
+  readonly #pages: UserPages;
 
-  constructor(bucket: ProvedBucket<"users", UserState>, views: UserViews, guard: AdminGuard) {
+  constructor(bucket: ProvedBucket<"users", UserState>, views: UserViews, guard: AdminGuard, pages: UserPages) {
     this.#bucket = bucket;
     this.#views = views;
     this.#guard = guard;
+    this.#pages = pages;
   }
 
   async get(key: string, call: Call): Promise<User> {
@@ -107,7 +110,7 @@ export class JetStreamUsers implements UsersDriver {
   async list(page: PageInput, call: Call): Promise<Page<User>> {
     const isUser = ({ key }: Entry<"users">): boolean => parseUser(key) !== undefined;
     const after = seqIn("users", cursor(page.after));
-    const { entries, next } = await this.#bucket.scans.page(after, page.limit, isUser, call);
+    const { entries, next } = await this.#pages.page(after, page.limit, isUser, call);
     const items: User[] = [];
     for (const entry of entries) {
       const key = parseUser(entry.key);

@@ -109,7 +109,7 @@ function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): bo
     case "member":
       return out === "NOT_FOUND";
     case "listed":
-      return !FAILURES.has(out) && !(listsMiss && out === "absent");
+      return !FAILURES.has(out);
     case "indexed":
       return !FAILURES.has(out) && !(listsMiss && out === "out");
     case "inRooms":
@@ -146,7 +146,7 @@ export interface Disaster {
 
 export interface OracleOptions {
   readonly disaster: Disaster | undefined;
-  /** Lists of a replica in the middle of a snapshot may miss records: docs/protocol.md, N9. */
+  /** Lists of an endpoint's rooms may miss one, in a replica in the middle of a snapshot: docs/protocol.md, N9. */
   readonly listsMiss: boolean;
 }
 

@@ -234,6 +234,17 @@ const ofSnapshots: Mutant = {
   chance: true,
 };
 
+/** Only a replica in the middle of a snapshot has dropped a record, and not what superseded it. */
+const ofHoles: Mutant = {
+  name: "simulated: a list of users without what changed meanwhile",
+  file: "lib/jetstream/user-pages.ts",
+  find: "if (missed.length === 0) return scanned;",
+  replace: "return scanned;",
+  breaks: "A list of users misses nobody who is there throughout.",
+  killedBy: { ...bySimulation, with: "snapshots" },
+  chance: true,
+};
+
 /** Of what the room's head tells too, no row is needed. */
 const ofBuriedRows: readonly Change[] = [
   {
@@ -333,6 +344,7 @@ export const simulationMutants: readonly Mutant[] = [
   ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
   ...ofOvertakes.map((change): Mutant => ({ ...change, killedBy: byOvertaking, chance: true })),
   ofSnapshots,
+  ofHoles,
   ...ofBuriedRows.map((change): Mutant => ({ ...change, killedBy: { ...bySimulation, with: "buried" }, chance: true })),
   ofRestores,
 ];
