@@ -8,7 +8,7 @@ import { Call } from "./call.js";
 import { isStoreError } from "./errors.js";
 import { isActive } from "./rules.js";
 import type { UserFacts } from "./rules.js";
-import type { CheckOptions, Decision, Denial, Store, User } from "./store.js";
+import type { CheckOptions, Decision, Denial, Proof, Store, User } from "./store.js";
 
 /**
  * The property that holds a store's `opTimeoutMs`. Every copy of the library in a process reads it: the ES modules, the
@@ -58,11 +58,14 @@ export function factsOf(user: User): UserFacts {
   return { role: user.role, status: user.status, expiresAt: user.expiresAt?.getTime() };
 }
 
+const proved = <D extends Decision>(decision: D, proof: Proof | undefined): D =>
+  proof === undefined ? decision : { ...decision, proof };
+
 /** The decision that a user record proves at `now`, in milliseconds since 1970. */
-export function decide(user: User | undefined, now: number): Decision {
-  if (user === undefined) return denied("unknown");
-  if (isActive(factsOf(user), now)) return { allowed: true, reason: "active", user };
-  return denied(user.status === "active" ? "expired" : "revoked");
+export function decide(user: User | undefined, now: number, proof?: Proof): Decision {
+  if (user === undefined) return proved({ allowed: false, reason: "unknown" }, proof);
+  if (isActive(factsOf(user), now)) return proved({ allowed: true, reason: "active", user }, proof);
+  return proved({ allowed: false, reason: user.status === "active" ? "expired" : "revoked" }, proof);
 }
 
 /** Why nothing could be proved. What is not known to be harmless is `unavailable`. */

@@ -29,9 +29,10 @@ import type {
   UserInput,
 } from "./arguments.js";
 import type { Found } from "./findings.js";
+import type { Moment } from "./moment.js";
 import type { MoveRun, MoveReport, MoveState, StepName, StoreIdentity } from "./moves.js";
 import type { UserFacts } from "./rules.js";
-import type { Member, Page, Room, RoomKey, User } from "./store.js";
+import type { Member, Page, Proof, Room, RoomKey, User } from "./store.js";
 
 export interface Driver {
   /** The name of the backend, which is `Store.backend`. */
@@ -85,6 +86,8 @@ export interface SyncCheckReads {
    * believed. So it is never a guess.
    */
   isCurrent(now: number): boolean;
+  /** What an answer of just now rests on, of a check that began then. */
+  proof(began: Moment): Proof;
   /**
    * Makes sure of the memory, and resolves when it is current again. Rejects if it is not, or if that cannot be told.
    */
@@ -94,21 +97,22 @@ export interface SyncCheckReads {
 /** For a backend that has to ask others. */
 export interface AsyncCheckReads {
   readonly synchronous: false;
+  // `note`: what the answer rests on is put there, where there is a record.
   /**
    * The user as it stood at some instant after the call began, as a fresh record. `undefined`: there is no such user.
    */
-  user(key: string, call: Call): Promise<User | undefined>;
+  user(key: string, call: Call, note?: ProofNote): Promise<User | undefined>;
   /** What the rules need to know of the same user, as fresh. It can cost less than the record. */
-  facts(key: string, call: Call): Promise<UserFacts | undefined>;
+  facts(key: string, call: Call, note?: ProofNote): Promise<UserFacts | undefined>;
   /**
    * Whether the endpoint had joined the room at some instant after the call began. No such room or member is `false`.
    */
-  joined(roomId: string, endpoint: string, call: Call): Promise<boolean>;
+  joined(roomId: string, endpoint: string, call: Call, note?: ProofNote): Promise<boolean>;
   /**
    * Whether an active admin exists, as fresh. `now` is asked once the answer is there, because waiting takes time. It
    * costs the same however many users there are.
    */
-  admin(now: () => number, call: Call): Promise<boolean>;
+  admin(now: () => number, call: Call, note?: ProofNote): Promise<boolean>;
   /** The `maxStalenessMs` of a check that does not say (17). 0: every check is proved after it began. */
   readonly maxStalenessMs: number;
   /**
@@ -116,11 +120,18 @@ export interface AsyncCheckReads {
    * ago, by either clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell.
    * It throws where `facts` would reject.
    */
-  recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined;
+  recentFacts(key: string, maxStalenessMs: number, note?: ProofNote): UserFacts | undefined;
   /** The same of whether an active admin exists at `now`. */
-  recentAdmin(now: number, maxStalenessMs: number): boolean | undefined;
+  recentAdmin(now: number, maxStalenessMs: number, note?: ProofNote): boolean | undefined;
   /** The same of whether the endpoint has joined the room. */
-  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined;
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined;
+}
+
+/** Of whoever wants to know what an answer rests on. The driver puts that in before it answers. */
+export interface ProofNote {
+  /** When the check began. */
+  readonly began: Moment;
+  proof?: Proof;
 }
 
 export interface RoomsDriver {

@@ -20,6 +20,7 @@ export { inspect } from "./inspect/inspect.js";
 export type { InspectOptions, Inspection } from "./inspect/inspect.js";
 export type { Finding, FindingCode } from "./findings.js";
 export type { BulkOptions, BulkProgress, Counts } from "./transfer/options.js";
+export type { DecisionMessage, EventMessage, OperationMessage } from "./diagnostics.js";
 export { SessionEnded } from "./sessions/session-ended.js";
 export { hasAdmin, isAdmin, isAuthorized, isMember } from "./authorization.js";
 export {
@@ -43,8 +44,11 @@ export type {
   CommonOptions,
   Decision,
   Denial,
+  JetStreamProof,
+  LogPlace,
   Member,
   Members,
+  MemoryProof,
   NewMember,
   NewRoom,
   NewUser,
@@ -52,6 +56,7 @@ export type {
   Page,
   PageRequest,
   Precondition,
+  Proof,
   RekeyOptions,
   Replicas,
   Room,
@@ -61,6 +66,7 @@ export type {
   Rooms,
   Session,
   SessionOptions,
+  SqliteProof,
   Store,
   StoreEvent,
   User,

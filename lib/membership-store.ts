@@ -14,6 +14,7 @@ import type {
   InspectionDriver,
   MembersDriver,
   MovingDriver,
+  ProofNote,
   RecordReader,
   RecordsDriver,
   RoomKeysDriver,
@@ -22,6 +23,8 @@ import type {
   UsersDriver,
 } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
+import { decisions, traced, type DecisionMessage } from "./diagnostics.js";
+import { moment, msSince, type Moment } from "./moment.js";
 import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
 import type { UserFacts } from "./rules.js";
 import { isAborted } from "./signal.js";
@@ -42,6 +45,7 @@ import type {
   WatchOptions,
 } from "./store.js";
 import { SessionHub, disposable } from "./sessions/hub.js";
+import { ToldChecks } from "./told-checks.js";
 import { WatchHub } from "./watch/hub.js";
 
 /** Lists and rekey touch many records. */
@@ -88,6 +92,7 @@ export class MembershipStore extends OwnStore implements Store {
   readonly #feeds = new Set<ChangeFeed>();
   readonly #watches: WatchHub;
   readonly #sessions: SessionHub;
+  readonly #told: ToldChecks;
   #closing: Promise<void> | undefined;
 
   static {
@@ -108,13 +113,20 @@ export class MembershipStore extends OwnStore implements Store {
     this.users = this.#usersOf(driver.users);
 
     this.#watches = new WatchHub({
+      backend: driver.backend,
       driver,
-      step: (work) => this.#call("read", this.#manyMs, () => [args.callOptions(undefined), work]),
+      step: (work) => this.#call(undefined, "read", this.#manyMs, () => [args.callOptions(undefined), work]),
     });
     this.#sessions = new SessionHub({
       grants: driver.grants,
       opTimeoutMs,
-      step: (timeoutMs, work) => this.#call("read", timeoutMs, () => [args.callOptions(undefined), work]),
+      step: (timeoutMs, work) => this.#call(undefined, "read", timeoutMs, () => [args.callOptions(undefined), work]),
+    });
+    this.#told = new ToldChecks({
+      backend: driver.backend,
+      checks: driver.checks,
+      isClosed: () => this.#closing !== undefined,
+      decided: (bounds, ask, fallback) => this.#decided(bounds, ask, fallback),
     });
 
     // The functions over any store rely on these methods. So nobody may replace them.
@@ -126,36 +138,36 @@ export class MembershipStore extends OwnStore implements Store {
     const many = this.#manyMs;
     return Object.freeze<Rooms>({
       create: (room, options) =>
-        this.#call("write", one, () => {
+        this.#call("rooms.create", "write", one, () => {
           const bounds = args.callOptions(options);
           const input = args.newRoom(room);
           checkCreate(input);
           return [bounds, (call) => rooms.create(input, call)];
         }),
       get: (id, options) =>
-        this.#call("read", one, () => {
+        this.#call("rooms.get", "read", one, () => {
           const roomId = args.id(id, "id");
           return [args.callOptions(options), (call) => rooms.get(roomId, call)];
         }),
       update: (id, change, options) =>
-        this.#call("write", one, () => {
+        this.#call("rooms.update", "write", one, () => {
           const roomId = args.id(id, "id");
           const input = args.roomChange(change);
           const bounds = args.conditional(options);
           return [bounds, (call) => rooms.update(roomId, input, bounds.ifRevision, call)];
         }),
       delete: (id, options) =>
-        this.#call("write", one, () => {
+        this.#call("rooms.delete", "write", one, () => {
           const roomId = args.id(id, "id");
           return [args.callOptions(options), (call) => rooms.delete(roomId, call)];
         }),
       list: (page, options) =>
-        this.#call("read", many, () => {
+        this.#call("rooms.list", "read", many, () => {
           const input = args.pageRequest(page);
           return [args.callOptions(options), (call) => rooms.list(input, call)];
         }),
       listForEndpoint: (endpoint, options) =>
-        this.#call("read", many, () => {
+        this.#call("rooms.listForEndpoint", "read", many, () => {
           const member = args.id(endpoint, "endpoint");
           return [args.callOptions(options), (call) => rooms.listForEndpoint(member, call)];
         }),
@@ -167,24 +179,24 @@ export class MembershipStore extends OwnStore implements Store {
     const many = this.#manyMs;
     return Object.freeze<Members>({
       add: (roomId, member, options) =>
-        this.#call("write", one, () => {
+        this.#call("members.add", "write", one, () => {
           const room = args.id(roomId, "roomId");
           const input = args.newMember(member);
           return [args.callOptions(options), (call) => members.add(room, input, call)];
         }),
       get: (roomId, endpoint, options) =>
-        this.#ofMember("read", roomId, endpoint, options, (...a) => members.get(...a)),
+        this.#ofMember("members.get", "read", roomId, endpoint, options, (...a) => members.get(...a)),
       join: (roomId, endpoint, options) =>
-        this.#ofMember("write", roomId, endpoint, options, (...a) => members.join(...a)),
+        this.#ofMember("members.join", "write", roomId, endpoint, options, (...a) => members.join(...a)),
       remove: (roomId, endpoint, options) =>
-        this.#ofMember("write", roomId, endpoint, options, (...a) => members.remove(...a)),
+        this.#ofMember("members.remove", "write", roomId, endpoint, options, (...a) => members.remove(...a)),
       list: (roomId, options) =>
-        this.#call("read", many, () => {
+        this.#call("members.list", "read", many, () => {
           const room = args.id(roomId, "roomId");
           return [args.callOptions(options), (call) => members.list(room, call)];
         }),
       listForEndpoint: (endpoint, options) =>
-        this.#call("read", many, () => {
+        this.#call("members.listForEndpoint", "read", many, () => {
           const member = args.id(endpoint, "endpoint");
           return [args.callOptions(options), (call) => members.listForEndpoint(member, call)];
         }),
@@ -196,7 +208,7 @@ export class MembershipStore extends OwnStore implements Store {
     const many = this.#manyMs;
     return Object.freeze<RoomKeys>({
       put: (roomId, endpoint, epoch, sealed, options) =>
-        this.#call("write", one, () => {
+        this.#call("roomKeys.put", "write", one, () => {
           const room = args.id(roomId, "roomId");
           const member = args.id(endpoint, "endpoint");
           const number = args.epoch(epoch, "epoch");
@@ -204,20 +216,20 @@ export class MembershipStore extends OwnStore implements Store {
           return [args.callOptions(options), (call) => roomKeys.put(room, member, number, key, call)];
         }),
       get: (roomId, endpoint, epoch, options) =>
-        this.#call("read", one, () => {
+        this.#call("roomKeys.get", "read", one, () => {
           const room = args.id(roomId, "roomId");
           const member = args.id(endpoint, "endpoint");
           const number = epoch === undefined ? undefined : args.epoch(epoch, "epoch");
           return [args.callOptions(options), (call) => roomKeys.get(room, member, number, call)];
         }),
       list: (roomId, endpoint, options) =>
-        this.#call("read", many, () => {
+        this.#call("roomKeys.list", "read", many, () => {
           const room = args.id(roomId, "roomId");
           const member = args.id(endpoint, "endpoint");
           return [args.callOptions(options), (call) => roomKeys.list(room, member, call)];
         }),
       rekey: (roomId, sealed, options) =>
-        this.#call("write", many, () => {
+        this.#call("roomKeys.rekey", "write", many, () => {
           const room = args.id(roomId, "roomId");
           const keys = args.sealedKeys(sealed);
           const bounds = args.rekeyOptions(options);
@@ -231,27 +243,28 @@ export class MembershipStore extends OwnStore implements Store {
     const many = this.#manyMs;
     return Object.freeze<Users>({
       add: (user, options) =>
-        this.#call("write", one, () => {
+        this.#call("users.add", "write", one, () => {
           const input = args.newUser(user);
           return [args.callOptions(options), (call) => users.add(input, call)];
         }),
       addFirstAdmin: (user, options) =>
-        this.#call("write", one, () => {
+        this.#call("users.addFirstAdmin", "write", one, () => {
           const input = args.firstAdmin(user);
           return [args.callOptions(options), (call) => users.addFirstAdmin(input, call)];
         }),
-      get: (key, options) => this.#ofUser("read", key, options, (...a) => users.get(...a)),
+      get: (key, options) => this.#ofUser("users.get", "read", key, options, (...a) => users.get(...a)),
       update: (key, change, options) =>
-        this.#call("write", one, () => {
+        this.#call("users.update", "write", one, () => {
           const folded = args.signKey(key, "key");
           const input = args.userChange(change);
           const bounds = args.conditional(options);
           return [bounds, (call) => users.update(folded, input, bounds.ifRevision, call)];
         }),
-      revoke: (key, options) => this.#ofUser("write", key, options, (...a) => users.revoke(...a)),
-      reinstate: (key, options) => this.#ofUser("write", key, options, (...a) => users.reinstate(...a)),
+      revoke: (key, options) => this.#ofUser("users.revoke", "write", key, options, (...a) => users.revoke(...a)),
+      reinstate: (key, options) =>
+        this.#ofUser("users.reinstate", "write", key, options, (...a) => users.reinstate(...a)),
       list: (page, options) =>
-        this.#call("read", many, () => {
+        this.#call("users.list", "read", many, () => {
           const input = args.pageRequest(page);
           return [args.callOptions(options), (call) => users.list(input, call)];
         }),
@@ -259,39 +272,60 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   authorize(key: string, options?: CheckOptions): Promise<Decision> {
-    const { checks } = this.#driver;
+    const isHeard = decisions.hasSubscribers;
+    const note: ProofNote = { began: moment() };
     let bounds: Bounds;
-    let folded: string;
-    try {
-      if (this.#closing !== undefined) return Promise.resolve(denied("closed"));
-      bounds = args.checkOptions(options);
-      folded = args.signKey(key, "key");
-    } catch (error) {
-      return Promise.resolve(denied("malformed", error));
-    }
-    if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
-    if (checks.synchronous) {
+    let folded: string | undefined;
+    const answer = ((): Promise<Decision> => {
       try {
-        const now = Date.now();
-        const decision = decide(checks.user(folded), now);
-        if (checks.isCurrent(now)) return Promise.resolve(decision);
+        if (this.#closing !== undefined) return Promise.resolve(denied("closed"));
+        bounds = args.checkOptions(options);
+        folded = args.signKey(key, "key");
       } catch (error) {
-        return Promise.resolve(denialOf(error, false));
+        return Promise.resolve(denied("malformed", error));
       }
-      return this.#decided(bounds, () => renewed(checks, (now) => decide(checks.user(folded), now)), denialOf);
+      return this.#authorize(folded, bounds, note);
+    })();
+    if (!isHeard) return answer;
+    const { backend } = this;
+    return answer.then((decision) => {
+      told("authorize", backend, folded, decision, note.began);
+      return decision;
+    });
+  }
+
+  #authorize(key: string, bounds: Bounds, note: ProofNote): Promise<Decision> {
+    const { checks } = this.#driver;
+    if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
+    if (!checks.synchronous)
+      return this.#decided<Decision>(
+        bounds,
+        async (call) => decide(await checks.user(key, call, note), Date.now(), note.proof),
+        denialOf,
+      );
+    const decideBy = (now: number): Decision => decide(checks.user(key), now, checks.proof(note.began));
+    try {
+      const now = Date.now();
+      const decision = decideBy(now);
+      if (checks.isCurrent(now)) return Promise.resolve(decision);
+    } catch (error) {
+      return Promise.resolve(denialOf(error, false));
     }
-    return this.#decided(bounds, async (call) => decide(await checks.user(folded, call), Date.now()), denialOf);
+    return this.#decided(bounds, () => renewed(checks, decideBy), denialOf);
   }
 
   isAuthorized(key: string, options?: CheckOptions): Promise<boolean> {
+    if (decisions.hasSubscribers) return this.#told.user("isAuthorized", key, options);
     return this.#passes(key, options, isActive);
   }
 
   isAdmin(key: string, options?: CheckOptions): Promise<boolean> {
+    if (decisions.hasSubscribers) return this.#told.user("isAdmin", key, options);
     return this.#passes(key, options, isActiveAdmin);
   }
 
   isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean> {
+    if (decisions.hasSubscribers) return this.#told.member(roomId, endpoint, options);
     const { checks } = this.#driver;
     return this.#check(options, (maxStalenessMs) => {
       if (checks.synchronous) {
@@ -307,6 +341,7 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   hasAdmin(options?: CheckOptions): Promise<boolean> {
+    if (decisions.hasSubscribers) return this.#told.admin(options);
     const { checks } = this.#driver;
     return this.#check(options, (maxStalenessMs) => {
       if (checks.synchronous) {
@@ -330,7 +365,15 @@ export class MembershipStore extends OwnStore implements Store {
       return Promise.resolve(disposable(denied("malformed", error)));
     }
     if (isAborted(input.signal)) return Promise.resolve(disposable(denied("aborted")));
-    return this.#sessions.open(folded, input, (work) => this.#decided(input, work, denialOf));
+    const isHeard = decisions.hasSubscribers;
+    const began = moment();
+    const answer = this.#sessions.open(folded, input, (work) => this.#decided(input, work, denialOf));
+    if (!isHeard) return answer;
+    return answer.then((found) => {
+      const decision: Decision = found.allowed ? { allowed: true, reason: "active", user: found.user } : found;
+      told("session", this.backend, folded, decision, began);
+      return found;
+    });
   }
 
   watch(options?: WatchOptions): Watch {
@@ -373,7 +416,7 @@ export class MembershipStore extends OwnStore implements Store {
         else await reader.close();
         return reader;
       },
-      step: (bounds, work) => this.#call("read", this.#manyMs, () => [bounds, work]),
+      step: (bounds, work) => this.#call(undefined, "read", this.#manyMs, () => [bounds, work]),
       close: async (reader) => {
         this.#readers.delete(reader);
         await reader.close();
@@ -444,13 +487,14 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   #ofMember<T>(
+    name: string,
     kind: Kind,
     roomId: string,
     endpoint: string,
     options: CallOptions | undefined,
     operation: (roomId: string, endpoint: string, call: Call) => Eventually<T>,
   ): Promise<T> {
-    return this.#call(kind, this.#opTimeoutMs, () => {
+    return this.#call(name, kind, this.#opTimeoutMs, () => {
       const room = args.id(roomId, "roomId");
       const member = args.id(endpoint, "endpoint");
       return [args.callOptions(options), (call) => operation(room, member, call)];
@@ -458,18 +502,29 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   #ofUser(
+    name: string,
     kind: Kind,
     key: string,
     options: CallOptions | undefined,
     operation: (key: string, call: Call) => Eventually<User>,
   ): Promise<User> {
-    return this.#call(kind, this.#opTimeoutMs, () => {
+    return this.#call(name, kind, this.#opTimeoutMs, () => {
       const folded = args.signKey(key, "key");
       return [args.callOptions(options), (call) => operation(folded, call)];
     });
   }
 
-  #call<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Eventually<T>]): Promise<T> {
+  /** `name`: as it is told to whoever listens. A step of something longer has none. */
+  #call<T>(
+    name: string | undefined,
+    kind: Kind,
+    timeoutMs: number,
+    prepare: () => [Bounds, (call: Call) => Eventually<T>],
+  ): Promise<T> {
+    return traced(name, this.backend, () => this.#run(kind, timeoutMs, prepare));
+  }
+
+  #run<T>(kind: Kind, timeoutMs: number, prepare: () => [Bounds, (call: Call) => Eventually<T>]): Promise<T> {
     if (this.#closing !== undefined) return Promise.reject(new StoreError("CLOSED", "The store is closed"));
     let prepared: ReturnType<typeof prepare>;
     try {
@@ -485,6 +540,26 @@ export class MembershipStore extends OwnStore implements Store {
 }
 
 const deny = (): boolean => false;
+
+function told(
+  check: "authorize" | "session",
+  backend: string,
+  key: string | undefined,
+  decision: Decision,
+  began: Moment,
+): void {
+  const { allowed, reason, proof } = decision;
+  decisions.publish({
+    check,
+    backend,
+    key,
+    allowed,
+    reason,
+    proof,
+    durationMs: msSince(began),
+    ...(!decision.allowed && decision.error !== undefined ? { error: decision.error } : {}),
+  } satisfies DecisionMessage);
+}
 
 function isAllowed(user: UserFacts | undefined, rule: (user: UserFacts, now: number) => boolean, now: number): boolean {
   return user !== undefined && rule(user, now);

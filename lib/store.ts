@@ -474,7 +474,8 @@ export interface Page<T> {
  * `"notMember"`, and `"ended"`, of a grant that has ended although there is another one. Every other reason says that
  * nothing is known: deny, and conclude nothing.
  */
-export type Decision = { readonly allowed: true; readonly reason: "active"; readonly user: User } | Denial;
+export type Decision =
+  { readonly allowed: true; readonly reason: "active"; readonly user: User; readonly proof?: Proof } | Denial;
 
 export interface Denial {
   readonly allowed: false;
@@ -490,6 +491,46 @@ export interface Denial {
     | "timeout"
     | "unavailable"
     | "closed";
+  /** What a denial rests on that was proved. */
+  readonly proof?: Proof;
   /** What the backend said, where it said something. Usually a `StoreError`. */
   readonly error?: unknown;
+}
+
+/**
+ * What an answer rests on, for an audit: plain data. All that was acknowledged before `provedAt` was taken into
+ * account; `staleMs` is how long ago that was when the answer was given, by whichever clock says more.
+ */
+export type Proof = SqliteProof | JetStreamProof | MemoryProof;
+
+export interface SqliteProof {
+  readonly backend: "sqlite";
+  readonly provedAt: Date;
+  readonly staleMs: number;
+  /**
+   * The last transaction that was durable then. A revision that it had given is not above it, as numbers to the base of
+   * 36.
+   */
+  readonly transaction: string;
+}
+
+export interface JetStreamProof {
+  readonly backend: "jetstream";
+  readonly provedAt: Date;
+  readonly staleMs: number;
+  /** Of an answer about users, or about a room. Absent where there is no record. */
+  readonly users?: LogPlace;
+  readonly rooms?: LogPlace;
+}
+
+/** Where a record stood in a bucket's log, and up to which place that is known. */
+export interface LogPlace {
+  readonly seq: number;
+  readonly asOf: number;
+}
+
+export interface MemoryProof {
+  readonly backend: "memory";
+  readonly provedAt: Date;
+  readonly staleMs: number;
 }

@@ -1,8 +1,9 @@
 /** What a check may believe: a record, and an absence, as of a moment after the check began. */
 import type { Call } from "../call.js";
-import type { AsyncCheckReads } from "../driver.js";
+import type { AsyncCheckReads, ProofNote } from "../driver.js";
+import { msSince, type Moment } from "../moment.js";
 import type { UserFacts } from "../rules.js";
-import type { User } from "../store.js";
+import type { JetStreamProof, User } from "../store.js";
 import { hasActiveAdmin } from "./admin-guard.js";
 import { joinBoth } from "./join.js";
 import { keys, type Key } from "./keys.js";
@@ -35,35 +36,36 @@ export class JetStreamChecks implements AsyncCheckReads {
   }
 
   /** What a check needs of the user, as of a moment after this call. It decides, and says why a denial is one. */
-  facts(key: string, call: Call): Promise<UserFacts | undefined> {
+  facts(key: string, call: Call, note?: ProofNote): Promise<UserFacts | undefined> {
     const recordKey = keys.user(key);
     const kept = this.#staged.has(recordKey) ? undefined : this.#users.proveKept(recordKey, call);
-    if (kept === undefined) return this.#facts(key, call);
+    if (kept === undefined) return this.#facts(key, call, note);
     // Nearly all checks end here. One promise more would be a good part of what they cost.
     return kept.then((found) => {
-      if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call);
+      if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call, note);
       const { facts } = found.value;
+      if (note !== undefined) note.proof = ofUsers(note.began, found);
       const opened = this.#users.checkOpen(found.asOf, call);
       return opened === undefined ? facts : opened.then(() => facts);
     });
   }
 
-  async #facts(key: string, call: Call): Promise<UserFacts | undefined> {
-    return (await this.#proved(key, call)).facts;
+  async #facts(key: string, call: Call, note: ProofNote | undefined): Promise<UserFacts | undefined> {
+    return (await this.#proved(key, call, note)).facts;
   }
 
   /** The whole user, as of a moment after this call. */
-  async user(key: string, call: Call): Promise<User | undefined> {
-    const row = await this.row(key, call);
+  async user(key: string, call: Call, note?: ProofNote): Promise<User | undefined> {
+    const row = await this.row(key, call, note);
     return row === undefined ? undefined : toUser(row);
   }
 
   /** The same, with what callers do not see. */
-  async row(key: string, call: Call): Promise<UserRow | undefined> {
+  async row(key: string, call: Call, note?: ProofNote): Promise<UserRow | undefined> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // The record and the proof come side by side. The proof is of this record if both stand at the same sequence.
-      const [found, entry] = await joinBoth(this.#proved(key, call), this.#users.get(keys.user(key), call));
+      const [found, entry] = await joinBoth(this.#proved(key, call, note), this.#users.get(keys.user(key), call));
       if (found.facts === undefined) return undefined;
       if (found.row !== undefined) return found.row;
       if (entry?.seq !== found.seq) continue;
@@ -76,15 +78,18 @@ export class JetStreamChecks implements AsyncCheckReads {
   async #proved(
     key: string,
     call: Call,
+    note: ProofNote | undefined,
   ): Promise<{ facts?: UserFacts | undefined; seq?: Seq<"users">; row?: UserRow }> {
     const recordKey = keys.user(key);
     const isStaged = this.#staged.has(recordKey);
     const alone = isStaged ? undefined : await this.#users.prove(recordKey, call);
+    if (note !== undefined && alone !== undefined) note.proof = ofUsers(note.began, alone);
     if (!isStaged && alone?.value.slot === undefined) {
       await this.#users.checkOpen(alone?.asOf ?? this.#users.highestSeen, call);
       return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
     }
     const [guard, user] = await this.#withGuard(recordKey, call);
+    if (note !== undefined && user !== undefined) note.proof = ofUsers(note.began, user);
     this.#noteStaged(recordKey, user?.value.slot !== undefined);
     await this.#users.checkOpen(user?.asOf ?? this.#users.highestSeen, call);
     if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
@@ -110,33 +115,47 @@ export class JetStreamChecks implements AsyncCheckReads {
   }
 
   /** Whether an admin is active, by one record however many users there are. */
-  async admin(now: () => number, call: Call): Promise<boolean> {
+  async admin(now: () => number, call: Call, note?: ProofNote): Promise<boolean> {
     const found = await this.#users.prove(keys.admins, call);
+    if (note !== undefined && found !== undefined) note.proof = ofUsers(note.began, found);
     await this.#users.checkOpen(found?.asOf ?? this.#users.highestSeen, call);
     const time = now();
     const guard = found?.value.guard?.guard;
     return guard !== undefined && hasActiveAdmin(guard, time);
   }
 
-  joined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
-    return this.#members.provedJoined(roomId, endpoint, call);
+  joined(roomId: string, endpoint: string, call: Call, note?: ProofNote): Promise<boolean> {
+    return this.#members.provedJoined(roomId, endpoint, call, note);
   }
 
   /** Both records are as of one moment of the log, so that the guard says what counts of a staged change. */
-  recentFacts(key: string, maxStalenessMs: number): UserFacts | undefined {
-    const found = this.#users.recentOf(this.#kept.user(key), maxStalenessMs);
+  recentFacts(key: string, maxStalenessMs: number, note?: ProofNote): UserFacts | undefined {
+    const known = this.#kept.user(key);
+    const found = this.#users.recentOf(known, maxStalenessMs);
+    if (note !== undefined && known !== undefined) this.#noteRecent(note, known.seq);
     if (found?.slot === undefined) return found?.facts;
     const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard;
     const row = guard === undefined ? undefined : counts(found.slot, guard);
     return row === undefined ? undefined : factsOf(row);
   }
 
-  recentAdmin(now: number, maxStalenessMs: number): boolean | undefined {
+  #noteRecent(note: ProofNote, seq: Seq<"users">): void {
+    const { provedAt } = this.#users;
+    if (provedAt !== undefined) note.proof = ofUsers(provedAt, { seq, asOf: this.#users.asOf });
+  }
+
+  recentAdmin(now: number, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
+    const seq = note === undefined ? undefined : this.#users.keptAt(keys.admins);
+    if (note !== undefined && seq !== undefined) this.#noteRecent(note, seq);
     const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard?.guard;
     return guard === undefined ? undefined : hasActiveAdmin(guard, now);
   }
 
-  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
-    return this.#members.recentlyJoined(roomId, endpoint, maxStalenessMs);
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
+    return this.#members.recentlyJoined(roomId, endpoint, maxStalenessMs, note);
   }
+}
+
+function ofUsers(since: Moment, { seq, asOf }: { readonly seq: number; readonly asOf: number }): JetStreamProof {
+  return { backend: "jetstream", provedAt: new Date(since.wall), staleMs: msSince(since), users: { seq, asOf } };
 }

@@ -3,6 +3,7 @@
  * Barriers and fences, which prove something of it, go through here.
  */
 import { Call } from "../call.js";
+import { tell } from "../diagnostics.js";
 import { StoreError } from "../errors.js";
 import { Barrier } from "./barrier.js";
 import type { DirectMessage, JetStreamClient } from "./client.js";
@@ -74,6 +75,8 @@ export class Log<B extends BucketName> {
 
   /** A setting that breaks a promise, found after opening. While it lasts, every operation on the bucket is refused. */
   set drift(error: StoreError | undefined) {
+    if (error !== undefined && this.#drift === undefined)
+      tell({ type: "drift", backend: "jetstream", bucket: this.name, error });
     this.#drift = error;
   }
 

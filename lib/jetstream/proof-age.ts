@@ -42,6 +42,11 @@ export class ProofAge {
     return this.#reached === undefined || this.#reached.seq > asOf ? Infinity : msSince(this.#reached.sent);
   }
 
+  /** When that was sent. `undefined`: nothing was proved. */
+  sentFor(asOf: number): Moment | undefined {
+    return this.of(asOf) === Infinity ? undefined : this.#reached?.sent;
+  }
+
   /** Another log may be there. */
   clear(): void {
     this.#waiting.length = 0;

@@ -140,6 +140,20 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
   }
 
+  /** When the proof was asked for that what is kept rests on, and up to where it is exact. */
+  get provedAt(): Moment | undefined {
+    return this.age.sentFor(this.#cache.asOf);
+  }
+
+  get asOf(): Seq<B> {
+    return this.#cache.asOf;
+  }
+
+  /** Where a record stands that is kept. */
+  keptAt(key: Key<B>): Seq<B> | undefined {
+    return this.#cache.valid(key)?.seq;
+  }
+
   /** What explains the sequences that are missing from `read`. That goes on from `since`, in the order of the log. */
   explained(since: Seq<B>, read: readonly Entry<B>[]): Explained<B> {
     return new Explained(since, this.own, read);

@@ -1,5 +1,9 @@
 import type { Call } from "../call.js";
+import { tell } from "../diagnostics.js";
 import { isFinal, unavailable, type Failure } from "./failures.js";
+
+/** A call that has tried so often is told of. */
+const MANY = 10;
 
 /** The errors of a call that goes on trying until its time is over. */
 export class RetryLoop {
@@ -27,6 +31,13 @@ export class RetryLoop {
 
   /** Waits a little longer each time, with jitter so that contenders part. Throws once the call's time is over. */
   async pause(): Promise<void> {
+    if (this.#attempt === MANY)
+      tell({
+        type: "retries",
+        backend: "jetstream",
+        attempts: MANY,
+        ...(this.#last === undefined ? {} : { error: this.#last.error }),
+      });
     const limit = Math.min(200, 2 ** Math.min(this.#attempt++, 8));
     const ms = limit * (0.5 + Math.random());
     // An instant "no" is better said as it is than as the timeout that it would become.

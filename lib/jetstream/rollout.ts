@@ -9,6 +9,7 @@
  */
 import type { Call } from "../call.js";
 import { isUnavailable } from "../errors.js";
+import { tell } from "../diagnostics.js";
 import { notify } from "../notify.js";
 import type { Background } from "./background.js";
 import type { AnyBucket } from "./bucket.js";
@@ -167,8 +168,7 @@ export class Rollout {
       }
       updated = false;
       const holds = holding(state);
-      if (holds !== before)
-        notify(this.#onRollout, { bucket: bucket.name, replicas: asked, current: holds, done: false });
+      if (holds !== before) this.#tell({ bucket: bucket.name, replicas: asked, current: holds, done: false });
       before = holds;
       steady = holds >= asked ? steady + 1 : 0;
       if (steady < STEADY_POLLS) {
@@ -183,7 +183,12 @@ export class Rollout {
       floor = undefined;
       steady = 0;
     }
-    notify(this.#onRollout, { bucket: bucket.name, replicas: asked, current: asked, done: true });
+    this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true });
+  }
+
+  #tell(progress: RolloutProgress): void {
+    notify(this.#onRollout, progress);
+    tell({ type: "rollout", backend: "jetstream", ...progress });
   }
 
   #updatesOf(bucket: AnyBucket): StreamUpdates {

@@ -1,6 +1,9 @@
 /** Members as they stand: what `members` holds of a room, with the head of the room's record laid over it. */
 import type { Call } from "../call.js";
+import type { ProofNote } from "../driver.js";
+import { msSince, type Moment } from "../moment.js";
 import type { MemberFacts } from "../rules.js";
+import type { JetStreamProof } from "../store.js";
 import type { Entry } from "./entry.js";
 import { CERTAIN, asRead, madeOf, type Freshness, type Read, type Round, type Rules } from "./freshness.js";
 import { joinAll, joinBoth } from "./join.js";
@@ -147,7 +150,7 @@ export class RoomMembers {
   }
 
   /** Whether the endpoint has joined the room, as of a moment after this call. */
-  async provedJoined(roomId: string, endpoint: string, call: Call): Promise<boolean> {
+  async provedJoined(roomId: string, endpoint: string, call: Call, note?: ProofNote): Promise<boolean> {
     const { rooms, members } = this.#records.buckets;
     const key = keys.room(roomId);
     let proved = (await rooms.proveKept(key, call)) ?? (await rooms.prove(key, call));
@@ -156,6 +159,7 @@ export class RoomMembers {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       if (proved === undefined) return false;
+      if (note !== undefined) note.proof = ofRooms(note.began, proved);
       this.#records.met(roomId, proved.value);
       const { record } = proved.value;
       if (record === undefined) return false;
@@ -176,9 +180,14 @@ export class RoomMembers {
    * The same from memory, if that misses nothing that was acknowledged more than `maxStalenessMs` ago. `undefined`: it
    * has to be proved.
    */
-  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number): boolean | undefined {
-    const record = this.#records.buckets.rooms.recent(keys.room(roomId), maxStalenessMs)?.record;
+  recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
+    const { rooms } = this.#records.buckets;
+    const key = keys.room(roomId);
+    const record = rooms.recent(key, maxStalenessMs)?.record;
     if (record === undefined) return undefined;
+    const [seq, since] = note === undefined ? [] : [rooms.keptAt(key), rooms.provedAt];
+    if (note !== undefined && seq !== undefined && since !== undefined)
+      note.proof = ofRooms(since, { seq, asOf: rooms.asOf });
     const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
     if (head !== undefined) return head.joined && !head.gone;
     return this.#joined.known(keys.member(roomId, endpoint, record.roster), record);
@@ -241,6 +250,10 @@ export class RoomMembers {
     }
     return { rows, isHeadApplied };
   }
+}
+
+function ofRooms(since: Moment, { seq, asOf }: { readonly seq: number; readonly asOf: number }): JetStreamProof {
+  return { backend: "jetstream", provedAt: new Date(since.wall), staleMs: msSince(since), rooms: { seq, asOf } };
 }
 
 /** Lays the head over the row. The later version counts. */

@@ -8,6 +8,7 @@
  * No clock decides. The argument: docs/protocol.md, X1 to X3.
  */
 import type { Call } from "../call.js";
+import { tell } from "../diagnostics.js";
 import { isCorrupt } from "../errors.js";
 import type { Bucket } from "./bucket.js";
 import type { Entry } from "./entry.js";
@@ -126,6 +127,7 @@ export class Sweep {
     // The fence failed: the room has changed, and perhaps the attempt with it. The next sweep looks again.
     const removable = fenced ? found : found.filter(({ verdict }) => verdict === "dead");
     await joinAll(removable.map(({ remove }) => remove(call)));
+    if (removable.length > 0) tell({ type: "sweep", backend: "jetstream", roomId, removed: removable.length });
   }
 
   async #suspects(

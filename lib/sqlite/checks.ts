@@ -2,10 +2,11 @@
  * What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted.
  */
 import type { SyncCheckReads } from "../driver.js";
+import { msSince } from "../moment.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";
 import type { Holding } from "./lease.js";
-import { userRecord } from "./rows.js";
+import { toRevision, userRecord } from "./rows.js";
 import type { UserRow } from "./rows.js";
 
 export function checkReads(database: Database, holding: Holding): SyncCheckReads {
@@ -30,6 +31,13 @@ export function checkReads(database: Database, holding: Holding): SyncCheckReads
     admin: (now) => tables.admins.some(now, (row) => isActiveAdmin(view.admitted(row), now)),
 
     isCurrent: (now) => tables.state.kind === "open" && holding.isCurrent(now),
+
+    proof: (began) => ({
+      backend: "sqlite",
+      provedAt: new Date(began.wall),
+      staleMs: msSince(began),
+      transaction: toRevision(database.durableSequence),
+    }),
 
     renew: () => {
       const { refusal } = database;

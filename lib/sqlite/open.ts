@@ -5,6 +5,7 @@ import { COMMON_OPTIONS, commonInput, fields, invalid, listener } from "../argum
 import type { CommonInput } from "../arguments.js";
 import type { SqlJs } from "sql.js/dist/sql-wasm-browser.js";
 import { Call } from "../call.js";
+import { tell } from "../diagnostics.js";
 import type { Driver } from "../driver.js";
 import { StoreError, isStoreError } from "../errors.js";
 import { MembershipStore } from "../membership-store.js";
@@ -234,6 +235,7 @@ async function onDisk(
   const database: Database = new Database(tables, sequence, watermark.guard(segment), FILE_BUDGET, events, lease);
   const checkpoints: Checkpoints = new Checkpoints(path, recovered, database.journal, maker, lease, (result) => {
     notify(onCheckpoint, result);
+    tell({ type: "checkpoint", backend: "sqlite", ...result });
   });
   if (recovered.full !== undefined) database.stop(recovered.full);
   checkpoints.consider();

@@ -7,6 +7,7 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import type { WatchInput } from "../arguments.js";
 import type { Call } from "../call.js";
+import { tell } from "../diagnostics.js";
 import type { ChangeFeed, Changes, Driver, Wanted, WholeRoom } from "../driver.js";
 import { StoreError, isNotFound, isStoreError } from "../errors.js";
 import type { User, Watch } from "../store.js";
@@ -14,6 +15,7 @@ import { Watcher, type SnapshotPlace } from "./watcher.js";
 
 /** The way to the driver. */
 export interface WatchSource {
+  readonly backend: string;
   readonly driver: Pick<Driver, "users" | "rooms" | "changes">;
   /** One step, as a call of the store: it ends in time, and with `CLOSED` when the store is closed. */
   step<T>(work: (call: Call) => Promise<T>): Promise<T>;
@@ -155,15 +157,18 @@ export class WatchHub {
   }
 
   #tell(changes: Changes): void {
+    let isResync = false;
     for (const watcher of [...this.#watchers]) {
       if (!watcher.isFollowing) continue;
       if (changes.lost || !watcher.queue.add(changes)) {
         watcher.resync();
+        isResync = true;
         continue;
       }
       if (watcher.snapshot === undefined) watcher.queue.prove(changes.asOf);
       watcher.deliver();
     }
+    if (isResync) tell({ type: "resync", backend: this.#source.backend });
   }
 
   async #read({ kinds, key, roomId }: WatchInput, { stage, after }: SnapshotPlace): Promise<PageOfState> {

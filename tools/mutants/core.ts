@@ -46,8 +46,8 @@ export const coreMutants: readonly Mutant[] = [
   {
     name: "a rekey has the time of one record",
     file: "lib/membership-store.ts",
-    find: `this.#call("write", many,`,
-    replace: `this.#call("write", one,`,
+    find: `this.#call("roomKeys.rekey", "write", many,`,
+    replace: `this.#call("roomKeys.rekey", "write", one,`,
     breaks: "A rekey has ten times the time of a call on one record.",
     killedBy: bySpec("spec/times.spec.ts", "rekey"),
   },
@@ -163,5 +163,21 @@ export const coreMutants: readonly Mutant[] = [
     replace: "const taking = (this.#taking = {",
     breaks: "A feed's answer counts, however late it comes.",
     killedBy: bySpec("spec/sessions.spec.ts", "counts what was answered when nobody waited"),
+  },
+  {
+    name: "an operation tells what it resolves with",
+    file: "lib/diagnostics.ts",
+    find: "      (value) => {\n        over();\n",
+    replace: "      (value) => {\n        over();\n        Object.assign(message, { result: value });\n",
+    breaks: "No message of diagnostics has a sealed key.",
+    killedBy: bySpec("spec/diagnostics.spec.ts", "have no sealed key"),
+  },
+  {
+    name: "a decision that is heard forgets the store is closed",
+    file: "lib/told-checks.ts",
+    find: 'if (this.#source.isClosed()) return Promise.resolve(tell(what, denied("closed")));',
+    replace: "",
+    breaks: "Checks that somebody hears of answer as they do where nobody listens.",
+    killedBy: bySpec("spec/diagnostics.spec.ts", "of a closed store too"),
   },
 ];

@@ -123,7 +123,8 @@ export const copyCases = cases("copies", {
         ["users.get", () => each.users.get(key)],
         ["users.update", () => each.users.update(key, {})],
         ["users.reinstate", () => each.users.reinstate(key)],
-        ["authorize", () => each.authorize(key)],
+        // What it rests on is another proof each time.
+        ["authorize", async () => ({ ...(await each.authorize(key)), proof: undefined })],
         ["rooms.list", async () => (await each.rooms.list({ limit: 1 })).items],
         ["users.list", async () => (await each.users.list({ limit: 1 })).items],
       ];

@@ -31,7 +31,9 @@ async function allowed(store: Store, key: string, role: "admin" | "member"): Pro
   const decision = await store.authorize(key);
   assert.equal(decision.allowed, true, decision.reason);
   await settled(async () => {
-    assert.deepEqual(decision, { allowed: true, reason: "active", user: await store.users.get(key) });
+    const { proof, ...rest } = decision;
+    assert.deepEqual(rest, { allowed: true, reason: "active", user: await store.users.get(key) });
+    assert.ok(proof === undefined || proof.staleMs >= 0, "a proof has an age");
   });
   assert.equal(await store.isAuthorized(key), true);
   assert.equal(await store.isAdmin(key), role === "admin");
