@@ -1,6 +1,7 @@
 /**
  * The library's main job from end to end: `npm run example` on a SQLite file, `npm run example -- --jetstream` on a
- * cluster of three nats-servers. It kills its own program in the middle, and ends with an error at the first surprise.
+ * cluster of three nats-servers. `npm run example -- --move` begins on the file, and moves to the cluster in the middle
+ * of its work. It kills its own program in the middle, and ends with an error at the first surprise.
  */
 import assert from "node:assert/strict";
 import { fork, type ChildProcess } from "node:child_process";
@@ -16,16 +17,17 @@ const GUESTS_BEFORE_THE_KILL = 20;
 
 const options = process.argv.slice(2);
 assert.ok(
-  options.every((option) => option === "--jetstream"),
-  "usage: npm run example [-- --jetstream]",
+  options.length < 2 && options.every((option) => option === "--jetstream" || option === "--move"),
+  "usage: npm run example [-- --jetstream | --move]",
 );
 const decentralized = options.includes("--jetstream");
+const moves = options.includes("--move");
 
 const folder = await mkdtemp(join(tmpdir(), "unibus-example-"));
 let cluster: { readonly urls: readonly string[]; dispose(): Promise<void> } | undefined;
 let running: ChildProcess | undefined;
 
-function start(act: "first" | "second"): ChildProcess {
+function start(act: "first" | "second" | "third"): ChildProcess {
   running = fork(program, [act, folder], { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   return running;
 }
@@ -40,7 +42,7 @@ async function main(): Promise<void> {
   console.log(
     `The same program runs on a SQLite file and on a JetStream cluster; now it is ${decentralized ? "JetStream" : "SQLite"}.`,
   );
-  if (decentralized) {
+  if (decentralized || moves) {
     const { startNatsCluster } = await import("unibus-membership/testing");
     console.log("Starting a cluster of three nats-servers ...");
     cluster = await startNatsCluster();
@@ -62,16 +64,18 @@ async function main(): Promise<void> {
     // In the middle of the next write: nobody asked the process to finish anything.
     if (acknowledged.length === GUESTS_BEFORE_THE_KILL) first.kill("SIGKILL");
   });
-  const { code, signal } = await firstEnd;
-  if (signal !== "SIGKILL")
-    throw new Error(`the first process ended with ${String(code ?? signal)}, before it was killed`);
+  const end = await firstEnd;
+  if (end.signal !== "SIGKILL")
+    throw new Error(`the first process ended with ${String(end.code ?? end.signal)}, before it was killed`);
   console.log(
     `\nThe process was killed with SIGKILL after ${String(acknowledged.length)} acknowledged guests, in the middle of its work.`,
   );
   await writeFile(join(folder, "acknowledged.json"), JSON.stringify(acknowledged));
 
-  const second = await ended(start("second"));
-  if (second.code !== 0) throw new Error(`the second process ended with ${String(second.code ?? second.signal)}`);
+  for (const act of ["second", ...(moves ? ["third" as const] : [])] as const) {
+    const { code, signal } = await ended(start(act));
+    if (code !== 0) throw new Error(`the ${act} process ended with ${String(code ?? signal)}`);
+  }
   console.log("\nEverything was as it should be.");
 }
 

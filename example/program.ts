@@ -1,6 +1,6 @@
 /**
  * The program, in two acts: between them its process is killed. It knows a config and the public surface, and no
- * backend.
+ * backend. In a third one it moves to another backend while it works.
  *
  * `program.ts <act> <folder>`: the folder has `config.json`, and what the people's devices keep for themselves.
  */
@@ -11,8 +11,11 @@ import {
   hasAdmin,
   isAuthorized,
   isConflict,
+  isIncompatible,
   isMember,
   isNotFound,
+  isStoreError,
+  migrate,
   openStore,
   type Store,
   type StoreConfig,
@@ -199,6 +202,7 @@ async function secondAct(store: Store): Promise<void> {
 
   step("Alice writes the next message.");
   const second = send(roomKey, 2, "Carol has left. New passphrase tomorrow.");
+  keep("second-message.json", second);
   for (const person of [alice, bob]) say(`  ${person.device.name} reads: "${await read(store, person, second)}"`);
   await assert.rejects(read(store, carol, second), isNotFound);
   const { sealed } = await store.roomKeys.get(ROOM, "bob", 2);
@@ -222,7 +226,63 @@ async function secondAct(store: Store): Promise<void> {
   say("  isAuthorized and hasAdmin now answer false, for Alice too. False is never a proof of the opposite");
 }
 
+/** Whether the store was on its way elsewhere: nothing was written, and it is to be tried again there. */
+const metTheMove = (error: unknown): boolean =>
+  isStoreError(error) && (error.details?.["movingTo"] !== undefined || error.details?.["movedTo"] !== undefined);
+
+async function thirdAct(store: Store, config: StoreConfig): Promise<void> {
+  const { alice, bob, carol } = kept("people.json") as People;
+  const guests = kept("acknowledged.json") as string[];
+
+  step("The program moves to the cluster, while guests are put on the allowlist all the time.");
+  const { jetstream } = config;
+  assert.ok(jetstream !== undefined);
+  const cluster = await openStore({ decentralized: true, jetstream });
+  assert.equal(await isAuthorized(cluster, alice.signKey), false);
+  const moving = migrate(store, cluster, { cutOver: true });
+  let current = store;
+  let isOver = false;
+  const working = (async () => {
+    while (!isOver) {
+      const key = newSignKey();
+      try {
+        await current.users.add({ key });
+      } catch (error) {
+        if (!metTheMove(error)) throw error;
+        await moving;
+        current = cluster;
+        await current.users.add({ key });
+        isOver = true;
+      }
+      guests.push(key);
+    }
+  })();
+  const [{ counts }] = await Promise.all([moving, working]);
+  assert.ok(counts.users > names.length);
+  say(
+    "  Every user, room, member and key is there as it was. The guest who met the move was tried again, on the cluster",
+  );
+  assert.equal(await isAuthorized(store, alice.signKey), false);
+  assert.equal(await isAuthorized(cluster, alice.signKey), true);
+  say("  The file allows nobody any more, the cluster everybody. At no instant did both");
+  await Promise.all([store.close(), cluster.close()]);
+
+  step("The flag of the config is turned, and the program goes on.");
+  await assert.rejects(openStore(config), isIncompatible);
+  say("  The file opens no more: INCOMPATIBLE, and it says where the store is now");
+  await using moved = await openStore({ ...config, decentralized: true });
+  for (const key of guests) assert.equal(await isAuthorized(moved, key), true);
+  say(`  All ${String(guests.length)} guests are authorized, those of the file and those who came meanwhile`);
+  assert.equal(await moved.isAdmin(alice.signKey), true);
+  await assert.rejects(moved.users.addFirstAdmin({ key: newSignKey() }), isConflict);
+  assert.equal((await moved.authorize(carol.signKey)).reason, "revoked");
+  say('  Alice is an admin still, and nobody becomes the first one; Carol is denied still, reason "revoked"');
+  for (const name of ["first-message.json", "second-message.json"])
+    say(`  bob still reads: "${await read(moved, bob, kept(name) as Message)}"`);
+}
+
 assert.ok(existsSync(folder), "run it by `npm run example`");
-const store = await openStore(kept("config.json") as StoreConfig);
+const config = kept("config.json") as StoreConfig;
+const store = await openStore(config);
 say(`\nProcess ${String(process.pid)} has opened the store (${store.backend}).`);
-await (act === "first" ? firstAct(store) : secondAct(store));
+await (act === "first" ? firstAct(store) : act === "second" ? secondAct(store) : thirdAct(store, config));

@@ -19,6 +19,7 @@ describe("the example", function () {
   for (const [name, options] of [
     ["on a SQLite file", []],
     ["on a cluster of three nats-servers", ["--jetstream"]],
+    ["from the file to the cluster", ["--move"]],
   ] as const) {
     it(`goes through ${name} without a surprise and leaves nothing behind`, async () => {
       const before = await leftovers();
@@ -35,7 +36,7 @@ describe("the example", function () {
   }
 
   it("tells the same story on both", () => {
-    const story = transcripts.map((text) =>
+    const story = transcripts.slice(0, 2).map((text) =>
       text
         .split("\n")
         .filter((line) => line.startsWith("  "))
