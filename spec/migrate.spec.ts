@@ -11,6 +11,7 @@ import { openJetStream } from "../lib/jetstream/open.js";
 import { openMemory } from "../lib/memory/open.js";
 import { openSqlite } from "../lib/sqlite/open.js";
 import { migrate } from "../lib/transfer/migrate.js";
+import { stoppable } from "./jetstream/support/stoppable.js";
 import { AT_LENGTH } from "./support/at-length.js";
 import { foreign } from "./support/foreign-store.js";
 import { natsClients, type Connection } from "./support/nats-clients.js";
@@ -19,6 +20,7 @@ import { fill } from "./support/export-cases.js";
 import { movesUnderLoad, oneSideCases, pairCases, stateCases } from "./support/migrate-cases.js";
 
 const opTimeoutMs = 20_000;
+const LEASE_MS = 200;
 
 describe("migrations", function () {
   this.timeout(300_000);
@@ -125,11 +127,24 @@ describe("migrations of three servers", function () {
     const connection = await client.connect(cluster.nodes.map(({ url }) => url));
     const file = await openSqlite(":memory:", { opTimeoutMs });
     const servers = await openJetStream(connection, 3, { opTimeoutMs });
+    const stopped = stoppable(connection);
+    const sleeper = await openJetStream(stopped.connection, 3, { opTimeoutMs });
+    const leased = await openJetStream(connection, 3, { opTimeoutMs, maxStalenessMs: LEASE_MS });
     const other = await openSqlite(":memory:", { opTimeoutMs });
     await fill(file);
-    await movesUnderLoad({ from: file, to: servers });
-    await movesUnderLoad({ from: servers, to: other }, "back-");
-    await Promise.all([file, servers, other].map((store) => store.close()));
+    const of = (side: "from" | "to") => [
+      { side, store: leased, leaseMs: LEASE_MS },
+      { side, store: sleeper },
+    ];
+    await movesUnderLoad({ from: file, to: servers }, "", of("to"));
+    // It has asked, and is stopped before its message is sent, which wakes behind the fence.
+    const asleep = stopped.stopAt(() => true);
+    const asked = [sleeper.isAuthorized("root"), sleeper.isMember("sealed", "late"), sleeper.hasAdmin()];
+    await asleep;
+    await movesUnderLoad({ from: servers, to: other }, "back-", of("from").slice(0, 1));
+    stopped.goOn();
+    expect(await Promise.all(asked)).to.deep.equal([false, false, false]);
+    await Promise.all([file, servers, sleeper, leased, other].map((store) => store.close()));
     await connection.close();
   });
 });

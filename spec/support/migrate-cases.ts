@@ -13,7 +13,7 @@ import { exportStore } from "../../lib/transfer/export.js";
 import { migrate } from "../../lib/transfer/migrate.js";
 import { errorOf } from "./code-of.js";
 import { digestOf, fill } from "./export-cases.js";
-import { Watching, Writers, type Stores } from "./migrate-load.js";
+import { Watching, Writers, bothOf, type Asked, type Stores } from "./migrate-load.js";
 
 async function linesOf(store: Store): Promise<string[]> {
   const lines: string[] = [];
@@ -95,9 +95,9 @@ async function revisionsOf(store: Store): Promise<string[]> {
   return [...users, ...rooms];
 }
 
-/** A store that was filled is moved while it is used. `prefix`: of what is written meanwhile. */
-export async function movesUnderLoad({ from, to }: Stores, prefix = ""): Promise<void> {
-  const watching = new Watching({ from, to });
+/** Moves a store that was filled while it is used. `prefix`: of what is written meanwhile. `others` are asked too. */
+export async function movesUnderLoad({ from, to }: Stores, prefix = "", others: readonly Asked[] = []): Promise<void> {
+  const watching = new Watching([...bothOf({ from, to }), ...others]);
   const writers = new Writers(from, { prefix });
   const report = await migrate(from, to, { cutOver: true });
   await Promise.all([writers.end(), watching.end()]);

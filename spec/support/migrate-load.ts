@@ -5,34 +5,42 @@ import { isStoreError, type Store, type StoreError } from "unibus-membership";
 import { errorOf } from "./code-of.js";
 import { pause } from "./wait.js";
 
-const CHECK_EVERY_MS = 2;
+const CHECK_EVERY_MS = 10;
 
 export interface Stores {
   readonly from: Store;
   readonly to: Store;
 }
 
-/** Asks both all the time. A yes of the target comes only when none of the source can come any more. */
+/** One of the stores of a side. `leaseMs`: so old may the proof be that its checks take. */
+export interface Asked {
+  readonly side: "from" | "to";
+  readonly store: Store;
+  readonly leaseMs?: number;
+}
+
+/**
+ * Asks both sides all the time, by all stores. A yes of the target comes only when none of the source can come any
+ * more, but for one that rests on a proof of before.
+ */
 export class Watching {
   #isOver = false;
   #targetSaidYes = Infinity;
   yes = { from: 0, to: 0 };
   readonly #running: Promise<void>[];
 
-  constructor({ from, to }: Stores, key = "root", roomId = "sealed", endpoint = "late") {
-    const watch = async (which: "from" | "to", check: () => Promise<boolean>): Promise<void> => {
+  constructor(stores: readonly Asked[], key = "root", roomId = "sealed", endpoint = "late") {
+    const watch = async (asked: Asked, check: () => Promise<boolean>): Promise<void> => {
       while (!this.#isOver) {
-        const asked = performance.now();
-        if (await check()) this.#said(which, asked);
+        const began = performance.now();
+        if (await check()) this.#said(asked, began);
         await pause(CHECK_EVERY_MS);
       }
     };
-    this.#running = [
-      watch("from", () => from.isAuthorized(key)),
-      watch("from", () => from.isMember(roomId, endpoint)),
-      watch("to", () => to.isAuthorized(key)),
-      watch("to", () => to.isMember(roomId, endpoint)),
-    ];
+    this.#running = stores.flatMap((asked) => [
+      watch(asked, () => asked.store.isAuthorized(key)),
+      watch(asked, () => asked.store.isMember(roomId, endpoint)),
+    ]);
   }
 
   async end(): Promise<void> {
@@ -40,12 +48,17 @@ export class Watching {
     await Promise.all(this.#running);
   }
 
-  #said(which: "from" | "to", asked: number): void {
-    this.yes[which]++;
-    if (which === "to") this.#targetSaidYes = Math.min(this.#targetSaidYes, performance.now());
-    else if (asked > this.#targetSaidYes) throw new Error("both sides said yes");
+  #said({ side, leaseMs = 0 }: Asked, began: number): void {
+    this.yes[side]++;
+    if (side === "to") this.#targetSaidYes = Math.min(this.#targetSaidYes, performance.now());
+    else if (began > this.#targetSaidYes + leaseMs) throw new Error("both sides said yes");
   }
 }
+
+export const bothOf = ({ from, to }: Stores): readonly Asked[] => [
+  { side: "from", store: from },
+  { side: "to", store: to },
+];
 
 /** All the time some change everything, and note what was acknowledged. */
 export class Writers {
@@ -58,7 +71,7 @@ export class Writers {
   readonly #running: Promise<unknown>;
 
   /** Each of them rests for `everyMs` after each room that it wrote, and writes `most` of them. */
-  constructor(store: Store, { prefix = "", everyMs = 20, most = 300 } = {}) {
+  constructor(store: Store, { prefix = "", everyMs = 20, most = 60 } = {}) {
     this.#prefix = prefix;
     this.#everyMs = everyMs;
     this.#most = most;
