@@ -11,6 +11,7 @@ import { fill } from "../support/export-cases.js";
 import { migrate } from "../../lib/transfer/migrate.js";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
+import { recordAt, tokenOf } from "./support/format-1.js";
 import { readOf } from "./support/messages.js";
 import { stoppable } from "./support/stoppable.js";
 
@@ -88,6 +89,31 @@ describe("jetstream: runs of migrations that are stopped", function () {
       expect(await from.isAuthorized("root")).to.equal(false);
       await Promise.all([from, to, first].map((store) => store.close()));
     });
+
+  it("what another writer put into the target while it was filled is found out, and it stays closed", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const stopped = stoppable(connection);
+    const to = await open(stopped.connection);
+    let phase = "";
+    const reached = stopped.stopAt(() => phase === "verify");
+    const onProgress = (progress: { phase: string }): void => {
+      ({ phase } = progress);
+    };
+    const ended = errorOf(migrate(from, to, { cutOver: true, stallTimeoutMs, onProgress }));
+    await reached;
+    // As somebody does who uses the bucket by hand.
+    const key = `user.${tokenOf("revoked")}`;
+    const { user, ...record } = (await recordAt(connection, `${prefix}users`, key)) ?? {};
+    const active = { ...record, user: { ...(user as object), revokedAt: undefined } };
+    await connection.request(`$KV.${prefix}users.${key}`, JSON.stringify(active), { timeout: opTimeoutMs });
+    stopped.goOn();
+    expect(isConflict(await ended)).to.equal(true);
+    expect([await to.isAuthorized("revoked"), await from.isAuthorized("root")]).to.deep.equal([false, true]);
+    await migrate(from, to, { cutOver: true });
+    expect([await to.isAuthorized("revoked"), await to.isAuthorized("root")]).to.deep.equal([false, true]);
+    await Promise.all([from.close(), to.close()]);
+  });
 
   it("a fence that comes between two reads of the state is not taken for one that is being lifted", async () => {
     const source = await open();

@@ -3,6 +3,7 @@
 import { coreMutants } from "./core.js";
 import { inspectionMutants } from "./inspection.js";
 import { jetStreamMutants } from "./jetstream.js";
+import { movesMutants } from "./moves.js";
 import type { Mutant } from "./mutant.js";
 import { simulationMutants } from "./simulation.js";
 import { sqliteMutants } from "./sqlite.js";
@@ -11,6 +12,7 @@ export const mutants: readonly Mutant[] = [
   ...coreMutants,
   ...sqliteMutants,
   ...jetStreamMutants,
+  ...movesMutants,
   ...inspectionMutants,
   ...simulationMutants,
 ];

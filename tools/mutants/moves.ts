@@ -1,0 +1,88 @@
+// Migrations: the arguments of docs/migration.md, and of protocol.md, Q.
+
+import { bySpec, type Mutant } from "./mutant.js";
+
+const stoppedRuns = (test: string) => bySpec("spec/jetstream/stopped-runs.spec.ts", test);
+const migrations = (test: string) => bySpec("spec/migrate.spec.ts", test);
+const configs = (test: string) => bySpec("spec/config.spec.ts", test);
+
+export const movesMutants: readonly Mutant[] = [
+  {
+    name: "a run that was stopped empties users of another one",
+    file: "lib/jetstream/record-writer.ts",
+    find: `userPages.page(after, USERS, isThere, call);
+    await this.#checkMine(call);`,
+    replace: "userPages.page(after, USERS, isThere, call);",
+    breaks: "What is emptied was read before a fence says that the state is the run's own still.",
+    killedBy: stoppedRuns("stopped before clear"),
+  },
+  {
+    name: "a run that was stopped takes rooms of another one away",
+    file: "lib/jetstream/record-writer.ts",
+    find: `({ roomId, slot: await log.records.slot(roomId, "certain", call) })),
+    );
+    await this.#checkMine(call);`,
+    replace: `({ roomId, slot: await log.records.slot(roomId, "certain", call) })),
+    );`,
+    breaks:
+      "A tombstone is on the condition of what was read before a fence says that the state is the run's own still.",
+    killedBy: stoppedRuns("stopped before follow"),
+  },
+  {
+    name: "a run that was stopped writes its guard over another one's",
+    file: "lib/jetstream/admin-guard.ts",
+    find: "await check(call);",
+    replace: "",
+    breaks: "The guard is replaced as it was read before a fence says that the state is the run's own still.",
+    killedBy: stoppedRuns("stopped before the guard of the admins"),
+  },
+  {
+    name: "a fence that comes between two reads is lifted",
+    file: "lib/jetstream/importing.ts",
+    find: "if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;",
+    replace: "",
+    breaks: "Only a fence that is being lifted stands in rooms alone.",
+    killedBy: stoppedRuns("a fence that comes between two reads"),
+  },
+  {
+    name: "a watch goes on in a store that was moved",
+    file: "lib/sqlite/changes-feed.ts",
+    find: "new TablesFeed(database, holding, wanted === undefined)",
+    replace: "new TablesFeed(database, holding, true)",
+    breaks: "Only a migration hears what was changed up to the fence. A watch proves nothing behind it.",
+    killedBy: migrations("a watch proves nothing of a source that is fenced"),
+  },
+  {
+    name: "what was written up to the fence is left behind",
+    file: "lib/transfer/migrate.ts",
+    find: "await this.#bring(writer, await this.#changed(feed, before));",
+    replace: "await this.#bring(writer, before);",
+    breaks: "Everything that was acknowledged before the fence is in the target.",
+    killedBy: migrations("there and back, under load"),
+    chance: true,
+  },
+  {
+    name: "what stands in the target is not compared",
+    file: "lib/transfer/migrate.ts",
+    find: "if (!this.#ledger.holds(part)) throw differs();",
+    replace: "",
+    breaks: "The target opens only if it holds what was read of the source, record by record.",
+    killedBy: stoppedRuns("what another writer put into the target"),
+  },
+  {
+    name: "an empty store opens in the place of one that is used",
+    file: "lib/not-emptied.ts",
+    find: "if (await hasUsers(source)) throw notMoved(name);",
+    replace: "",
+    breaks: "A flag alone makes nobody the first admin of an empty store.",
+    killedBy: configs("refuses it while the other one holds users"),
+  },
+  {
+    name: "users that were moved elsewhere count as moved here",
+    file: "lib/not-emptied.ts",
+    find: "&& run.peer.id === id) return;",
+    replace: ") return;",
+    breaks: "An empty store opens only in the place of one that was moved to it.",
+    killedBy: configs("were moved elsewhere"),
+  },
+];
