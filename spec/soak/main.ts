@@ -3,6 +3,7 @@
 //
 // --without-proof            the JetStream clients run with a module in the proof's place that proves nothing
 // --sqlite-power             the power fails
+// --sessions                 thousands of sessions on a cluster that suffers
 // --sqlite-mutants           opens damaged files: [--mutants 10000]
 //
 // The others take the time that they take:
@@ -41,6 +42,7 @@ const timed = new Map<string, Run>([
     "sqlite-mutants",
     async (options) => (await import("./sqlite-mutants.js")).run({ ...options, least: options.mutants }),
   ],
+  ["sessions", async ({ seconds, seed, log }) => (await import("./sessions.js")).run({ seconds, seed, log })],
   ["jetstream", async (options) => (await import("./jetstream.js")).run(options)],
 ]);
 const sized = new Map<string, Run>([
