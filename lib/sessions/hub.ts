@@ -154,10 +154,17 @@ export class SessionHub implements Keeper {
     const user = feed.user(session.key, call).then((found) => {
       session.readUser(found);
     });
-    Promise.all([user, ...members]).then(() => {
-      opening.state = "read";
-      this.#wake?.();
-    }, opening.reject);
+    Promise.all([user, ...members]).then(
+      () => {
+        opening.state = "read";
+        this.#wake?.();
+      },
+      (error: unknown) => {
+        opening.reject(error);
+        // What one is told holds for all.
+        if (isEnd(error)) this.#failed(error);
+      },
+    );
   }
 
   async #run(): Promise<void> {

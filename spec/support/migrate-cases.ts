@@ -261,6 +261,21 @@ export const stateCases: Readonly<Record<string, Case>> = Object.fromEntries(
 );
 
 export const oneSideCases: Readonly<Record<string, Case>> = {
+  "sessions of a source that is fenced end, and none begins there again": async ({ from, to }) => {
+    await fillFew(from);
+    const options = { maxStalenessMs: 60_000 };
+    const session = await from.session("root", options);
+    expect(session.allowed && session.active).to.equal(true);
+    const reasonOf = async (): Promise<string> => {
+      using another = await from.session("root", options);
+      return another.allowed ? "allowed" : another.reason;
+    };
+    await reach("fenced", { from, to });
+    expect(await reasonOf()).to.equal("unavailable");
+    expect(session.allowed && session.active).to.equal(false);
+    expect(session.allowed && session.signal.aborted).to.equal(true);
+  },
+
   "a watch proves nothing of a source that is fenced, and ends when it is moved": async ({ from, to }) => {
     await fillFew(from);
     let moved = Infinity;
