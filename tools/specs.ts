@@ -55,6 +55,8 @@ const LONGEST_FIRST = [
   /sqlite\/inspection/,
   /durability/,
   /transfer/,
+  /migrate/,
+  /stopped-runs/,
   /power-loss/,
   /exports/,
   /answers/,

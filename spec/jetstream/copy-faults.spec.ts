@@ -4,7 +4,7 @@ import { openJetStream, type NatsConnection, type Store } from "unibus-membershi
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
 import { codeOf } from "../support/code-of.js";
-import { eventually, pause } from "../support/wait.js";
+import { eventually, pause, signal } from "../support/wait.js";
 import { fenced, isBarrier, isCatchUp, readOf } from "./support/messages.js";
 import { api, streamInfo } from "./support/streams.js";
 import { given, isEnd, messagesOf, natsError, tapped, type Message, type Request } from "./support/taps.js";
@@ -45,19 +45,6 @@ interface Taps {
   slot: string;
   /** What was asked. */
   readonly counts: { barriers: number; fences: number; reads: number; catchUps: number };
-}
-
-interface Signal {
-  readonly happened: Promise<void>;
-  readonly now: () => void;
-}
-
-function signal(): Signal {
-  let now: () => void = () => undefined;
-  const happened = new Promise<void>((resolve) => {
-    now = resolve;
-  });
-  return { happened, now };
 }
 
 /**

@@ -11,9 +11,11 @@ import { fill } from "../support/export-cases.js";
 import { migrate } from "../../lib/transfer/migrate.js";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
+import { signal } from "../support/wait.js";
 import { recordAt, tokenOf } from "./support/format-1.js";
-import { readOf } from "./support/messages.js";
+import { fenced, readOf } from "./support/messages.js";
 import { stoppable } from "./support/stoppable.js";
+import { tapped, type Tap } from "./support/taps.js";
 
 const opTimeoutMs = 20_000;
 /** What is stopped waits for the other run. */
@@ -120,13 +122,24 @@ describe("jetstream: runs of migrations that are stopped", function () {
     await fill(source);
     const peer = { id: "there", name: "there" };
     const report = { counts: { users: 0, rooms: 0, members: 0, roomKeys: 0 }, digest: "" };
-    const stopped = stoppable(connection);
-    const other = await open(stopped.connection);
-    const reached = stopped.stopAt((subject, payload) => readOf(subject, payload) === `$KV.${prefix}rooms.store`);
+    const [askedForRooms, provedUsers, goOn] = [signal(), signal(), signal()];
+    let isHeld = false;
+    const tap: Tap = async (send, ...asked) => {
+      const [subject, payload, options] = asked;
+      if (isHeld && readOf(subject, payload) === `$KV.${prefix}rooms.store`) {
+        askedForRooms.now();
+        await goOn.happened;
+      }
+      const answer = await send(...asked);
+      if (isHeld && fenced(subject, options) === `$KV.${prefix}users.store`) provedUsers.now();
+      return answer;
+    };
+    const other = await open(tapped(connection, { request: tap }));
+    isHeld = true;
     const state = stepOf(other, ({ moving }, call) => moving.state(call));
-    await reached;
+    await Promise.all([askedForRooms.happened, provedUsers.happened]);
     await stepOf(source, ({ moving }, call) => moving.fence({ id: "run", peer, since: 0 }, call));
-    stopped.goOn();
+    goOn.now();
     expect(await state).to.deep.include({ kind: "moving" });
     await stepOf(source, ({ moving }, call) => moving.step("leave", "run", report, call));
     for (const store of [source, other]) {

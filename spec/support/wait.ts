@@ -14,3 +14,17 @@ export async function eventually(
     await pause(20);
   }
 }
+
+/** Something that happens once, and who waits for it. */
+export interface Signal {
+  readonly happened: Promise<void>;
+  readonly now: () => void;
+}
+
+export function signal(): Signal {
+  let now: () => void = () => undefined;
+  const happened = new Promise<void>((resolve) => {
+    now = resolve;
+  });
+  return { happened, now };
+}
