@@ -140,6 +140,20 @@ export const pairCases: Readonly<Record<string, Case>> = {
     await movesUnderLoad(stores);
   },
 
+  "what is written just before the fence goes over, or is refused": async ({ from, to }) => {
+    await fill(from);
+    let late: Promise<boolean> | undefined;
+    const onProgress = ({ phase }: { phase: string }): void => {
+      if (phase !== "cut over") return;
+      late ??= from.users.add({ key: "just-before" }).then(
+        () => true,
+        () => false,
+      );
+    };
+    await migrate(from, to, { cutOver: true, onProgress });
+    expect(await to.isAuthorized("just-before")).to.equal(await late);
+  },
+
   "without cutOver the source goes on, and the target stays closed": async ({ from, to }) => {
     await fill(from);
     const digest = await contentDigest(from);

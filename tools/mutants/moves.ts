@@ -58,8 +58,7 @@ export const movesMutants: readonly Mutant[] = [
     find: "await this.#bring(writer, await this.#changed(feed, before));",
     replace: "await this.#bring(writer, before);",
     breaks: "Everything that was acknowledged before the fence is in the target.",
-    killedBy: migrations("there and back, under load"),
-    chance: true,
+    killedBy: migrations("from memory to memory what is written just before the fence"),
   },
   {
     name: "what stands in the target is not compared",
