@@ -3,7 +3,7 @@
  * each has ended since it is wanted.
  */
 import type { ChangeNotes } from "./changed-names.js";
-import type { ChangedGrants, MemberGrant, UserGrant, WantedGrants } from "./driver.js";
+import type { ChangedGrants, GrantFeed, MemberGrant, UserGrant, WantedGrants } from "./driver.js";
 
 /** What the backend knows of a record just now. */
 export interface GrantReads {
@@ -94,6 +94,16 @@ export class NotedGrants implements ChangeNotes {
   key(): void {
     // Nor are keys.
   }
+}
+
+/** The feed of these notes. `open` rejects where the store may not be used any more, and reads otherwise. */
+export function feedOf(noted: NotedGrants, open: <T>(read: () => T) => Promise<T>, close: () => void): GrantFeed {
+  return {
+    user: (key) => open(() => noted.readUser(key)),
+    member: (roomId, endpoint) => open(() => noted.readMember(roomId, endpoint)),
+    take: () => open(() => noted.take()),
+    close,
+  };
 }
 
 function mapOf<V>(maps: Map<string, V>, key: string, make: () => V): V {

@@ -1,6 +1,6 @@
 /** Grants in memory: every operation names what it changes. */
 import type { GrantsDriver } from "../driver.js";
-import { NotedGrants } from "../noted-grants.js";
+import { NotedGrants, feedOf } from "../noted-grants.js";
 import { answer } from "./memory.js";
 import type { Memory } from "./memory.js";
 import { userRecord } from "./rows.js";
@@ -25,14 +25,9 @@ export function grants(memory: Memory): GrantsDriver {
           },
         });
         memory.followers.add(noted);
-        return {
-          user: (key) => open(() => noted.readUser(key)),
-          member: (roomId, endpoint) => open(() => noted.readMember(roomId, endpoint)),
-          take: () => open(() => noted.take()),
-          close: () => {
-            memory.followers.delete(noted);
-          },
-        };
+        return feedOf(noted, open, () => {
+          memory.followers.delete(noted);
+        });
       }),
   };
 }

@@ -1,6 +1,6 @@
 /** Grants in the tables, which are told of each change when it is durable, and before its caller is. */
 import type { GrantsDriver } from "../driver.js";
-import { NotedGrants } from "../noted-grants.js";
+import { NotedGrants, feedOf } from "../noted-grants.js";
 import { note } from "./changes-feed.js";
 import type { Database } from "./database.js";
 import type { Holding } from "./lease.js";
@@ -32,12 +32,7 @@ export function grants(database: Database, holding: Holding): GrantsDriver {
             note(change, tables, noted);
           },
         });
-        return {
-          user: (key) => open(() => noted.readUser(key)),
-          member: (roomId, endpoint) => open(() => noted.readMember(roomId, endpoint)),
-          take: () => open(() => noted.take()),
-          close: stopListening,
-        };
+        return feedOf(noted, open, stopListening);
       }),
   };
 }
