@@ -353,3 +353,23 @@ const asIs = (error: unknown): unknown => error;
 function unexplained(error: unknown): StoreError {
   return new StoreError("UNAVAILABLE", "The backend failed", { cause: error });
 }
+
+/** What a step opens. It is closed if the step has failed by then, or fails with it in hand: nobody else would. */
+export async function openedBy<T extends { close(): void }>(
+  step: (work: (call: Call) => Promise<T>) => Promise<T>,
+  open: (call: Call) => Promise<T>,
+): Promise<T> {
+  let opened: T | undefined;
+  let hasFailed = false;
+  try {
+    return await step(async (call) => {
+      opened = await open(call);
+      if (hasFailed) opened.close();
+      return opened;
+    });
+  } catch (error) {
+    hasFailed = true;
+    opened?.close();
+    throw error;
+  }
+}

@@ -7,7 +7,7 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import type { SessionInput } from "../arguments.js";
 import { denialOf, denied } from "../authorization.js";
-import type { Call } from "../call.js";
+import { openedBy, type Call } from "../call.js";
 import type { ChangedGrants, GrantFeed, GrantsDriver } from "../driver.js";
 import { StoreError, isStoreError, isTimeout } from "../errors.js";
 import { moment, msSince, type Moment } from "../moment.js";
@@ -191,7 +191,10 @@ export class SessionHub implements Keeper {
     const { opTimeoutMs } = this.#source;
     const feed = this.#feed;
     if (feed === undefined) {
-      const begun = await this.#source.step(opTimeoutMs, (call) => this.#follow(call));
+      const begun = await openedBy<GrantFeed>(
+        (work) => this.#source.step(opTimeoutMs, work),
+        (call) => this.#source.grants.follow(this.#wanted, call),
+      );
       this.#feed = begun;
       for (const opening of this.#openings.values()) this.#read(opening, begun);
       return;
@@ -201,13 +204,6 @@ export class SessionHub implements Keeper {
     const { taking, changes } = await this.#source.step(ms, (call) => this.#take(feed, call));
     this.#taking = undefined;
     this.#tell(taking, changes);
-  }
-
-  async #follow(call: Call): Promise<GrantFeed> {
-    const feed = await this.#source.grants.follow(this.#wanted, call);
-    // Nobody waits for it any more.
-    if (call.remaining() <= 0) feed.close();
-    return feed;
   }
 
   /** What a feed has given counts as taken. So an answer that came too late for one step is that of the next. */

@@ -6,7 +6,7 @@
  */
 import { clearTimeout, setTimeout } from "node:timers";
 import type { WatchInput } from "../arguments.js";
-import type { Call } from "../call.js";
+import { openedBy, type Call } from "../call.js";
 import { tell } from "../diagnostics.js";
 import type { ChangeFeed, Changes, Driver, Wanted, WholeRoom } from "../driver.js";
 import { StoreError, isNotFound, isStoreError } from "../errors.js";
@@ -112,7 +112,10 @@ export class WatchHub {
   async #round(): Promise<void> {
     this.#asked = performance.now();
     if (this.#feed === undefined) {
-      this.#feed = await this.#source.step((call) => this.#follow(call));
+      this.#feed = await openedBy<ChangeFeed>(
+        (work) => this.#source.step(work),
+        (call) => this.#source.driver.changes.follow(call, this.#wanted),
+      );
       for (const watcher of this.#watchers) watcher.isFollowing = false;
     }
     this.#tell(await this.#take());
@@ -136,13 +139,6 @@ export class WatchHub {
     this.#taking = undefined;
     for (const watcher of ready) watcher.isFollowing = true;
     return changes;
-  }
-
-  async #follow(call: Call): Promise<ChangeFeed> {
-    const feed = await this.#source.driver.changes.follow(call, this.#wanted);
-    // Nobody waits for it any more.
-    if (call.remaining() <= 0) feed.close();
-    return feed;
   }
 
   /** What a feed has given counts as taken: an answer that came too late for one step is that of the next. */

@@ -180,4 +180,12 @@ export const coreMutants: readonly Mutant[] = [
     breaks: "Checks that somebody hears of answer as they do where nobody listens.",
     killedBy: bySpec("spec/diagnostics.spec.ts", "of a closed store too"),
   },
+  {
+    name: "what a step opens outlives its failure",
+    file: "lib/call.ts",
+    find: "    opened?.close();\n",
+    replace: "",
+    breaks: "A feed that nobody has goes on for as long as its store.",
+    killedBy: bySpec("spec/call.spec.ts", "is closed if the step fails with it in hand"),
+  },
 ];
