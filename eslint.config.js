@@ -88,6 +88,7 @@ export default defineConfig(
   layer(["lib/watch/*"], [...backends(), ...FRONT, SESSIONS, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/sessions/*"], [...backends(), ...FRONT, WATCH, "**/membership-store.js"]),
   layer(["lib/membership-store.ts", "lib/told-checks.ts", "lib/not-emptied.ts"], [...backends(), ...FRONT]),
+  layer(["lib/faulty/*"], [...backends(), ...FRONT, WATCH, SESSIONS]),
   layer(["lib/transfer/*"], [...backends(), ...ENTRY, "**/inspect/*", WATCH, "**/authorization.js"]),
   layer(["lib/inspect/*"], [...backends(), ...ENTRY, "**/authorization.js"]),
   layer(

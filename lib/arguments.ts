@@ -199,7 +199,7 @@ export function epoch(value: unknown, path: string): number {
   return integer(value, path, 1, MAX_EPOCH);
 }
 
-function flag(value: unknown, path: string): boolean {
+export function flag(value: unknown, path: string): boolean {
   if (typeof value !== "boolean") throw invalid(path, "a boolean");
   return value;
 }

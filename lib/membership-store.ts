@@ -76,6 +76,16 @@ export interface RecordsAccess {
 /** `undefined` if the store is not of this copy of the package. */
 export let recordsOf: (store: unknown) => RecordsAccess | undefined;
 
+/** What stands behind a store. */
+export interface DriverAccess {
+  readonly driver: Driver;
+  readonly opTimeoutMs: number;
+  isClosed(): boolean;
+}
+
+/** `undefined` if the store is not of this copy of the package. */
+export let driverOf: (store: unknown) => DriverAccess | undefined;
+
 export class MembershipStore extends OwnStore implements Store {
   readonly backend: string;
   readonly rooms: Rooms;
@@ -98,6 +108,14 @@ export class MembershipStore extends OwnStore implements Store {
   static {
     recordsOf = (store) =>
       typeof store === "object" && store !== null && #readers in store ? store.#recordsAccess() : undefined;
+    driverOf = (store) =>
+      typeof store === "object" && store !== null && #readers in store
+        ? {
+            driver: store.#driver,
+            opTimeoutMs: store.#opTimeoutMs,
+            isClosed: () => store.#closing !== undefined,
+          }
+        : undefined;
   }
 
   constructor(driver: Driver, opTimeoutMs: number) {

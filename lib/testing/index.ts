@@ -11,3 +11,5 @@ export type { CutMode } from "./route-proxy.js";
 export { conformanceCases, ConformanceRun } from "./conformance.js";
 export type { ConformanceBackend, ConformanceCase, ConformanceContext, ConformanceHarness } from "./conformance.js";
 export { openMemory } from "../memory/open.js";
+export { faulty, type FaultyStore } from "../faulty/faulty.js";
+export type { Fault, FaultPlan, FaultRule, FaultTarget, FaultyCall, MetFault, SeededFaults } from "../faulty/plan.js";

@@ -1,6 +1,7 @@
 // All mutants of the project.
 
 import { coreMutants } from "./core.js";
+import { faultyMutants } from "./faulty.js";
 import { inspectionMutants } from "./inspection.js";
 import { jetStreamMutants } from "./jetstream.js";
 import { movesMutants } from "./moves.js";
@@ -14,5 +15,6 @@ export const mutants: readonly Mutant[] = [
   ...jetStreamMutants,
   ...movesMutants,
   ...inspectionMutants,
+  ...faultyMutants,
   ...simulationMutants,
 ];
