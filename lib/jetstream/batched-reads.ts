@@ -1,12 +1,17 @@
 /**
- * Reads of several keys at one moment of one replica. Those that begin together are one request, bounded by what a
- * server takes and a client can hear.
+ * Reads of several keys, or of all that matches, at one moment of one replica. Those that begin together are one
+ * request, bounded by what a server takes and a client can hear.
+ *
+ * A server looks through its blocks from the newest record that is asked for back to the oldest. So only what is wanted
+ * is asked for: records that were written together are found in the block where they stand, however large the bucket
+ * is.
  */
 import type { Call } from "../call.js";
-import { StoreError } from "../errors.js";
 import { complete } from "./answers.js";
 import { decode, intact, type Entry } from "./entry.js";
 import type { Filter, Key } from "./keys.js";
+import type { DirectAnswer } from "./client.js";
+import { unavailable } from "./failures.js";
 import type { Log } from "./log.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { Seen } from "./seen.js";
@@ -17,53 +22,75 @@ export interface Snapshot<B extends BucketName> {
   readonly upTo: Seq<B>;
   /** The record of a key that was asked for. */
   get(key: Key<B>): Entry<B> | undefined;
-  /** The records below a prefix that was asked for as `prefix.*`. */
-  children(prefix: string): readonly Entry<B>[];
+  /** The records that match a filter that was asked for. */
+  matching(filter: Filter<B>): readonly Entry<B>[];
 }
 
 interface PendingRead<B extends BucketName> {
   readonly filters: readonly Filter<B>[];
+  /** How many records match, about. */
+  readonly weight: number;
   readonly min: Seq<B>;
   readonly call: Call;
-  readonly resolve: (snapshot: Snapshot<B>) => void;
+  /** `undefined`: more match than one request may have. */
+  readonly resolve: (snapshot: Snapshot<B> | undefined) => void;
   readonly reject: (error: unknown) => void;
   readonly retries: RetryLoop;
   /** Absent keys of the answer before: a miss counts when it was seen twice. */
   absent: ReadonlySet<string>;
 }
 
-/** The server takes at most 1,024 matches in one request, and a filter `prefix.*` can match a few. */
-const FAMILY_WEIGHT = 4;
-/**
- * Requests under way at once. Together with the filters of one, a bound on the bytes that are on their way to a client:
- * a server drops a connection that takes too long to read 64 MB.
- */
-const MAX_ASKING = 8;
+export interface BatchLimits {
+  /** How many records one request may ask for: a server takes no more than 1,024 matches. */
+  readonly maxMatches: number;
+  /** Bytes of one answer, where what matches may be more than is known before. */
+  readonly maxBytes?: number;
+  /**
+   * Requests under way at once. Together with the records of one, a bound on the bytes that are on their way to a
+   * client: a server drops a connection that takes too long to read 64 MB.
+   */
+  readonly maxAsking: number;
+}
+
 const NOTHING: ReadonlySet<string> = new Set();
+
+const isExact = (filter: string): boolean => !/[*>]/.test(filter);
 
 export class BatchedReads<B extends BucketName> {
   readonly #log: Log<B>;
   readonly #noted: Seen;
-  readonly #maxFilters: number;
+  readonly #limits: BatchLimits;
   #asking = 0;
   #queue: PendingRead<B>[] = [];
 
-  /** `maxFilters` of one request, by how large the records can be. */
-  constructor(log: Log<B>, noted: Seen, maxFilters: number) {
+  constructor(log: Log<B>, noted: Seen, limits: BatchLimits) {
     this.#log = log;
     this.#noted = noted;
-    this.#maxFilters = maxFilters;
+    this.#limits = limits;
+  }
+
+  /** Reads keys at one moment. At or after `min` and all that was seen. */
+  async read(keys: readonly Key<B>[], min: Seq<B>, call: Call): Promise<Snapshot<B>> {
+    const found = await this.#read(keys, keys.length, min, call);
+    if (found === undefined) throw unavailable("lost", new Error("more than was asked for"));
+    return found;
   }
 
   /**
-   * Reads keys and, where a filter is `prefix.*`, all below a prefix, at one moment. At or after `min` and all that was
-   * seen.
+   * Reads all that matches at one moment, in the same way. `about` as many match. `undefined`: more than one request
+   * may have.
    */
-  read(filters: readonly Filter<B>[], min: Seq<B>, call: Call): Promise<Snapshot<B>> {
+  async all(filter: Filter<B>, about: number, min: Seq<B>, call: Call): Promise<readonly Entry<B>[] | undefined> {
+    const found = await this.#read([filter], about, min, call);
+    return found?.matching(filter);
+  }
+
+  #read(filters: readonly Filter<B>[], weight: number, min: Seq<B>, call: Call): Promise<Snapshot<B> | undefined> {
     return new Promise((resolve, reject) => {
       this.#log.use();
       const read: PendingRead<B> = {
         filters,
+        weight,
         min: later(min, this.#log.highestSeen),
         call,
         resolve,
@@ -84,7 +111,7 @@ export class BatchedReads<B extends BucketName> {
   }
 
   #flush(): void {
-    while (this.#queue.length > 0 && this.#asking < MAX_ASKING) {
+    while (this.#queue.length > 0 && this.#asking < this.#limits.maxAsking) {
       const batch = this.#batch();
       this.#asking++;
       void this.#ask(batch).finally(() => {
@@ -98,8 +125,8 @@ export class BatchedReads<B extends BucketName> {
   #batch(): PendingRead<B>[] {
     let weight = 0;
     const end = this.#queue.findIndex((read, i) => {
-      for (const filter of read.filters) weight += filter.endsWith("*") ? FAMILY_WEIGHT : 1;
-      return i > 0 && weight > this.#maxFilters;
+      weight += read.weight;
+      return i > 0 && weight > this.#limits.maxMatches;
     });
     return this.#queue.splice(0, end < 0 ? this.#queue.length : end);
   }
@@ -112,19 +139,12 @@ export class BatchedReads<B extends BucketName> {
     });
     if (waiting.length === 0) return;
     try {
-      const filters = new Set<string>();
-      let timeoutMs = 1;
-      for (const read of waiting) {
-        for (const filter of read.filters) filters.add(filter);
-        timeoutMs = Math.max(timeoutMs, this.#log.client.attemptMs(read.call));
-      }
-      const subjects = Array.from(filters, (filter) => this.#log.subjects + filter);
-      subjects.push(this.#log.subjects + this.#log.barrierKey);
-      const answer = await this.#log.client.direct(this.#log.stream, { multi_last: subjects }, timeoutMs);
-      if (answer.kind === "too-many") {
+      const answer = await this.#answerTo(waiting);
+      const isOver = answer.kind === "end" && answer.pending > 0 && this.#limits.maxBytes !== undefined;
+      if (answer.kind === "too-many" || isOver) {
         const half = waiting.length >> 1;
-        if (half === 0) throw new StoreError("UNAVAILABLE", "Too many records match");
-        await Promise.all([this.#ask(waiting.slice(0, half)), this.#ask(waiting.slice(half))]);
+        if (half === 0) waiting[0]?.resolve(undefined);
+        else await Promise.all([this.#ask(waiting.slice(0, half)), this.#ask(waiting.slice(half))]);
         return;
       }
       // A bucket has its barrier from the start: a replica without it is behind, or the answer was cut short.
@@ -137,11 +157,34 @@ export class BatchedReads<B extends BucketName> {
       const found = new ReadSnapshot(
         answer.upTo,
         answer.messages.map((message) => decode(message, this.#log.subjects.length)),
+        waiting.flatMap(({ filters }) => filters),
       );
       for (const read of waiting) this.#answer(read, found);
     } catch (error) {
       for (const read of waiting) read.reject(error);
     }
+  }
+
+  /** Where nothing matches, a server does not say how far it is: then it is asked for its barrier, too. */
+  async #answerTo(waiting: readonly PendingRead<B>[]): Promise<DirectAnswer<B>> {
+    const { client, stream, subjects, barrierKey } = this.#log;
+    const filters = new Set<string>();
+    let timeoutMs = 1;
+    for (const read of waiting) {
+      for (const filter of read.filters) filters.add(subjects + filter);
+      timeoutMs = Math.max(timeoutMs, client.attemptMs(read.call));
+    }
+    const { maxBytes } = this.#limits;
+    const ask = (): Promise<DirectAnswer<B>> =>
+      client.direct(
+        stream,
+        { multi_last: [...filters], ...(maxBytes === undefined ? {} : { max_bytes: maxBytes }) },
+        timeoutMs,
+      );
+    const answer = await ask();
+    if (answer.kind !== "empty") return answer;
+    filters.add(subjects + barrierKey);
+    return ask();
   }
 
   #answer(read: PendingRead<B>, found: ReadSnapshot<B>): void {
@@ -153,7 +196,7 @@ export class BatchedReads<B extends BucketName> {
     // at that moment. A later one can while it catches up: no absence that is found here proves anything
     // (docs/protocol.md, A6).
     if (!this.#log.client.isolatesReads) {
-      const absent = new Set(read.filters.filter((filter) => !filter.endsWith("*") && !found.has(filter)));
+      const absent = new Set(read.filters.filter((filter) => isExact(filter) && !found.has(filter)));
       const known = read.absent;
       read.absent = absent;
       if ([...absent].some((key) => !known.has(key))) {
@@ -182,11 +225,25 @@ export class BatchedReads<B extends BucketName> {
 class ReadSnapshot<B extends BucketName> implements Snapshot<B> {
   readonly upTo: Seq<B>;
   readonly #byKey = new Map<string, Entry<B>>();
-  #byParent: Map<string, Entry<B>[]> | undefined;
+  readonly #byFilter = new Map<string, Entry<B>[]>();
 
-  constructor(upTo: Seq<B>, entries: readonly Entry<B>[]) {
+  constructor(upTo: Seq<B>, entries: readonly Entry<B>[], filters: readonly Filter<B>[]) {
     this.upTo = upTo;
     for (const entry of entries) this.#byKey.set(entry.key, entry);
+    // By what a filter begins with: so each record is compared with few of them.
+    const byPrefix = new Map<string, Set<string>>();
+    for (const filter of filters) {
+      if (isExact(filter)) continue;
+      this.#byFilter.set(filter, []);
+      const prefix = filter.slice(0, filter.search(/[*>]/));
+      byPrefix.set(prefix, (byPrefix.get(prefix) ?? new Set()).add(filter));
+    }
+    if (byPrefix.size === 0) return;
+    for (const entry of entries) {
+      for (let end = 0; end >= 0; end = entry.key.indexOf(".", end + 1))
+        for (const filter of byPrefix.get(entry.key.slice(0, end === 0 ? 0 : end + 1)) ?? [])
+          if (matches(filter, entry.key)) this.#byFilter.get(filter)?.push(entry);
+    }
   }
 
   get entries(): Iterable<Entry<B>> {
@@ -202,16 +259,20 @@ class ReadSnapshot<B extends BucketName> implements Snapshot<B> {
     return entry === undefined ? undefined : intact(entry);
   }
 
-  children(prefix: string): readonly Entry<B>[] {
-    if (this.#byParent === undefined) {
-      this.#byParent = new Map();
-      for (const entry of this.#byKey.values()) {
-        const parent = entry.key.slice(0, entry.key.lastIndexOf("."));
-        const siblings = this.#byParent.get(parent);
-        if (siblings === undefined) this.#byParent.set(parent, [entry]);
-        else siblings.push(entry);
-      }
-    }
-    return (this.#byParent.get(prefix) ?? []).map(intact);
+  matching(filter: Filter<B>): readonly Entry<B>[] {
+    return (this.#byFilter.get(filter) ?? []).map(intact);
   }
+}
+
+/** As subjects of NATS match. */
+function matches(filter: string, key: string): boolean {
+  const wanted = filter.split(".");
+  const tokens = key.split(".");
+  if (wanted.at(-1) === ">") {
+    wanted.pop();
+    if (tokens.length <= wanted.length) return false;
+  } else if (tokens.length !== wanted.length) {
+    return false;
+  }
+  return wanted.every((token, i) => token === "*" || token === tokens[i]);
 }

@@ -20,6 +20,8 @@ import { Scans } from "./scans.js";
 import { Seen } from "./seen.js";
 import type { BucketName, Seq } from "./seq.js";
 
+/** Reads of several records that are under way at once. */
+const MAX_ASKING = 8;
 /** How often a write is sent again at once while another one of its subject is under way. */
 const MAX_AT_ONCE = 100;
 
@@ -57,8 +59,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
   constructor(client: JetStreamClient, prefix: string, bucket: B, { maxFilters, seenBytes }: Limits) {
     super(client, prefix, bucket);
     this.#noted = new Seen(seenBytes);
-    this.reads = new BatchedReads(this, this.#noted, maxFilters);
-    this.scans = new Scans(this);
+    this.reads = new BatchedReads(this, this.#noted, { maxMatches: maxFilters, maxAsking: MAX_ASKING });
+    this.scans = new Scans(this, this.#noted);
   }
 
   /**

@@ -157,10 +157,12 @@ export class BucketsReader implements RecordReader {
       if (roster === undefined) return [];
       const { record } = roster.room;
       if (record.epoch === 0) return [...recordsOf(roster, new Map())];
-      const attempts = await this.#attempts(roomId, record, min, call);
       const filter = keys.roomKeysOfRoom(roomId, record.incarnation);
       const mark = keys.roomKeysOfRoomMark(roomId, record.incarnation);
-      const stored = await this.#from.log.buckets.roomKeys.scans.all(filter, mark, min, call);
+      const [attempts, stored] = await joinBoth(
+        this.#attempts(roomId, record, min, call),
+        this.#from.log.buckets.roomKeys.scans.all(filter, mark, min, call, record.members * record.epoch),
+      );
       const found = attempts === undefined ? undefined : keysOf(roster, attempts, stored.values());
       if (found !== undefined && (await this.#isWhole(roster, call))) return [...recordsOf(roster, found)];
     }
@@ -234,7 +236,7 @@ export class BucketsReader implements RecordReader {
     if (epoch <= 1) return found;
     const { roomKeys } = this.#from.log.buckets;
     const [filter, mark] = [keys.epochs(roomId, incarnation), keys.epochsMark(roomId, incarnation)];
-    const entries = await roomKeys.scans.all(filter, mark, min, call);
+    const entries = await roomKeys.scans.all(filter, mark, min, call, epoch);
     for (const entry of entries.values()) {
       const before = Number(entry.key.split(".").at(-1));
       if (before < epoch) found.set(before, readEpoch(entry));

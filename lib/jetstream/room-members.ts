@@ -234,6 +234,7 @@ export class RoomMembers {
       keys.membersMark(roomId, record.roster),
       record.membersSeq,
       call,
+      record.members,
     );
     const rows = new Map<string, MemberRow>();
     for (const entry of entries.values()) {

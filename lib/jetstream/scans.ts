@@ -2,18 +2,24 @@
  * Reads of all that matches: at one moment where one request can have it, else page by page in the order of the log.
  */
 import type { Call } from "../call.js";
-import { complete, whole } from "./answers.js";
+import { whole } from "./answers.js";
+import { BatchedReads } from "./batched-reads.js";
 import type { Bucket } from "./bucket.js";
 import { decode, intact, type Entry } from "./entry.js";
 import { unavailable } from "./failures.js";
 import type { Filter, Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";
 import { RetryLoop } from "./retry-loop.js";
-import { later, type BucketName, type Seq } from "./seq.js";
+import type { Seen } from "./seen.js";
+import type { BucketName, Seq } from "./seq.js";
 
 /** Bytes of one page of a scan, far below what makes a server drop a slow connection. */
 const PAGE_BYTES = 4 * 1024 * 1024;
 export const MAX_PAGE = 512;
+/** A list may have more than it seemed to have. Then those of one request are read each by itself. */
+const LISTS = { maxMatches: 768, maxBytes: PAGE_BYTES, maxAsking: 4 };
+/** How much a list has of which nothing is known. */
+const SOME = 32;
 
 export interface Portion<B extends BucketName> {
   readonly entries: readonly Entry<B>[];
@@ -36,37 +42,29 @@ export interface ScanOptions<B extends BucketName> {
 
 export class Scans<B extends BucketName> {
   readonly #bucket: Bucket<B>;
+  readonly #lists: BatchedReads<B>;
 
-  constructor(bucket: Bucket<B>) {
+  constructor(bucket: Bucket<B>, noted: Seen) {
     this.#bucket = bucket;
+    this.#lists = new BatchedReads(bucket, noted, LISTS);
   }
 
   /**
    * Reads everything that matches, however much it is. Up to the server's limit of one request that is one moment of
    * one replica; beyond it, a scan that ends at `mark`, a key of its own that the filter matches and that is written
-   * first.
+   * first. `about` as many match: those of lists that begin together fit into one request.
    */
-  async all(filter: Filter<B>, mark: Key<B>, min: Seq<B>, call: Call): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
-    const needed = later(min, this.#bucket.highestSeen);
+  async all(
+    filter: Filter<B>,
+    mark: Key<B>,
+    min: Seq<B>,
+    call: Call,
+    about = SOME,
+  ): Promise<ReadonlyMap<Key<B>, Entry<B>>> {
     const found = new Map<Key<B>, Entry<B>>();
-    for (const retries = new RetryLoop(call); ;) {
-      await retries.next();
-      this.#bucket.use();
-      call.throwIfEnded();
-      const subjects = [this.#bucket.subjects + filter, this.#bucket.subjects + this.#bucket.barrierKey];
-      const answer = await this.#bucket.client.direct(
-        this.#bucket.stream,
-        { multi_last: subjects, max_bytes: PAGE_BYTES },
-        this.#bucket.client.attemptMs(call),
-      );
-      if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
-      if (answer.kind === "too-many" || (answer.kind === "end" && answer.pending > 0)) break;
-      if (answer.kind !== "end" || answer.upTo < needed || !complete(answer)) continue;
-      this.#bucket.observe(answer.upTo);
-      for (const message of answer.messages) {
-        const entry = decode(message, this.#bucket.subjects.length);
-        if (!isBarrier(entry.key) && entry.key !== mark) found.set(entry.key, this.#bucket.noted(entry));
-      }
+    const entries = await this.#lists.all(filter, about, min, call);
+    if (entries !== undefined) {
+      for (const entry of entries) if (!isBarrier(entry.key) && entry.key !== mark) found.set(entry.key, entry);
       return found;
     }
     await this.scan(filter, call, { end: () => this.#bucket.touch(mark, call) }, (entry) => {
