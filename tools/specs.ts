@@ -40,6 +40,7 @@ const LONGEST_FIRST = [
   /checkpoints/,
   /conformance\/sqlite/,
   /package/,
+  /auth-callout/,
   /simulation\.spec/,
   /sqlite\/memory/,
   /buckets/,
