@@ -1,9 +1,9 @@
 /** The cells: each a way to use the packed library, from a fresh folder. */
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
 import { cp, mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { bundlers } from "./bundlers.js";
+import { absent, folderOf } from "./installed.js";
 import { PARTS, program, type Report } from "./program.js";
 import { onThisNode, readmeBlock, root, run, type Command, type Sandbox } from "./sandbox.js";
 
@@ -11,22 +11,12 @@ export interface Cell {
   readonly name: string;
   /** Why it cannot be tried here; otherwise what it says. */
   readonly missing?: string;
-  run(sandbox: Sandbox): Promise<Report>;
+  /** Of a part that it does not try it says nothing. */
+  run(sandbox: Sandbox): Promise<Partial<Report>>;
 }
 
 export interface Runtime extends Command {
   readonly name: string;
-}
-
-/** Where a tool is installed: here, or in the root, which has some of them too. */
-export function folderOf(packageName: string): string | undefined {
-  return [join(root, "matrix"), root]
-    .map((base) => join(base, "node_modules", packageName))
-    .find((folder) => existsSync(join(folder, "package.json")));
-}
-
-function absent(packageName: string): string {
-  return `${packageName} is not installed (for ${process.platform}-${process.arch}; see matrix/package.json)`;
 }
 
 const OTHER_NODES = ["node-20.19", "node-20", "node-22.2", "node-22", "node-24", "node-26"];

@@ -12,6 +12,7 @@ import {
   typescriptCells,
   type Cell,
 } from "./cells.js";
+import { testRunnerCells } from "./test-runners.js";
 import { PARTS } from "./program.js";
 import { Sandbox, root } from "./sandbox.js";
 
@@ -31,8 +32,10 @@ async function rowOf(cell: Cell, sandbox: Sandbox): Promise<Row> {
     const report = await cell.run(sandbox);
     return {
       cell: cell.name,
-      columns: PARTS.map((part) => (report[part] === true ? "ok" : "FAILED")),
-      details: PARTS.filter((part) => report[part] !== true).map((part) => `${part}: ${String(report[part])}`),
+      columns: PARTS.map((part) => (report[part] === undefined ? "" : report[part] === true ? "ok" : "FAILED")),
+      details: PARTS.filter((part) => (report[part] ?? true) !== true).map(
+        (part) => `${part}: ${String(report[part])}`,
+      ),
     };
   } catch (error) {
     return {
@@ -59,6 +62,7 @@ async function main(): Promise<void> {
     ...packageManagerCells(),
     ...runtimeCells(),
     ...typescriptCells(),
+    ...testRunnerCells(),
   ].filter(({ name }) => wanted.length === 0 || wanted.some((text) => name.includes(text)));
 
   await using server = await startNatsServer();

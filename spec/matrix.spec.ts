@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { bundlerCells, packageManagerCells, packageOfBundler, runtimeCells, type Cell } from "../matrix/cells.js";
 import { bundlers } from "../matrix/bundlers.js";
+import { testRunnerCells } from "../matrix/test-runners.js";
 import { PARTS, program } from "../matrix/program.js";
 import { Sandbox, onThisNode, root } from "../matrix/sandbox.js";
 
@@ -36,6 +37,13 @@ describe("the matrix, in short", function () {
   const cells = new Map<string, Cell>();
   for (const cell of [...bundlerCells([thisNode], packageOfBundler), ...packageManagerCells(), ...runtimeCells()])
     cells.set(cell.name, cell);
+
+  for (const runner of ["node:test", "Mocha"]) {
+    it(`tests by ${runner}`, async () => {
+      const cell = testRunnerCells().find(({ name }) => name === `tests by ${runner}`);
+      expect(await cell?.run(sandbox)).to.deep.equal({ memory: true });
+    });
+  }
 
   for (const name of [...SHORT, `Node ${process.versions.node}`]) {
     it(name, async () => {
