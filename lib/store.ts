@@ -219,10 +219,6 @@ export interface Watch extends AsyncIterable<StoreEvent>, AsyncDisposable {
  *
  * `resync`: something may have been missed, or more than 65,536 records wait. All records follow anew. What has not
  * come by the next `proved` is gone.
- *
- * `proved`: all that was acknowledged before `asOf` has been told, as it stood then or later. `asOf` is a value of
- * `performance.now()`, to be compared within this process alone. `resync`: something may have been missed, or more than
- * 65,536 records wait; all records follow anew, and what has not come by the next `proved` is gone.
  */
 export type StoreEvent =
   | {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { bundlers } from "./bundlers.js";
 import { absent, folderOf } from "./installed.js";
 import { PARTS, program, type Report } from "./program.js";
-import { onThisNode, readmeBlock, root, run, type Command, type Sandbox } from "./sandbox.js";
+import { onThisNode, readmeBlock, run, type Command, type Sandbox } from "./sandbox.js";
 
 export interface Cell {
   readonly name: string;

@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { anchorOf, anchorsOf, documents, isReferenceCurrent, wrongCode, wrongLinks } from "../tools/docs/check.js";
 import { KINDS } from "./soak/jetstream-kinds.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -12,22 +13,24 @@ const read = (path: string): Promise<string> => readFile(join(root, path), "utf8
 describe("the documents", () => {
   /** What is part of a file is compiled, linted and tested with it. The README's code is run by a spec of its own. */
   it("have only code that stands so in the file that it names", async () => {
-    const documents = ["CONTRIBUTING.md", "bench/README.md", "matrix/README.md"].concat(
-      readdirSync(join(root, "docs"), { recursive: true, encoding: "utf8" })
-        .filter((path) => path.endsWith(".md"))
-        .map((path) => join("docs", path)),
-    );
-    let shown = 0;
-    for (const document of documents) {
-      for (const [, label = "", code = ""] of (await read(document)).matchAll(/^```(.*)\n([^]*?)^```$/gm)) {
-        const [language, path, ...more] = label.split(" ");
-        if (["sh", "text"].includes(label)) continue;
-        expect([language, more.length], `${document}: ${label}`).to.deep.equal(["ts", 0]);
-        expect((await read(path ?? "")).includes(code), `${document}: ${label}:\n${code}`).to.equal(true);
-        shown++;
-      }
-    }
-    expect(shown).to.be.greaterThan(0);
+    expect(await wrongCode()).to.deep.equal([]);
+    expect(documents()).to.include.members(["README.md", "docs/guide.md", "matrix/README.md"]);
+  });
+
+  it("have only links that lead somewhere", async () => {
+    expect(await wrongLinks()).to.deep.equal([]);
+  });
+
+  it("have a reference that is what the doc comments say: npm run docs", async () => {
+    expect(await isReferenceCurrent()).to.equal(true);
+  });
+
+  it("take headings for what links call them", () => {
+    expect([...anchorsOf("# A `b`, and C\n## `lib/x.ts`\n```sh\n# no heading\n```\n## A `b`, and C\n")]).to.deep.equal([
+      "a-b-and-c",
+      "libxts",
+      "a-b-and-c-1",
+    ]);
   });
 });
 
@@ -167,11 +170,3 @@ describe("docs/protocol.md", () => {
     expect(rows.sort(byName)).to.deep.equal(KINDS.map(({ name, most }) => ({ name, most })).sort(byName));
   });
 });
-
-/** As the hosts of repositories make it of a heading. */
-function anchorOf(heading: string): string {
-  return heading
-    .toLowerCase()
-    .replaceAll(/[^\w\- ]/g, "")
-    .replaceAll(" ", "-");
-}

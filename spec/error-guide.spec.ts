@@ -1,11 +1,19 @@
 /** What docs/errors.md shows, which stands here so that it is compiled and run. */
 import { expect } from "chai";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import {
+  StoreError,
+  exportStore,
+  importStore,
   isAlreadyExists,
+  isClosed,
   isConflict,
+  isCorrupt,
+  isIncompatible,
   isInvalidArgument,
   isLocked,
   isNotFound,
@@ -16,7 +24,7 @@ import {
   type Store,
   type User,
 } from "unibus-membership";
-import { openMemory } from "unibus-membership/testing";
+import { faulty, openMemory } from "unibus-membership/testing";
 
 async function findUser(store: Store, key: string): Promise<User | undefined> {
   try {
@@ -67,6 +75,63 @@ async function addOnce(store: Store, key: string): Promise<User> {
     if (!isUnsure) throw error;
     return await store.users.get(key); // NOT_FOUND: it was not done
   }
+}
+
+function complaint(error: unknown): string {
+  if (!isInvalidArgument(error)) throw error;
+  return `${error.argument ?? "something"} is malformed`; // the message says what was expected, and not what came
+}
+
+async function patiently<T>(call: () => Promise<T>, pauses: readonly number[] = [50, 200, 1000]): Promise<T> {
+  for (const pause of pauses) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!isUnavailable(error) || error.outcome === "unknown") throw error; // what may have been done is not for a loop
+      if (error.details?.["movingTo"] !== undefined) throw error; // it does not come back here
+    }
+    await sleep(pause);
+  }
+  return await call();
+}
+
+/** For work in the background, which may be under way when the app stops. */
+async function unlessClosed(work: Promise<void>): Promise<void> {
+  await work.catch((error: unknown) => {
+    if (!isClosed(error)) throw error;
+  });
+}
+
+async function openWhenReleased(path: string, signal: AbortSignal): Promise<Store> {
+  for (;;) {
+    try {
+      return await openSqlite(path, { signal });
+    } catch (error) {
+      if (!isLocked(error)) throw error;
+      await sleep(100, undefined, { signal });
+    }
+  }
+}
+
+async function openOrRestore(path: string, backup: () => AsyncIterable<string>): Promise<Store> {
+  try {
+    return await openSqlite(path);
+  } catch (error) {
+    if (!isCorrupt(error)) throw error;
+    const store = await openSqlite(`${path}.restored`); // the damaged files stay, for whoever finds out why
+    await importStore(backup(), store); // whoever was revoked since the backup is active again: look at the users
+    return store;
+  }
+}
+
+function whatToDo(error: unknown): string {
+  if (!isIncompatible(error)) throw error;
+  const { movedTo, notMoved, version, setting } = error.details ?? {};
+  if (movedTo !== undefined) return "use the other store: this one was moved";
+  if (notMoved !== undefined) return "migrate first: the other section of the config holds users";
+  if (typeof version === "string") return `use another nats-server than ${version}`;
+  if (typeof setting === "string") return `set ${setting} of the bucket as it was`;
+  return error.message;
 }
 
 function statusOf(error: unknown): number {
@@ -137,5 +202,75 @@ describe("the guide to errors", () => {
       await holder.close();
       await rm(folder, { recursive: true });
     }
+  });
+
+  it("what may have been done is not repeated blindly, and all else is", async () => {
+    const failing = faulty(store, { on: "users.add", times: 2, fault: "fail" });
+    expect((await patiently(() => failing.users.add({ key: "erin" }), [1, 1])).key).to.equal("erin");
+    failing.setPlan({ on: "users.add", times: 1, fault: "fail", done: true });
+    const refused = await patiently(() => failing.users.add({ key: "frank" }), [1, 1]).catch((error: unknown) => error);
+    expect(isUnavailable(refused) && refused.outcome).to.equal("unknown");
+    failing.setPlan({ on: "users.add", times: 1, fault: "fail", done: true });
+    expect((await addOnce(failing, "grace")).key).to.equal("grace");
+    failing.setPlan({ on: "users.revoke", times: 2, fault: "fail", done: true });
+    await revokeSurely(failing, "grace");
+    expect((await store.users.get("grace")).status).to.equal("revoked");
+  });
+
+  it("a malformed argument is named, and a closed store is the end of work", async () => {
+    const error: unknown = await store.rooms.get("").catch((reason: unknown) => reason);
+    expect(complaint(error)).to.equal("id is malformed");
+    expect(() => complaint(new Error("other"))).to.throw("other");
+    const closed = await openMemory();
+    await closed.close();
+    await unlessClosed(closed.rooms.delete("a"));
+    const miss: unknown = await unlessClosed(store.rooms.delete("a")).catch((reason: unknown) => reason);
+    expect(isNotFound(miss)).to.equal(true);
+  });
+
+  it("a file is opened when it was released, and restored beside what is damaged", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "unibus-errors-"));
+    const path = join(folder, "membership.db");
+    const holder = await openSqlite(path);
+    await holder.users.addFirstAdmin({ key: "root" });
+    const waiting = openWhenReleased(path, AbortSignal.timeout(60_000));
+    const lines: string[] = [];
+    for await (const line of exportStore(holder)) lines.push(line);
+    await holder.close();
+    await (await waiting).close();
+    const bytes = await readFile(path);
+    bytes.fill(7, bytes.length / 2);
+    await writeFile(path, bytes);
+    const store = await openOrRestore(path, async function* () {
+      for (const line of lines) yield await Promise.resolve(line);
+    });
+    expect(await store.isAdmin("root")).to.equal(true);
+    await store.close();
+    await rm(folder, { recursive: true });
+  });
+
+  it("what does not fit says what to do", () => {
+    const by = (details?: Record<string, unknown>): string =>
+      whatToDo(new StoreError("INCOMPATIBLE", "as it is", details === undefined ? {} : { details }));
+    expect(by({ movedTo: "x" })).to.contain("use the other store");
+    expect(by({ notMoved: "sqlite" })).to.contain("migrate first");
+    expect(by({ version: "2.12.8", server: "n1" })).to.contain("2.12.8");
+    expect(by({ bucket: "users", setting: "max_age" })).to.contain("max_age");
+    expect(by()).to.equal("as it is");
+  });
+
+  it("has a section with an example for each code, a row, and no other", async () => {
+    const text = await readFile(fileURLToPath(new URL("../docs/errors.md", import.meta.url)), "utf8");
+    const source = await readFile(fileURLToPath(new URL("../lib/errors.ts", import.meta.url)), "utf8");
+    const union = /type StoreErrorCode =([^;]*);/.exec(source)?.[1] ?? "";
+    const codes = [...union.matchAll(/"([A-Z_]+)"/g)].map(([, code = ""]) => code);
+    expect(codes.length).to.be.greaterThan(5);
+    const sections = text.split(/^## /m).filter((section) => /^[A-Z_]+\n/.test(section));
+    expect(sections.map((section) => section.split("\n")[0])).to.have.members(codes);
+    for (const section of sections)
+      expect(section, section.split("\n")[0]).to.contain("```ts spec/error-guide.spec.ts\n");
+    const rows = [...text.matchAll(/^\| \[`([A-Z_]+)`\]\(#(\w+)\) \|/gm)];
+    expect(rows.map(([, code]) => code)).to.have.members(codes);
+    for (const [, code = "", anchor] of rows) expect(anchor).to.equal(code.toLowerCase());
   });
 });
