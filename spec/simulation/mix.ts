@@ -73,6 +73,8 @@ export interface Mix {
   readonly overtakes: number;
   /** Changes of a member that another follows at once, so that no head tells of them, and lists without their rows. */
   readonly buried: number;
+  /** Changes of a member after which others ask at once for the rooms that the member is in. */
+  readonly listings: number;
 }
 
 /** Faults that the first mixes had. */
@@ -113,6 +115,7 @@ export const LATER = [
   "leases",
   "overtakes",
   "buried",
+  "listings",
 ] as const satisfies readonly (keyof Mix)[];
 
 /** The faults, by name, for whoever wants to do without one. */
@@ -155,6 +158,7 @@ const MOST: Readonly<Record<Fault, number>> = {
   leases: 1,
   overtakes: 0.3,
   buried: 0.9,
+  listings: 0.9,
 };
 
 /**
@@ -170,6 +174,7 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   leases: 0.25,
   overtakes: 0.3,
   buried: 0.15,
+  listings: 0.15,
 };
 
 /** Faults that belong together. */
@@ -241,6 +246,7 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     leases: often("leases"),
     overtakes: often("overtakes"),
     buried: often("buried"),
+    listings: often("listings"),
   };
 }
 

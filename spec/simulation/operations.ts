@@ -325,6 +325,16 @@ export function nextChange(chance: Chance, taste: Taste, room: number): Step {
   return { store: 0, lane: 0, gapMs: 0, room, op, dice: 0.5 };
 }
 
+/** The rooms that an endpoint is in. */
+export const listing = (room: number, e: number): Step => ({
+  store: 0,
+  lane: 0,
+  gapMs: 0,
+  room,
+  op: { f: "indexed", e },
+  dice: 0.5,
+});
+
 /** What somebody asks who has just heard of a change. */
 export function followUp(
   chance: Chance,

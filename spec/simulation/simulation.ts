@@ -11,6 +11,7 @@ import {
   Touched,
   bury,
   followUp,
+  listing,
   interference,
   isChange,
   isCheck,
@@ -524,6 +525,10 @@ class Simulation {
       const steps = bury(chance, this.#taste, this.#touched, room, op);
       for (const step of steps) this.#atOnce(changer.name, () => step);
       if (steps.length > 0) return;
+    }
+    if ("e" in op && op.f !== "put" && chance.happens(mix.listings)) {
+      for (let asked = 0; asked < 2; asked++) this.#atOnce(changer.name, () => listing(room, op.e));
+      return;
     }
     if (!isUncounted && (op.f === "join" || op.f === "owner") && chance.happens(0.8)) {
       this.#atOnce(changer.name, () => nextChange(chance, this.#taste, room));

@@ -5,10 +5,17 @@ import type { Mutant, SimulationKiller } from "./mutant.js";
 
 const bySimulation: SimulationKiller = { kind: "simulation", seconds: 60 };
 const bySimulationInTime: SimulationKiller = { kind: "simulation", seconds: 240 };
-/** The acknowledgement of a barrier comes late, just after something was taken away. */
-const byOvertaking: SimulationKiller = { ...bySimulation, with: "overtakes" };
 
-type Change = Omit<Mutant, "killedBy" | "chance">;
+interface Change extends Omit<Mutant, "killedBy" | "chance"> {
+  /** The fault without which hardly anything can notice it. */
+  readonly with?: string;
+}
+
+const noticed = (killer: SimulationKiller, { with: fault, ...change }: Change): Mutant => ({
+  ...change,
+  killedBy: fault === undefined ? killer : { ...killer, with: fault },
+  chance: true,
+});
 
 const changes: readonly Change[] = [
   {
@@ -24,6 +31,7 @@ const changes: readonly Change[] = [
     find: "if (found.upTo < read.min) {",
     replace: "if (found.upTo < 0) {",
     breaks: "A read counts only at or after the barrier, or whatever else its reader needs.",
+    with: "listings",
   },
   {
     name: "simulated: a catch-up with a gap",
@@ -31,6 +39,7 @@ const changes: readonly Change[] = [
     find: "if (seq > before + 1) {",
     replace: "if (seq < 0) {",
     breaks: "A replica that catches up from a snapshot drops what was superseded before it has what superseded it.",
+    with: "snapshots",
   },
   {
     name: "simulated: a barrier that is not the next one",
@@ -45,6 +54,7 @@ const changes: readonly Change[] = [
     find: "    this.#changes++;\n    this.#cache.put(entry, generation);",
     replace: "    this.#cache.put(entry, generation);",
     breaks: "A check uses what it found before its barrier only where nothing was kept since.",
+    with: "overtakes",
   },
   {
     name: "simulated: a proof that the cache has not come to",
@@ -53,6 +63,7 @@ const changes: readonly Change[] = [
     replace:
       "while (this.#waiting[0] !== undefined) this.#reached = this.#waiting.shift();\n    return this.#reached === undefined ?",
     breaks: "A barrier proves nothing to a cache that has not come to it, however young it is.",
+    with: "leases",
   },
   {
     name: "simulated: a new generation that forgets nothing",
@@ -203,16 +214,41 @@ const changes: readonly Change[] = [
     replace: `endpoint, { ...CERTAIN, freshness: "any" }, call);\n      const rules`,
     breaks: "Nothing holds a put against the room's record: what it goes by is certain.",
   },
-];
-
-/** Most schedules do not come to these: a barrier has to prove less than what its store is asked just then. */
-const ofOvertakes: readonly Change[] = [
   {
+    // Only a replica in the middle of a snapshot leaves a gap where something else stood than a barrier.
+    name: "simulated: a list of barriers that overstates",
+    file: "lib/jetstream/sequence-window.ts",
+    find: "if (!this.#has(this.#top - bit)) continue;",
+    replace: "if (this.#top < bit) continue;",
+    breaks: "A barrier tells only of barriers: whatever it tells of may be missing from what others read of the log.",
+    with: "snapshots",
+  },
+  {
+    // Only a replica in the middle of a snapshot has dropped a record, and not what superseded it.
+    name: "simulated: a list of users without what changed meanwhile",
+    file: "lib/jetstream/user-pages.ts",
+    find: "if (missed.length === 0) return scanned;",
+    replace: "return scanned;",
+    breaks: "A list of users misses nobody who is there throughout.",
+    with: "snapshots",
+  },
+  {
+    // Few schedules have a stream that is restored: of the others none can notice.
+    name: "simulated: a log that has gone back is believed",
+    file: "lib/jetstream/log.ts",
+    find: "    return this.isDoubted;\n",
+    replace: "    return false;\n",
+    breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
+    with: "restores",
+  },
+  {
+    // Most schedules do not come to these: a barrier has to prove less than what its store is asked just then.
     name: "simulated: a barrier from before the check",
     file: "lib/jetstream/barrier.ts",
     find: "(waiter) => waiter.since >= number",
     replace: "(waiter) => waiter.since > number",
     breaks: "A check takes only a barrier that was sent after it began.",
+    with: "overtakes",
   },
   {
     name: "simulated: what is proved late is kept over a change",
@@ -220,39 +256,16 @@ const ofOvertakes: readonly Change[] = [
     find: "this.#fills.set(key, { count: 1, changed: 0 });",
     replace: "this.#fills.delete(key);",
     breaks: "What the log says of a record while it is being proved is kept.",
+    with: "overtakes",
   },
-];
-
-/** Only a replica in the middle of a snapshot leaves a gap where something else stood than a barrier. */
-const ofSnapshots: Mutant = {
-  name: "simulated: a list of barriers that overstates",
-  file: "lib/jetstream/sequence-window.ts",
-  find: "if (!this.#has(this.#top - bit)) continue;",
-  replace: "if (this.#top < bit) continue;",
-  breaks: "A barrier tells only of barriers: whatever it tells of may be missing from what others read of the log.",
-  killedBy: { ...bySimulation, with: "snapshots" },
-  chance: true,
-};
-
-/** Only a replica in the middle of a snapshot has dropped a record, and not what superseded it. */
-const ofHoles: Mutant = {
-  name: "simulated: a list of users without what changed meanwhile",
-  file: "lib/jetstream/user-pages.ts",
-  find: "if (missed.length === 0) return scanned;",
-  replace: "return scanned;",
-  breaks: "A list of users misses nobody who is there throughout.",
-  killedBy: { ...bySimulation, with: "snapshots" },
-  chance: true,
-};
-
-/** Of what the room's head tells too, no row is needed. */
-const ofBuriedRows: readonly Change[] = [
   {
+    // Of what the room's head tells too, no row is needed.
     name: "simulated: a row from before the record's demand",
     file: "lib/jetstream/joined-rows.ts",
     find: "if (known !== undefined && known.asOf >= needed) return known;",
     replace: "if (known !== undefined) return known;",
     breaks: "A row that is kept counts up to the fence that proved it.",
+    with: "buried",
   },
   {
     name: "simulated: rows from before the room's record",
@@ -260,19 +273,9 @@ const ofBuriedRows: readonly Change[] = [
     find: "keys.membersMark(roomId, record.roster),\n      record.membersSeq,",
     replace: "keys.membersMark(roomId, record.roster),\n      0,",
     breaks: "Rows are taken only from a replica that is at or after the record's `membersSeq`.",
+    with: "buried",
   },
 ];
-
-/** Few schedules have a stream that is restored: of the others none can notice. */
-const ofRestores: Mutant = {
-  name: "simulated: a log that has gone back is believed",
-  file: "lib/jetstream/log.ts",
-  find: "    return this.isDoubted;\n",
-  replace: "    return false;\n",
-  breaks: "A store that was open does not believe a bucket that was restored, however far it gets.",
-  killedBy: { ...bySimulation, with: "restores" },
-  chance: true,
-};
 
 /** What only those notice who watch a store. */
 const watched: readonly Change[] = [
@@ -339,12 +342,7 @@ const held: readonly Change[] = [
 ];
 
 export const simulationMutants: readonly Mutant[] = [
-  ...watched.map((change): Mutant => ({ ...change, killedBy: { ...bySimulationInTime, watch: true }, chance: true })),
-  ...held.map((change): Mutant => ({ ...change, killedBy: { ...bySimulationInTime, sessions: true }, chance: true })),
-  ...changes.map((change): Mutant => ({ ...change, killedBy: bySimulation, chance: true })),
-  ...ofOvertakes.map((change): Mutant => ({ ...change, killedBy: byOvertaking, chance: true })),
-  ofSnapshots,
-  ofHoles,
-  ...ofBuriedRows.map((change): Mutant => ({ ...change, killedBy: { ...bySimulation, with: "buried" }, chance: true })),
-  ofRestores,
+  ...watched.map((change) => noticed({ ...bySimulationInTime, watch: true }, change)),
+  ...held.map((change) => noticed({ ...bySimulationInTime, sessions: true }, change)),
+  ...changes.map((change) => noticed(bySimulation, change)),
 ];
