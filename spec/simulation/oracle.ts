@@ -281,7 +281,8 @@ function allowedSince(entries: readonly Entry[], { kind, stream, at, open }: Dis
       changes.some(
         ({ change: { invoked, returned = Infinity, out }, effect }) =>
           effect === "gives" &&
-          returned > since &&
+          // A write whose caller has given up may be stored at any time after.
+          (out !== "ok" || returned > since) &&
           invoked < (check.returned ?? Infinity) &&
           (out === undefined || out === "ok" || out === "unknown" || FAILURES.has(out)),
       );
