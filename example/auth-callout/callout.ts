@@ -2,7 +2,7 @@
  * Decides for nats-servers who may log in and what they may do there, by a store, and puts out whom the store no longer
  * lets in. Whatever fails, is late or cannot be proved is a no.
  */
-import type { Msg, NatsConnection, Subscription } from "@nats-io/transport-node";
+import { RequestError, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { SessionEnded, isStoreError, subjectToken, type Member, type Session, type Store } from "unibus-membership";
 import { at, hasSigned, serverClaims, text, type Issuer } from "./nkey-jwt.js";
 
@@ -34,7 +34,7 @@ const ANSWER_WITHIN_MS = 1500;
 const KICK_TIMEOUT_MS = 1000;
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 1000;
-/** Whoever is put out by a service that ends has so long: a server that is down answers no kick. */
+/** Whoever is put out by a service that ends has so long. */
 const CLOSE_WITHIN_MS = 5000;
 
 /** Somebody at a server's door. */
@@ -174,6 +174,8 @@ export class AuthCallout implements AsyncDisposable {
         return;
       } catch (error) {
         this.#failed("a kick", error);
+        // The server is down, or cut off and may come back: a service that ends does not wait for it.
+        if (this.#kicksUntil < Infinity && error instanceof RequestError && error.isNoResponders()) return;
         pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
       }
