@@ -29,7 +29,7 @@ async function measure(stalenessMs: number): Promise<number[]> {
   return times;
 }
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [720, 190, 44, 24, 34, 40];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [720, 214, 44, 24, 58, 40];
 const round = (value: number): string => String(Math.round(value * 10) / 10);
 
 /** A histogram from 0 to the bound, with the median and the longest. */
@@ -61,8 +61,8 @@ ${bars.filter((_, i) => bins[i] !== 0).join("\n")}
 <text x="${LEFT - 6}" y="${TOP + 8}" text-anchor="end">${most}</text>
 ${ticks.join("\n")}
 <text x="${(WIDTH + LEFT) / 2}" y="${floor + 32}" text-anchor="middle">milliseconds from the acknowledgement to the closed connection, up to the bound</text>
-${mark(median, "median", TOP - 8)}
-${mark(longest, "longest", TOP + 8)}
+${mark(median, "median", TOP - 34)}
+${mark(longest, "longest", TOP - 20)}
 </g>`;
 }
 
