@@ -87,7 +87,7 @@ export default defineConfig(
   layer(["lib/authorization.ts"], [...backends(), ...FRONT, "**/driver.js", "**/membership-store.js"]),
   layer(["lib/watch/*"], [...backends(), ...FRONT, SESSIONS, "**/membership-store.js", "**/authorization.js"]),
   layer(["lib/sessions/*"], [...backends(), ...FRONT, WATCH, "**/membership-store.js"]),
-  layer(["lib/membership-store.ts", "lib/told-checks.ts", "lib/not-emptied.ts"], [...backends(), ...FRONT]),
+  layer(["lib/membership-store.ts", "lib/boolean-checks.ts", "lib/not-emptied.ts"], [...backends(), ...FRONT]),
   layer(["lib/faulty/*"], [...backends(), ...FRONT, WATCH, SESSIONS]),
   layer(["lib/transfer/*"], [...backends(), ...ENTRY, "**/inspect/*", WATCH, "**/authorization.js"]),
   layer(["lib/inspect/*"], [...backends(), ...ENTRY, "**/authorization.js"]),

@@ -5,6 +5,7 @@
 import { DEFAULT_OP_TIMEOUT_MS, checkOptions, id, opTimeout, signKey } from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { Call } from "./call.js";
+import type { Answering } from "./call.js";
 import { isStoreError } from "./errors.js";
 import { isActive } from "./rules.js";
 import type { UserFacts } from "./rules.js";
@@ -91,7 +92,7 @@ export function denialOf(error: unknown, aborted: boolean): Denial {
   }
 }
 
-const deny = (): boolean => false;
+const DENYING: Answering<boolean, boolean> = { failed: () => false, last: (answer) => answer };
 
 /** What a store of anybody says is believed only in the exact form of a proof. */
 function provesActive(decision: unknown, key: string, now: number): decision is Extract<Decision, { allowed: true }> {
@@ -118,7 +119,7 @@ function checked(
   const timeoutMs = bounds.timeoutMs ?? opTimeoutOf(store);
   const limits: CheckOptions = { timeoutMs };
   if (bounds.signal !== undefined) limits.signal = bounds.signal;
-  return new Call(bounds, timeoutMs, "read").answer(() => ask(limits), deny);
+  return new Call(bounds, timeoutMs, "read").answer(() => ask(limits), DENYING);
 }
 
 const isOwn = (store: unknown): boolean => typeof store === "object" && store !== null && OwnStore.includes(store);

@@ -110,6 +110,14 @@ export interface Ending<T> {
   tell(waiter: Waiter<T>): void;
 }
 
+/** What becomes of an operation that never rejects. None of it may throw. */
+export interface Answering<T, R> {
+  /** Any other end than an answer, as an answer. */
+  failed(error: unknown, aborted: boolean): T;
+  /** What the operation is resolved with. It is called once, and nothing else is answered any more. */
+  last(answer: T): R;
+}
+
 /** What a write answers. */
 export type Eventually<T> = Promise<T> | Ending<T>;
 
@@ -129,7 +137,8 @@ export class Call implements Waiter<unknown> {
   #listenNoLonger: (() => void) | undefined;
   #resolve: (value: never) => void = nothing;
   #reject: (error: unknown) => void = nothing;
-  #explain: ((error: unknown, call: Call) => unknown) | undefined;
+  #explain: (error: unknown, call: Call) => unknown = asIs;
+  #answering: Answering<unknown, unknown> | undefined;
 
   /** `calls`: the registry that ends it. Without one it has its own timer. */
   constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: CallRegistry) {
@@ -244,16 +253,14 @@ export class Call implements Waiter<unknown> {
     return promise;
   }
 
-  /** The same, but never rejects: `fallback` turns any other end into an answer. It must not throw. */
-  answer<T>(operation: (call: this) => Promise<T>, fallback: (error: unknown, aborted: boolean) => T): Promise<T> {
-    return new Promise<T>((resolve) => {
-      this.#resolve = resolve;
-      this.#reject = (error) => {
-        resolve(fallback(error, this.aborted));
-      };
-      this.#explain = undefined;
-      this.#run(operation);
-    });
+  /** The same, but never rejects: `answering` makes of every end what it resolves with. */
+  answer<T, R>(operation: (call: this) => Promise<T>, answering: Answering<T, R>): Promise<R> {
+    const promise = new Promise<R>(takeSettlers);
+    this.#resolve = settlers.resolve;
+    settlers.resolve = settlers.reject = nothing;
+    this.#answering = answering;
+    this.#run(operation);
+    return promise;
   }
 
   #run<T>(operation: (call: this) => Eventually<T>): void {
@@ -291,7 +298,7 @@ export class Call implements Waiter<unknown> {
       return;
     }
     this.#finish();
-    this.#resolve(value as never);
+    this.#resolve((this.#answering === undefined ? value : this.#answering.last(value)) as never);
   }
 
   /** The operation has failed. */
@@ -304,8 +311,9 @@ export class Call implements Waiter<unknown> {
   }
 
   #refuse(error: unknown): void {
-    if (this.#explain === undefined) {
-      this.#reject(error);
+    const answering = this.#answering;
+    if (answering !== undefined) {
+      this.#resolve(answering.last(answering.failed(error, this.aborted)) as never);
       return;
     }
     const reason = this.#explain(error, this);

@@ -32,7 +32,7 @@ import type { Found } from "./findings.js";
 import type { Moment } from "./moment.js";
 import type { MoveRun, MoveReport, MoveState, StepName, StoreIdentity } from "./moves.js";
 import type { UserFacts } from "./rules.js";
-import type { Member, Page, Proof, Room, RoomKey, User } from "./store.js";
+import type { LogPlace, Member, Page, Proof, Room, RoomKey, User } from "./store.js";
 
 export interface Driver {
   /** The name of the backend, which is `Store.backend`. */
@@ -86,8 +86,8 @@ export interface SyncCheckReads {
    * believed. So it is never a guess.
    */
   isCurrent(now: number): boolean;
-  /** What an answer of just now rests on, of a check that began then. */
-  proof(began: Moment): Proof;
+  /** What an answer of just now rests on. `wall`: the time, in milliseconds since 1970. */
+  proof(wall: number): Proof;
   /**
    * Makes sure of the memory, and resolves when it is current again. Rejects if it is not, or if that cannot be told.
    */
@@ -118,20 +118,26 @@ export interface AsyncCheckReads {
   /**
    * The same without asking anybody, if this memory misses nothing that was acknowledged more than `maxStalenessMs`
    * ago, by either clock, and nothing that this store was acknowledged itself (17). `undefined`: `facts` has to tell.
-   * It throws where `facts` would reject.
+   * It throws where `facts` would reject. `key` is not checked: what is no key names nobody.
    */
   recentFacts(key: string, maxStalenessMs: number, note?: ProofNote): UserFacts | undefined;
   /** The same of whether an active admin exists at `now`. */
   recentAdmin(now: number, maxStalenessMs: number, note?: ProofNote): boolean | undefined;
   /** The same of whether the endpoint has joined the room. */
   recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined;
+  /** What an answer of just now rests on, by its note, and by what two clocks say. */
+  proof(note: ProofNote, monotonic: number, wall: number): Proof | undefined;
 }
 
-/** Of whoever wants to know what an answer rests on. The driver puts that in before it answers. */
+/**
+ * Of whoever wants to know what an answer rests on. The driver puts it in before it answers, where there is a record.
+ */
 export interface ProofNote {
-  /** When the check began. */
-  readonly began: Moment;
-  proof?: Proof;
+  /** What was acknowledged before this moment is taken into account. */
+  since?: Moment | undefined;
+  /** Of what the record is, and where it stood. */
+  of?: "users" | "rooms" | undefined;
+  place?: LogPlace | undefined;
 }
 
 export interface RoomsDriver {

@@ -5,8 +5,9 @@
 import * as args from "./arguments.js";
 import type { Bounds } from "./arguments.js";
 import { OwnStore, decide, denialOf, denied } from "./authorization.js";
+import { BooleanChecks } from "./boolean-checks.js";
 import { Call, CallRegistry } from "./call.js";
-import type { Eventually } from "./call.js";
+import type { Answering, Eventually } from "./call.js";
 import type {
   ChangeFeed,
   ChangesDriver,
@@ -24,9 +25,7 @@ import type {
 } from "./driver.js";
 import { StoreError, isStoreError } from "./errors.js";
 import { decisions, traced, type DecisionMessage } from "./diagnostics.js";
-import { moment, msSince, type Moment } from "./moment.js";
-import { checkCreate, isActive, isActiveAdmin } from "./rules.js";
-import type { UserFacts } from "./rules.js";
+import { checkCreate } from "./rules.js";
 import { isAborted } from "./signal.js";
 import type {
   CallOptions,
@@ -45,7 +44,6 @@ import type {
   WatchOptions,
 } from "./store.js";
 import { SessionHub, disposable } from "./sessions/hub.js";
-import { ToldChecks } from "./told-checks.js";
 import { WatchHub } from "./watch/hub.js";
 
 /** Lists and rekey touch many records. */
@@ -102,7 +100,7 @@ export class MembershipStore extends OwnStore implements Store {
   readonly #feeds = new Set<ChangeFeed>();
   readonly #watches: WatchHub;
   readonly #sessions: SessionHub;
-  readonly #told: ToldChecks;
+  readonly #booleans: BooleanChecks;
   #closing: Promise<void> | undefined;
 
   static {
@@ -140,11 +138,11 @@ export class MembershipStore extends OwnStore implements Store {
       opTimeoutMs,
       step: (timeoutMs, work) => this.#call(undefined, "read", timeoutMs, () => [args.callOptions(undefined), work]),
     });
-    this.#told = new ToldChecks({
+    this.#booleans = new BooleanChecks({
       backend: driver.backend,
       checks: driver.checks,
       isClosed: () => this.#closing !== undefined,
-      decided: (bounds, ask, fallback) => this.#decided(bounds, ask, fallback),
+      decided: (bounds, ask, answering) => this.#decided(bounds, ask, answering),
     });
 
     // The functions over any store rely on these methods. So nobody may replace them.
@@ -290,108 +288,93 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   authorize(key: string, options?: CheckOptions): Promise<Decision> {
-    const isHeard = decisions.hasSubscribers;
-    const note: ProofNote = { began: moment() };
-    let bounds: Bounds;
-    let folded: string | undefined;
-    const answer = ((): Promise<Decision> => {
-      try {
-        if (this.#closing !== undefined) return Promise.resolve(denied("closed"));
-        bounds = args.checkOptions(options);
-        folded = args.signKey(key, "key");
-      } catch (error) {
-        return Promise.resolve(denied("malformed", error));
-      }
-      return this.#authorize(folded, bounds, note);
-    })();
-    if (!isHeard) return answer;
-    const { backend } = this;
-    return answer.then((decision) => {
-      told("authorize", backend, folded, decision, note.began);
-      return decision;
-    });
-  }
-
-  #authorize(key: string, bounds: Bounds, note: ProofNote): Promise<Decision> {
     const { checks } = this.#driver;
-    if (isAborted(bounds.signal)) return Promise.resolve(denied("aborted"));
-    if (!checks.synchronous)
-      return this.#decided<Decision>(
+    const telling = this.#telling("authorize");
+    let bounds: Bounds;
+    let folded: string;
+    try {
+      if (this.#closing !== undefined) return Promise.resolve(telling.last(denied("closed")));
+      bounds = args.checkOptions(options);
+      folded = telling.key = args.signKey(key, "key");
+    } catch (error) {
+      return Promise.resolve(telling.last(denied("malformed", error)));
+    }
+    if (isAborted(bounds.signal)) return Promise.resolve(telling.last(denied("aborted")));
+    if (!checks.synchronous) {
+      const note: ProofNote = {};
+      return this.#decided(
         bounds,
-        async (call) => decide(await checks.user(key, call, note), Date.now(), note.proof),
-        denialOf,
+        async (call) => {
+          const user = await checks.user(folded, call, note);
+          const now = Date.now();
+          return decide(user, now, checks.proof(note, performance.now(), now));
+        },
+        telling,
       );
-    const decideBy = (now: number): Decision => decide(checks.user(key), now, checks.proof(note.began));
+    }
+    const decideBy = (now: number): Decision => decide(checks.user(folded), now, checks.proof(now));
     try {
       const now = Date.now();
       const decision = decideBy(now);
-      if (checks.isCurrent(now)) return Promise.resolve(decision);
+      if (checks.isCurrent(now)) return Promise.resolve(telling.last(decision));
     } catch (error) {
-      return Promise.resolve(denialOf(error, false));
+      return Promise.resolve(telling.last(denialOf(error, false)));
     }
-    return this.#decided(bounds, () => renewed(checks, decideBy), denialOf);
+    return this.#decided(bounds, () => renewed(checks, decideBy), telling);
   }
 
   isAuthorized(key: string, options?: CheckOptions): Promise<boolean> {
-    if (decisions.hasSubscribers) return this.#told.user("isAuthorized", key, options);
-    return this.#passes(key, options, isActive);
+    return this.#booleans.user("isAuthorized", key, options);
   }
 
   isAdmin(key: string, options?: CheckOptions): Promise<boolean> {
-    if (decisions.hasSubscribers) return this.#told.user("isAdmin", key, options);
-    return this.#passes(key, options, isActiveAdmin);
+    return this.#booleans.user("isAdmin", key, options);
   }
 
   isMember(roomId: string, endpoint: string, options?: CheckOptions): Promise<boolean> {
-    if (decisions.hasSubscribers) return this.#told.member(roomId, endpoint, options);
-    const { checks } = this.#driver;
-    return this.#check(options, (maxStalenessMs) => {
-      if (checks.synchronous) {
-        // Ids that are stored were checked. So an id that is found needs no check.
-        if (!checks.joined(roomId, endpoint)) return false;
-        return checks.isCurrent(Date.now()) || (() => renewed(checks, () => checks.joined(roomId, endpoint)));
-      }
-      const room = args.id(roomId, "roomId");
-      const member = args.id(endpoint, "endpoint");
-      const recent = maxStalenessMs > 0 ? checks.recentlyJoined(room, member, maxStalenessMs) : undefined;
-      return recent ?? ((call) => checks.joined(room, member, call));
-    });
+    return this.#booleans.member(roomId, endpoint, options);
   }
 
   hasAdmin(options?: CheckOptions): Promise<boolean> {
-    if (decisions.hasSubscribers) return this.#told.admin(options);
-    const { checks } = this.#driver;
-    return this.#check(options, (maxStalenessMs) => {
-      if (checks.synchronous) {
-        const now = Date.now();
-        if (!checks.admin(now)) return false;
-        return checks.isCurrent(now) || (() => renewed(checks, (later) => checks.admin(later)));
-      }
-      const recent = maxStalenessMs > 0 ? checks.recentAdmin(Date.now(), maxStalenessMs) : undefined;
-      return recent ?? ((call) => checks.admin(Date.now, call));
-    });
+    return this.#booleans.admin(options);
   }
 
   session(key: string, options?: SessionOptions): Promise<Session | (Denial & Disposable)> {
+    const telling = this.#telling("session");
+    const refuse = (denial: Denial): Promise<Denial & Disposable> => {
+      telling.last(denial);
+      return Promise.resolve(disposable(denial));
+    };
     let input: args.SessionInput;
     let folded: string;
     try {
-      if (this.#closing !== undefined) return Promise.resolve(disposable(denied("closed")));
+      if (this.#closing !== undefined) return refuse(denied("closed"));
       input = args.sessionOptions(options);
-      folded = args.signKey(key, "key");
+      folded = telling.key = args.signKey(key, "key");
     } catch (error) {
-      return Promise.resolve(disposable(denied("malformed", error)));
+      return refuse(denied("malformed", error));
     }
-    if (isAborted(input.signal)) return Promise.resolve(disposable(denied("aborted")));
-    const isHeard = decisions.hasSubscribers;
-    const began = moment();
-    const answer = this.#sessions.open(folded, input, (work) => this.#decided(input, work, denialOf));
-    if (!isHeard) return answer;
-    return answer.then((found) => {
-      const decision: Decision = found.allowed ? { allowed: true, reason: "active", user: found.user } : found;
-      told("session", this.backend, folded, decision, began);
-      return found;
-    });
+    if (isAborted(input.signal)) return refuse(denied("aborted"));
+    return this.#sessions
+      .open(folded, input, (work) => this.#decided(input, work, { failed: denialOf, last: asIs }))
+      .then((found) => {
+        telling.last(found.allowed ? { allowed: true, reason: "active", user: found.user } : found);
+        return found;
+      });
+  }
+
+  /** Tells of the decision at the end, if anybody listens at the beginning. */
+  #telling(check: "authorize" | "session"): Answering<Decision, Decision> & { key: string | undefined } {
+    const { backend } = this;
+    const began = decisions.hasSubscribers ? performance.now() : undefined;
+    return {
+      key: undefined,
+      failed: denialOf,
+      last(decision) {
+        if (began !== undefined) told(check, backend, this.key, decision, performance.now() - began);
+        return decision;
+      },
+    };
   }
 
   watch(options?: WatchOptions): Watch {
@@ -452,56 +435,8 @@ export class MembershipStore extends OwnStore implements Store {
     };
   }
 
-  /** Decides like `authorize`, but makes no record. */
-  #passes(
-    key: string,
-    options: CheckOptions | undefined,
-    rule: (user: UserFacts, now: number) => boolean,
-  ): Promise<boolean> {
-    const { checks } = this.#driver;
-    return this.#check(options, (maxStalenessMs) => {
-      if (checks.synchronous) {
-        // Keys are stored folded. So only a key that is not found needs to be folded.
-        const user = checks.facts(key) ?? checks.facts(args.signKey(key, "key"));
-        const now = Date.now();
-        if (!isAllowed(user, rule, now)) return false;
-        return (
-          checks.isCurrent(now) ||
-          (() => renewed(checks, (later) => isAllowed(checks.facts(args.signKey(key, "key")), rule, later)))
-        );
-      }
-      const folded = args.signKey(key, "key");
-      const recent = maxStalenessMs > 0 ? checks.recentFacts(folded, maxStalenessMs) : undefined;
-      if (recent !== undefined) return rule(recent, Date.now());
-      return (call) => checks.facts(folded, call).then((user) => isAllowed(user, rule, Date.now()));
-    });
-  }
-
-  /** A boolean check. `prepare` has the answer, or how to ask for it. */
-  #check(
-    options: CheckOptions | undefined,
-    prepare: (maxStalenessMs: number) => boolean | ((call: Call) => Promise<boolean>),
-  ): Promise<boolean> {
-    const { checks } = this.#driver;
-    let bounds: args.CheckBounds;
-    let ask: ReturnType<typeof prepare>;
-    try {
-      if (this.#closing !== undefined) return Promise.resolve(false);
-      bounds = args.checkOptions(options);
-      ask = prepare(bounds.maxStalenessMs ?? (checks.synchronous ? 0 : checks.maxStalenessMs));
-      if (isAborted(bounds.signal)) return Promise.resolve(false);
-    } catch {
-      return Promise.resolve(false);
-    }
-    return typeof ask === "boolean" ? Promise.resolve(ask) : this.#decided(bounds, ask, deny);
-  }
-
-  #decided<T>(
-    bounds: Bounds,
-    ask: (call: Call) => Promise<T>,
-    fallback: (error: unknown, aborted: boolean) => T,
-  ): Promise<T> {
-    return new Call(bounds, this.#opTimeoutMs, "read", this.#calls).answer(ask, fallback);
+  #decided<T, R>(bounds: Bounds, ask: (call: Call) => Promise<T>, answering: Answering<T, R>): Promise<R> {
+    return new Call(bounds, this.#opTimeoutMs, "read", this.#calls).answer(ask, answering);
   }
 
   #ofMember<T>(
@@ -557,30 +492,19 @@ export class MembershipStore extends OwnStore implements Store {
   }
 }
 
-const deny = (): boolean => false;
+const asIs = <T>(answer: T): T => answer;
 
 function told(
   check: "authorize" | "session",
   backend: string,
   key: string | undefined,
   decision: Decision,
-  began: Moment,
+  durationMs: number,
 ): void {
   const { allowed, reason, proof } = decision;
-  decisions.publish({
-    check,
-    backend,
-    key,
-    allowed,
-    reason,
-    proof,
-    durationMs: msSince(began),
-    ...(!decision.allowed && decision.error !== undefined ? { error: decision.error } : {}),
-  } satisfies DecisionMessage);
-}
-
-function isAllowed(user: UserFacts | undefined, rule: (user: UserFacts, now: number) => boolean, now: number): boolean {
-  return user !== undefined && rule(user, now);
+  const message = { check, backend, key, allowed, reason, proof, durationMs } satisfies DecisionMessage;
+  const error: unknown = decision.allowed ? undefined : decision.error;
+  decisions.publish(error === undefined ? message : ({ ...message, error } satisfies DecisionMessage));
 }
 
 /** The answer from memory, after the backend made sure that the memory is current. */

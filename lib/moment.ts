@@ -6,6 +6,6 @@ export interface Moment {
 
 export const moment = (): Moment => ({ monotonic: performance.now(), wall: Date.now() });
 
-/** The larger of what the clocks say: one that was set back adds nothing. */
-export const msSince = (earlier: Moment): number =>
-  Math.max(performance.now() - earlier.monotonic, Date.now() - earlier.wall);
+/** The larger of what the clocks say: one that was set back adds nothing. Who has read them already says so. */
+export const msSince = (earlier: Moment, monotonic = performance.now(), wall = Date.now()): number =>
+  Math.max(monotonic - earlier.monotonic, wall - earlier.wall);

@@ -110,6 +110,7 @@ async function everyCheck(store: Store): Promise<void> {
   await hasAdmin(store);
   (await store.session("root"))[Symbol.dispose]();
   (await store.session("out"))[Symbol.dispose]();
+  (await store.session("two words"))[Symbol.dispose]();
 }
 
 describe("diagnostics", function () {
@@ -193,6 +194,7 @@ describe("diagnostics", function () {
         "hasAdmin yes active",
         "session root yes active",
         "session out no revoked",
+        "session no malformed",
       ]);
       for (const { message } of told) {
         const { check, reason, proof, durationMs, backend } = message;

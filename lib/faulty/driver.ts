@@ -22,6 +22,7 @@ import type {
   WantedGrants,
 } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { moment, msSince } from "../moment.js";
 import type { UserFacts } from "../rules.js";
 import type { User } from "../store.js";
 import type { Fault, FaultyCall } from "./plan.js";
@@ -211,15 +212,22 @@ function checksOf(reads: CheckReads, gate: Gate): AsyncCheckReads {
     recentFacts: () => undefined,
     recentAdmin: () => undefined,
     recentlyJoined: () => undefined,
+    proof: (note, monotonic, wall) => {
+      if (!reads.synchronous) return reads.proof(note, monotonic, wall);
+      const { since } = note;
+      // The answer may have been held up since.
+      return since && { ...reads.proof(since.wall), staleMs: msSince(since, monotonic, wall) };
+    },
   };
 }
 
 async function current<T>(reads: SyncCheckReads, read: () => T, note: ProofNote | undefined): Promise<T> {
   if (!reads.isCurrent(Date.now())) await reads.renew();
+  const since = moment();
   const found = read();
   if (!reads.isCurrent(Date.now()))
     throw new StoreError("UNAVAILABLE", "What the store has in memory may not be the newest state");
-  if (note !== undefined) note.proof = reads.proof(note.began);
+  if (note !== undefined) note.since = since;
   return found;
 }
 

@@ -1,7 +1,7 @@
 /** What a check may believe: a record, and an absence, as of a moment after the check began. */
 import type { Call } from "../call.js";
 import type { AsyncCheckReads, ProofNote } from "../driver.js";
-import { msSince, type Moment } from "../moment.js";
+import { moment, msSince } from "../moment.js";
 import type { UserFacts } from "../rules.js";
 import type { JetStreamProof, User } from "../store.js";
 import { hasActiveAdmin } from "./admin-guard.js";
@@ -38,13 +38,12 @@ export class JetStreamChecks implements AsyncCheckReads {
   /** What a check needs of the user, as of a moment after this call. It decides, and says why a denial is one. */
   facts(key: string, call: Call, note?: ProofNote): Promise<UserFacts | undefined> {
     const recordKey = keys.user(key);
-    const kept = this.#staged.has(recordKey) ? undefined : this.#users.proveKept(recordKey, call);
+    const kept = this.#staged.has(recordKey) ? undefined : this.#users.proveKept(recordKey, call, note);
     if (kept === undefined) return this.#facts(key, call, note);
     // Nearly all checks end here. One promise more would be a good part of what they cost.
     return kept.then((found) => {
       if (found === undefined || found.value.slot !== undefined) return this.#facts(key, call, note);
       const { facts } = found.value;
-      if (note !== undefined) note.proof = ofUsers(note.began, found);
       const opened = this.#users.checkOpen(found.asOf, call);
       return opened === undefined ? facts : opened.then(() => facts);
     });
@@ -82,14 +81,19 @@ export class JetStreamChecks implements AsyncCheckReads {
   ): Promise<{ facts?: UserFacts | undefined; seq?: Seq<"users">; row?: UserRow }> {
     const recordKey = keys.user(key);
     const isStaged = this.#staged.has(recordKey);
-    const alone = isStaged ? undefined : await this.#users.prove(recordKey, call);
-    if (note !== undefined && alone !== undefined) note.proof = ofUsers(note.began, alone);
+    const since = note === undefined ? undefined : moment();
+    if (note !== undefined) note.place = undefined;
+    const alone = isStaged ? undefined : await this.#users.prove(recordKey, call, note);
     if (!isStaged && alone?.value.slot === undefined) {
       await this.#users.checkOpen(alone?.asOf ?? this.#users.highestSeen, call);
       return alone === undefined ? {} : { facts: alone.value.facts, seq: alone.seq };
     }
     const [guard, user] = await this.#withGuard(recordKey, call);
-    if (note !== undefined && user !== undefined) note.proof = ofUsers(note.began, user);
+    if (note !== undefined) {
+      note.since = since;
+      note.of = "users";
+      note.place = user;
+    }
     this.#noteStaged(recordKey, user?.value.slot !== undefined);
     await this.#users.checkOpen(user?.asOf ?? this.#users.highestSeen, call);
     if (user?.value.slot === undefined) return user === undefined ? {} : { facts: user.value.facts, seq: user.seq };
@@ -116,8 +120,7 @@ export class JetStreamChecks implements AsyncCheckReads {
 
   /** Whether an admin is active, by one record however many users there are. */
   async admin(now: () => number, call: Call, note?: ProofNote): Promise<boolean> {
-    const found = await this.#users.prove(keys.admins, call);
-    if (note !== undefined && found !== undefined) note.proof = ofUsers(note.began, found);
+    const found = await this.#users.prove(keys.admins, call, note);
     await this.#users.checkOpen(found?.asOf ?? this.#users.highestSeen, call);
     const time = now();
     const guard = found?.value.guard?.guard;
@@ -130,32 +133,29 @@ export class JetStreamChecks implements AsyncCheckReads {
 
   /** Both records are as of one moment of the log, so that the guard says what counts of a staged change. */
   recentFacts(key: string, maxStalenessMs: number, note?: ProofNote): UserFacts | undefined {
-    const known = this.#kept.user(key);
-    const found = this.#users.recentOf(known, maxStalenessMs);
-    if (note !== undefined && known !== undefined) this.#noteRecent(note, known.seq);
+    const found = this.#users.recentOf(this.#kept.user(key), maxStalenessMs, note);
     if (found?.slot === undefined) return found?.facts;
     const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard;
     const row = guard === undefined ? undefined : counts(found.slot, guard);
     return row === undefined ? undefined : factsOf(row);
   }
 
-  #noteRecent(note: ProofNote, seq: Seq<"users">): void {
-    const { provedAt } = this.#users;
-    if (provedAt !== undefined) note.proof = ofUsers(provedAt, { seq, asOf: this.#users.asOf });
-  }
-
   recentAdmin(now: number, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
-    const seq = note === undefined ? undefined : this.#users.keptAt(keys.admins);
-    if (note !== undefined && seq !== undefined) this.#noteRecent(note, seq);
-    const guard = this.#users.recent(keys.admins, maxStalenessMs)?.guard?.guard;
+    const guard = this.#users.recent(keys.admins, maxStalenessMs, note)?.guard?.guard;
     return guard === undefined ? undefined : hasActiveAdmin(guard, now);
   }
 
   recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
     return this.#members.recentlyJoined(roomId, endpoint, maxStalenessMs, note);
   }
-}
 
-function ofUsers(since: Moment, { seq, asOf }: { readonly seq: number; readonly asOf: number }): JetStreamProof {
-  return { backend: "jetstream", provedAt: new Date(since.wall), staleMs: msSince(since), users: { seq, asOf } };
+  proof({ since, of, place }: ProofNote, monotonic: number, wall: number): JetStreamProof | undefined {
+    if (since === undefined || place === undefined) return undefined;
+    const provedAt = new Date(since.wall);
+    const staleMs = msSince(since, monotonic, wall);
+    const { seq, asOf } = place;
+    return of === "rooms"
+      ? { backend: "jetstream", provedAt, staleMs, rooms: { seq, asOf } }
+      : { backend: "jetstream", provedAt, staleMs, users: { seq, asOf } };
+  }
 }

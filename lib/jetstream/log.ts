@@ -85,8 +85,7 @@ export class Log<B extends BucketName> {
   }
 
   /** To be called before the bucket is used. Throws while it is unfit, and looks at its settings now and then. */
-  use(): void {
-    const now = performance.now();
+  use(now = performance.now()): void {
     if (now - this.#looked > LOOK_MS) {
       this.#looked = now;
       this.onUse?.();

@@ -36,15 +36,19 @@ export class ProofAge {
       this.#waiting.push({ seq, sent: last === undefined ? sent : later(last.sent, sent) });
   }
 
-  /** A cache that is exact as of `asOf` misses nothing that was acknowledged longer ago than so many milliseconds. */
-  of(asOf: number): number {
+  /**
+   * When the proof was sent that a cache which is exact as of `asOf` rests on. It misses nothing that was acknowledged
+   * before. `undefined`: nothing was proved.
+   */
+  sentFor(asOf: number): Moment | undefined {
     while (this.#waiting[0] !== undefined && this.#waiting[0].seq <= asOf) this.#reached = this.#waiting.shift();
-    return this.#reached === undefined || this.#reached.seq > asOf ? Infinity : msSince(this.#reached.sent);
+    return this.#reached === undefined || this.#reached.seq > asOf ? undefined : this.#reached.sent;
   }
 
-  /** When that was sent. `undefined`: nothing was proved. */
-  sentFor(asOf: number): Moment | undefined {
-    return this.of(asOf) === Infinity ? undefined : this.#reached?.sent;
+  /** How many milliseconds ago that was. */
+  of(asOf: number): number {
+    const sent = this.sentFor(asOf);
+    return sent === undefined ? Infinity : msSince(sent);
   }
 
   /** Another log may be there. */

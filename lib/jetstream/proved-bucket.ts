@@ -3,14 +3,16 @@
  * share it.
  */
 import type { Call } from "../call.js";
+import type { ProofNote } from "../driver.js";
 import { StoreError } from "../errors.js";
+import type { LogPlace } from "../store.js";
 import { whole } from "./answers.js";
 import { Bucket, type Limits, type IsMine } from "./bucket.js";
 import type { DirectAnswer, JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
-import { moment } from "../moment.js";
+import { moment, msSince } from "../moment.js";
 import type { Moment } from "../moment.js";
 import { ExactCache, Explained } from "./exact-cache.js";
 import type { Cache, Fill, Known } from "./exact-cache.js";
@@ -51,6 +53,7 @@ const MAX_PAUSE_MS = 16;
 const IDENTIFY_MS = 500;
 
 export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
+  readonly #bucket: B;
   readonly #cache: ExactCache<B, V | StoreState>;
   readonly #valueOf: (entry: Entry<B>) => V | StoreState;
   readonly #writes = new OwnWrites();
@@ -70,6 +73,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     valueOf: (entry: Entry<B>) => V,
   ) {
     super(client, prefix, bucket, limits);
+    this.#bucket = bucket;
     this.#cache = new ExactCache(new CacheWithState<B, V>(cache), this.own, this.continuity);
     // Each function is made apart from where it is assigned. Otherwise it would keep its store in memory after the
     // store's end.
@@ -124,34 +128,33 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
    * The record as the cache has it, if the cache misses nothing that was acknowledged more than `maxStalenessMs` ago,
    * and nothing that this store committed. `undefined`: the record has to be proved. Nothing is sent.
    */
-  recent(key: Key<B>, maxStalenessMs: number): V | undefined {
-    return this.recentOf(this.#cache.valid(key), maxStalenessMs);
+  recent(key: Key<B>, maxStalenessMs: number, note?: ProofNote): V | undefined {
+    return this.recentOf(this.#cache.valid(key), maxStalenessMs, note);
   }
 
   /** The same for a record that was just found in the cache. */
-  recentOf(known: Known<B, V | StoreState> | undefined, maxStalenessMs: number): V | undefined {
-    this.use();
+  recentOf(known: Known<B, V | StoreState> | undefined, maxStalenessMs: number, note?: ProofNote): V | undefined {
+    // A clock costs as much as all of the rest.
+    const now = performance.now();
+    this.use(now);
     if (known === undefined || this.isDoubted || !this.#cache.isValid(known)) return undefined;
     const state = this.#cache.valid(STATE)?.value;
     const { value } = known;
+    const { asOf } = this.#cache;
     // A commit can be acknowledged by a fence on the state, before the cache has come to it.
-    if (this.#cache.asOf < this.#committed) return undefined;
+    if (asOf < this.#committed) return undefined;
     if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
-    return this.age.of(this.#cache.asOf) < maxStalenessMs ? value : undefined;
+    const sent = this.age.sentFor(asOf);
+    if (sent === undefined) return undefined;
+    if (msSince(sent, now) >= maxStalenessMs) return undefined;
+    if (note !== undefined) this.#note(note, sent, { seq: known.seq, asOf });
+    return value;
   }
 
-  /** When the proof was asked for that what is kept rests on, and up to where it is exact. */
-  get provedAt(): Moment | undefined {
-    return this.age.sentFor(this.#cache.asOf);
-  }
-
-  get asOf(): Seq<B> {
-    return this.#cache.asOf;
-  }
-
-  /** Where a record stands that is kept. */
-  keptAt(key: Key<B>): Seq<B> | undefined {
-    return this.#cache.valid(key)?.seq;
+  #note(note: ProofNote, since: Moment | undefined, place: LogPlace): void {
+    note.since = since;
+    note.of = this.#bucket;
+    note.place = place;
   }
 
   /** What explains the sequences that are missing from `read`. That goes on from `since`, in the order of the log. */
@@ -160,8 +163,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   }
 
   /** The record at a moment after this call. `undefined`: it is surely not there. */
-  async prove(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
+  async prove(key: Key<B>, call: Call, note?: ProofNote): Promise<Proved<B, V> | undefined> {
+    const since = note === undefined ? undefined : moment();
     const found = await this.#prove(key, call);
+    if (found !== undefined && note !== undefined) this.#note(note, since, found);
     return found === undefined ? undefined : ofRecord(found);
   }
 
@@ -169,7 +174,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
    * Like {@link prove}, in fewer turns of the event loop, for a record in the cache: nearly all checks are of one.
    * `undefined`: only {@link prove} can tell.
    */
-  proveKept(key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> | undefined {
+  proveKept(key: Key<B>, call: Call, note?: ProofNote): Promise<Proved<B, V> | undefined> | undefined {
     this.use();
     if (!this.#isSure() || this.mayBeAnother()) return undefined;
     const known = this.#cache.valid(key);
@@ -177,10 +182,13 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const { changes } = this.#cache;
     return this.barrier.prove(call).then((seq) => {
       if (this.isDoubted) return undefined;
-      if (!this.#cache.advanceTo(seq)) return this.#broughtTo(seq, key, call);
+      if (!this.#cache.advanceTo(seq)) return this.#broughtTo(seq, key, call, note);
       // Looked up again only if something has changed: among a million records each look misses the processor's cache.
       const kept = this.#cache.changes === changes ? this.#asOf(known) : this.#kept(key);
-      return kept ?? this.#broughtTo(seq, key, call);
+      if (kept === undefined) return this.#broughtTo(seq, key, call, note);
+      // The newest barrier that the cache has come to: the one that this check waited for, or a later one.
+      if (note !== undefined) this.#note(note, this.age.sentFor(kept.asOf), kept);
+      return kept;
     });
   }
 
@@ -188,11 +196,22 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
    * If the cache does not come to the barrier in time, a fence proves the record. A second barrier would fare no
    * better.
    */
-  async #broughtTo(seq: Seq<B>, key: Key<B>, call: Call): Promise<Proved<B, V> | undefined> {
+  async #broughtTo(
+    seq: Seq<B>,
+    key: Key<B>,
+    call: Call,
+    note: ProofNote | undefined,
+  ): Promise<Proved<B, V> | undefined> {
     const kept = (await this.#bring(seq, call)) ? this.#kept(key) : undefined;
-    if (kept !== undefined) return kept;
+    if (kept !== undefined) {
+      if (note !== undefined) this.#note(note, this.age.sentFor(kept.asOf), kept);
+      return kept;
+    }
+    const since = note === undefined ? undefined : moment();
     const found = await this.#byFence(key, call);
-    return found === undefined || found === "unknown" ? undefined : ofRecord(found);
+    if (found === undefined || found === "unknown") return undefined;
+    if (note !== undefined) this.#note(note, since, found);
+    return ofRecord(found);
   }
 
   #kept(key: Key<B>): Proved<B, V> | undefined {

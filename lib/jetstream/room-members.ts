@@ -1,9 +1,7 @@
 /** Members as they stand: what `members` holds of a room, with the head of the room's record laid over it. */
 import type { Call } from "../call.js";
 import type { ProofNote } from "../driver.js";
-import { msSince, type Moment } from "../moment.js";
 import type { MemberFacts } from "../rules.js";
-import type { JetStreamProof } from "../store.js";
 import type { Entry } from "./entry.js";
 import { CERTAIN, asRead, madeOf, type Freshness, type Read, type Round, type Rules } from "./freshness.js";
 import { joinAll, joinBoth } from "./join.js";
@@ -153,13 +151,12 @@ export class RoomMembers {
   async provedJoined(roomId: string, endpoint: string, call: Call, note?: ProofNote): Promise<boolean> {
     const { rooms, members } = this.#records.buckets;
     const key = keys.room(roomId);
-    let proved = (await rooms.proveKept(key, call)) ?? (await rooms.prove(key, call));
+    let proved = (await rooms.proveKept(key, call, note)) ?? (await rooms.prove(key, call, note));
     const opened = rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
     if (opened !== undefined) await opened;
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       if (proved === undefined) return false;
-      if (note !== undefined) note.proof = ofRooms(note.began, proved);
       this.#records.met(roomId, proved.value);
       const { record } = proved.value;
       if (record === undefined) return false;
@@ -168,7 +165,7 @@ export class RoomMembers {
       if (head !== undefined) return head.joined && !head.gone;
       const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
       if (typeof joined === "boolean") return joined;
-      proved = await rooms.prove(key, call);
+      proved = await rooms.prove(key, call, note);
       await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
       // No row means no membership, but only if the record still names this roster: the rows of a roster that was
       // copied are removed.
@@ -183,11 +180,8 @@ export class RoomMembers {
   recentlyJoined(roomId: string, endpoint: string, maxStalenessMs: number, note?: ProofNote): boolean | undefined {
     const { rooms } = this.#records.buckets;
     const key = keys.room(roomId);
-    const record = rooms.recent(key, maxStalenessMs)?.record;
+    const record = rooms.recent(key, maxStalenessMs, note)?.record;
     if (record === undefined) return undefined;
-    const [seq, since] = note === undefined ? [] : [rooms.keptAt(key), rooms.provedAt];
-    if (note !== undefined && seq !== undefined && since !== undefined)
-      note.proof = ofRooms(since, { seq, asOf: rooms.asOf });
     const head = record.head.find((candidate) => candidate.endpoint === endpoint)?.row;
     if (head !== undefined) return head.joined && !head.gone;
     return this.#joined.known(keys.member(roomId, endpoint, record.roster), record);
@@ -251,10 +245,6 @@ export class RoomMembers {
     }
     return { rows, isHeadApplied };
   }
-}
-
-function ofRooms(since: Moment, { seq, asOf }: { readonly seq: number; readonly asOf: number }): JetStreamProof {
-  return { backend: "jetstream", provedAt: new Date(since.wall), staleMs: msSince(since), rooms: { seq, asOf } };
 }
 
 /** Lays the head over the row. The later version counts. */

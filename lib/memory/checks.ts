@@ -1,6 +1,5 @@
 /** What a check may believe: all of it, because nobody else can change this memory, but for what is being imported. */
 import type { SyncCheckReads } from "../driver.js";
-import { msSince } from "../moment.js";
 import type { Memory } from "./memory.js";
 import { factsOf, userRecord } from "./rows.js";
 
@@ -18,7 +17,7 @@ export function checkReads(memory: Memory): SyncCheckReads {
     joined: (roomId, endpoint) => memory.rooms.get(roomId)?.members.get(endpoint)?.member.state === "joined",
     admin: (now) => memory.hasAdmin(now),
     isCurrent: () => memory.refusal === undefined,
-    proof: (began) => ({ backend: "memory", provedAt: new Date(began.wall), staleMs: msSince(began) }),
+    proof: (wall) => ({ backend: "memory", provedAt: new Date(wall), staleMs: 0 }),
     renew: () => (memory.refusal === undefined ? Promise.resolve() : Promise.reject(memory.refusal)),
   };
 }

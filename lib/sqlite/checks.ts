@@ -2,7 +2,6 @@
  * What a check may believe: a grant counts when it is durable, what takes it away counts as soon as it is submitted.
  */
 import type { SyncCheckReads } from "../driver.js";
-import { msSince } from "../moment.js";
 import { isActiveAdmin } from "../rules.js";
 import type { Database } from "./database.js";
 import type { Holding } from "./lease.js";
@@ -32,10 +31,10 @@ export function checkReads(database: Database, holding: Holding): SyncCheckReads
 
     isCurrent: (now) => tables.state.kind === "open" && holding.isCurrent(now),
 
-    proof: (began) => ({
+    proof: (wall) => ({
       backend: "sqlite",
-      provedAt: new Date(began.wall),
-      staleMs: msSince(began),
+      provedAt: new Date(wall),
+      staleMs: 0,
       transaction: toRevision(database.durableSequence),
     }),
 

@@ -3,7 +3,8 @@
 // later.
 
 import { expect } from "chai";
-import { isStoreError, openJetStream, type Store, type StoreError } from "unibus-membership";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import { isStoreError, openJetStream, type DecisionMessage, type Store, type StoreError } from "unibus-membership";
 import { errorOf } from "../support/code-of.js";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
@@ -158,6 +159,25 @@ describe("jetstream: a store that is closed", function () {
       await Promise.all(stores.map((store) => store.close()));
     });
   }
+
+  it("what is told of its denials rests on no proof", async () => {
+    const prefix = newPrefix();
+    await filled(prefix);
+    const store = await open(prefix);
+    expect(await checksOf(store)).to.deep.equal([true, true, true, true, true]);
+    await say(prefix, MOVING);
+    const told: DecisionMessage[] = [];
+    const listener = (message: unknown): void => void told.push(message as DecisionMessage);
+    subscribe("unibus-membership:decision", listener);
+    try {
+      await checksOf(store);
+    } finally {
+      unsubscribe("unibus-membership:decision", listener);
+      await store.close();
+    }
+    expect(told.map(({ reason, proof }) => [reason, proof])).to.deep.equal(told.map(() => ["unavailable", undefined]));
+    expect(told.length).to.equal(5);
+  });
 
   it("a store that opens meanwhile denies and refuses, and stages and clears away nothing", async () => {
     const prefix = newPrefix();

@@ -1,10 +1,12 @@
 import { expect } from "chai";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import {
   hasAdmin,
   isAdmin,
   isAuthorized,
   isMember,
   openJetStream,
+  type DecisionMessage,
   type JetStreamOptions,
   type Store,
 } from "unibus-membership";
@@ -166,6 +168,41 @@ describe("checks that may rest on a proof of before", function () {
     tap.barrier = undefined;
     // A late machine makes it only older.
     expect(await sentBy(() => check(LATE_MS))).to.be.greaterThan(0);
+  });
+
+  it("what is told of a check rests on a proof from when it was sent, and a denial for want of one on nothing", async () => {
+    await using all = await stores();
+    const { here, tap, warm } = all;
+    const told: DecisionMessage[] = [];
+    const listener = (message: unknown): void => void told.push(message as DecisionMessage);
+    subscribe("unibus-membership:decision", listener);
+    try {
+      const check = (maxStalenessMs: number, timeoutMs = opTimeoutMs): Promise<boolean> =>
+        isAuthorized(here, "guest", { maxStalenessMs, timeoutMs });
+      await warm(() => check(LONG_MS));
+      let sent = 0;
+      tap.barrier = async (send) => {
+        sent = Date.now();
+        const answer = await send();
+        await pause(SHORT_MS);
+        return answer;
+      };
+      for (const ms of [0, LONG_MS]) {
+        const before = Date.now();
+        expect(await check(ms)).to.equal(true);
+        const { proof } = told.at(-1) ?? {};
+        expect(proof?.provedAt.getTime(), "not later than the barrier").to.be.at.most(sent);
+        if (ms === 0) expect(proof?.provedAt.getTime(), "not before the check").to.be.at.least(before);
+        // Clocks are read in whole milliseconds, and in parts of them.
+        expect(proof?.staleMs, "since then").to.be.at.least(SHORT_MS - 2);
+      }
+      tap.barrier = () => new Promise(() => undefined);
+      expect(await check(SHORT_MS, 200)).to.equal(false);
+      const { reason, proof } = told.at(-1) ?? {};
+      expect([reason, proof]).to.deep.equal(["timeout", undefined]);
+    } finally {
+      unsubscribe("unibus-membership:decision", listener);
+    }
   });
 
   it("a wall clock that goes on adds to the age, and one that goes back takes nothing away", async () => {
