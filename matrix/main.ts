@@ -12,6 +12,7 @@ import {
   typescriptCells,
   type Cell,
 } from "./cells.js";
+import { recipeCells } from "./recipes.js";
 import { testRunnerCells } from "./test-runners.js";
 import { PARTS } from "./program.js";
 import { Sandbox, root } from "./sandbox.js";
@@ -63,6 +64,7 @@ async function main(): Promise<void> {
     ...runtimeCells(),
     ...typescriptCells(),
     ...testRunnerCells(),
+    ...recipeCells(),
   ].filter(({ name }) => wanted.length === 0 || wanted.some((text) => name.includes(text)));
 
   await using server = await startNatsServer();
