@@ -1,10 +1,11 @@
 /** The permissions that docs/security.md gives are enough, and no more is. */
 import { expect } from "chai";
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { Events, connect, type NatsConnection as Client } from "nats";
-import { openJetStream, type Store } from "unibus-membership";
-import { startNatsServer, type NatsServer } from "unibus-membership/testing";
+import { endMigration, exportStore, inspect, migrate, openJetStream, type Store } from "unibus-membership";
+import { openMemory, startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 
 const opTimeoutMs = 5000;
@@ -103,6 +104,54 @@ describe("jetstream: permissions", function () {
     expect((await store.rooms.list()).items).to.deep.equal([]);
   });
 
+  it("a service watches, holds sessions, exports, inspects and mends, and moves its store away", async () => {
+    const store = await storeOf("service");
+    await store.users.add({ key: "dora" });
+    const session = await store.session("dora", { maxStalenessMs: 60_000 });
+    expect(session.allowed).to.equal(true);
+    const types: string[] = [];
+    for await (const { type } of store.watch({ kinds: ["users", "rooms"] })) {
+      types.push(type);
+      if (type === "proved") break;
+    }
+    expect(types).to.include("user");
+    let lines = 0;
+    for await (const line of exportStore(store)) lines += Number(line.length > 0);
+    expect(lines).to.be.greaterThan(2);
+    expect(await inspect(store, { repair: true })).to.include({ ok: true });
+    const target = await openMemory();
+    expect((await migrate(store, target)).counts.users).to.be.greaterThan(1);
+    await endMigration(store, { keep: "source", other: target });
+    await target.close();
+    expect(await store.isAuthorized("dora")).to.equal(true);
+  });
+
+  it("nobody but the owner makes, changes or removes a bucket", async () => {
+    const stream = `KV_${prefix}users`;
+    const requests: Readonly<Record<string, unknown>> = {
+      [`STREAM.CREATE.KV_${prefix}other`]: { name: `KV_${prefix}other` },
+      [`STREAM.UPDATE.${stream}`]: { name: stream, subjects: [`$KV.${prefix}users.>`], max_msgs: 1 },
+      [`STREAM.DELETE.${stream}`]: {},
+      [`STREAM.MSG.DELETE.${stream}`]: { seq: 1 },
+      [`STREAM.RESTORE.${stream}`]: {},
+      [`STREAM.SNAPSHOT.${stream}`]: { deliver_subject: "_INBOX.x" },
+      [`CONSUMER.CREATE.${stream}`]: { stream_name: stream, config: { deliver_subject: "_INBOX.x" } },
+    };
+    for (const user of ["service", "checker"]) {
+      const client = await as(user);
+      for (const [subject, body] of Object.entries(requests)) {
+        const asked = client.request(`$JS.API.${subject}`, JSON.stringify(body), { timeout: 60_000 });
+        expect(await asked.then(() => "answered", String), `${user} ${subject}`).to.match(
+          /PERMISSIONS_VIOLATION|Permissions/i,
+        );
+      }
+    }
+    // Nor does the owner remove one.
+    const owner = await as("owner");
+    const asked = owner.request(`$JS.API.STREAM.DELETE.${stream}`, "", { timeout: 60_000 });
+    expect(await asked.then(() => "answered", String)).to.match(/PERMISSIONS_VIOLATION|Permissions/i);
+  });
+
   it("a checker proves who may come in, and can change nothing", async () => {
     const writer = await storeOf("service");
     const checker = await storeOf("checker");
@@ -124,7 +173,11 @@ describe("jetstream: permissions", function () {
       ["rooms.delete", () => checker.rooms.delete(room.id)],
     ];
     for (const [name, write] of writes) expect(await write().then(() => "done", codeOf), name).to.equal("UNAVAILABLE");
+    const session = await checker.session("carol", { maxStalenessMs: 5000 });
+    if (!session.allowed) throw new Error(session.reason);
+    const ended = once(session.signal, "abort");
     await writer.users.revoke("carol");
+    await ended;
     expect(await checker.authorize("carol")).to.include({ allowed: false, reason: "revoked" });
     expect(await writer.isMember(room.id, "mallory")).to.equal(false);
   });
