@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { LIMITS } from "../tools/size.js";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -99,7 +100,7 @@ describe("the packed package", () => {
     const others = files.filter((path) => !/^(dist\/[^/]+\.(js|cjs|d\.ts|d\.cts)|[^/]+)$/.test(path));
     expect(others).to.deep.equal([]);
     expect(files.filter((path) => !path.includes("/"))).to.have.length(3);
-    expect((await stat(tarball)).size).to.be.lessThan(1_160_000);
+    expect((await stat(tarball)).size).to.be.at.most(LIMITS.packed);
   });
 
   it("holds sql.js under its own terms: its license stands at the head of each file that has it", async () => {

@@ -76,7 +76,7 @@ const BOTH_BUILDS = [/builds/, /errors/, /sqlite\/lock\.spec/, /soak/];
 /**
  * These read the declaration files, the package as it is packed, or code that they look for as tree shaking leaves it.
  */
-const WHOLE_BUILD = [/package/, /readme/, /matrix/, /simulation/];
+const WHOLE_BUILD = [/package/, /release/, /readme/, /matrix/, /simulation/];
 
 /**
  * For the specs' nats-servers. Their heaps are small: at its default of 100, Go's collector takes a tenth of their
