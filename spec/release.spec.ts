@@ -23,6 +23,8 @@ describe("a release", function () {
     const { packed, installed } = await sizes();
     expect(packed).to.be.within(LIMITS.packed / 2, LIMITS.packed);
     expect(installed).to.be.within(LIMITS.installed / 2, LIMITS.installed);
+    const readme = await readFile(join(root, "README.md"), "utf8");
+    expect(readme).to.contain(`What is installed is ${(installed / 1e6).toFixed(1)} MB`);
   });
 
   it("is published by a workflow that has no token, with provenance, after the tests", async () => {
