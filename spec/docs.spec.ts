@@ -5,12 +5,15 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { anchorOf, anchorsOf, documents, isReferenceCurrent, wrongCode, wrongLinks } from "../tools/docs/check.js";
+import { wrongExamples } from "../tools/docs/examples.js";
 import { KINDS } from "./soak/jetstream-kinds.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
 
-describe("the documents", () => {
+describe("the documents", function () {
+  this.timeout(120_000);
+
   /** What is part of a file is compiled, linted and tested with it. The README's code is run by a spec of its own. */
   it("have only code that stands so in the file that it names", async () => {
     expect(await wrongCode()).to.deep.equal([]);
@@ -23,6 +26,10 @@ describe("the documents", () => {
 
   it("have a reference that is what the doc comments say: npm run docs", async () => {
     expect(await isReferenceCurrent()).to.equal(true);
+  });
+
+  it("have examples in the doc comments that compile", async () => {
+    expect(await wrongExamples()).to.deep.equal([]);
   });
 
   it("take headings for what links call them", () => {

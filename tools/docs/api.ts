@@ -145,7 +145,10 @@ interface Told {
 function told({ node, source }: Entry): Told {
   const comments = ts.getJSDocCommentsAndTags(node).filter((each) => ts.isJSDoc(each));
   const comment = comments.at(-1)?.getText(source);
-  if (comment === undefined) return { text: "", examples: [] };
+  return comment === undefined ? { text: "", examples: [] } : partsOf(comment);
+}
+
+function partsOf(comment: string): Told {
   const lines = comment
     .replace(/^\/\*\*/, "")
     .replace(/\*\/$/, "")
@@ -176,12 +179,38 @@ function kindOf({ node }: Entry): (typeof KINDS)[number] {
   return ts.isClassDeclaration(node) ? "Classes" : "Types";
 }
 
+const entries = (): Promise<{ readonly name: string; readonly found: readonly Entry[] }[]> =>
+  Promise.all(ENTRIES.map(async ({ name, file }) => ({ name, found: await exportsOf(file) })));
+
+/** What each entry exports. */
+export async function names(): Promise<
+  { readonly entry: string; readonly found: readonly { readonly name: string; readonly isType: boolean }[] }[]
+> {
+  return (await entries()).map(({ name: entry, found }) => ({
+    entry,
+    found: found.map((each) => ({ name: each.name, isType: kindOf(each) === "Types" })),
+  }));
+}
+
+/** Every example of what is exported, and of what belongs to it. */
+export async function examples(): Promise<string[]> {
+  const found: string[] = [];
+  const look = (node: ts.Node, source: ts.SourceFile): void => {
+    for (const comment of ts.getJSDocCommentsAndTags(node))
+      if (ts.isJSDoc(comment)) found.push(...partsOf(comment.getText(source)).examples);
+    if (ts.isInterfaceDeclaration(node) || ts.isClassDeclaration(node))
+      for (const member of node.members) look(member, source);
+  };
+  for (const { found: all } of await entries()) for (const { node, source } of all) look(node, source);
+  return found;
+}
+
 /** docs/api.md, as it has to be. */
 export async function apiReference(): Promise<string> {
-  const entries = await Promise.all(ENTRIES.map(async ({ name, file }) => ({ name, found: await exportsOf(file) })));
-  const known = new Set(entries.flatMap(({ found }) => found.map(({ name }) => name)));
+  const all = await entries();
+  const known = new Set(all.flatMap(({ found }) => found.map(({ name }) => name)));
   const parts = [HEAD.trim()];
-  for (const { name, found } of entries) {
+  for (const { name, found } of all) {
     parts.push(`## ${name}`);
     for (const kind of KINDS) {
       const names = found.filter((entry) => kindOf(entry) === kind).map((entry) => entry.name);
