@@ -52,7 +52,7 @@ const BUCKETS = ["rooms", "members", "rooms_by_member", "room_keys", "users"];
 
 /** The `checker` of docs/security.md, which cannot write a record, and what `members.listForEndpoint` reads. */
 const READS_THE_STORE = [
-  ...BUCKETS.flatMap((bucket) => [`$KV.${bucket}.barrier.*`, `$JS.API.STREAM.INFO.KV_${bucket}`]),
+  ...BUCKETS.flatMap((bucket) => [`$KV.${bucket}.proof.*`, `$JS.API.STREAM.INFO.KV_${bucket}`]),
   ...["users", "rooms", "members", "rooms_by_member"].map((bucket) => `$JS.API.DIRECT.GET.KV_${bucket}`),
   "$SYS.REQ.ACCOUNT.PING.STATZ",
   "$JS.API.INFO",

@@ -13,7 +13,7 @@ import { moment } from "../moment.js";
 import { decode, intact, type Entry } from "./entry.js";
 import { asRead, type Freshness, type Read, type ReadAs } from "./freshness.js";
 import type { Json } from "./json.js";
-import type { Filter, Key } from "./keys.js";
+import { keys, type Filter, type Key } from "./keys.js";
 import { Log } from "./log.js";
 import { RetryLoop } from "./retry-loop.js";
 import { Scans } from "./scans.js";
@@ -53,6 +53,8 @@ export class Bucket<B extends BucketName> extends Log<B> {
    * more.
    */
   protected readonly keepsRecords: boolean = false;
+  /** Called when no stream takes a write. Rejects if that is why: the store is moved away from. */
+  onNotTaken: ((call: Call) => Promise<void>) | undefined;
   /** Told of each record that this store wrote, when it is acknowledged. */
   protected onStored: ((key: Key<B>, payload: string, seq: Seq<B>) => void) | undefined;
 
@@ -294,6 +296,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
           } else {
             lost = true;
           }
+          if (ack.failure === "no-responders" && key !== keys.state) await this.onNotTaken?.(call);
           retries.failed(ack.failure, ack.error);
       }
     }

@@ -143,7 +143,8 @@ function refuse(state: StoreState): never {
   throw state.refusal ?? new StoreError("UNAVAILABLE", "Nothing says whether the store may be used");
 }
 
-function moveStateOf({ state, since, move }: Json): MoveState | undefined {
+/** `undefined`: of a later version. */
+export function moveStateOf({ state, since, move }: Json): MoveState | undefined {
   if (move !== undefined) return readMoveState(move);
   if (state === OPEN.state) return OPEN_STATE;
   return state === "importing" ? readMoveState({ kind: "importing", since }) : undefined;

@@ -94,6 +94,13 @@ export const keys = {
   admins: "admins" as Key<"users">,
 } as const;
 
+/** What matches the marks of lists of `room_keys`: of a room's keys, of a member's, and of epochs. */
+export const MARKS = [
+  `key.*.${RESERVED_TOKEN}.*.${RESERVED_TOKEN}`,
+  `key.*.*.*.*.${RESERVED_TOKEN}`,
+  `epoch.*.*.${RESERVED_TOKEN}`,
+] as const;
+
 /** The user that a record is of. `undefined`: of none. */
 export const parseUser = (key: Key<"users">): string | undefined =>
   key.startsWith(USER) ? untoken(key.slice(USER.length)) : undefined;

@@ -60,10 +60,14 @@ export class BucketsMoving implements MovingDriver {
     const record = stateRecord({ kind: "moving", run }, run.id, floorOf(users.value));
     await writeState(this.#parts.users, record, users.seq, call);
     await writeState(this.#parts.log.buckets.rooms, record, rooms.seq, call);
+    // From here on nobody writes either who does not know of states.
+    await this.#parts.settings.follow(call);
   }
 
   async step(name: StepName, id: string, report: MoveReport | undefined, call: Call): Promise<void> {
-    const { users: bucket } = this.#parts;
+    const { users: bucket, settings } = this.#parts;
+    // A late update of somebody else may have taken them back, and this step is the last one before the target opens.
+    if (name === "leave") await settings.follow(call);
     const { rooms: other } = this.#parts.log.buckets;
     const { state, users, rooms } = await this.#states(call);
     const next = stepFrom(state, name, id, report);
@@ -72,6 +76,7 @@ export class BucketsMoving implements MovingDriver {
       case "lift":
         await writeState(bucket, stateRecord(next, id, floor), users.seq, call);
         if (rooms.name === "moving" && rooms.value["id"] === id) await liftRooms(other, rooms, call);
+        await settings.follow(call);
         return;
       case "leave":
         // Both logs have to be fenced.
@@ -82,12 +87,14 @@ export class BucketsMoving implements MovingDriver {
         const record = stateRecord(next, id, floor);
         await writeState(bucket, record, users.seq, call);
         await writeState(other, record, rooms.seq, call);
+        await settings.follow(call);
         return;
       }
       case "arrive": {
         const value = { ...users.value, state: "opening" };
         const seq = await writeState(bucket, value, users.seq, call);
         await openBoth(bucket, other, { users: { ...users, value, seq }, rooms }, call);
+        if ("was" in state && state.was !== undefined) await settings.follow(call);
         return;
       }
       case "giveUp":

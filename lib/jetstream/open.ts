@@ -2,7 +2,7 @@ import * as args from "../arguments.js";
 import { Call } from "../call.js";
 import type { Driver } from "../driver.js";
 import { MembershipStore } from "../membership-store.js";
-import type { StoreError } from "../errors.js";
+import { isUnavailable, type StoreError } from "../errors.js";
 import { Progress } from "../progress.js";
 import type { CommonOptions, Replicas, Store } from "../store.js";
 import { AdminGuard } from "./admin-guard.js";
@@ -13,8 +13,8 @@ import type { Cache } from "./exact-cache.js";
 import {
   FORMAT,
   checkServer,
-  closedBy,
   ensureBucket,
+  fenceIn,
   bucketRemoved,
   streamState,
   incompatibility,
@@ -48,6 +48,7 @@ import { RosterCopies } from "./roster-copies.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
 import type { BucketName } from "./seq.js";
+import { SettingsFence } from "./settings-fence.js";
 import type { CommittingBucket } from "./store-state.js";
 import { Sweep } from "./sweep.js";
 import { UserCache, stateOf, type UserState } from "./user-cache.js";
@@ -263,6 +264,7 @@ interface Parts {
   readonly memberships: Memberships;
   readonly versions: ServerVersions;
   readonly rollout: Rollout;
+  readonly settings: SettingsFence;
   /**
    * How often rooms without entries will still be looked for. An older store that is open makes such rooms until it
    * next looks at the settings.
@@ -314,6 +316,7 @@ function partsOf(client: JetStreamClient, { opTimeoutMs, prefix, onRollout, cach
     memberships: new Memberships(records, members, sweepIndex),
     versions,
     rollout: new Rollout(client, new ReplicaFloors(rooms), versions, background, onRollout),
+    settings: new SettingsFence(client, bucket.users, [rooms, bucket.roomKeys]),
     looksForRooms: 0,
   };
 }
@@ -337,11 +340,15 @@ function bucketsOf(client: JetStreamClient, prefix: string, cacheBytes: number, 
     cache: Cache<B, V>,
     valueOf: (entry: Entry<B>) => V,
   ) => new ProvedBucket(client, prefix, bucket, { maxFilters, seenBytes }, cache, valueOf);
+  const rooms = proved("rooms", 200, new RecordCache(cacheBytes / 4, readRoom), readRoom);
+  const roomKeys = plain("room_keys", 40);
+  const notTaken = (call: Call): Promise<void> => rooms.checkNotSource(call);
+  roomKeys.onNotTaken = notTaken;
   return {
-    rooms: proved("rooms", 200, new RecordCache(cacheBytes / 4, readRoom), readRoom),
+    rooms,
     members: plain("members", 500),
     membersByEndpoint: plain("rooms_by_member", 900),
-    roomKeys: plain("room_keys", 40),
+    roomKeys,
     users: proved("users", 900, userCache, stateOf),
   };
 }
@@ -377,11 +384,12 @@ async function prepare(
     await finishOpening(users, rooms, call);
     states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
   }
+  const isFenced = found.some(({ state }) => fenceIn(state.config) !== undefined);
+  if (isFenced || states.some(({ isSource }) => isSource)) await followIfPossible(parts, call);
   const moved = states.find(({ isMoved }) => isMoved)?.refusal;
   if (moved !== undefined && !reopenMoved) throw moved;
-  for (const { one, state } of found) one.drift = closedBy(state.config);
   // Where the store is closed, whoever writes into it makes what is missing.
-  if (states.some(({ refusal }) => refusal !== undefined) || buckets.some(({ drift }) => drift !== undefined)) {
+  if (states.some(({ refusal }) => refusal !== undefined)) {
     progress.end();
     return false;
   }
@@ -446,18 +454,17 @@ async function raiseFormats(
 
 /** Looks at a bucket's settings, now and then while the bucket is used. */
 async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
-  const { client, versions, rooms, index, rollout } = parts;
+  const { client, versions, rooms, users, index, rollout } = parts;
   const state = await streamState(client, one.name, call);
   if (state === undefined) {
     one.drift = bucketRemoved(one.name);
     return;
   }
   const fault =
-    incompatibility(one.name, state.config) ??
-    closedBy(state.config) ??
-    (await versions.ofBuckets(new Map([[one.name, state.servers]]), call));
+    incompatibility(one.name, state.config) ?? (await versions.ofBuckets(new Map([[one.name, state.servers]]), call));
   one.drift = fault;
   if (fault !== undefined) return;
+  if (fenceIn(state.config) !== undefined || users.isSource) await followIfPossible(parts, call);
   if (state.format < FORMAT) await raiseFormat(client, one.name, call);
   if (one === rooms && parts.looksForRooms > 0) {
     parts.looksForRooms--;
@@ -466,12 +473,21 @@ async function look(parts: Parts, one: AnyBucket, call: Call): Promise<void> {
   await rollout.putRight(one, state, call);
 }
 
+/** Whoever moved the store may have died before its settings said so. Who may not change them leaves them. */
+async function followIfPossible({ settings }: Parts, call: Call): Promise<void> {
+  try {
+    await settings.follow(call);
+  } catch (error) {
+    if (!isUnavailable(error)) throw error;
+  }
+}
+
 function driverOf(
   parts: Parts,
   { maxStalenessMs, opTimeoutMs, prefix }: JetStreamInput,
   close: () => Promise<void>,
 ): Driver {
-  const { client, log, members, memberships, index, users, userCache, userViews, userPages, guard } = parts;
+  const { client, log, members, memberships, index, users, userCache, userViews, userPages, guard, settings } = parts;
   const lifecycle = new RoomLifecycle(log, index);
   const checks = new JetStreamChecks(users, userCache, members, maxStalenessMs);
   return {
@@ -481,7 +497,7 @@ function driverOf(
     roomKeys: new JetStreamRoomKeys(log, members),
     users: new JetStreamUsers(users, userViews, guard, userPages),
     checks,
-    ...records({ users, userViews, userPages, guard, log, members, index, lifecycle }, client, prefix),
+    ...records({ users, userViews, userPages, guard, log, members, index, lifecycle, settings }, client, prefix),
     inspection: inspection({ ...parts, lifecycle, opTimeoutMs }),
     changes: changes({ users, userViews, userPages, log, members, index }),
     grants: grants({ users, checks, log, members }),

@@ -24,9 +24,11 @@ const WINDOW = 2048;
  */
 const LONG_EVERY = 1024;
 const LONG_WINDOW = 65_536;
-const PREFIX = "barrier.";
+/** Stores of format 1 have others: so a stream can take the barriers of those alone that know of fences. */
+export const BARRIERS = "proof.";
+const OLD_BARRIERS = "barrier.";
 
-export const isBarrier = (key: string): boolean => key.startsWith(PREFIX);
+export const isBarrier = (key: string): boolean => key.startsWith(BARRIERS) || key.startsWith(OLD_BARRIERS);
 
 export class OwnBarriers<B extends BucketName> {
   /** Tells this store's barriers from those of another with the same key. */
@@ -190,6 +192,6 @@ export class OwnBarriers<B extends BucketName> {
 }
 
 function newGroup(before: string): string {
-  const group = PREFIX + String(randomBytes(1).readUInt8() % GROUPS);
+  const group = BARRIERS + String(randomBytes(1).readUInt8() % GROUPS);
   return group === before ? newGroup(before) : group;
 }

@@ -90,6 +90,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     };
     this.#valueOf = read;
     // The cache takes this store's own write without reading it, if it knows everything before.
+    const notTaken = (call: Call): Promise<void> => this.checkNotSource(call);
+    this.onNotTaken = notTaken;
     this.onStored = stored;
     cache.onForget = forgot;
     this.onRecognized = recognized;
@@ -283,8 +285,27 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     try {
       await this.checkOpen(seq, call);
     } catch (error) {
-      const state = this.#cache.remembered(STATE)?.value;
-      if (!(state instanceof StoreState) || !state.isSource || error !== state.refusal) throw error;
+      const state = this.#asSource;
+      if (state === undefined || error !== state.refusal) throw error;
+    }
+  }
+
+  /** Whether the store was moved away from, or is being, as far as this store has heard. */
+  get isSource(): boolean {
+    return this.#asSource !== undefined;
+  }
+
+  get #asSource(): StoreState | undefined {
+    const state = this.#cache.remembered(STATE)?.value;
+    return state instanceof StoreState && state.isSource ? state : undefined;
+  }
+
+  /** Rejects if the store is moved away from, or is being: then its streams take no records. */
+  async checkNotSource(call: Call): Promise<void> {
+    try {
+      await this.checkOpen(await this.readIndex(call), call);
+    } catch (error) {
+      if (error === this.#asSource?.refusal) throw error;
     }
   }
 

@@ -5,7 +5,6 @@ import type { Replicas } from "../store.js";
 import type { JetStreamClient } from "./client.js";
 import { asObject, type Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
-import { FENCE, fenceOf } from "./store-state.js";
 import { raiseOf } from "./stream-settings.js";
 import type { Raise } from "./stream-settings.js";
 import type { BucketServers, ServerVersions } from "./versions.js";
@@ -20,6 +19,8 @@ export const FORMAT = 2;
 const OLDEST_FORMAT = 1;
 /** In a stream's metadata: the format. */
 export const FORMAT_METADATA = "unibus-membership";
+/** In a stream's metadata: why it does not take every record. See settings-fence.ts. */
+export const FENCE_METADATA = "unibus-membership.fence";
 
 const formatOf = (config: Json): number => Number(asObject(config["metadata"])[FORMAT_METADATA]);
 
@@ -104,7 +105,7 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
     }
   }
   const wanted = settings(bucket);
-  const isFenced = closedBy(config) !== undefined;
+  const isFenced = fenceIn(config) !== undefined;
   for (const name of REQUIRED) {
     // A fence changes these two, so that the stream refuses records.
     if (isFenced && (name === "max_msg_size" || name === "subjects")) continue;
@@ -119,9 +120,10 @@ export function incompatibility(bucket: string, config: Json): StoreError | unde
   return undefined;
 }
 
-/** What a stream's settings say of a store that is moved. Stores that would learn it later by the log see it here. */
-export function closedBy(config: Json): StoreError | undefined {
-  return fenceOf(asObject(config["metadata"])[FENCE]);
+/** What a stream's settings say of the store that is moved. Whether it may be used says the state record. */
+export function fenceIn(config: Json): string | undefined {
+  const fence = asObject(config["metadata"])[FENCE_METADATA];
+  return typeof fence === "string" ? fence : undefined;
 }
 
 export interface StreamState {

@@ -43,6 +43,7 @@ import { IMPORTED } from "./leftovers.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import { latest, type Seq } from "./seq.js";
+import type { SettingsFence } from "./settings-fence.js";
 import { STATE, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
 import type { PageOfUsers } from "./user-pages.js";
@@ -68,6 +69,7 @@ export interface Writable extends Readable {
   readonly index: RoomIndex;
   readonly guard: AdminGuard;
   readonly lifecycle: RoomLifecycle;
+  readonly settings: SettingsFence;
 }
 
 /** A room whose members and keys are on their way. */
@@ -158,6 +160,8 @@ export class BucketsWriter implements RecordWriter {
     }
     await writeState(users, value, before.users.seq, call);
     await writeState(rooms, value, before.rooms.seq, call);
+    // A store that was moved away from takes no records.
+    if (begun.was !== undefined) await this.#parts.settings.follow(call);
     if (!isLeft && !(await this.#isEmpty(call))) {
       await reopen(rooms);
       await reopen(users);
@@ -480,11 +484,12 @@ export class BucketsWriter implements RecordWriter {
   async giveBack(call: Call): Promise<void> {
     const next = givenBack(this.#state);
     if (next.kind !== "moved") return this.open(false, call);
-    const { users, log } = this.#parts;
+    const { users, log, settings } = this.#parts;
     const { users: before, rooms } = this.#begun();
     const record = stateRecord(next, next.run.id, Math.max(floorOf(before.value), this.#floor));
     await writeState(users, record, before.seq, call);
     await writeState(log.buckets.rooms, record, rooms.seq, call);
+    await settings.follow(call);
   }
 
   release(): void {

@@ -15,9 +15,6 @@ export type CommittingBucket = "rooms" | "users";
 
 export const STATE = keys.state;
 
-/** In a stream's metadata: the same, told faster, and less surely, of settings that refuse records meanwhile. */
-export const FENCE = "unibus-membership.fence";
-
 export const OPEN = { state: "open" } as const;
 
 function since(value: unknown): string {
@@ -53,13 +50,6 @@ export class StoreState {
       });
     else this.refusal = closed(isWritten(state) ? "it is being imported" : "it is being moved", to, at);
   }
-}
-
-/** What a stream's metadata say: `<since> <to>`. */
-export function fenceOf(metadata: unknown): StoreError | undefined {
-  if (typeof metadata !== "string") return undefined;
-  const [at, ...to] = metadata.split(" ");
-  return closed("it is being moved", to.join(" "), Number(at));
 }
 
 /** Keeps the state beside what another cache keeps: every check and every write needs it. */

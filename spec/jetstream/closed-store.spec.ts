@@ -4,13 +4,13 @@
 
 import { expect } from "chai";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
-import { isStoreError, openJetStream, type DecisionMessage, type Store, type StoreError } from "unibus-membership";
+import { openJetStream, type DecisionMessage, type Store } from "unibus-membership";
 import { errorOf } from "../support/code-of.js";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
 import { eventually } from "../support/wait.js";
 import { fenced, isBarrier } from "./support/messages.js";
-import { configure, streamInfo, type Json } from "./support/streams.js";
+import { streamInfo, type Json } from "./support/streams.js";
 import { recordAt, tokenOf } from "./support/format-1.js";
 import { tapped, type Tap } from "./support/taps.js";
 
@@ -417,34 +417,6 @@ describe("jetstream: a store that is closed", function () {
     const error = await errorOf(store.roomKeys.put("room", "bob", 1, Uint8Array.of(7)));
     expect(`${error.code} ${error.outcome ?? ""}`).to.equal("UNAVAILABLE none");
     expect((await streamInfo(connection, `${prefix}room_keys`)).state.messages).to.equal(before.state.messages);
-    await store.close();
-  });
-
-  it("settings that refuse records meanwhile are no drift, where the metadata say why: every operation is refused within seconds of use", async () => {
-    const prefix = newPrefix();
-    await filled(prefix);
-    const store = await open(prefix);
-    const { config } = await streamInfo(connection, `${prefix}users`);
-    const metadata = {
-      ...(config["metadata"] as Json),
-      "unibus-membership.fence": `${String(MOVING.since)} ${MOVING.to}`,
-    };
-    await configure(connection, `${prefix}users`, { metadata, max_msg_size: 650 });
-    let refusal: StoreError | undefined;
-    await eventually("it is found", async () => {
-      refusal = await store.users.get("amy").then(
-        () => undefined,
-        (error: unknown) => (isStoreError(error) ? error : undefined),
-      );
-      return refusal !== undefined;
-    });
-    expect(refusal).to.deep.include({ code: "UNAVAILABLE", details: DETAILS });
-    expect(await store.isAuthorized("amy")).to.equal(false);
-    const other = await open(prefix);
-    expect(await errorOf(other.users.get("amy"))).to.deep.include({ code: "UNAVAILABLE", details: DETAILS });
-    await configure(connection, `${prefix}users`, { metadata: config["metadata"], max_msg_size: -1 });
-    for (const each of [store, other]) await eventually("it works again", () => each.isAuthorized("amy"));
-    await other.close();
     await store.close();
   });
 });

@@ -79,7 +79,7 @@ describe("jetstream: lists", function () {
     expect((await store.users.list({ limit: 10 })).items.length).to.equal(10);
     expect(digestOf(await linesOf(store))).to.equal(digestOf(await linesOf(first)));
     expect(asked.length).to.be.greaterThan(5);
-    const withBarrier = asked.filter(({ keys }) => keys.some((key) => key.startsWith("barrier.")));
+    const withBarrier = asked.filter(({ keys }) => keys.some((key) => key.startsWith("proof.")));
     // Where nothing is, no answer says how far its replica is.
     const inVain = asked.filter(({ isEmpty }) => isEmpty);
     expect(withBarrier.length).to.equal(inVain.length);

@@ -218,7 +218,7 @@ export class Log {
 
 /** Whether a subject is a bucket's barrier, or that of one store: no record. */
 export function isBarrier(subject: string): boolean {
-  return subject.startsWith("barrier", subject.indexOf(".", "$KV.".length) + 1);
+  return /^\$KV\.[^.]+\.(?:proof|barrier)\b/.test(subject);
 }
 
 export function isLiteral(filter: string): boolean {

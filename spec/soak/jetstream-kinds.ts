@@ -37,7 +37,7 @@ const isNamed =
   (key: string) =>
   (message: Stored): boolean =>
     message.key === key;
-const isBarrier = (message: Stored): boolean => first(message) === "barrier";
+const isBarrier = (message: Stored): boolean => ["proof", "barrier"].includes(first(message) ?? "");
 /** The entries of the index of rooms begin so: behind that they have ids. */
 const isMark = ({ key }: Stored): boolean => key.split(".").slice(1).includes(RESERVED);
 

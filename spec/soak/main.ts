@@ -17,7 +17,7 @@
 // --jetstream-old-keys       what puts of old keys take: [--records 50000]
 // --export                   exports of many records, and damaged ones: [--records 1000000] [--mutants 1000]
 // --migrate                  from a file to three servers and back, under load: [--records 100000]
-// --migrate-kills            a hundred deaths each way
+// --migrate-kills            two hundred deaths each way
 
 import type { Replicas } from "unibus-membership";
 import { longSpec } from "./long-spec.js";
@@ -60,7 +60,7 @@ const sized = new Map<string, Run>([
     async ({ seed, mutants, records, log }) => (await import("./export.js")).run({ seed, mutants, records, log }),
   ],
   ["migrate", async ({ records, log }) => (await import("./migrate.js")).run({ records, log })],
-  ["migrate-kills", longSpec("spec/migrate-kills.spec.ts", { UNIBUS_MIGRATE_RUNS: "100" })],
+  ["migrate-kills", longSpec("spec/migrate-kills.spec.ts", { UNIBUS_MIGRATE_RUNS: "200" })],
   ["jetstream-snapshot", async ({ runs, log }) => (await import("./jetstream-snapshot.js")).run({ runs, log })],
   ["jetstream-kept", async ({ log }) => (await import("./jetstream-kept.js")).run({ log })],
   ["jetstream-old-keys", async ({ records, log }) => (await import("./jetstream-old-keys.js")).run({ records, log })],

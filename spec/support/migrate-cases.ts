@@ -294,15 +294,17 @@ export const oneSideCases: Readonly<Record<string, Case>> = {
     await fillFew(from);
     let moved = Infinity;
     const watch = from.watch({ proveEveryMs: 20 });
-    const watched = (async () => {
-      for await (const event of watch) expect(event.type === "proved" ? event.asOf : 0).to.be.lessThan(moved);
-    })();
+    const watched = errorOf(
+      (async () => {
+        for await (const event of watch) expect(event.type === "proved" ? event.asOf : 0).to.be.lessThan(moved);
+      })(),
+    );
     const follow = (wanted?: Wanted): Promise<ChangeFeed> =>
       stepOf(from, ({ changes }, call) => changes.follow(call, wanted));
     const [names, all] = [await follow(), await follow({ members: true, keys: true })];
     await reach("moved", { from, to });
     moved = performance.now();
-    expect((await errorOf(watched)).code).to.equal("INCOMPATIBLE");
+    expect((await watched).code).to.equal("INCOMPATIBLE");
     // Only a migration hears what was changed up to the fence.
     const taken = await stepOf(from, (_, call) => names.take(call));
     expect([taken.lost, taken.users.size]).to.deep.equal([false, 0]);

@@ -16,6 +16,14 @@ const crashPoints = (operation: string) =>
 
 export const jetStreamMutants: readonly Mutant[] = [
   {
+    name: "lists that ask for a barrier",
+    file: "lib/jetstream/batched-reads.ts",
+    find: "const answer = await ask();",
+    replace: "filters.add(subjects + barrierKey);\n    const answer = await ask();",
+    breaks: "A list has a server look through the blocks of what it asks for, and not from the newest of all on.",
+    killedBy: bySpec("spec/jetstream/lists.spec.ts", "begin at what they ask for"),
+  },
+  {
     name: "a barrier that was sent before the check began",
     file: "lib/jetstream/barrier.ts",
     find: "(waiter) => waiter.since >= number",

@@ -3,6 +3,7 @@
 import { bySpec, type Mutant } from "./mutant.js";
 
 const stoppedRuns = (test: string) => bySpec("spec/jetstream/stopped-runs.spec.ts", test);
+const oldStores = (test: string) => bySpec("spec/jetstream/old-stores.spec.ts", test);
 const migrations = (test: string) => bySpec("spec/migrate.spec.ts", test);
 const configs = (test: string) => bySpec("spec/config.spec.ts", test);
 
@@ -59,6 +60,39 @@ export const movesMutants: readonly Mutant[] = [
     replace: "await this.#bring(writer, before);",
     breaks: "Everything that was acknowledged before the fence is in the target.",
     killedBy: migrations("from memory to memory what is written just before the fence"),
+  },
+  {
+    name: "a fence without settings",
+    file: "lib/jetstream/moving.ts",
+    find: `nobody writes either who does not know of states.
+    await this.#parts.settings.follow(call);`,
+    replace: "nobody writes either who does not know of states.",
+    breaks: "What is read behind the fence is all that was stored, also by a store that knows of no state.",
+    killedBy: oldStores("on its way then is refused"),
+  },
+  {
+    name: "settings that are not looked at before the source's end",
+    file: "lib/jetstream/moving.ts",
+    find: `if (name === "leave") await settings.follow(call);`,
+    replace: "",
+    breaks: "A late update of settings is found before the target opens.",
+    killedBy: oldStores("a late update has taken back"),
+  },
+  {
+    name: "settings of a fence that was lifted stay",
+    file: "lib/jetstream/open.ts",
+    find: "if (fenceIn(state.config) !== undefined || users.isSource) await followIfPossible(parts, call);",
+    replace: "",
+    breaks: "Whoever lifts a fence can die before the settings say so: others put them right.",
+    killedBy: oldStores("put right by whoever opens it"),
+  },
+  {
+    name: "a migration back lets barriers of format 1 through",
+    file: "lib/jetstream/settings-fence.ts",
+    find: `return "was" in state && state.was !== undefined ? { takes: OF_TARGET`,
+    replace: `return "was" in state && state.run === undefined ? { takes: OF_TARGET`,
+    breaks: "While a store is filled again, a store of format 1 proves nothing of what stood there.",
+    killedBy: oldStores("and everything again once it is the store"),
   },
   {
     name: "what stands in the target is not compared",

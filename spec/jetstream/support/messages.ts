@@ -7,7 +7,7 @@ type Options = Parameters<Request>[2];
 /** Whether a write is a barrier, or a fence: it holds no record. Of one bucket, where its name is given. */
 export function isBarrier(subject: string, bucket?: string): boolean {
   const [, name, key] = subject.startsWith("$KV.") ? subject.split(".") : [];
-  return key === "barrier" && (bucket === undefined || name === bucket);
+  return key === "proof" && (bucket === undefined || name === bucket);
 }
 
 /** The subject that a fence is about. `undefined`: it is no fence. */

@@ -32,7 +32,7 @@ export class RawBucket {
       const message = reply["message"] as { readonly subject: string; readonly seq: number; readonly data?: string };
       const key = message.subject.slice(`$KV.${this.name}.`.length);
       seq = message.seq + 1;
-      if (key.startsWith("barrier.") || key.split(".").includes("=")) continue;
+      if (/^(proof|barrier)\./.test(key) || key.split(".").includes("=")) continue;
       const text = Buffer.from(message.data ?? "", "base64").toString("utf8");
       found.push({ key, seq: message.seq, value: JSON.parse(text === "" ? "{}" : text) as Json });
     }
