@@ -15,8 +15,7 @@ const { values } = parseArgs({ options: { users: { type: "string", default: "400
 
 async function measure(stalenessMs: number): Promise<number[]> {
   await using stage = new Stage();
-  for (const signal of ["SIGINT", "SIGTERM"] as const)
-    process.once(signal, () => void stage[Symbol.asyncDispose]().finally(() => process.exit(1)));
+  stage.endOnSignals();
   await stage.startServers(3);
   await stage.startService(300, stalenessMs);
   const people = Array.from({ length: Number(values.users) }, (_, i) => newPerson(`user ${i}`));

@@ -7,7 +7,7 @@
  * - `CALLOUT_LOGIN_SECONDS` (300): the same where the kick is lost, or this process. Everybody logs in anew so often
  */
 import { connect, nkeyAuthenticator, type NatsConnection } from "@nats-io/transport-node";
-import { openJetStream } from "unibus-membership";
+import { isTimeout, isUnavailable, openJetStream, type Store } from "unibus-membership";
 import { AuthCallout } from "./callout.js";
 import { Issuer } from "./nkey-jwt.js";
 import { APP_ACCOUNT, inboxOf, readKey } from "./setup.js";
@@ -25,6 +25,7 @@ function number(name: string, otherwise: number): number {
 }
 
 const folder = need("CALLOUT_KEYS");
+const log = (event: object): void => console.log(JSON.stringify(event));
 
 async function connectAs(role: "service" | "system"): Promise<NatsConnection> {
   const { seed } = await readKey(folder, role);
@@ -34,17 +35,29 @@ async function connectAs(role: "service" | "system"): Promise<NatsConnection> {
     authenticator: nkeyAuthenticator(Buffer.from(seed)),
     inboxPrefix: inboxOf(role),
     // It is what others come back by: it comes back first, and never gives up.
+    waitOnFirstConnect: true,
     maxReconnectAttempts: -1,
     reconnectTimeWait: 100,
     ignoreAuthErrorAbort: true,
   });
 }
 
+/** The buckets have to be there: whoever administers the store makes them, and this user may not. So it waits. */
+async function openStore(connection: NatsConnection): Promise<Store> {
+  for (;;) {
+    try {
+      return await openJetStream(connection);
+    } catch (error) {
+      if (!isTimeout(error) && !isUnavailable(error)) throw error;
+      log({ event: "failed", what: "the opening", error: error.message });
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
+}
+
 const { seed, publicKey } = await readKey(folder, "issuer");
 const [calls, system] = await Promise.all([connectAs("service"), connectAs("system")]);
-// The buckets are there: whoever administers the store has opened it before. This user may not make them.
-const store = await openJetStream(calls);
-const log = (event: object): void => console.log(JSON.stringify(event));
+const store = await openStore(calls);
 const callout = new AuthCallout({
   store,
   calls,

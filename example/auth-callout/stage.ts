@@ -16,7 +16,7 @@ import { inboxOf, readKey, setUp } from "./setup.js";
 const WITH_PARENT = "data:text/javascript,process.once('disconnect', () => process.exit(1)).channel.unref()";
 export const FOREVER = { reconnect: true, maxReconnectAttempts: -1, reconnectTimeWait: 50, ignoreAuthErrorAbort: true };
 
-const WITHIN_MS = 60_000;
+const WITHIN_MS = 120_000;
 
 export interface Person {
   readonly name: string;
@@ -34,6 +34,7 @@ export class Stage implements AsyncDisposable {
   #nodes: readonly NatsServer[] = [];
   #keys = "";
   #admin: Store | undefined;
+  #end: Promise<void> | undefined;
   #service: ChildProcess | undefined;
   /** What the service has said. */
   readonly events: CalloutEvent[] = [];
@@ -61,8 +62,9 @@ export class Stage implements AsyncDisposable {
     this.#undo.push(() => started.dispose());
     this.#nodes = "nodes" in started ? started.nodes : [started];
     const { seed } = await readKey(this.#keys, "admin");
-    const connection = await this.#connect(Buffer.from(seed), inboxOf("admin"), FOREVER);
-    const store = await openJetStream(connection, replicas, { opTimeoutMs: 10_000 });
+    const patiently = { ...FOREVER, waitOnFirstConnect: true };
+    const connection = await this.#connect(Buffer.from(seed), inboxOf("admin"), patiently);
+    const store = await openJetStream(connection, replicas, { opTimeoutMs: 60_000 });
     this.#undo.push(() => store.close());
     this.#admin = store;
   }
@@ -136,8 +138,23 @@ export class Stage implements AsyncDisposable {
     }
   }
 
+  /** Once, however often it is asked for: who interrupts a process does so more than once. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await (this.#end ??= this.#dispose());
+  }
+
+  async #dispose(): Promise<void> {
     for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) await undo().catch(console.error);
+  }
+
+  /** Leaves nothing behind when the process is interrupted. */
+  endOnSignals(interrupted = (): void => undefined): void {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      process.on(signal, () => {
+        interrupted();
+        void this[Symbol.asyncDispose]().finally(() => process.exit(1));
+      });
+    }
   }
 
   async #connect(seed: Uint8Array, inboxPrefix: string, options: object, servers = this.urls): Promise<NatsConnection> {
