@@ -59,14 +59,15 @@ export function factsOf(user: User): UserFacts {
   return { role: user.role, status: user.status, expiresAt: user.expiresAt?.getTime() };
 }
 
-const proved = <D extends Decision>(decision: D, proof: Proof | undefined): D =>
-  proof === undefined ? decision : { ...decision, proof };
-
 /** The decision that a user record proves at `now`, in milliseconds since 1970. */
 export function decide(user: User | undefined, now: number, proof?: Proof): Decision {
-  if (user === undefined) return proved({ allowed: false, reason: "unknown" }, proof);
-  if (isActive(factsOf(user), now)) return proved({ allowed: true, reason: "active", user }, proof);
-  return proved({ allowed: false, reason: user.status === "active" ? "expired" : "revoked" }, proof);
+  if (user !== undefined && isActive(factsOf(user), now)) {
+    const [allowed, reason] = [true, "active"] as const;
+    return proof === undefined ? { allowed, reason, user } : { allowed, reason, user, proof };
+  }
+  const allowed = false;
+  const reason = user === undefined ? "unknown" : user.status === "active" ? "expired" : "revoked";
+  return proof === undefined ? { allowed, reason } : { allowed, reason, proof };
 }
 
 /** Why nothing could be proved. What is not known to be harmless is `unavailable`. */

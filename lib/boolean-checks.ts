@@ -120,7 +120,7 @@ export class BooleanChecks {
       if (isAborted(bounds.signal)) return ended("aborted", heard);
       if (checks.synchronous) {
         const reason = reasonOf(facts, ofAdmins);
-        if (this.#isFinal(reason, checks, heard)) return ended(reason, heard);
+        if (isFinal(reason, checks, heard)) return ended(reason, heard);
       } else if (facts !== undefined) {
         return ended(reasonOf(facts, ofAdmins), heard);
       }
@@ -165,7 +165,7 @@ export class BooleanChecks {
       }
       if (joined !== undefined) {
         const reason = reasonOfJoined(joined);
-        if (!checks.synchronous || this.#isFinal(reason, checks, heard)) return ended(reason, heard);
+        if (!checks.synchronous || isFinal(reason, checks, heard)) return ended(reason, heard);
       }
     } catch (error) {
       return refused(error, heard);
@@ -188,8 +188,9 @@ export class BooleanChecks {
       bounds = args.checkOptions(options);
       if (isAborted(bounds.signal)) return ended("aborted", heard);
       if (checks.synchronous) {
-        const reason = reasonOfAdmin(checks.admin(Date.now()));
-        if (this.#isFinal(reason, checks, heard)) return ended(reason, heard);
+        const now = Date.now();
+        const reason = reasonOfAdmin(checks.admin(now));
+        if (isFinal(reason, checks, heard, now)) return ended(reason, heard);
       } else {
         const most = bounds.maxStalenessMs ?? checks.maxStalenessMs;
         const isThere = most > 0 ? checks.recentAdmin(Date.now(), most, heard) : undefined;
@@ -211,22 +212,22 @@ export class BooleanChecks {
     return decisions.hasSubscribers ? new Heard(this.#source, check) : undefined;
   }
 
-  /** Whether what memory says can be said at once. A denial that nobody hears of needs no proof. */
-  #isFinal(reason: Reason, checks: SyncCheckReads, heard: Heard | undefined): boolean {
-    if (heard === undefined && reason !== "active") return true;
-    const now = Date.now();
-    if (!checks.isCurrent(now)) return false;
-    if (heard !== undefined) heard.currentAt = now;
-    return true;
-  }
-
   #decided(bounds: CheckBounds, ask: (call: Call) => Promise<Reason>, heard: Heard | undefined): Promise<boolean> {
     return this.#source.decided(bounds, ask, heard ?? UNHEARD);
   }
 }
 
-const ended = (reason: Reason, heard: Heard | undefined): Promise<boolean> =>
-  Promise.resolve((heard ?? UNHEARD).last(reason));
+/** Whether what memory says can be said at once. A denial that nobody hears of needs no proof. */
+function isFinal(reason: Reason, checks: SyncCheckReads, heard: Heard | undefined, now = Date.now()): boolean {
+  if (heard === undefined && reason !== "active") return true;
+  if (!checks.isCurrent(now)) return false;
+  if (heard !== undefined) heard.currentAt = now;
+  return true;
+}
+
+function ended(reason: Reason, heard: Heard | undefined): Promise<boolean> {
+  return Promise.resolve(heard === undefined ? reason === "active" : heard.last(reason));
+}
 
 function refused(error: unknown, heard: Heard | undefined): Promise<boolean> {
   return heard === undefined ? Promise.resolve(false) : ended(heard.failed(error, false), heard);
