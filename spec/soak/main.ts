@@ -3,7 +3,7 @@
 //
 // --without-proof            the JetStream clients run with a module in the proof's place that proves nothing
 // --sqlite-power             the power fails
-// --sessions                 thousands of sessions on a cluster that suffers
+// --sessions                 many sessions on a cluster that suffers: [--count 10000]
 // --sqlite-mutants           opens damaged files: [--mutants 10000]
 //
 // The others take the time that they take:
@@ -30,6 +30,7 @@ interface Options {
   records: number;
   mutants: number;
   runs: number;
+  count: number;
   log: (line: string) => void;
 }
 
@@ -42,7 +43,11 @@ const timed = new Map<string, Run>([
     "sqlite-mutants",
     async (options) => (await import("./sqlite-mutants.js")).run({ ...options, least: options.mutants }),
   ],
-  ["sessions", async ({ seconds, seed, log }) => (await import("./sessions.js")).run({ seconds, seed, log })],
+  [
+    "sessions",
+    async ({ seconds, seed, count, log }) =>
+      (await import("./sessions.js")).run({ seconds, seed, sessions: count, log }),
+  ],
   ["jetstream", async (options) => (await import("./jetstream.js")).run(options)],
 ]);
 const sized = new Map<string, Run>([
@@ -82,6 +87,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
   let records = 50_000;
   let mutants = 1;
   let runs = 10;
+  let count = 10_000;
   const rest = [...args];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
     const name = option.replace(/^--/, "");
@@ -92,14 +98,15 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (name === "records") records = Number(rest.shift());
     else if (name === "mutants") mutants = Number(rest.shift());
     else if (name === "runs") runs = Number(rest.shift());
+    else if (name === "count") count = Number(rest.shift());
     else if (soaks.has(name)) names.push(name);
     else
       throw new Error(
-        `${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`,
+        `${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs, --count or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`,
       );
   }
-  if (!(seconds > 0) || !Number.isSafeInteger(seed) || !(records > 0) || !(mutants > 0) || !(runs > 0)) {
-    throw new Error("--seconds, --seed, --records, --mutants and --runs are numbers");
+  if (!Number.isSafeInteger(seed) || [seconds, records, mutants, runs, count].some((each) => !(each > 0))) {
+    throw new Error("--seconds, --seed, --records, --mutants, --runs and --count are numbers");
   }
   return {
     names: names.length > 0 ? names : [...timed.keys()],
@@ -110,6 +117,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     records,
     mutants,
     runs,
+    count,
   };
 }
 

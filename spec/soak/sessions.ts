@@ -1,17 +1,19 @@
-// Thousands of sessions on a cluster whose servers are killed, paused and cut off, while users are revoked, demoted,
-// removed and expire all the time: how long each session takes to end, and whether one ends for nothing. Beside them
-// the plain client's `kv.watch` looks at the same bucket.
+// Thousands of sessions on a cluster whose buckets get more replicas, and whose servers are then restarted in turn,
+// killed, paused and cut off, while users are revoked, demoted, removed and expire all the time: how long each session
+// takes to end, and whether one ends for nothing. Beside them the plain client's `kv.watch` looks at the same bucket.
 
 import { connect, type NatsConnection } from "nats";
 import {
   SessionEnded,
   openJetStream,
   type Denial,
+  type Replicas,
   type Session,
   type SessionOptions,
   type Store,
 } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
+import { BUCKETS } from "../jetstream/support/streams.js";
 import { random } from "./random.js";
 
 interface Options {
@@ -30,6 +32,7 @@ const PROBE_EVERY_MS = 50;
 const AT_ONCE = 64;
 const LANES = 8;
 const opTimeoutMs = 30_000;
+const ROLLOUT_MS = 300_000;
 
 type Taking = "revoked" | "given back" | "demoted" | "removed" | "expired";
 
@@ -40,6 +43,8 @@ interface Subject {
   readonly endpoint: string;
   /** Those that go on. */
   readonly held: Map<number, Session>;
+  /** Some of them are being opened. */
+  isOpening: boolean;
   /** Something was begun that may take away what the sessions rest on. */
   isTaken: boolean;
 }
@@ -52,18 +57,21 @@ interface Figures {
   excused: number;
 }
 
-/** Barriers of another connection of the same server: whether the backend answers. */
+/** Barriers of another connection of the same server, in both buckets: whether the backend answers. */
 class Prober {
   /** When each was asked for, and when it was answered. */
   readonly #probes: { readonly at: number; answered: number }[] = [];
   readonly #timer: NodeJS.Timeout;
 
-  constructor(store: Store) {
+  constructor({ store, connection }: Opened, beside: readonly Opened[]) {
     this.#timer = setInterval(() => {
       const probe = { at: performance.now(), answered: Infinity };
       this.#probes.push(probe);
-      void store.isAuthorized("root").then((allowed) => {
-        if (allowed) probe.answered = performance.now();
+      const server = connection.getServer();
+      // Where a connection has gone to another server, it says nothing of what this one could hear.
+      if (beside.some((other) => other.connection.getServer() !== server)) return;
+      void Promise.all([store.isAuthorized("root"), store.isMember(ROOM, "owner")]).then((allowed) => {
+        if (allowed.every(Boolean)) probe.answered = performance.now();
       });
     }, PROBE_EVERY_MS);
   }
@@ -82,6 +90,11 @@ class Prober {
   stop(): void {
     clearInterval(this.#timer);
   }
+}
+
+interface Opened {
+  readonly store: Store;
+  readonly connection: NatsConnection;
 }
 
 /** What the plain client tells of the users' bucket: when each key was delivered. */
@@ -139,6 +152,7 @@ class Soak {
       key: `user-${n}`,
       endpoint: `e${n}`,
       held: new Map<number, Session>(),
+      isOpening: false,
       isTaken: false,
     }));
   }
@@ -161,21 +175,26 @@ class Soak {
     await each(this.subjects, AT_ONCE, (subject) => this.#hold(subject));
   }
 
-  /** A session of each bound, of those that are not there. */
+  /** A session of each bound, of those that are not there. Nothing is taken away meanwhile. */
   async #hold(subject: Subject): Promise<void> {
-    const { key, endpoint, n, held } = subject;
-    for (const [maxStalenessMs, store] of this.#stores) {
-      const options: SessionOptions = {
-        maxStalenessMs,
-        ...(isOfRole(n) ? { role: "admin" } : {}),
-        ...(isOfRoom(n) ? { memberOf: [{ roomId: ROOM, endpoint }] } : {}),
-      };
-      while (!this.isOver && !held.has(maxStalenessMs)) {
-        const session = await store.session(key, options);
-        if (session.allowed) this.#listen(subject, maxStalenessMs, session);
-        else await pause(100);
-      }
-    }
+    if (subject.isOpening) return;
+    subject.isOpening = true;
+    while (!this.isOver && subject.held.size < this.#stores.size)
+      for (const [boundMs, store] of this.#stores)
+        if (!subject.held.has(boundMs)) await this.#open(subject, boundMs, store);
+    subject.isOpening = false;
+  }
+
+  async #open(subject: Subject, maxStalenessMs: number, store: Store): Promise<void> {
+    const { key, endpoint, n } = subject;
+    const options: SessionOptions = {
+      maxStalenessMs,
+      ...(isOfRole(n) ? { role: "admin" } : {}),
+      ...(isOfRoom(n) ? { memberOf: [{ roomId: ROOM, endpoint }] } : {}),
+    };
+    const session = await store.session(key, options);
+    if (session.allowed) this.#listen(subject, maxStalenessMs, session);
+    else await pause(100);
   }
 
   #listen(subject: Subject, boundMs: number, session: Session): void {
@@ -197,8 +216,8 @@ class Soak {
   async lane(): Promise<void> {
     while (!this.isOver) {
       const subject = this.subjects[Math.floor(this.#next() * this.subjects.length)];
-      if (subject === undefined || subject.isTaken) continue;
-      await this.#takeAway(subject);
+      // Of a session that is being opened nobody knows whether it is of the grant before or of the next one.
+      if (subject !== undefined && !subject.isTaken && !subject.isOpening) await this.#takeAway(subject);
       await pause(this.#next() * 50);
     }
   }
@@ -265,33 +284,74 @@ function unlessThere(error: unknown): void {
   if (codeOf(error) !== "ALREADY_EXISTS") throw error;
 }
 
-async function disturb(cluster: NatsCluster, next: () => number, isOver: () => boolean): Promise<number> {
-  const faults = [
-    async (node: number) => {
-      await cluster.node(node).kill();
-      await pause(500 + next() * 2000);
-      await cluster.node(node).restart();
-    },
-    async (node: number) => {
-      await cluster.node(node).pause();
-      await pause(500 + next() * 3000);
-      await cluster.node(node).resume();
-    },
-    async (node: number) => {
-      cluster.isolate(node, next() < 0.5 ? "blackhole" : "reset");
-      await pause(1000 + next() * 3000);
-      cluster.heal();
-    },
+/** Raises all buckets to three replicas, and waits until that is done. Answers the store that did it. */
+async function rollOut(
+  open: (replicas: Replicas, onDone: (bucket: string) => void) => Promise<Opened>,
+): Promise<Store> {
+  let told: () => void = () => undefined;
+  const done = new Set<string>();
+  const isDone = new Promise<void>((resolve) => {
+    told = resolve;
+  });
+  const { store } = await open(3, (bucket) => {
+    done.add(bucket);
+    if (done.size === BUCKETS.length) told();
+  });
+  const timer = setTimeout(told, ROLLOUT_MS);
+  await isDone;
+  clearTimeout(timer);
+  if (done.size < BUCKETS.length) throw new Error(`the rollout is not done: only ${[...done].join(", ")}`);
+  return store;
+}
+
+async function disturb(cluster: NatsCluster, next: () => number, isOver: () => boolean): Promise<Map<string, number>> {
+  const faults: readonly (readonly [name: string, work: (node: number) => Promise<void>])[] = [
+    [
+      "kills",
+      async (node) => {
+        await cluster.node(node).kill();
+        await pause(500 + next() * 2000);
+        await cluster.node(node).restart();
+      },
+    ],
+    [
+      "pauses",
+      async (node) => {
+        await cluster.node(node).pause();
+        await pause(500 + next() * 3000);
+        await cluster.node(node).resume();
+      },
+    ],
+    [
+      "cuts",
+      async (node) => {
+        cluster.isolate(node, next() < 0.5 ? "blackhole" : "reset");
+        await pause(1000 + next() * 3000);
+        cluster.heal();
+      },
+    ],
+    [
+      // As another version, or another configuration, is brought to servers.
+      "rolling restarts",
+      async () => {
+        for (const node of cluster.nodes) {
+          await node.restart();
+          await cluster.ready().catch(() => undefined);
+        }
+      },
+    ],
   ];
-  let count = 0;
-  while (!isOver()) {
+  const counts = new Map<string, number>();
+  // Each kind comes before one comes again.
+  for (let round = 0; !isOver(); round++) {
     await pause(2000 + next() * 4000);
     if (isOver()) break;
-    await faults[Math.floor(next() * faults.length)]?.(Math.floor(next() * cluster.nodes.length));
-    count++;
+    const [name, work] = faults[(round * 3) % faults.length] ?? ["none", () => Promise.resolve()];
+    await work(Math.floor(next() * cluster.nodes.length));
+    counts.set(name, (counts.get(name) ?? 0) + 1);
     await cluster.ready().catch(() => undefined);
   }
-  return count;
+  return counts;
 }
 
 const longest = (values: readonly number[]): number => values.reduce((most, value) => Math.max(most, value), 0);
@@ -314,23 +374,38 @@ function comparePlainly({ takings }: Soak, delivered: ReadonlyMap<string, readon
 export async function run({ seconds, seed, sessions = 10_000, log }: Options): Promise<void> {
   await using cluster = await startNatsCluster({ routes: "proxied" });
   const connections: NatsConnection[] = [];
-  const open = async (): Promise<Store> => {
-    const connection = await connect({ servers: [...cluster.urls], maxReconnectAttempts: -1, reconnectTimeWait: 100 });
+  // All begin at the same server, and look for the next one in the same order.
+  const connected = async (): Promise<NatsConnection> => {
+    const servers = [...cluster.urls];
+    const connection = await connect({ servers, noRandomize: true, maxReconnectAttempts: -1, reconnectTimeWait: 100 });
     connections.push(connection);
-    return openJetStream(connection, 3, { prefix: PREFIX, opTimeoutMs });
+    return connection;
   };
-  const stores = new Map<number, Store>();
-  for (const bound of BOUNDS_MS) stores.set(bound, await open());
-  const [writer, probing] = [await open(), await open()];
-  const prober = new Prober(probing);
+  const open = async (replicas: Replicas = 1, onDone?: (bucket: string) => void): Promise<Opened> => {
+    const connection = await connected();
+    const store = await openJetStream(connection, replicas, {
+      prefix: PREFIX,
+      opTimeoutMs,
+      onRollout: ({ bucket, done }) => {
+        if (done) onDone?.(bucket);
+      },
+    });
+    return { store, connection };
+  };
+  const opened = new Map<number, Opened>();
+  for (const bound of BOUNDS_MS) opened.set(bound, await open());
+  const stores = new Map([...opened].map(([bound, { store }]) => [bound, store]));
+  const [{ store: writer }, probing] = [await open(), await open()];
+  const prober = new Prober(probing, [...opened.values()]);
   const soak = new Soak(stores, writer, prober, sessions / BOUNDS_MS.length, seed);
   const began = performance.now();
   await soak.prepare();
   log(`${sessions} sessions after ${((performance.now() - began) / 1000).toFixed(1)} s`);
-  const plain = await connect({ servers: [...cluster.urls], maxReconnectAttempts: -1, reconnectTimeWait: 100 });
-  connections.push(plain);
-  const delivered = await watchPlainly(plain);
+  const delivered = await watchPlainly(await connected());
   const lanes = Array.from({ length: LANES }, () => soak.lane());
+  const rolling = performance.now();
+  const raiser = await rollOut(open);
+  log(`three replicas of each bucket after ${((performance.now() - rolling) / 1000).toFixed(1)} s more`);
   let isQuiet = false;
   const disturbing = disturb(cluster, random(seed, 1), () => isQuiet);
   await pause(seconds * 1000);
@@ -345,10 +420,10 @@ export async function run({ seconds, seed, sessions = 10_000, log }: Options): P
     log(
       `within ${bound} ms: ${times.length} ended, median ${medianOf(times).toFixed(0)} ms, longest ${longest(times).toFixed(0)} ms after the acknowledgement`,
     );
-  log(`${faults} faults; ended as ${JSON.stringify(Object.fromEntries(reasons))}`);
+  log(`${JSON.stringify(Object.fromEntries(faults))}; ended as ${JSON.stringify(Object.fromEntries(reasons))}`);
   log(`${missed.length} missed, ${wrong.length} ended for nothing; ${excused} more while the servers did not answer`);
   log(comparePlainly(soak, delivered));
-  await Promise.all([...stores.values(), writer, probing].map((store) => store.close()));
+  await Promise.all([...stores.values(), writer, probing.store, raiser].map((store) => store.close()));
   await Promise.all(connections.map((connection) => connection.close()));
   if (missed.length + wrong.length > 0) throw new Error([...missed.slice(0, 10), ...wrong.slice(0, 10)].join("\n"));
 }
