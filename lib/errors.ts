@@ -27,7 +27,7 @@ export type StoreErrorCode =
   | "INCOMPATIBLE";
 
 export interface StoreErrorOptions {
-  /** The malformed argument, as a path such as `room.owner`. */
+  /** The malformed argument, as a path such as `room.owner`; or the one that names what cannot be opened. */
   argument?: string;
   /** Of a write that ended in `TIMEOUT` or `UNAVAILABLE`: surely not done, or perhaps done. */
   outcome?: "none" | "unknown";

@@ -14,20 +14,37 @@ const BUCKETS = ["rooms", "members", "rooms_by_member", "room_keys", "users"];
 const guide = fileURLToPath(new URL("../../docs/security.md", import.meta.url));
 
 /** What the document allows each role to publish, by the rows of its table, with the prefix and buckets written out. */
-async function permissions(): Promise<ReadonlyMap<string, readonly string[]>> {
+async function permissions(before = prefix): Promise<ReadonlyMap<string, readonly string[]>> {
   const text = await readFile(guide, "utf8");
   const found = new Map<string, readonly string[]>();
   for (const [, role = "", listed = ""] of text.matchAll(/^\| `(owner|service|checker)` \| (.*?) \|/gm)) {
     const own = [...listed.matchAll(/`([^`]+)`/g)].flatMap(([, subject = ""]) =>
       subject.includes("<bucket>")
-        ? BUCKETS.map((bucket) => subject.replace("<bucket>", prefix + bucket))
-        : [subject.replace("<prefix>", prefix)],
+        ? BUCKETS.map((bucket) => subject.replace("<bucket>", before + bucket))
+        : [subject.replace("<prefix>", before)],
     );
     // Each row adds to what the one before it has.
     found.set(role, [...([...found.values()].at(-1) ?? []), ...own]);
   }
   return found;
 }
+
+/** What it has servers include: the same for buckets without a prefix. */
+async function writtenOut(): Promise<readonly User[]> {
+  const [, block = ""] = /^```text\n("authorization": [^]*?)^```$/m.exec(await readFile(guide, "utf8")) ?? [];
+  return (JSON.parse(`{ ${block} }`) as { authorization: { users: readonly User[] } }).authorization.users;
+}
+
+interface User {
+  readonly user: string;
+  readonly permissions: Readonly<Record<"publish" | "subscribe", { readonly allow: readonly string[] }>>;
+}
+
+/** Each subject once, and none that a wider one of them has. */
+const narrowed = (subjects: readonly string[]): string[] =>
+  [...new Set(subjects)].filter(
+    (subject) => !subject.endsWith(".barrier.*") || !subjects.includes(subject.replace("barrier.*", ">")),
+  );
 
 describe("jetstream: permissions", function () {
   this.timeout(60_000);
@@ -62,6 +79,13 @@ describe("jetstream: permissions", function () {
     await Promise.all(stores.map((store) => store.close()));
     await Promise.all(clients.map((client) => client.close()));
     await server.dispose();
+  });
+
+  it("are the same in the file that servers include as in the table", async () => {
+    const table = [...(await permissions(""))].map(([user, allowed]) => [user, narrowed(allowed)]);
+    const users = await writtenOut();
+    expect(users.map(({ user, permissions: { publish } }) => [user, publish.allow])).to.deep.equal(table);
+    for (const { user, permissions: own } of users) expect(own.subscribe.allow).to.deep.equal([`_INBOX_${user}.>`]);
   });
 
   it("who may not make the buckets does not open before they are there", async () => {
