@@ -43,7 +43,7 @@ interface User {
 /** Each subject once, and none that a wider one of them has. */
 const narrowed = (subjects: readonly string[]): string[] =>
   [...new Set(subjects)].filter(
-    (subject) => !subject.endsWith(".barrier.*") || !subjects.includes(subject.replace("barrier.*", ">")),
+    (subject) => !subject.endsWith(".proof.*") || !subjects.includes(subject.replace("proof.*", ">")),
   );
 
 describe("jetstream: permissions", function () {
