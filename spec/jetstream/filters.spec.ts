@@ -76,7 +76,8 @@ describe("jetstream: filters", function () {
     // What is removed behind operations is removed by then.
     await store.close();
 
-    expect(asked.length).to.be.greaterThan(100);
+    // How many there are is the operations' affair: what is not heard has no filter.
+    expect(asked.length).to.be.greaterThan(50);
     const wide = asked.filter(({ all, filter }) => {
       const [first = ""] = filter.replace(/^\$KV\.f_[a-z_]+\./, "").split(".");
       return all && (first === "*" || first === ">");
