@@ -34,7 +34,7 @@ const UNHEARD: Answering<Reason, boolean> = {
 class Heard implements ProofNote, Answering<Reason, boolean> {
   readonly #source: CheckSource;
   readonly #check: DecisionMessage["check"];
-  readonly #began = performance.now();
+  readonly began = performance.now();
   #error: unknown;
   /** Who is asked about. Not set before it was checked. */
   key: string | undefined;
@@ -61,10 +61,9 @@ class Heard implements ProofNote, Answering<Reason, boolean> {
     return reason;
   }
 
-  last(reason: Reason): boolean {
+  last(reason: Reason, now: number): boolean {
     const allowed = reason === "active";
-    const now = performance.now();
-    const message = this.#message(allowed, reason, this.#proof(now), now - this.#began);
+    const message = this.#message(allowed, reason, this.#proof(now), now - this.began);
     if (this.#error !== undefined) message.error = this.#error;
     decisions.publish(message);
     return allowed;
@@ -226,7 +225,7 @@ function isFinal(reason: Reason, checks: SyncCheckReads, heard: Heard | undefine
 }
 
 function ended(reason: Reason, heard: Heard | undefined): Promise<boolean> {
-  return Promise.resolve(heard === undefined ? reason === "active" : heard.last(reason));
+  return Promise.resolve(heard === undefined ? reason === "active" : heard.last(reason, performance.now()));
 }
 
 function refused(error: unknown, heard: Heard | undefined): Promise<boolean> {

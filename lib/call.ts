@@ -112,10 +112,12 @@ export interface Ending<T> {
 
 /** What becomes of an operation that never rejects. None of it may throw. */
 export interface Answering<T, R> {
+  /** When it was called, if that was looked at: a clock is a good part of what a fast call costs. */
+  readonly began?: number | undefined;
   /** Any other end than an answer, as an answer. */
   failed(error: unknown, aborted: boolean): T;
-  /** What the operation is resolved with. It is called once, and nothing else is answered any more. */
-  last(answer: T): R;
+  /** What the operation is resolved with, `now`. It is called once, and nothing else is answered any more. */
+  last(answer: T, now: number): R;
 }
 
 /** What a write answers. */
@@ -123,7 +125,7 @@ export type Eventually<T> = Promise<T> | Ending<T>;
 
 export class Call implements Waiter<unknown> {
   /** By `performance.now()`. */
-  readonly startedAt = performance.now();
+  readonly startedAt: number;
   #expiresAt: number;
   /** Its place among the running calls. Only {@link CallRegistry} uses it. */
   place = 0;
@@ -141,7 +143,14 @@ export class Call implements Waiter<unknown> {
   #answering: Answering<unknown, unknown> | undefined;
 
   /** `calls`: the registry that ends it. Without one it has its own timer. */
-  constructor(bounds: Bounds, defaultTimeoutMs: number, kind: "read" | "write", calls?: CallRegistry) {
+  constructor(
+    bounds: Bounds,
+    defaultTimeoutMs: number,
+    kind: "read" | "write",
+    calls?: CallRegistry,
+    startedAt = performance.now(),
+  ) {
+    this.startedAt = startedAt;
     this.#timeoutMs = bounds.timeoutMs ?? defaultTimeoutMs;
     this.#expiresAt = this.startedAt + this.#timeoutMs;
     this.#signal = bounds.signal;
@@ -172,8 +181,8 @@ export class Call implements Waiter<unknown> {
   }
 
   /** Milliseconds left, never below 0. */
-  remaining(): number {
-    return this.#ended === undefined ? Math.max(0, this.expiresAt - performance.now()) : 0;
+  remaining(now = performance.now()): number {
+    return this.#ended === undefined ? Math.max(0, this.expiresAt - now) : 0;
   }
 
   get aborted(): boolean {
@@ -293,12 +302,13 @@ export class Call implements Waiter<unknown> {
   done(value: unknown): void {
     if (this.#ended !== undefined) return;
     // The timer may be late because the event loop was busy. An answer after the deadline is late all the same.
-    if (this.remaining() <= 0) {
+    const now = performance.now();
+    if (this.remaining(now) <= 0) {
       this.expire();
       return;
     }
     this.#finish();
-    this.#resolve((this.#answering === undefined ? value : this.#answering.last(value)) as never);
+    this.#resolve((this.#answering === undefined ? value : this.#answering.last(value, now)) as never);
   }
 
   /** The operation has failed. */
@@ -313,7 +323,7 @@ export class Call implements Waiter<unknown> {
   #refuse(error: unknown): void {
     const answering = this.#answering;
     if (answering !== undefined) {
-      this.#resolve(answering.last(answering.failed(error, this.aborted)) as never);
+      this.#resolve(answering.last(answering.failed(error, this.aborted), performance.now()) as never);
       return;
     }
     const reason = this.#explain(error, this);

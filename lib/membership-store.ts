@@ -364,14 +364,15 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   /** Tells of the decision at the end, if anybody listens at the beginning. */
-  #telling(check: "authorize" | "session"): Answering<Decision, Decision> & { key: string | undefined } {
+  #telling(check: "authorize" | "session"): Telling {
     const { backend } = this;
     const began = decisions.hasSubscribers ? performance.now() : undefined;
     return {
       key: undefined,
+      began,
       failed: denialOf,
-      last(decision) {
-        if (began !== undefined) told(check, backend, this.key, decision, performance.now() - began);
+      last(decision, now) {
+        if (began !== undefined) told(check, backend, this.key, decision, (now ?? performance.now()) - began);
         return decision;
       },
     };
@@ -436,7 +437,7 @@ export class MembershipStore extends OwnStore implements Store {
   }
 
   #decided<T, R>(bounds: Bounds, ask: (call: Call) => Promise<T>, answering: Answering<T, R>): Promise<R> {
-    return new Call(bounds, this.#opTimeoutMs, "read", this.#calls).answer(ask, answering);
+    return new Call(bounds, this.#opTimeoutMs, "read", this.#calls, answering.began).answer(ask, answering);
   }
 
   #ofMember<T>(
@@ -493,6 +494,12 @@ export class MembershipStore extends OwnStore implements Store {
 }
 
 const asIs = <T>(answer: T): T => answer;
+
+interface Telling extends Answering<Decision, Decision> {
+  /** Not set before it was checked. */
+  key: string | undefined;
+  last(decision: Decision, now?: number): Decision;
+}
 
 function told(
   check: "authorize" | "session",

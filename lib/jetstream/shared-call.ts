@@ -48,8 +48,8 @@ export class SharedCall extends Call {
     super.throwIfEnded();
   }
 
-  override remaining(): number {
-    return this.ended === undefined ? super.remaining() : 0;
+  override remaining(now = performance.now()): number {
+    return this.ended === undefined ? super.remaining(now) : 0;
   }
 
   override get outcome(): "none" | "unknown" | undefined {

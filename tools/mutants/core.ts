@@ -6,7 +6,7 @@ export const coreMutants: readonly Mutant[] = [
   {
     name: "an answer after the deadline is taken",
     file: "lib/call.ts",
-    find: "if (this.remaining() <= 0) {",
+    find: "if (this.remaining(now) <= 0) {",
     replace: "if (false) {",
     breaks: "A late answer is discarded, never counted as an allow.",
     killedBy: bySpec("spec/authorization.spec.ts", "an answer that comes late because the store blocked the process"),
