@@ -55,10 +55,14 @@ class Heard implements ProofNote, Answering<Reason, boolean> {
   failed(error: unknown, aborted: boolean): Reason {
     const { reason, error: why } = denialOf(error, aborted);
     this.#error = why;
-    // Something may have been proved before it failed.
+    this.restOnNothing();
+    return reason;
+  }
+
+  /** Something may have been proved before it failed, or was found to be aborted. */
+  restOnNothing(): void {
     this.since = undefined;
     this.currentAt = undefined;
-    return reason;
   }
 
   last(reason: Reason, now: number): boolean {
@@ -116,7 +120,10 @@ export class BooleanChecks {
         if (folded !== key) facts = this.#known(folded, bounds, heard);
       }
       if (heard !== undefined) heard.key = folded;
-      if (isAborted(bounds.signal)) return ended("aborted", heard);
+      if (isAborted(bounds.signal)) {
+        heard?.restOnNothing();
+        return ended("aborted", heard);
+      }
       if (checks.synchronous) {
         const reason = reasonOf(facts, ofAdmins);
         if (isFinal(reason, checks, heard)) return ended(reason, heard);

@@ -105,6 +105,7 @@ async function everyCheck(store: Store): Promise<void> {
     await isAuthorized(store, key);
     await isAdmin(store, key, { maxStalenessMs: 60_000 });
   }
+  await isAuthorized(store, "root", { maxStalenessMs: 60_000, signal: AbortSignal.abort() });
   await isMember(store, "r", "o");
   await isMember(store, "r", "nobody", { maxStalenessMs: 60_000 });
   await hasAdmin(store);
@@ -189,6 +190,7 @@ describe("diagnostics", function () {
         ...ofUsers,
         "isAuthorized no malformed",
         "isAdmin no malformed",
+        "isAuthorized root no aborted",
         "isMember r o yes active",
         "isMember r nobody no notMember",
         "hasAdmin yes active",
@@ -200,7 +202,9 @@ describe("diagnostics", function () {
         const { check, reason, proof, durationMs, backend } = message;
         expect(backend).to.equal(store.backend);
         expect(durationMs).to.be.at.least(0);
-        if (check === "session" || reason === "malformed" || reason === "unknown") continue;
+        // What proves nothing rests on nothing.
+        if (reason === "malformed" || reason === "aborted") expect(proof, JSON.stringify(message)).to.equal(undefined);
+        if (check === "session" || ["malformed", "aborted", "unknown"].includes(reason)) continue;
         expect(proof?.backend, JSON.stringify(message)).to.equal(store.backend);
         expect(proof?.staleMs).to.be.at.least(0);
         expect(proof?.provedAt.getTime()).to.be.greaterThan(before - 60_000);

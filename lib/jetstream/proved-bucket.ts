@@ -153,7 +153,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     return value;
   }
 
-  #note(note: ProofNote, since: Moment | undefined, place: LogPlace): void {
+  #note(note: ProofNote, since: Moment | undefined, place: LogPlace | undefined): void {
     note.since = since;
     note.of = this.#bucket;
     note.place = place;
@@ -168,7 +168,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   async prove(key: Key<B>, call: Call, note?: ProofNote): Promise<Proved<B, V> | undefined> {
     const since = note === undefined ? undefined : moment();
     const found = await this.#prove(key, call);
-    if (found !== undefined && note !== undefined) this.#note(note, since, found);
+    if (note !== undefined) this.#note(note, since, found);
     return found === undefined ? undefined : ofRecord(found);
   }
 
