@@ -194,8 +194,9 @@ export class AuthCallout implements AsyncDisposable {
         version: 2,
         // An empty list would allow everything.
         pub: rooms.length > 0 ? { allow: rooms } : { deny: [">"] },
+        // No `resp`: whoever may respond may publish wherever a message asks for an answer, and could send it to
+        // themselves.
         sub: { allow: [...rooms, `_INBOX_${knock.user}.>`] },
-        resp: { max: 1, ttl: 60e9 },
         subs: -1,
         data: -1,
         payload: -1,

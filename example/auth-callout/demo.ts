@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { parseArgs } from "node:util";
-import { nkeyAuthenticator, type NatsConnection } from "@nats-io/transport-node";
+import { nkeyAuthenticator, nuid, type NatsConnection } from "@nats-io/transport-node";
 import { subjectToken } from "unibus-membership";
 import { FOREVER, Stage, eventually, medianAndLongest, newPerson, type Person } from "./stage.js";
 
@@ -62,6 +62,34 @@ async function mayUse({ connection }: Presence, roomId: string): Promise<boolean
   }
 }
 
+/**
+ * Whether somebody gets into a room by having a message of their own ask for an answer there. Somebody else listens in
+ * that room. The server says one or the other.
+ */
+async function mayAnswerInto(roomId: string, from: string, who: Presence, listener: Presence): Promise<boolean> {
+  const there = `room.${subjectToken(roomId)}.by-answer`;
+  let isHeard = false;
+  const listening = listener.connection.subscribe(there, { callback: () => void (isHeard = true) });
+  await listener.connection.flush();
+  const asked = `room.${subjectToken(from)}.ask`;
+  const own = who.connection.subscribe(asked, { callback: (_, message) => void message.respond("in by an answer") });
+  const before = who.violations;
+  who.connection.publish(asked, "answer there", { reply: there });
+  await eventually("the server has said whether that may be", () => isHeard || who.violations > before);
+  listening.unsubscribe();
+  own.unsubscribe();
+  return isHeard;
+}
+
+/** Answers go by a subject of the room: whoever is in it may publish there, and nobody else. */
+async function mayAsk(roomId: string, { connection }: Presence, { connection: answering }: Presence): Promise<void> {
+  const room = `room.${subjectToken(roomId)}`;
+  answering.subscribe(`${room}.question`, { max: 1, callback: (_, message) => void message.respond("an answer") });
+  await answering.flush();
+  const options = { timeout: 60_000, noMux: true, reply: `${room}.answer.${nuid.next()}` };
+  assert.equal((await connection.request(`${room}.question`, "a question", options)).string(), "an answer");
+}
+
 async function refused(person: Person, options: object = {}): Promise<number> {
   const began = performance.now();
   // At the server that is left when there is no quorum.
@@ -99,7 +127,8 @@ async function comeIn(): Promise<{ ofAlice: Presence; ofBob: Presence }> {
   say(`  Alice and Bob are in, after ${ms(performance.now() - began)} for both`);
   for (const who of [ofAlice, ofBob]) for (const room of [GENERAL, PLANS]) assert.equal(await mayUse(who, room), true);
   assert.equal(await mayUse(ofBob, "another room"), false);
-  say("  Both may use the rooms that they have joined, and no other");
+  await mayAsk(PLANS, ofAlice, ofBob);
+  say("  Both may use the rooms that they have joined, ask and answer in them, and use no other");
   const carol = newPerson("Carol");
   await stage.admin.users.add({ key: carol.nkey });
   const ofCarol = new Presence(await stage.loginAtLast(carol, FOREVER));
@@ -112,7 +141,7 @@ async function comeIn(): Promise<{ ofAlice: Presence; ofBob: Presence }> {
   return { ofAlice, ofBob };
 }
 
-async function removeFromRoom(ofBob: Presence): Promise<void> {
+async function removeFromRoom(ofAlice: Presence, ofBob: Presence): Promise<void> {
   say("\nBob is removed from a room.");
   await stage.admin.members.remove(PLANS, bob.nkey);
   const removed = performance.now();
@@ -121,7 +150,8 @@ async function removeFromRoom(ofBob: Presence): Promise<void> {
     `  Kicked ${ms(ofBob.outAt - removed)} after the acknowledgement, and back ${ms(ofBob.backAt - ofBob.outAt)} later by himself`,
   );
   assert.equal(await mayUse(ofBob, GENERAL), true);
-  say("  He may use the other one, and no longer this one");
+  assert.equal(await mayAnswerInto(PLANS, GENERAL, ofBob, ofAlice), false);
+  say("  He may use the other one, and no longer this one, nor by a message that asks for an answer there");
 }
 
 async function revoke(): Promise<void> {
@@ -184,7 +214,7 @@ try {
   await stage.startServers(replicas);
   await enrol();
   const { ofAlice, ofBob } = await comeIn();
-  await removeFromRoom(ofBob);
+  await removeFromRoom(ofAlice, ofBob);
   await revoke();
   await loseQuorum([ofAlice, ofBob]);
   await loseService([ofAlice, ofBob]);

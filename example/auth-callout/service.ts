@@ -18,9 +18,11 @@ function need(name: string): string {
   return value;
 }
 
-function number(name: string, otherwise: number): number {
+/** With a number that sessions do not take everybody would be refused, one by one. */
+function number(name: string, otherwise: number, least: number, most: number): number {
   const value = Number(process.env[name] ?? otherwise);
-  if (!Number.isInteger(value) || value < 1) throw new Error(`${name} is not a number from 1`);
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new Error(`${name} is not a whole number from ${least} to ${most}`);
   return value;
 }
 
@@ -64,8 +66,8 @@ const callout = new AuthCallout({
   system,
   issuer: new Issuer(seed, publicKey),
   account: APP_ACCOUNT,
-  maxStalenessMs: number("CALLOUT_STALENESS_MS", 1000),
-  loginSeconds: number("CALLOUT_LOGIN_SECONDS", 300),
+  maxStalenessMs: number("CALLOUT_STALENESS_MS", 1000, 100, 60_000),
+  loginSeconds: number("CALLOUT_LOGIN_SECONDS", 300, 1, 86_400),
   log,
 });
 await Promise.all([calls.flush(), system.flush()]);
