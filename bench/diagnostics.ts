@@ -8,7 +8,7 @@ import type { Store } from "../dist/index.js";
 import { startNatsCluster } from "../dist/testing.js";
 import { setTimeout as pause } from "node:timers/promises";
 import { connect } from "nats";
-import { Report, inFlight, median, newKeys, opTimeoutMs, range, seconds } from "./jetstream-support.js";
+import { Report, inFlight, median, newKeys, opTimeoutMs, range, seconds } from "./support.js";
 
 /** Turns of each kind. In the first ones code is thrown away that was compiled for another kind: they do not count. */
 const TURNS = 60;

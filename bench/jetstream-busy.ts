@@ -4,7 +4,7 @@
 import { connect } from "nats";
 import { openJetStream } from "../dist/index.js";
 import { keyOf, memberOf, roomOf } from "./jetstream-fill.js";
-import { opTimeoutMs } from "./jetstream-support.js";
+import { opTimeoutMs } from "./support.js";
 
 const [how, count, ...servers] = process.argv.slice(2);
 const KEYS = Math.min(Number(count), 1000);

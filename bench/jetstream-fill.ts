@@ -5,7 +5,7 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { RequestStrategy, type NatsConnection as Client } from "nats";
 import { openJetStream, type Store } from "../dist/index.js";
-import { inFlight, opTimeoutMs, range } from "./jetstream-support.js";
+import { inFlight, opTimeoutMs, range } from "./support.js";
 
 const WIDTH = 1024;
 const sealed = new Uint8Array(80).fill(7);

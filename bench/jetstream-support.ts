@@ -1,61 +1,90 @@
-// What the JetStream benches share.
+// What is asked of three servers and their buckets, beside what the library asks.
 
-import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
+import type { KV, NatsConnection as Client } from "nats";
+import type { NatsCluster } from "../dist/testing.js";
+import { opTimeoutMs } from "./support.js";
 
-/** A bench is not a service: nothing in it is late. */
-export const opTimeoutMs = 60_000;
+/** Processor time is counted in hundredths of a second. */
+export const TICK_MS = 10;
+/** Servers are idle when for so many seconds all of them together took less than so much of each. */
+const SETTLED_SECONDS = 5;
+const IDLE_MS = 60;
+const MAX_SETTLE_SECONDS = 240;
 
-export const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+const text = new TextEncoder();
+/** As large as a record of ours. */
+export const plainValue = (key: string): Uint8Array =>
+  text.encode(
+    JSON.stringify({
+      k: key,
+      n: 1,
+      log: ["0123456789abcdef"],
+      user: { key, v: 1, admin: false, name: "a user", createdAt: Date.now() },
+    }),
+  );
 
-/** Like public keys in hex: 64 digits each, in no order. */
-export const newKeys = (count: number): string[] =>
-  Array.from({ length: count }, () => randomBytes(32).toString("hex"));
-
-export async function seconds(work: () => Promise<unknown>): Promise<number> {
-  const began = performance.now();
-  await work();
-  return (performance.now() - began) / 1000;
-}
-
-/** Works through the items with so many under way at a time. */
-export async function inFlight<T>(
-  width: number,
-  items: Iterable<T>,
-  work: (item: T) => Promise<unknown>,
-): Promise<void> {
-  const iterator = items[Symbol.iterator]();
-  const lane = async (): Promise<void> => {
-    for (let next = iterator.next(); next.done !== true; next = iterator.next()) await work(next.value);
-  };
-  await Promise.all(Array.from({ length: width }, lane));
-}
-
-export function* range(from: number, to: number): Iterable<number> {
-  for (let n = from; n < to; n++) yield n;
-}
-
-/** A file of figures that all have to be right: what is wrong is told at the end, and is the exit code. */
-export class Report {
-  readonly #missed: string[] = [];
-
-  say(line: string): void {
-    console.log(line);
-  }
-
-  /** Prints a figure beside what is required of it. */
-  require(what: string, figure: number, holds: (figure: number) => boolean, required: string): void {
-    const ok = holds(figure);
-    if (!ok) this.#missed.push(`${what}: ${shown(figure)}, required ${required}`);
-    console.log(`${what.padEnd(64)} ${shown(figure).padStart(8)}   required ${required}${ok ? "" : "   MISSED"}`);
-  }
-
-  end(): void {
-    for (const line of this.#missed) console.error(`missed: ${line}`);
-    process.exitCode = this.#missed.length === 0 ? 0 : 1;
+/**
+ * Servers that were just started, or just written to, have work of their own in proportion to what they hold. Waits
+ * until it is done.
+ */
+export async function settled({ nodes }: NatsCluster, atMostSeconds = MAX_SETTLE_SECONDS): Promise<void> {
+  let quiet = 0;
+  for (let waited = 0; quiet < SETTLED_SECONDS; waited++) {
+    if (waited === atMostSeconds) {
+      console.log(`The servers were not idle after ${String(atMostSeconds)} s`);
+      return;
+    }
+    const before = busyTicks(nodes);
+    await pause(1000);
+    quiet = (busyTicks(nodes) - before) * TICK_MS < IDLE_MS ? quiet + 1 : 0;
   }
 }
 
-export const shown = (figure: number): string => (Number.isInteger(figure) ? String(figure) : figure.toFixed(2));
+export const busyTicks = (nodes: NatsCluster["nodes"]): number => nodes.reduce((sum, { pid }) => sum + ticksOf(pid), 0);
 
-export const perSecond = (rate: number): string => `${Math.round(rate).toLocaleString("en-US")}/s`;
+function ticksOf(pid: number | undefined): number {
+  if (pid === undefined) return 0;
+  const fields =
+    readFileSync(`/proc/${String(pid)}/stat`, "utf8")
+      .split(") ")[1]
+      ?.split(" ") ?? [];
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+/** Right after its start a cluster can take a peer for offline, and says so at once. */
+export async function plainBucket(client: Client): Promise<KV> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await client.jetstream().views.kv("plain", { replicas: 3 });
+    } catch (error) {
+      if (attempt === 20) throw error;
+      await pause(250);
+    }
+  }
+}
+
+/**
+ * One server leads all buckets, and it is not the one that the client is connected to: a publish to a leader that is
+ * nearer than another bucket's is no measure of what that other costs.
+ */
+export async function leadTogether(client: Client): Promise<void> {
+  const manager = await client.jetstreamManager();
+  const streams = ["plain", "users", "rooms", "members", "room_keys", "rooms_by_member"].map(
+    (bucket) => `KV_${bucket}`,
+  );
+  const { cluster } = await manager.streams.info("KV_users");
+  const leader = cluster?.replicas?.find(({ name }) => name !== client.info?.server_name)?.name;
+  for (const stream of streams) {
+    for (let attempt = 1; (await manager.streams.info(stream)).cluster?.leader !== leader; attempt++) {
+      if (attempt === 100) throw new Error(`${stream} does not get the leader ${String(leader)}`);
+      await client.request(
+        `$JS.API.STREAM.LEADER.STEPDOWN.${stream}`,
+        JSON.stringify({ placement: { preferred: leader } }),
+        { timeout: opTimeoutMs },
+      );
+      await pause(100);
+    }
+  }
+}

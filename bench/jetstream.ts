@@ -8,7 +8,7 @@
 // measured.
 
 import { spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -18,7 +18,8 @@ import { isAuthorized, openJetStream, type NatsConnection, type Store } from "..
 import { startNatsCluster, type NatsCluster } from "../dist/testing.js";
 import { startEtcd } from "./etcd.js";
 import { check, fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
-import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./jetstream-support.js";
+import { TICK_MS, busyTicks, leadTogether, plainBucket, plainValue, settled } from "./jetstream-support.js";
+import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./support.js";
 // BENCH_KEEP=/some/folder keeps what was written, for the next run: a million records take a quarter of an hour.
 
 const KEEP = process.env["BENCH_KEEP"];
@@ -36,25 +37,6 @@ const MEMBERS = 1_000;
 /** Of checks that may be answered from memory. */
 const LEASE_MS = 100;
 const CACHE_BYTES = 2 ** 30;
-/** Processor time is counted in hundredths of a second. */
-const TICK_MS = 10;
-/** Servers are idle when for so many seconds all of them together took less than so much of each. */
-const SETTLED_SECONDS = 5;
-const IDLE_MS = 60;
-const MAX_SETTLE_SECONDS = 240;
-
-const text = new TextEncoder();
-/** As large as a record of ours. */
-const plainValue = (key: string): Uint8Array =>
-  text.encode(
-    JSON.stringify({
-      k: key,
-      n: 1,
-      log: ["0123456789abcdef"],
-      user: { key, v: 1, admin: false, name: "a user", createdAt: Date.now() },
-    }),
-  );
-
 type Check = (n: number) => Promise<void>;
 
 const must = async (what: Promise<boolean>, n: number): Promise<void> => {
@@ -436,34 +418,6 @@ async function growth({ report, cluster, client, kv, size }: Setting, found: Map
   note("the servers' processors for 1,000 calls, ms", ((busy() - began) * TICK_MS * 1000) / calls);
 }
 
-/**
- * Servers that were just started, or just written to, have work of their own in proportion to what they hold. Waits
- * until it is done.
- */
-async function settled(report: Report, { nodes }: NatsCluster): Promise<void> {
-  let quiet = 0;
-  for (let waited = 0; quiet < SETTLED_SECONDS; waited++) {
-    if (waited === MAX_SETTLE_SECONDS) {
-      report.say(`The servers were not idle after ${String(MAX_SETTLE_SECONDS)} s`);
-      return;
-    }
-    const before = busyTicks(nodes);
-    await pause(1000);
-    quiet = (busyTicks(nodes) - before) * TICK_MS < IDLE_MS ? quiet + 1 : 0;
-  }
-}
-
-const busyTicks = (nodes: NatsCluster["nodes"]): number => nodes.reduce((sum, { pid }) => sum + ticksOf(pid), 0);
-
-function ticksOf(pid: number | undefined): number {
-  if (pid === undefined) return 0;
-  const fields =
-    readFileSync(`/proc/${String(pid)}/stat`, "utf8")
-      .split(") ")[1]
-      ?.split(" ") ?? [];
-  return Number(fields[11]) + Number(fields[12]);
-}
-
 /** Lists beside what is gone. */
 async function churn({ report, client }: Setting): Promise<void> {
   await using store = await openJetStream(client, 3, { opTimeoutMs });
@@ -605,18 +559,6 @@ async function roundTrips(report: Report, client: Client): Promise<void> {
   );
 }
 
-/** Right after its start a cluster can take a peer for offline, and says so at once. */
-async function plainBucket(client: Client): Promise<KV> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await client.jetstream().views.kv("plain", { replicas: 3 });
-    } catch (error) {
-      if (attempt === 20) throw error;
-      await pause(250);
-    }
-  }
-}
-
 const START_MS = 300_000;
 
 /** A cluster with so many records: written now, or once into a folder that is kept, of which each run has a copy. */
@@ -675,30 +617,6 @@ async function filledIn(cluster: NatsCluster, size: number): Promise<string> {
   }
 }
 
-/**
- * One server leads all buckets, and it is not the one that the client is connected to: a publish to a leader that is
- * nearer than another bucket's is no measure of what that other costs.
- */
-async function leadTogether(client: Client): Promise<void> {
-  const manager = await client.jetstreamManager();
-  const streams = ["plain", "users", "rooms", "members", "room_keys", "rooms_by_member"].map(
-    (bucket) => `KV_${bucket}`,
-  );
-  const { cluster } = await manager.streams.info("KV_users");
-  const leader = cluster?.replicas?.find(({ name }) => name !== client.info?.server_name)?.name;
-  for (const stream of streams) {
-    for (let attempt = 1; (await manager.streams.info(stream)).cluster?.leader !== leader; attempt++) {
-      if (attempt === 100) throw new Error(`${stream} does not get the leader ${String(leader)}`);
-      await client.request(
-        `$JS.API.STREAM.LEADER.STEPDOWN.${stream}`,
-        JSON.stringify({ placement: { preferred: leader } }),
-        { timeout: opTimeoutMs },
-      );
-      await pause(100);
-    }
-  }
-}
-
 async function main(): Promise<void> {
   const report = new Report();
   const grown = new Map<string, number[]>();
@@ -711,13 +629,13 @@ async function main(): Promise<void> {
       const store = await openJetStream(client, 3, { opTimeoutMs });
       await check(client, size);
       await leadTogether(client);
-      await settled(report, cluster);
+      await settled(cluster);
       report.say(
         `\n${size.toLocaleString("en-US")} users and rooms (${took}), ${String(cluster.nodes.length)} servers ${client.info?.version ?? ""}, Node ${process.version}, medians of ${String(ROUNDS)}`,
       );
       const setting: Setting = { report, client, cluster, kv, size };
       if (size >= 10_000 && PARTS.has("checks")) await checks(setting);
-      if (PARTS.has("growth")) await settled(report, cluster);
+      if (PARTS.has("growth")) await settled(cluster);
       if (PARTS.has("growth")) await growth(setting, grown);
       if (size === SIZES[0] && PARTS.has("rest")) {
         await adds(report, store, kv);
