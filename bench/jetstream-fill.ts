@@ -4,7 +4,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { RequestStrategy, type NatsConnection as Client } from "nats";
-import { openJetStream, type Store } from "../dist/index.js";
+import { isAlreadyExists, openJetStream, type Store } from "../dist/index.js";
 import { inFlight, opTimeoutMs, range } from "./support.js";
 
 const WIDTH = 1024;
@@ -177,6 +177,22 @@ export async function fill(client: Client, store: Store, count: number): Promise
   });
   const took = (performance.now() - began) / 1000;
   return took;
+}
+
+/** Users alone, and as many plain records beside them. The template is that of an earlier call, if there was one. */
+export async function fillUsers(client: Client, store: Store, from: number, to: number): Promise<void> {
+  const { user } = TEMPLATE;
+  await store.users.add({ key: user, name: "a user" }).catch((error: unknown) => {
+    if (!isAlreadyExists(error)) throw error;
+  });
+  const [found] = await last(client, "users", `user.${token(user)}`);
+  if (found === undefined) throw new Error("the template is not there");
+  using writer = new Writer(client);
+  await inFlight(WIDTH, range(from, to), async (n) => {
+    const key = keyOf(n);
+    const value = text.encode(found.value.replaceAll(token(user), token(key)).replaceAll(user, key));
+    await Promise.all([writer.put(`$KV.users.user.${token(key)}`, value), writer.put(`$KV.plain.${key}`, value)]);
+  });
 }
 
 /** By a store of its own, which knows nothing yet. */

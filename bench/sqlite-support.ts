@@ -28,12 +28,14 @@ export interface SyncDatabase {
   get(key: string): unknown;
   all(): unknown[];
   bulk(from: number, to: number): void;
+  /** Brings all that is in the WAL into the file. */
+  checkpoint(): void;
   close(): void;
 }
 
-export function betterSqlite(path: string): SyncDatabase {
+export function betterSqlite(path: string, more: readonly string[] = []): SyncDatabase {
   const database = new BetterSqlite(path);
-  for (const pragma of PRAGMAS) database.pragma(pragma);
+  for (const pragma of [...PRAGMAS, ...more]) database.pragma(pragma);
   database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
   const insert = database.prepare(INSERT);
   const get = database.prepare(GET);
@@ -44,17 +46,22 @@ export function betterSqlite(path: string): SyncDatabase {
     bulk: database.transaction((from: number, to: number) => {
       for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
     }),
+    checkpoint: () => void database.pragma("wal_checkpoint(TRUNCATE)"),
     close: () => void database.close(),
   };
 }
 
+/** Why better-sqlite3 cannot be tried: older ones do not refuse its binary, they crash. */
+export const wantsNewerNode = (): string | undefined =>
+  Number(process.versions.node.split(".")[0]) < 22 ? `it wants Node 22, this is ${process.version}` : undefined;
+
 /** Node has it from version 22.5 on. */
-export async function nodeSqlite(): Promise<((path: string) => SyncDatabase) | undefined> {
+export async function nodeSqlite(): Promise<typeof betterSqlite | undefined> {
   const module = await import("node:sqlite").catch(() => undefined);
   if (module === undefined) return undefined;
-  return (path) => {
+  return (path, more = []) => {
     const database = new module.DatabaseSync(path);
-    for (const pragma of PRAGMAS) database.exec(`PRAGMA ${pragma}`);
+    for (const pragma of [...PRAGMAS, ...more]) database.exec(`PRAGMA ${pragma}`);
     database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
     const insert = database.prepare(INSERT);
     const get = database.prepare(GET);
@@ -67,6 +74,7 @@ export async function nodeSqlite(): Promise<((path: string) => SyncDatabase) | u
         for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
         database.exec("COMMIT");
       },
+      checkpoint: () => database.exec("PRAGMA wal_checkpoint(TRUNCATE)"),
       close: () => database.close(),
     };
   };
@@ -100,6 +108,7 @@ export async function standstill(
   folder: string,
   users: number,
   rounds: number,
+  logged = 1,
 ): Promise<{ own: number; exporting: number }> {
   const own: number[] = [];
   const exporting: number[] = [];
@@ -109,7 +118,7 @@ export async function standstill(
     await mkdir(place);
     const path = await copied(join(folder, `own-${users}`), join(place, "own"));
     const store = await openSqlite(path, { opTimeoutMs });
-    await store.users.add({ key: "one-more" });
+    await addInFlight(store, users, logged, 64);
     const delays = monitorEventLoopDelay({ resolution: 1 });
     await turn();
     delays.enable();
