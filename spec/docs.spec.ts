@@ -1,15 +1,50 @@
 /** The guides for developers show code that is there, and name files and commands that are there. */
 import { expect } from "chai";
 import { existsSync, readdirSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { anchorOf, anchorsOf, documents, isReferenceCurrent, wrongCode, wrongLinks } from "../tools/docs/check.js";
+import type { Figures } from "../bench/figures.js";
+import { COMMAND, FIGURES, PAGE, pageOf } from "../bench/page.js";
+import {
+  anchorOf,
+  anchorsOf,
+  documents,
+  isReferenceCurrent,
+  wrongBenchmarks,
+  wrongCode,
+  wrongLinks,
+} from "../tools/docs/check.js";
 import { wrongExamples } from "../tools/docs/examples.js";
 import { KINDS } from "./soak/jetstream-kinds.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): Promise<string> => readFile(join(root, path), "utf8");
+
+const measured: Figures = {
+  isQuick: true,
+  date: "2000-01-01",
+  tookSeconds: 1,
+  machine: ["a machine"],
+  versions: [],
+  sizes: [10],
+  rounds: 1,
+  groups: [
+    {
+      name: "process",
+      series: (["check", "write"] as const).map((kind) => ({
+        name: "a call",
+        kind,
+        isOneByOne: false,
+        rates: [{ callers: 1, perSecond: 1234 }],
+        cost: [{ records: 10, microseconds: 810.4 }],
+      })),
+    },
+  ],
+  standstill: [{ records: 10, of: [{ name: "a file", ms: 1 }] }],
+  missing: [],
+};
 
 describe("the documents", function () {
   this.timeout(120_000);
@@ -30,6 +65,31 @@ describe("the documents", function () {
 
   it("have examples in the doc comments that compile", async () => {
     expect(await wrongExamples()).to.deep.equal([]);
+  });
+
+  it("have no figure of a benchmark that was not measured", async () => {
+    expect(await wrongBenchmarks()).to.deep.equal([]);
+  });
+
+  it("are refused when a figure of a benchmark was changed by hand", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "unibus-docs-"));
+    try {
+      await mkdir(join(folder, dirname(FIGURES)), { recursive: true });
+      expect(await wrongBenchmarks(folder)).to.deep.equal([`docs/benchmarks is not of ${COMMAND}`]);
+      await writeFile(join(folder, FIGURES), JSON.stringify(measured));
+      const pages = pageOf(measured);
+      for (const [path, text] of pages) await writeFile(join(folder, path), text);
+      expect(await wrongBenchmarks(folder)).to.deep.equal([]);
+
+      const page = pages.get(PAGE) ?? "";
+      expect(page).to.contain("| a call | 1,234 |");
+      await writeFile(join(folder, PAGE), page.replace("1,234", "2,345"));
+      await writeFile(join(folder, dirname(FIGURES), "other.svg"), "<svg/>");
+      const wrong = await wrongBenchmarks(folder);
+      expect(wrong.map((each) => each.split(" ")[0])).to.deep.equal([PAGE, "docs/benchmarks/other.svg"]);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it("take headings for what links call them", () => {

@@ -3,6 +3,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join, posix } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Figures } from "../../bench/figures.js";
+import { COMMAND, FIGURES, PAGE, pageOf } from "../../bench/page.js";
 import { apiReference } from "./api.js";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -100,4 +102,21 @@ export async function wrongLinks(): Promise<string[]> {
 
 export async function isReferenceCurrent(): Promise<boolean> {
   return (await read(API)) === (await apiReference());
+}
+
+/** Where the page of benchmarks is not what its command makes of the figures that were measured. */
+export async function wrongBenchmarks(folder = root): Promise<string[]> {
+  const isThere = (path: string): boolean => existsSync(join(folder, path));
+  const plots = dirname(FIGURES);
+  if (!isThere(FIGURES)) return [PAGE, plots].filter(isThere).map((path) => `${path} is not of ${COMMAND}`);
+  const text = (path: string): Promise<string> => readFile(join(folder, path), "utf8");
+  const pages = pageOf(JSON.parse(await text(FIGURES)) as Figures);
+  const wrong: string[] = [];
+  for (const [path, made] of pages)
+    if (!isThere(path) || (await text(path)) !== made) wrong.push(`${path} is not what ${COMMAND} makes of ${FIGURES}`);
+  for (const name of readdirSync(join(folder, plots))) {
+    const path = posix.join(plots, name);
+    if (path !== FIGURES && !pages.has(path)) wrong.push(`${path} is not of ${COMMAND}`);
+  }
+  return wrong;
 }
