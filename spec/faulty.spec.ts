@@ -167,6 +167,15 @@ describe("faulty", function () {
     expect(await errorOf(store.users.add({ key: "a" }, SHORT))).to.include({ code: "TIMEOUT", outcome: "unknown" });
   });
 
+  it("whether a write was refused is not heard of where its acknowledgement is lost, whatever is inside", async () => {
+    for (const inside of [await openMemory(AMPLE), await openSqlite(":memory:", AMPLE)]) {
+      await inside.users.add({ key: "a" });
+      await using store = faulty(inside, { on: "writes", fault: "fail", done: true });
+      for (const key of ["a", "b"])
+        expect(await errorOf(store.users.add({ key })), `${inside.backend} ${key}`).to.include({ outcome: "unknown" });
+    }
+  });
+
   it("an answer that is late comes within its time, and else is dropped", async () => {
     const inside = await openMemory(AMPLE);
     const store = faulty(inside, { fault: "late", ms: 10 });

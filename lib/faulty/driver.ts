@@ -81,8 +81,11 @@ async function spoiled<T>(fault: Exclude<Fault, Denial>, call: Call, work: () =>
     return value;
   }
   const isWrite = call.outcome !== undefined;
-  // Whether it was refused is not told either.
-  if (isWrite && fault.done === true) await settled(work()).catch(() => undefined);
+  if (isWrite && fault.done === true) {
+    await settled(work()).catch(() => undefined);
+    // Whether it was refused is not told either. A backend that refuses may not have said that it sends anything.
+    call.outcome = "unknown";
+  }
   if (fault.fault === "fail") {
     const code = fault.code ?? "UNAVAILABLE";
     throw new StoreError(code, `A fault of the plan: ${code}`);
