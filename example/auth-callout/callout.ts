@@ -32,6 +32,8 @@ export type CalloutEvent =
 /** Servers wait for 2 seconds (`authorization.timeout`). What comes later is dropped by them. */
 const ANSWER_WITHIN_MS = 1500;
 const KICK_TIMEOUT_MS = 1000;
+/** How long beyond a login's end it is tried to put out who is there still. */
+const KICK_AFTER_MS = 10_000;
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 1000;
 /** Whoever is put out by a service that ends has so long. */
@@ -120,6 +122,8 @@ export class AuthCallout implements AsyncDisposable {
     // The server has verified nothing of an nkey that it does not know: it hands on what the client says.
     if (knock.nonce === "" || !hasSigned(knock.user, "U", knock.nonce, knock.signature))
       return { error: "the nkey was not proved" };
+    // A server lets a connection log in again, and then forgets when the first login ends. Nobody would see to that.
+    if (this.#guests.has(nameOf(knock))) return { error: "the connection is in already" };
     const { store, maxStalenessMs, loginSeconds } = this.#options;
     const timeLeft = (): number => Math.max(1, Math.floor(ANSWER_WITHIN_MS - (performance.now() - began)));
     // A user's endpoint is named as the user is.
@@ -140,7 +144,7 @@ export class AuthCallout implements AsyncDisposable {
 
   #watch(guest: Guest): void {
     const { knock, session } = guest;
-    const name = `${knock.server} ${knock.client}`;
+    const name = nameOf(knock);
     this.#guests.set(name, guest);
     const ended = (): void => {
       // Whoever has left by themselves is not there any more.
@@ -167,7 +171,9 @@ export class AuthCallout implements AsyncDisposable {
     const began = performance.now();
     const { system, log } = this.#options;
     const subject = `$SYS.REQ.SERVER.${knock.server}.KICK`;
-    for (let pauseMs = FIRST_PAUSE_MS; Date.now() < Math.min(until, this.#kicksUntil);) {
+    // The server may have forgotten when the login ends: by one on the same connection that another instance let in.
+    const last = until + KICK_AFTER_MS;
+    for (let pauseMs = FIRST_PAUSE_MS; Date.now() < Math.min(last, this.#kicksUntil);) {
       try {
         await system.request(subject, JSON.stringify({ cid: knock.client }), { timeout: KICK_TIMEOUT_MS });
         log({ event: "kicked", user: knock.user, ms: performance.now() - began });
@@ -209,6 +215,9 @@ export class AuthCallout implements AsyncDisposable {
     this.#options.log({ event: "failed", what, error: said(error) });
   }
 }
+
+/** Of a connection. No two of a server have one number, and a server that starts anew is another one. */
+const nameOf = ({ server, client }: Knock): string => `${server} ${client}`;
 
 /** For the log, and for the server's. A client is told nothing. */
 function said(error: unknown): string {

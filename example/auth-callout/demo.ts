@@ -3,8 +3,9 @@
  * It ends with an error at the first surprise. `-- --replicas 1`: one server. `-- --users 100`: so many are revoked.
  */
 import assert from "node:assert/strict";
+import { createConnection } from "node:net";
 import { parseArgs } from "node:util";
-import { nkeyAuthenticator, nuid, type NatsConnection } from "@nats-io/transport-node";
+import { nkeyAuthenticator, nkeys, nuid, type NatsConnection } from "@nats-io/transport-node";
 import { subjectToken } from "unibus-membership";
 import { FOREVER, Stage, eventually, medianAndLongest, newPerson, type Person } from "./stage.js";
 
@@ -90,6 +91,30 @@ async function mayAsk(roomId: string, { connection }: Presence, { connection: an
   assert.equal((await connection.request(`${room}.question`, "a question", options)).string(), "an answer");
 }
 
+/**
+ * Somebody logs in, and again on the same connection, which no client library does. Resolves to how often they were let
+ * in.
+ */
+async function loginTwice({ nkey, seed }: Person): Promise<number> {
+  const { hostname, port } = new URL(stage.nodes[0]?.url ?? "");
+  const socket = createConnection({ host: hostname, port: Number(port) });
+  let said = "";
+  let isClosed = false;
+  socket.on("data", (data: Buffer) => (said += data.toString()));
+  socket.on("error", () => undefined).on("close", () => (isClosed = true));
+  await eventually("the server says its nonce", () => said.includes("nonce"));
+  const nonce = /"nonce":"([^"]+)"/.exec(said)?.[1] ?? "";
+  const sig = Buffer.from(nkeys.fromSeed(seed).sign(Buffer.from(nonce))).toString("base64url");
+  const login = `CONNECT ${JSON.stringify({ verbose: false, nkey, sig, headers: true, no_responders: true })}\r\nPING\r\n`;
+  const times = (): number => said.split("PONG").length - 1;
+  for (const nth of [1, 2]) {
+    socket.write(login);
+    await eventually("the server has answered", () => isClosed || times() === nth);
+  }
+  socket.destroy();
+  return times();
+}
+
 async function refused(person: Person, options: object = {}): Promise<number> {
   const began = performance.now();
   // At the server that is left when there is no quorum.
@@ -138,6 +163,11 @@ async function comeIn(): Promise<{ ofAlice: Presence; ofBob: Presence }> {
   await eventually("Carol is told no", () => ofCarol.violations > before);
   say("  Carol has joined none: she is in, and may publish nothing");
   await ofCarol.connection.close();
+  let times = 0;
+  // A machine that is busy can refuse the first one too.
+  while (times === 0) times = await loginTwice(carol);
+  assert.equal(times, 1);
+  say("  Carol logs in again on a connection that is in: refused, and closed");
   return { ofAlice, ofBob };
 }
 
