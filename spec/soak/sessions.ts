@@ -208,7 +208,7 @@ class Soak {
       if (subject.isTaken || this.isOver) return;
       const isForWant = reason === "timeout" || reason === "unavailable";
       if (isForWant && !this.#prober.answered(at, boundMs)) this.figures.excused++;
-      else this.figures.wrong.push(`${subject.key}, ${boundMs} ms: ${reason}`);
+      else this.figures.wrong.push(`${subject.key}, ${boundMs} ms: ${reason} after ${at.toFixed(0)}, ${causeOf(why)}`);
       void this.#hold(subject);
     });
   }
@@ -268,6 +268,11 @@ class Soak {
     if (!signal.aborted || took > boundMs + SLACK_MS)
       this.figures.missed.push(`${subject.key}, ${boundMs} ms, ${kind}: ${signal.aborted ? took.toFixed(0) : "never"}`);
   }
+}
+
+function causeOf(why: unknown): string {
+  const error: unknown = why instanceof SessionEnded ? why.denial.error : why;
+  return error instanceof Error ? error.message : "for want of an answer";
 }
 
 /** All have users; some sessions are of the role, some of a membership. */
