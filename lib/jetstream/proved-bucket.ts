@@ -148,7 +148,9 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (!(state instanceof StoreState) || state.refusal !== undefined || value instanceof StoreState) return undefined;
     const sent = this.age.sentFor(asOf);
     if (sent === undefined) return undefined;
-    if (msSince(sent, now) >= maxStalenessMs) return undefined;
+    const isYoung = msSince(sent, now) < maxStalenessMs;
+    // Not the other way round: a clock that tells no time is no proof.
+    if (!isYoung) return undefined;
     if (note !== undefined) this.#note(note, sent, { seq: known.seq, asOf });
     return value;
   }

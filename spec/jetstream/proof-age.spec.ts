@@ -225,6 +225,23 @@ describe("checks that may rest on a proof of before", function () {
     }
   });
 
+  it("a clock that tells no time makes no proof young", async () => {
+    await using all = await stores();
+    const { here, there, warm } = all;
+    const check = (): Promise<boolean> => isAuthorized(here, "guest", { maxStalenessMs: LONG_MS });
+    await warm(check);
+    await there.users.revoke("guest");
+    const { now } = Date;
+    let answer: Promise<boolean>;
+    try {
+      Date.now = () => NaN;
+      answer = check();
+    } finally {
+      Date.now = now;
+    }
+    expect(await answer).to.equal(false);
+  });
+
   it("where the backend is gone the answer is there for so long, and then a denial, within its time", async () => {
     await using all = await stores();
     const { here, tap, warm } = all;
