@@ -68,7 +68,9 @@ async function batch(turn: Turn, keys: readonly string[], ms: number): Promise<[
   const began = performance.now();
   const until = began + ms;
   let next = 0;
-  const isOver = (): boolean => next >= keys.length || (next % LOOK_EVERY === 0 && performance.now() > until);
+  // One call at least, however late it is: a busy machine can stop this process here.
+  const isOver = (): boolean =>
+    next >= keys.length || (next > 0 && next % LOOK_EVERY === 0 && performance.now() > until);
   if (contestant.isSync === true) {
     while (!isOver()) {
       const key = keys[next++] ?? "";

@@ -47,7 +47,8 @@ const PEERS: Readonly<Record<Group["name"], readonly Peer[]>> = {
       name: "SpiceDB embedded",
       where: "in the process, as a library in Go, with its datastore in memory",
       acknowledged: "in memory only: another datastore would keep it",
-      check: "Whatever relations you define. Fully consistent here. All of SpiceDB answers, not a look into a table.",
+      check:
+        "Whatever relations you define (here a grant for each user), fully consistent. All of SpiceDB answers, not a look into a table; another datastore takes another time.",
     },
   ],
   cluster: [
