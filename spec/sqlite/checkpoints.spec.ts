@@ -24,16 +24,19 @@ async function fill(store: Store, from: number, count: number): Promise<void> {
 /** More than a log may hold before a checkpoint begins. */
 const OUTGROWS = 560;
 
+/** Checkpoints leave most of the time to others, which a slow and busy machine has little of. */
+const WITHIN_MS = 300_000;
+
 /** Resolves when `seen` is true, asked again and again. */
 async function until(what: string, seen: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = performance.now() + 60_000; !(await seen());) {
-    if (performance.now() > end) throw new Error(`not within a minute: ${what}`);
+  for (const end = performance.now() + WITHIN_MS; !(await seen());) {
+    if (performance.now() > end) throw new Error(`not within ${String(WITHIN_MS / 1000)} s: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
 
 describe("sqlite: checkpoints", function () {
-  this.timeout(120_000);
+  this.timeout(2 * WITHIN_MS);
   const folder = useFolder();
   let results: CheckpointResult[];
   let threads: Worker[];
