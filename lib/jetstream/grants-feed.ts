@@ -2,7 +2,7 @@
  * Grants in the buckets. What has changed in the logs that commit is read as in changes-feed.ts. But each user's record
  * has the number of its grant, and each membership an id of its own. So whoever knows these needs to be told nothing of
  * what was in between, and nothing is lost: where a log cannot tell what has changed, all that is wanted is read anew.
- * The argument: docs/protocol.md, M11 to M13.
+ * The argument: docs/protocol.md, M11 to M14.
  */
 import type { Call } from "../call.js";
 import type { ChangedGrants, GrantFeed, GrantsDriver, MemberGrant, UserGrant, WantedGrants } from "../driver.js";
@@ -122,9 +122,8 @@ class BucketsGrants implements GrantFeed {
     const taken: Taken = { users: new Map(), members: new Map(), told: new Map() };
     const guard = this.#takeUsers(ofUsers, taken);
     if (ofRooms !== undefined) await this.#takeRooms(ofRooms, taken, call);
-    this.#users = { ...this.#users, seq: ofUsers.upTo, guard };
-    if (roomsMark !== undefined && ofRooms !== undefined)
-      this.#rooms = Promise.resolve({ ...roomsMark, seq: ofRooms.upTo });
+    this.#users = { ...ofUsers.mark, guard };
+    if (ofRooms !== undefined) this.#rooms = Promise.resolve(ofRooms.mark);
     this.#remember(taken.told);
     return { isOver: false, users: taken.users, members: taken.members };
   }
@@ -246,9 +245,17 @@ function memberGrants(
 
 /** The log up to a barrier that is sent after this call. */
 async function markNow<B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>, call: Call): Promise<Mark<B>> {
-  const log = await bucket.identity(call);
-  return { seq: await bucket.readIndex(call), log };
+  const { log } = await bucket.recognized(call);
+  const seq = await bucket.readIndex(call);
+  const { upTo } = await bucket.recognized(call);
+  return { seq: sure(seq, upTo), log };
 }
+
+/**
+ * Where to go on. A barrier that was acknowledged while the log was in doubt may stand in another one. Then the next
+ * reading begins before it: what was told may be told again.
+ */
+const sure = <B extends CommittingBucket>(seq: Seq<B>, upTo: Seq<B>): Seq<B> => (seq < upTo ? seq : upTo);
 
 async function usersMark({ users }: GrantSources, call: Call): Promise<UsersMark> {
   const mark = await markNow(users, call);
@@ -264,11 +271,13 @@ async function readLog<B extends CommittingBucket, V>(
   bucket: ProvedBucket<B, V>,
   mark: Mark<B>,
   call: Call,
-): Promise<ChangedRange<B> | "over" | "unknown"> {
+): Promise<(ChangedRange<B> & { readonly mark: Mark<B> }) | "over" | "unknown"> {
   const found = await changedSince(bucket, mark.seq, call);
   await bucket.checkOpen(found?.upTo ?? (await bucket.readIndex(call)), call);
-  if ((await bucket.identity(call)) !== mark.log) return "over";
-  if (found !== undefined) return found.entries.has(STATE) ? "over" : found;
+  const { log, upTo } = await bucket.recognized(call);
+  if (log !== mark.log) return "over";
+  if (found !== undefined)
+    return found.entries.has(STATE) ? "over" : { ...found, mark: { seq: sure(found.upTo, upTo), log } };
   // The state of the store is known as of the barrier by now. One that stands behind the mark says that it was closed
   // since.
   return Promise.resolve(bucket.checkOpen(mark.seq, call)).then(

@@ -22,9 +22,11 @@ const PAGE_BYTES = 4 * 1024 * 1024;
 /** Whoever is so far behind reads everything anew. */
 const MAX_READ = 65_536;
 const MAX_READ_BYTES = 64 * 1024 * 1024;
-/** So often a replica that does not answer is given up within a call's time, unless that is very short. */
-const ATTEMPTS = 4;
-const MIN_ATTEMPT_MS = 50;
+/**
+ * A replica that is paused, or cut off, answers nothing, and is asked as often as the others. So the first attempt is
+ * short, and each that comes to nothing doubles the next: a proof has to come in half of what a session waits for it.
+ */
+const FIRST_ATTEMPT_MS = 50;
 /** Gaps about which the leader is asked, in one pass, and so many at a time. */
 const MAX_GAPS = 1024;
 const ASKED_AT_ONCE = 64;
@@ -81,6 +83,7 @@ async function readRange<B extends CommittingBucket, V>(
   let next = after + 1;
   let bytes = 0;
   let isBehind = false;
+  let attemptMs = FIRST_ATTEMPT_MS;
   for (const retries = new RetryLoop(call); next <= upTo;) {
     if (isBehind) await retries.pause();
     call.throwIfEnded();
@@ -89,9 +92,12 @@ async function readRange<B extends CommittingBucket, V>(
     const answer = await bucket.client.direct(
       bucket.stream,
       { seq: next, next_by_subj: EVERYTHING, batch: PAGE, max_bytes: PAGE_BYTES },
-      Math.min(bucket.client.attemptMs(call), Math.max(MIN_ATTEMPT_MS, (call.expiresAt - call.startedAt) / ATTEMPTS)),
+      Math.min(bucket.client.attemptMs(call), attemptMs),
     );
-    if (answer.kind === "failed") retries.failed(answer.failure, answer.error);
+    if (answer.kind === "failed") {
+      retries.failed(answer.failure, answer.error);
+      attemptMs *= 2;
+    }
     if (answer.kind !== "end") continue;
     if (!whole(answer)) {
       retries.failed("lost", new Error("a part of the answer is missing"));

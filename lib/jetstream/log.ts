@@ -52,6 +52,8 @@ export class Log<B extends BucketName> {
    * Grows whenever nothing shows that the log is the one that was known: what was read of it before may be of another.
    */
   #logs = 0;
+  /** Grows whenever this store's newest message does not show that the log is the one that was known. */
+  #others = 0;
   /** Of what is kept of this bucket. */
   protected readonly age = new ProofAge();
   #recognizing: Promise<void> | undefined;
@@ -182,6 +184,16 @@ export class Log<B extends BucketName> {
     return this.#logs;
   }
 
+  /**
+   * The same for whoever takes the log for the known one where this store's newest message still stands in it, also if
+   * the stream was without a leader meanwhile; and where that message stood. What was acknowledged above it may be of
+   * another log.
+   */
+  async recognized(call: Call): Promise<{ readonly log: number; readonly upTo: Seq<B> }> {
+    await this.identity(call);
+    return { log: this.#others, upTo: this.#landmark?.seq ?? 0 };
+  }
+
   /** If nothing was heard of the log for a while: waits until it is known whether it is the same. */
   protected async recognize(call: Call): Promise<void> {
     for (const retries = new RetryLoop(call); this.mayBeAnother();) {
@@ -210,7 +222,10 @@ export class Log<B extends BucketName> {
         this.goneBack();
         return;
       }
-      if (isBehind !== "yes") this.#logs++;
+      if (isBehind !== "yes") {
+        this.#logs++;
+        this.#others++;
+      }
       this.onRecognized?.(landmark.seq, isBehind === "yes" && found.seq === landmark.seq, asked);
     }
     this.isDoubted = false;

@@ -24,10 +24,15 @@ describe("sessions on JetStream", function () {
   /** Two stores on the same buckets. What the first one sends is counted. */
   async function stores() {
     const prefix = `sessions${prefixes++}_`;
-    const tap = { isSilent: false, sent: 0 };
+    const tap = { isSilent: false, sent: 0, leaderless: 0 };
     const connection = tapped(raw, {
       request: (send, subject, payload, options) => {
         tap.sent++;
+        // The servers say that nobody takes it.
+        if (tap.leaderless > 0 && isBarrier(subject)) {
+          tap.leaderless--;
+          return send(`${prefix}nobody`, payload, options);
+        }
         return tap.isSilent && isBarrier(subject) ? new Promise(() => undefined) : send(subject, payload, options);
       },
       requestMany: (...args) => {
@@ -91,6 +96,24 @@ describe("sessions on JetStream", function () {
     tap.isSilent = false;
     await heard(here);
     expect([session.active, patient.active]).to.deep.equal([false, true]);
+  });
+
+  it("goes on where a bucket had no leader for a moment, and hears what was taken away meanwhile", async () => {
+    await using both = await stores();
+    const { here, there, tap } = both;
+    await here.users.add({ key: "other" });
+    const memberOf = [{ roomId: "room", endpoint: "guest" }];
+    const [session, other] = [await admitted(here, "guest", { ...LONG, memberOf }), await admitted(here, "other")];
+    for (let i = 0; i < 5; i++) {
+      tap.leaderless = 4;
+      await heard(here);
+      expect(tap.leaderless).to.equal(0);
+      expect([session.active, other.active]).to.deep.equal([true, true]);
+    }
+    tap.leaderless = 4;
+    await there.users.revoke("other");
+    await heard(here);
+    expect([session.active, other.active]).to.deep.equal([true, false]);
   });
 
   it("a proof is as many messages for thousands of sessions as for a few", async () => {

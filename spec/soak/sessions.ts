@@ -32,6 +32,8 @@ const PROBE_EVERY_MS = 50;
 const AT_ONCE = 64;
 const LANES = 8;
 const opTimeoutMs = 30_000;
+/** So long servers may be away. */
+const AGAIN_MS = 120_000;
 const ROLLOUT_MS = 300_000;
 
 type Taking = "revoked" | "given back" | "demoted" | "removed" | "expired";
@@ -54,6 +56,8 @@ interface Figures {
   readonly missed: string[];
   readonly wrong: string[];
   readonly reasons: Map<string, number>;
+  /** What ended sessions for nothing. */
+  readonly causes: Map<string, number>;
   excused: number;
 }
 
@@ -122,10 +126,11 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 
 /** Again until it is done: servers come and go. */
 async function surely<T>(work: () => Promise<T>): Promise<T> {
-  for (;;) {
+  for (const end = performance.now() + AGAIN_MS; ;) {
     try {
       return await work();
-    } catch {
+    } catch (error) {
+      if (performance.now() > end) throw error;
       await pause(100);
     }
   }
@@ -137,7 +142,14 @@ class Soak {
   readonly #prober: Prober;
   readonly #next: () => number;
   readonly subjects: readonly Subject[];
-  readonly figures: Figures = { ended: new Map(), missed: [], wrong: [], reasons: new Map(), excused: 0 };
+  readonly figures: Figures = {
+    ended: new Map(),
+    missed: [],
+    wrong: [],
+    reasons: new Map(),
+    causes: new Map(),
+    excused: 0,
+  };
   /** When what was begun and acknowledged of each user, for whoever compares. */
   readonly takings: { readonly key: string; readonly begun: number; readonly acked: number }[] = [];
   isOver = false;
@@ -208,7 +220,11 @@ class Soak {
       if (subject.isTaken || this.isOver) return;
       const isForWant = reason === "timeout" || reason === "unavailable";
       if (isForWant && !this.#prober.answered(at, boundMs)) this.figures.excused++;
-      else this.figures.wrong.push(`${subject.key}, ${boundMs} ms: ${reason} after ${at.toFixed(0)}, ${causeOf(why)}`);
+      else {
+        this.figures.wrong.push(`${subject.key}, ${boundMs} ms: ${reason} after ${at.toFixed(0)}, ${causeOf(why)}`);
+        const what = `${boundMs} ms: ${reason}, ${causeOf(why)}`;
+        this.figures.causes.set(what, (this.figures.causes.get(what) ?? 0) + 1);
+      }
       void this.#hold(subject);
     });
   }
@@ -420,13 +436,14 @@ export async function run({ seconds, seed, sessions = 10_000, log }: Options): P
   soak.isOver = true;
   await Promise.all(lanes);
   prober.stop();
-  const { ended, missed, wrong, reasons, excused } = soak.figures;
+  const { ended, missed, wrong, reasons, causes, excused } = soak.figures;
   for (const [bound, times] of ended)
     log(
       `within ${bound} ms: ${times.length} ended, median ${medianOf(times).toFixed(0)} ms, longest ${longest(times).toFixed(0)} ms after the acknowledgement`,
     );
   log(`${JSON.stringify(Object.fromEntries(faults))}; ended as ${JSON.stringify(Object.fromEntries(reasons))}`);
   log(`${missed.length} missed, ${wrong.length} ended for nothing; ${excused} more while the servers did not answer`);
+  for (const [what, count] of causes) log(`${count} for nothing after ${what}`);
   log(comparePlainly(soak, delivered));
   await Promise.all([...stores.values(), writer, probing.store, raiser].map((store) => store.close()));
   await Promise.all(connections.map((connection) => connection.close()));

@@ -16,6 +16,14 @@ const crashPoints = (operation: string) =>
 
 export const jetStreamMutants: readonly Mutant[] = [
   {
+    name: "a bucket without a leader that ends every session",
+    file: "lib/jetstream/log.ts",
+    find: "return { log: this.#others,",
+    replace: "return { log: this.#logs,",
+    breaks: "A log that is known by this store's newest message is the one that it was.",
+    killedBy: bySpec("spec/jetstream/sessions.spec.ts", "goes on where a bucket had no leader"),
+  },
+  {
     name: "lists that ask for a barrier",
     file: "lib/jetstream/batched-reads.ts",
     find: "const answer = await ask();",

@@ -333,6 +333,13 @@ const held: readonly Change[] = [
     breaks: "A room that changed more than once since it was told is read whole.",
   },
   {
+    name: "simulated: a mark at a barrier that another log may have acknowledged",
+    file: "lib/jetstream/grants-feed.ts",
+    find: "(seq < upTo ? seq : upTo);",
+    replace: "(seq < upTo ? seq : seq);",
+    breaks: "What is read for sessions goes on from where the log is surely the known one.",
+  },
+  {
     name: "simulated: a proof that is taken for as old as its answer",
     file: "lib/sessions/hub.ts",
     find: "if (this.#proved !== undefined && msSince(this.#proved) < maxStalenessMs) return undefined;",
