@@ -51,6 +51,12 @@ import { readUser, toFollow, type UserRow } from "./user-record.js";
 import { writeAnew } from "./write-history.js";
 
 const IMPORTING = "importing";
+/**
+ * Stands in the state until it was looked whether something was written before both logs were closed. Nothing was
+ * imported by then: whoever finds it looks too.
+ */
+const UNCHECKED = { checked: false } as const;
+const isUnchecked = ({ value }: FoundState<"users">): boolean => value["checked"] === false;
 /** How many users, and how many rooms, are removed in one step. */
 const USERS = 500;
 const ROOMS = 64;
@@ -146,26 +152,32 @@ export class BucketsWriter implements RecordWriter {
     const begun = beginWrite(state, this.#run, true, Date.now());
     this.#state = begun;
     // What is there of a store that was moved away from is left, and so is what an import wrote, which begins when both
-    // say it.
-    const isLeft = begun.was !== undefined || (before.users.name === IMPORTING && before.rooms.name === IMPORTING);
+    // say it, and when it was looked whether anything came between.
+    const isLeft =
+      begun.was !== undefined ||
+      (before.users.name === IMPORTING && before.rooms.name === IMPORTING && !isUnchecked(before.users));
     const value = stateRecord(begun, this.#id, floorOf(before.users.value));
-    const reopen = async <B extends CommittingBucket>(bucket: Bucket<B>): Promise<void> => {
-      const { name, seq } = await readState(bucket, call);
-      if (name === IMPORTING) await writeState(bucket, openState(floorOf(value), this.#id), seq, call);
+    const reopen = async <B extends CommittingBucket>(bucket: Bucket<B>, at: Seq<B>): Promise<void> => {
+      await writeState(bucket, openState(floorOf(value), this.#id), at, call);
     };
     if (!isLeft && !(await this.#isEmpty(call))) {
-      // An import that died before it wrote anything may have closed `users` alone. Others may have written to `rooms`.
-      if (before.users.name === IMPORTING) await reopen(users);
+      // An import that died before it wrote anything may have closed them. Others may have written meanwhile.
+      if (before.rooms.name === IMPORTING) await reopen(rooms, before.rooms.seq);
+      if (before.users.name === IMPORTING) await reopen(users, before.users.seq);
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
-    await writeState(users, value, before.users.seq, call);
-    await writeState(rooms, value, before.rooms.seq, call);
+    const closed = isLeft ? value : { ...value, ...UNCHECKED };
+    const usersAt = await writeState(users, closed, before.users.seq, call);
+    const roomsAt = await writeState(rooms, value, before.rooms.seq, call);
     // A store that was moved away from takes no records.
     if (begun.was !== undefined) await this.#parts.settings.follow(call);
-    if (!isLeft && !(await this.#isEmpty(call))) {
-      await reopen(rooms);
-      await reopen(users);
-      throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
+    if (!isLeft) {
+      if (!(await this.#isEmpty(call))) {
+        await reopen(rooms, roomsAt);
+        await reopen(users, usersAt);
+        throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
+      }
+      await writeState(users, value, usersAt, call);
     }
     await joinAll([this.#userLanes.begin(call), this.#roomLanes.begin(call)]);
     // Another import may have begun before these lanes were put. Then nothing may be written on the condition of them.

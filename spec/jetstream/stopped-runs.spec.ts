@@ -92,6 +92,58 @@ describe("jetstream: runs of migrations that are stopped", function () {
       await Promise.all([from, to, first].map((store) => store.close()));
     });
 
+  it("what was written into an empty target just before it was closed is left, also where the run stops then", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const to = await open();
+    const stopped = stoppable(connection);
+    const closes = `$KV.${prefix}rooms.store`;
+    let isClosed = false;
+    const request: Tap = async (send, ...asked) => {
+      // `users` is closed by now, and `rooms` is not.
+      if (asked[0] === closes && !isClosed) {
+        await to.rooms.create({ id: "its own", owner: "owner" });
+        isClosed = true;
+      }
+      return send(...asked);
+    };
+    const first = await open(tapped(stopped.connection, { request }));
+    const reached = stopped.stopAt((subject) => isClosed && subject !== closes);
+    const ended = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs }));
+    await reached;
+    expect((await errorOf(to.rooms.create({ id: "late", owner: "owner" }))).code).to.equal("UNAVAILABLE");
+    for (let again = 0; again < 2; again++)
+      expect(isConflict(await errorOf(migrate(from, to, { cutOver: true })))).to.equal(true);
+    expect((await to.rooms.get("its own")).owner).to.equal("owner");
+    await to.users.add({ key: "its-own" });
+    stopped.goOn();
+    expect(isConflict(await ended)).to.equal(true);
+    expect(await to.isMember("its own", "owner")).to.equal(true);
+    expect([await to.isAuthorized("its-own"), await from.isAuthorized("root")]).to.deep.equal([true, true]);
+    await Promise.all([from, to, first].map((store) => store.close()));
+  });
+
+  it("a run that stops right after it has closed an empty target is taken over", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const to = await open();
+    const stopped = stoppable(connection);
+    let isClosed = false;
+    const first = await open(stopped.connection);
+    const reached = stopped.stopAt((subject) => {
+      const isNext = isClosed && subject !== `$KV.${prefix}rooms.store`;
+      isClosed ||= subject === `$KV.${prefix}rooms.store`;
+      return isNext;
+    });
+    const ended = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs }));
+    await reached;
+    const { digest } = await migrate(from, to, { cutOver: true });
+    stopped.goOn();
+    expect(isConflict(await ended)).to.equal(true);
+    expect(await contentDigest(to)).to.equal(digest);
+    await Promise.all([from, to, first].map((store) => store.close()));
+  });
+
   it("what another writer put into the target while it was filled is found out, and it stays closed", async () => {
     const from = await openMemory({ opTimeoutMs });
     await fill(from);

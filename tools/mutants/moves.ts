@@ -38,6 +38,14 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: stoppedRuns("stopped before the guard of the admins"),
   },
   {
+    name: "what was written before an empty target was closed is taken for what a run wrote",
+    file: "lib/jetstream/record-writer.ts",
+    find: " && !isUnchecked(before.users)",
+    replace: "",
+    breaks: "A target that holds anything else is left as it was, also where the run died before it had looked.",
+    killedBy: stoppedRuns("just before it was closed is left"),
+  },
+  {
     name: "a fence that comes between two reads is lifted",
     file: "lib/jetstream/importing.ts",
     find: "if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;",
