@@ -158,7 +158,8 @@ export class StreamUpdates {
       const isLate = standing !== undefined && standing.id !== state.raise?.id;
       const from = isLate ? standing.settings : settingsOf(state.config);
       for (const [name, was] of differences(from, settingsOf(before))) {
-        if (!isSame(was, sent.settings.get(name))) sent.takesBack.set(name, was);
+        // What is changed on purpose is not put back, whatever it took the place of.
+        if (!changes.has(name) && !isSame(was, sent.settings.get(name))) sent.takesBack.set(name, was);
       }
     }
     if (updated.status === "rejected") throw updated.reason;

@@ -190,6 +190,45 @@ describe("jetstream: stores of an older version, and stores that are moved", fun
     await Promise.all([from, to].map((store) => store.close()));
   });
 
+  it("an update that takes a late fence of somebody else's back is not sent again and again", async () => {
+    const from = await filled();
+    const stream = `${prefix}users`;
+    let updates = 0;
+    let change: Promise<unknown> | undefined;
+    let isFenced = false;
+    const lateFence = async (): Promise<void> => {
+      const { config } = await streamInfo(connection, stream);
+      const metadata = { ...(config["metadata"] as Json), [FENCE]: "source another-run 1700000000000 elsewhere" };
+      await configure(connection, stream, { metadata });
+    };
+    const request: Tap = async (send, ...asked) => {
+      const [subject] = asked;
+      const isUpdate = subject.endsWith(`STREAM.UPDATE.KV_${stream}`);
+      const isLook = subject.endsWith(`STREAM.INFO.KV_${stream}`);
+      if (isFenced && (isUpdate || isLook)) {
+        if (isUpdate) {
+          updates++;
+          change ??= lateFence();
+          await change;
+        }
+        // A look that leaves together with an update comes before it, and behind the other update.
+        await new Promise((resolve) => setImmediate(resolve));
+        if (isLook) await change;
+      }
+      return send(...asked);
+    };
+    const moves = await open(tapped(connection, { request }));
+    const elsewhere = await openMemory({ opTimeoutMs });
+    const onProgress = ({ phase }: { phase: string }): void => {
+      isFenced ||= phase === "cut over";
+    };
+    await migrate(moves, elsewhere, { cutOver: true, onProgress });
+    expect(change).not.to.equal(undefined);
+    expect(updates).to.equal(1);
+    expect((await settings()).map(({ fence }) => String(fence).includes("memory"))).to.deep.equal([true, true, true]);
+    await Promise.all([from, moves, elsewhere].map((store) => store.close()));
+  });
+
   it("what a store of this version has on its way then is refused: none of it is there", async () => {
     const first = await filled();
     let goOn: () => void = () => undefined;

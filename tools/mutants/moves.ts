@@ -46,6 +46,15 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: stoppedRuns("just before it was closed is left"),
   },
   {
+    name: "settings that are changed on purpose are put back",
+    file: "lib/jetstream/stream-settings.ts",
+    find: "!changes.has(name) && !isSame",
+    replace: "!isSame",
+    breaks:
+      "An update that takes a late fence back is sent again until it is forgotten, and nobody is allowed meanwhile.",
+    killedBy: oldStores("is not sent again and again"),
+  },
+  {
     name: "a fence that comes between two reads is lifted",
     file: "lib/jetstream/importing.ts",
     find: "if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;",
