@@ -252,6 +252,8 @@ describe("openStore", function () {
     ["config.sqlite.file", { sqlite: { path: ":memory:", file: "x" } }],
     ["config.sqlite.opTimeout", { sqlite: { path: ":memory:", opTimeout: 5 } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 0 } }],
+    // Another path on the disk than it says: the file would never be found where it was made.
+    ["config.sqlite.path", { sqlite: { path: "/tmp/\ud800.db" } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: "5" } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 60_001 } }],
     ["config.sqlite.opTimeoutMs", { sqlite: { path: ":memory:", opTimeoutMs: 1.5 } }],

@@ -110,7 +110,7 @@ export async function openFile(file: string, input: SqliteInput): Promise<Store>
 }
 
 export function checkedPath(path: unknown, argument: string): string {
-  if (typeof path !== "string" || path === "" || path.includes("\0"))
+  if (typeof path !== "string" || path === "" || path.includes("\0") || !path.isWellFormed())
     throw invalid(argument, 'the path of a file, or ":memory:"');
   return path;
 }
