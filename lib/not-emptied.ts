@@ -47,14 +47,14 @@ function accessOf(store: Store): RecordsAccess {
 const stepOf = <T>(access: RecordsAccess, work: (call: Call) => Promise<T>): Promise<T> =>
   access.step({ timeoutMs: undefined, signal: undefined }, work);
 
-/** Whether there is a user, or ever was an admin, whatever the state of the store. Users are read first. */
+/** Whether there is a user, or ever was an admin, whatever the state of the store. Of users one page is enough. */
 async function hasUsers(access: RecordsAccess): Promise<boolean> {
-  if ((await stepOf(access, (call) => access.moving.facts(call))).adminEver) return true;
   const reader = await stepOf(access, (call) => access.begin(access.moving.read(undefined, call), call));
   try {
     const page = await stepOf(access, (call) => reader.next(call));
-    return page?.[0]?.kind === "user";
+    if (page?.[0]?.kind === "user") return true;
   } finally {
     await access.close(reader);
   }
+  return (await stepOf(access, (call) => access.moving.facts(call))).adminEver;
 }

@@ -10,14 +10,24 @@ import { startNatsCluster, startNatsServer, type NatsServer } from "unibus-membe
 import { openJetStream } from "../lib/jetstream/open.js";
 import { openMemory } from "../lib/memory/open.js";
 import { openSqlite } from "../lib/sqlite/open.js";
+import { exportStore } from "../lib/transfer/export.js";
+import { importStore } from "../lib/transfer/import.js";
 import { migrate } from "../lib/transfer/migrate.js";
 import { stoppable } from "./jetstream/support/stoppable.js";
+import { api, streamInfo } from "./jetstream/support/streams.js";
 import { AT_LENGTH } from "./support/at-length.js";
 import { foreign } from "./support/foreign-store.js";
-import { natsClients, type Connection } from "./support/nats-clients.js";
+import { dropBuckets, natsClients, type Connection } from "./support/nats-clients.js";
 import { codeOf } from "./support/code-of.js";
 import { fill } from "./support/export-cases.js";
-import { movesUnderLoad, oneSideCases, pairCases, stateCases } from "./support/migrate-cases.js";
+import {
+  contentDigest,
+  movesUnderLoad,
+  oneSideCases,
+  pairCases,
+  revisionsOf,
+  stateCases,
+} from "./support/migrate-cases.js";
 
 const opTimeoutMs = 20_000;
 const LEASE_MS = 200;
@@ -77,6 +87,35 @@ describe("migrations", function () {
     ] as const)
       expect(await migrate(a, b, { cutOver: true }).catch(codeOf)).to.equal("INVALID_ARGUMENT");
     await Promise.all([from, same, own].map((store) => store.close()));
+  });
+
+  it("a store whose log had very many messages goes there, and on, and its exports can be read", async () => {
+    const prefix = "long_";
+    await (await openJetStream(connection, 1, { prefix, opTimeoutMs })).close();
+    const { config } = await streamInfo(connection, `${prefix}users`);
+    await dropBuckets(connection, prefix);
+    // As after months of barriers.
+    await api(connection, `STREAM.CREATE.KV_${prefix}users`, { ...config, first_seq: 20_000_000_000 });
+    const source = await openJetStream(connection, 1, { prefix, opTimeoutMs });
+    await fill(source);
+    const digest = await contentDigest(source);
+    const given = new Set(await revisionsOf(source));
+    let from: Store = source;
+    for (const open of [openers.sqlite, openers.jetstream, openers.sqlite, openers.memory]) {
+      const to = await open();
+      expect(await migrate(from, to, { cutOver: true })).to.include({ digest });
+      await from.close();
+      const { name } = await to.users.get("root");
+      for (const next of ["moved", name]) await to.users.update("root", { name: next });
+      const revisions = await revisionsOf(to);
+      expect(revisions.filter((revision) => given.has(revision))).to.deep.equal([]);
+      for (const revision of revisions) given.add(revision);
+      const restored = await openers.memory();
+      await importStore(exportStore(to), restored);
+      await restored.close();
+      from = to;
+    }
+    await from.close();
   });
 
   it("a file that was moved away from opens no more, and takes its records back from where they went", async () => {

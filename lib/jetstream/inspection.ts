@@ -352,7 +352,7 @@ class BucketsInspector implements Inspector {
       },
       index: new SoundRooms(log.buckets, this.#badRooms),
     };
-    return new BucketsReader(readable, facts);
+    return new BucketsReader(readable, { ...facts, revisionFloor: 0 });
   }
 
   mendRole(roomId: string, endpoint: string, call: Call): Promise<boolean> {

@@ -11,19 +11,18 @@ import type { JetStreamClient } from "./client.js";
 import { takenOver } from "./import-lanes.js";
 import { floorOf, liftRooms, openBoth, readState, readStates, stateRecord, writeState } from "./importing.js";
 import type { FoundStates } from "./importing.js";
-import { joinBoth } from "./join.js";
 import { streamState } from "./provisioning.js";
-import { revisionOf } from "./records.js";
 import type { Writable } from "./record-writer.js";
-
-/** How many versions of users a migration leaves room for, beside as many as there were. */
-const VERSIONS_MEANWHILE = 10_000_000;
+import { revisionOf, userVersions } from "./user-versions.js";
+import type { UserVersions } from "./user-versions.js";
 
 export class BucketsMoving implements MovingDriver {
   readonly #parts: Writable;
   readonly #client: JetStreamClient;
   readonly #name: string;
   readonly #read: (names: RecordNames | undefined, call: Call) => Promise<RecordReader>;
+  /** As they were when a run began. */
+  #versions: UserVersions | undefined;
 
   constructor(
     parts: Writable,
@@ -104,14 +103,12 @@ export class BucketsMoving implements MovingDriver {
 
   async facts(call: Call): Promise<MoveFacts> {
     const { users, guard } = this.#parts;
-    const [{ value }, adminEver] = await joinBoth(readState(users, call), guard.adminEver(call));
-    await users.readIndex(call);
-    const versions = floorOf(value) + users.highestSeen;
-    return {
-      revisionCeiling: revisionOf(versions),
-      revisionFloor: revisionOf(versions + users.highestSeen + VERSIONS_MEANWHILE),
-      adminEver,
-    };
+    const adminEver = await guard.adminEver(call);
+    // Behind the fence nobody waits for users to be counted once more.
+    const { state } = await readState(users, call);
+    this.#versions = await userVersions(this.#parts, state.isSource ? this.#versions : undefined, call);
+    const { highest, meanwhile } = this.#versions;
+    return { revisionCeiling: revisionOf(highest), revisionFloor: revisionOf(meanwhile), adminEver };
   }
 
   read(names: RecordNames | undefined, call: Call): Promise<RecordReader> {

@@ -89,7 +89,8 @@ async function reach(state: Reached, { from, to }: Stores): Promise<void> {
 
 type Case = (stores: Stores) => Promise<void>;
 
-async function revisionsOf(store: Store): Promise<string[]> {
+/** What each user, and each room, has. */
+export async function revisionsOf(store: Store): Promise<string[]> {
   const users = (await store.users.list()).items.map((user) => `user ${user.key} ${user.revision}`);
   const rooms = (await store.rooms.list()).items.map((room) => `room ${room.id} ${room.revision}`);
   return [...users, ...rooms];

@@ -55,6 +55,14 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: oldStores("is not sent again and again"),
   },
   {
+    name: "each message of a long log counts as a version of a user",
+    file: "lib/jetstream/user-versions.ts",
+    find: "if (most <= FEW) return",
+    replace: "if (most > 0) return",
+    breaks: "A store whose log had very many messages can be moved on, and its exports can be read.",
+    killedBy: migrations("very many messages"),
+  },
+  {
     name: "a fence that comes between two reads is lifted",
     file: "lib/jetstream/importing.ts",
     find: "if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;",
