@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isUnavailable, openSqlite, type CheckpointResult, type Store, type StoreError } from "unibus-membership";
 import { eventually } from "../support/wait.js";
 import { failure, useFolder } from "./support/folder.js";
-import { withLimits } from "./support/limited.js";
+import { withLimits } from "../support/limited.js";
 
 const opTimeoutMs = 20_000;
 const KEY_BYTES = 65_536;

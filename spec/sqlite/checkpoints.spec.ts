@@ -6,7 +6,7 @@ import { isUnavailable, openSqlite, type CheckpointResult, type Store } from "un
 import { Child } from "./support/child.js";
 import { integrityOf } from "./support/crash.js";
 import { logOf, useFolder } from "./support/folder.js";
-import { withLimits } from "./support/limited.js";
+import { withLimits } from "../support/limited.js";
 import { told } from "./support/superblock.js";
 
 const opTimeoutMs = 20_000;

@@ -32,7 +32,7 @@ import {
 import { eventually } from "../support/wait.js";
 import { Child } from "./support/child.js";
 import { contents, failure, openIn, useFolder } from "./support/folder.js";
-import { withLimits } from "./support/limited.js";
+import { withLimits } from "../support/limited.js";
 import { withoutTimers } from "./support/timers.js";
 
 const opTimeoutMs = 20_000;

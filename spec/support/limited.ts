@@ -1,10 +1,11 @@
-import { cp, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type * as library from "unibus-membership";
 
-const dist = fileURLToPath(new URL("../../../dist", import.meta.url));
+const root = new URL("../../", import.meta.url);
+const dist = fileURLToPath(new URL("dist", root));
 
 /**
  * The built package with other numbers in the place of some of its constants, so that its limits can be met within the
@@ -16,6 +17,8 @@ export async function withLimits(
   const folder = await mkdtemp(join(tmpdir(), "unibus-limited-"));
   await cp(dist, folder, { recursive: true });
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));
+  // The NATS client is the same as beside the package itself.
+  await symlink(fileURLToPath(new URL("node_modules", root)), join(folder, "node_modules"), "junction");
   const left = new Set(Object.keys(limits));
   for (const file of (await readdir(folder)).filter((name) => name.endsWith(".js"))) {
     let code = await readFile(join(folder, file), "utf8");
