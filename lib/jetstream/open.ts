@@ -63,8 +63,8 @@ export interface JetStreamOptions extends CommonOptions {
   /** Put before each bucket's name: letters, digits, `-` and `_`, at most 64. Default `""`. */
   prefix?: string;
   /**
-   * Told of each step while buckets get more replicas. Opening does not wait for them. What the function throws is
-   * ignored.
+   * Told of each step while buckets get more replicas. Opening does not wait for them. Until each is told as done, kill
+   * no server: see {@link RolloutProgress}. What the function throws is ignored.
    */
   onRollout?: (progress: RolloutProgress) => void;
   /**

@@ -3,6 +3,9 @@
  * been added reports itself current long before it is, so that this is believed only when it was said several times
  * over seconds, and when a barrier was acknowledged after it.
  *
+ * That is not yet `done`: for a while a server that is killed comes back as one that holds the bucket alone. See
+ * {@link STANDING_MS}.
+ *
  * Several stores can raise at once, and one can be stopped for any time before its update, which then takes the place
  * of what came between. Nothing prevents that, but it is put right. Before a number is told as done it stands in a
  * record. Whoever sees fewer replicas than the record says raises them again, first of all the late store itself.
@@ -16,7 +19,7 @@ import type { AnyBucket } from "./bucket.js";
 import { inNoCluster, refusalToRaise, bucketRemoved, streamState } from "./provisioning.js";
 import type { StreamState } from "./provisioning.js";
 import type { JetStreamClient } from "./client.js";
-import { asObject } from "./json.js";
+import { asObject, type Json } from "./json.js";
 import type { ReplicaFloors } from "./floors.js";
 import { StreamUpdates } from "./stream-settings.js";
 import type { ServerVersions } from "./versions.js";
@@ -29,12 +32,28 @@ export interface RolloutProgress {
   readonly replicas: number;
   /** Replicas that hold the bucket's data now. */
   readonly current: number;
-  /** This bucket has what was asked for. */
+  /**
+   * This bucket has what was asked for, and it can be relied on: at least 90 seconds after all replicas hold its data.
+   * Until then no server of it may be killed or lose power. One that is shut down (SIGTERM) does no harm.
+   */
   readonly done: boolean;
 }
 
 const POLL_MS = 500;
 const STEADY_POLLS = 4;
+/**
+ * How long the replicas have to stand before they are told as done: all servers know of them then, also after a kill.
+ *
+ * Which servers hold a bucket is in the log of the meta layer. A server that starts takes it from its last snapshot of
+ * that layer. What it has in its log behind that it applies only when a meta leader says that it was committed. So one
+ * that held the bucket alone, and was killed, takes itself for its leader, and acknowledges writes and barriers by
+ * itself until then. Each server takes a snapshot every minute (`compactInterval` of `monitorCluster`,
+ * jetstream_cluster.go in nats-server 2.12 to 2.14), 15 seconds later if that fails (`compactMinInterval`), and as it
+ * is shut down.
+ */
+const STANDING_MS = 90_000;
+/** A leader hears each of its replicas every second. */
+const UNHEARD_NS = 5e9;
 /** As long as the store is open: the longest that a timer takes. What is not done then goes on at the next opening. */
 const ROLLOUT_MS = 2 ** 31 - 1;
 
@@ -94,15 +113,24 @@ export class Rollout {
   start(buckets: readonly AnyBucket[], replicas: number): void {
     for (const bucket of buckets) this.#running.add(bucket);
     this.#background.run(ROLLOUT_MS, "end", async (call) => {
+      const running: Promise<void>[] = [];
       try {
         for (const bucket of buckets) {
-          while (!(await this.#raised(bucket, replicas, call))) await pause(POLL_MS, call);
-          this.#running.delete(bucket);
+          await new Promise<void>((caughtUp, failed) => {
+            running.push(this.#run(bucket, replicas, caughtUp, call).then(caughtUp, failed));
+          });
         }
+        await Promise.all(running);
       } finally {
         for (const bucket of buckets) this.#running.delete(bucket);
       }
     });
+  }
+
+  /** `caughtUp` is called when it is the next bucket's turn, perhaps several times. What is left is to wait. */
+  async #run(bucket: AnyBucket, replicas: number, caughtUp: () => void, call: Call): Promise<void> {
+    while (!(await this.#raised(bucket, replicas, caughtUp, call))) await pause(POLL_MS, call);
+    this.#running.delete(bucket);
   }
 
   /** Raises again what a late update has lowered. `state` is the bucket as it was just read. */
@@ -118,9 +146,9 @@ export class Rollout {
    * Whether there is nothing left to do. What fails may pass, as a setting that an operator repairs: only the store's
    * end is the end.
    */
-  async #raised(bucket: AnyBucket, replicas: number, call: Call): Promise<boolean> {
+  async #raised(bucket: AnyBucket, replicas: number, caughtUp: () => void, call: Call): Promise<boolean> {
     try {
-      await this.#raise(bucket, replicas, call);
+      await this.#raise(bucket, replicas, caughtUp, call);
       return true;
     } catch (error) {
       call.throwIfEnded();
@@ -129,7 +157,7 @@ export class Rollout {
     }
   }
 
-  async #raise(bucket: AnyBucket, asked: number, call: Call): Promise<void> {
+  async #raise(bucket: AnyBucket, asked: number, caughtUp: () => void, call: Call): Promise<void> {
     const updates = this.#updatesOf(bucket);
     /** What was told as done, to this store or to others. `undefined`: to be looked up. */
     let floor: number | undefined;
@@ -137,7 +165,7 @@ export class Rollout {
     // Asked before the loop, so that it does not come between a read and its update.
     await this.#versions.forRaising(call);
     let updated = false;
-    let steady = 0;
+    const standing = new Standing(asked);
     let before = -1;
     for (;;) {
       call.throwIfEnded();
@@ -163,15 +191,18 @@ export class Rollout {
         if (isRefused || updated) await pause(POLL_MS, call);
         updated = true;
         floor = undefined;
-        steady = 0;
+        standing.beginAnew();
         continue;
       }
       updated = false;
-      const holds = holding(state);
-      if (holds !== before) this.#tell({ bucket: bucket.name, replicas: asked, current: holds, done: false });
-      before = holds;
-      steady = holds >= asked ? steady + 1 : 0;
-      if (steady < STEADY_POLLS) {
+      const isNews = standing.look(state) !== before;
+      before = standing.holding;
+      if (isNews) this.#tell({ bucket: bucket.name, replicas: asked, current: before, done: false });
+      if (standing.hasJustCaughtUp) {
+        await bucket.readIndex(call);
+        caughtUp();
+      }
+      if (!standing.isSettled) {
         await pause(POLL_MS, call);
         continue;
       }
@@ -181,7 +212,7 @@ export class Rollout {
       const last = await streamState(this.#client, bucket.name, call);
       if (last === undefined || last.replicas >= asked) break;
       floor = undefined;
-      steady = 0;
+      standing.beginAnew();
     }
     this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true });
   }
@@ -198,14 +229,59 @@ export class Rollout {
   }
 }
 
-/** Replicas that say that they have everything. */
-function holding({ cluster }: StreamState): number {
-  const peers = Array.isArray(cluster["replicas"]) ? cluster["replicas"].map(asObject) : [];
-  const current = peers.filter(
-    (peer) => peer["current"] === true && (peer["lag"] ?? 0) === 0 && peer["offline"] !== true,
-  ).length;
-  return typeof cluster["leader"] === "string" ? current + 1 : 0;
+/** How long the replicas of a bucket have stood, by one look after the other. */
+class Standing {
+  readonly #asked: number;
+  #looks = 0;
+  #since = 0;
+  #leader: unknown;
+  #holding = 0;
+
+  constructor(asked: number) {
+    this.#asked = asked;
+  }
+
+  beginAnew(): void {
+    this.#looks = 0;
+  }
+
+  /** Answers how many hold the bucket's data. */
+  look(state: StreamState): number {
+    const { leader } = state.cluster;
+    const isCaughtUp = this.#looks >= STEADY_POLLS;
+    // Of what is written just then a replica lags. Once they have caught up, that says nothing. But one that was away,
+    // and a leader that was, may have been killed.
+    this.#holding = isCaughtUp ? counted(state, isHeard) : counted(state, isCurrent);
+    if (this.#holding < this.#asked || (isCaughtUp && leader !== this.#leader)) this.#looks = 0;
+    else if (this.#looks++ === 0) this.#since = performance.now();
+    this.#leader = leader;
+    return this.#holding;
+  }
+
+  get holding(): number {
+    return this.#holding;
+  }
+
+  get hasJustCaughtUp(): boolean {
+    return this.#looks === STEADY_POLLS;
+  }
+
+  get isSettled(): boolean {
+    return this.#looks >= STEADY_POLLS && performance.now() - this.#since >= STANDING_MS;
+  }
 }
+
+/** The leader, and the replicas of which it is so. */
+function counted({ cluster }: StreamState, isSo: (replica: Json) => boolean): number {
+  const replicas = Array.isArray(cluster["replicas"]) ? cluster["replicas"].map(asObject) : [];
+  return typeof cluster["leader"] === "string" ? replicas.filter(isSo).length + 1 : 0;
+}
+
+/** It says that it has everything. */
+const isCurrent = (replica: Json): boolean =>
+  replica["current"] === true && (replica["lag"] ?? 0) === 0 && replica["offline"] !== true;
+
+const isHeard = ({ offline, active }: Json): boolean => offline !== true && Number(active ?? 0) < UNHEARD_NS;
 
 /** A record that cannot be read now is no reason to wait with what this store asks for. */
 const unknown = (call: Call) => (): undefined => {
@@ -213,9 +289,10 @@ const unknown = (call: Call) => (): undefined => {
   return undefined;
 };
 
+/** It keeps no process alive: a store that is closed ends the call, and does not wait for it. */
 async function pause(ms: number, call: Call): Promise<void> {
   await new Promise<void>((resolve) => {
-    setTimeout(resolve, Math.min(ms, call.remaining()));
+    setTimeout(resolve, Math.min(ms, call.remaining())).unref();
   });
   call.throwIfEnded();
 }

@@ -2,14 +2,9 @@
 // of settings: an update that was held up takes the place of whatever came between.
 
 import { expect } from "chai";
-import {
-  openJetStream,
-  type JetStreamOptions,
-  type Replicas,
-  type RolloutProgress,
-  type Store,
-} from "unibus-membership";
+import { type JetStreamOptions, type Replicas, type RolloutProgress, type Store } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
+import { withLimits } from "../support/limited.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { BUCKETS, configure, streamInfo } from "./support/streams.js";
@@ -19,6 +14,8 @@ const opTimeoutMs = 20_000;
 const WITHIN_MS = 90_000;
 /** Longer than a store in use takes to look at its settings, and than a rollout takes for its next step. */
 const LOOKED_MS = 8000;
+/** Replicas have to stand for so long before they are told as done. Without this it is more than a minute. */
+const STANDING_MS = 500;
 const [ROOMS] = BUCKETS;
 
 /**
@@ -111,9 +108,11 @@ describe("jetstream: raisers", function () {
   this.timeout(240_000);
   let cluster: NatsCluster;
   let connection: Connection;
+  let limited: Awaited<ReturnType<typeof withLimits>>;
   const connections: Connection[] = [];
 
   before(async () => {
+    limited = await withLimits({ STANDING_MS });
     cluster = await startNatsCluster();
     connection = await connect();
   });
@@ -121,6 +120,7 @@ describe("jetstream: raisers", function () {
   after(async () => {
     await Promise.all(connections.filter((each) => !each.isClosed()).map((each) => each.close()));
     await cluster.dispose();
+    await limited.dispose();
   });
 
   async function connect(): Promise<Connection> {
@@ -136,7 +136,7 @@ describe("jetstream: raisers", function () {
     replicas: Replicas | undefined,
     options: JetStreamOptions = {},
     on = connection,
-  ): Promise<Store> => openJetStream(on, replicas, { prefix, opTimeoutMs, ...options });
+  ): Promise<Store> => limited.library.openJetStream(on, replicas, { prefix, opTimeoutMs, ...options });
 
   const replicasOf = async (bucket: string): Promise<number> =>
     Number((await streamInfo(connection, bucket)).config["num_replicas"]);

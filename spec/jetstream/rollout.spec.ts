@@ -1,30 +1,40 @@
 import { expect } from "chai";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
 import {
   isStoreError,
-  openJetStream,
   type JetStreamOptions,
   type Replicas,
   type RolloutProgress,
   type Store,
 } from "unibus-membership";
 import { startNatsCluster, type NatsCluster } from "unibus-membership/testing";
+import { withLimits } from "../support/limited.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { eventually, pause } from "../support/wait.js";
 import { Load } from "./support/load.js";
-import { BUCKETS, api, configure, streamInfo } from "./support/streams.js";
+import { BUCKETS, api, configure, streamInfo, type StreamInfo } from "./support/streams.js";
+import { requestsAlone, tapped, type Tap } from "./support/taps.js";
+
+type Limited = Awaited<ReturnType<typeof withLimits>>;
 
 /** Servers are stopped here, and elect leaders: what counts is how a call ends, not how soon. */
 const opTimeoutMs = 20_000;
 const WITHIN_MS = 90_000;
 /** Longer than a bucket has to be seen complete before it counts as done. */
 const PASSED_MS = 4000;
+/** Replicas have to stand for so long before they are told as done. Without this it is more than a minute. */
+const STANDING_MS = 500;
 
 describe("jetstream: rollout", function () {
   this.timeout(240_000);
   let cluster: NatsCluster;
+  let limited: Limited;
   const connections: Connection[] = [];
 
   before(async () => {
+    limited = await withLimits({ STANDING_MS });
     cluster = await startNatsCluster();
     for (const client of natsClients) connections.push(await client.connect(cluster.urls));
   });
@@ -32,6 +42,7 @@ describe("jetstream: rollout", function () {
   after(async () => {
     await Promise.all(connections.map((connection) => connection.close()));
     await cluster.dispose();
+    await limited.dispose();
   });
 
   function via(index: number): Connection {
@@ -45,7 +56,8 @@ describe("jetstream: rollout", function () {
     replicas: Replicas | undefined,
     options: JetStreamOptions = {},
     index = 0,
-  ): Promise<Store> => openJetStream(via(index), replicas, { prefix, opTimeoutMs, ...options });
+    library: Limited["library"] = limited.library,
+  ): Promise<Store> => library.openJetStream(via(index), replicas, { prefix, opTimeoutMs, ...options });
 
   const replicasOf = (prefix: string): Promise<number[]> =>
     Promise.all(
@@ -64,10 +76,22 @@ describe("jetstream: rollout", function () {
     }
   }
 
-  /** One bucket after the other; of each, the replicas as they come, and at the end, once, that it is done. */
+  /**
+   * One bucket after the other: it begins when the one before has caught up. Of each the replicas as they come, and at
+   * the end, once, that it is done.
+   */
   function inOrder(told: readonly RolloutProgress[], prefix: string): void {
-    const order = told.map(({ bucket }) => BUCKETS.findIndex((each) => prefix + each === bucket));
-    expect(order).to.deep.equal([...order].sort((a, b) => a - b));
+    const begun = told.flatMap(({ bucket }, n) =>
+      told.findIndex((step) => step.bucket === bucket) === n ? [bucket] : [],
+    );
+    expect(begun).to.deep.equal(BUCKETS.map((bucket) => prefix + bucket));
+    begun.slice(1).forEach((bucket, n) => {
+      const before = told.slice(
+        0,
+        told.findIndex((step) => step.bucket === bucket),
+      );
+      expect(before.filter((step) => step.bucket === begun[n] && step.current === 3)).to.not.deep.equal([]);
+    });
     for (const bucket of BUCKETS) {
       const steps = told.filter((step) => step.bucket === prefix + bucket);
       expect(
@@ -83,7 +107,7 @@ describe("jetstream: rollout", function () {
   }
 
   const isDone = (told: readonly RolloutProgress[], prefix: string): boolean =>
-    told.some(({ bucket, done }) => done && bucket === `${prefix}${BUCKETS[BUCKETS.length - 1]}`);
+    BUCKETS.every((bucket) => told.some(({ bucket: of, done }) => done && of === prefix + bucket));
 
   it("two raise at once while a third goes on; a server that is down meanwhile, and a setting that has to be repaired, only delay it; then the server that held a bucket can be lost", async () => {
     const prefix = "raised_";
@@ -233,6 +257,108 @@ describe("jetstream: rollout", function () {
       await cluster.node(hanging).resume();
       await store.close();
     }
+  });
+
+  describe("replicas that stand", () => {
+    const STOOD_MS = 6000;
+    /** Of a bucket that has caught up: they take half of that. */
+    const LOOKS = 6;
+    /** A timer may be early. */
+    const SLACK_MS = 20;
+    let slow: Limited;
+
+    before(async () => {
+      slow = await withLimits({ STANDING_MS: STOOD_MS });
+    });
+    after(() => slow.dispose());
+
+    it("are done after a while, and the next bucket does not wait for it; one that is away, another leader, and fewer of them begin that anew", async () => {
+      const prefix = "stood_";
+      await (await open(prefix, 1)).close();
+      const caughtUp = new Map<string, number>();
+      const done = new Map<string, number>();
+      const looks = new Map<string, number>();
+      /** What somebody does to a bucket, or what its answer says, when it has stood for a while. */
+      const [away, led, fewer, ...left] = BUCKETS.map((bucket) => prefix + bucket);
+      const disturbed = new Map<string | undefined, number>();
+      const said = new Map<string | undefined, (info: StreamInfo) => StreamInfo["cluster"]>([
+        [
+          away,
+          ({ cluster: { replicas = [], ...rest } }) => ({
+            ...rest,
+            replicas: (replicas ?? []).map((each, n) => ({ ...each, offline: n === 0 })),
+          }),
+        ],
+        [led, ({ cluster: group }) => ({ ...group, leader: "another" })],
+      ]);
+      const request: Tap = async (send, ...asked) => {
+        const message = await send(...asked);
+        const bucket = asked[0].split("STREAM.INFO.KV_")[1];
+        if (bucket === undefined || !caughtUp.has(bucket)) return message;
+        const seen = (looks.get(bucket) ?? 0) + 1;
+        looks.set(bucket, seen);
+        if (seen !== LOOKS) return message;
+        disturbed.set(bucket, performance.now());
+        if (bucket === fewer) await configure(via(0), bucket, { num_replicas: 1 });
+        const info = JSON.parse(new TextDecoder().decode(message.data)) as StreamInfo;
+        const data = JSON.stringify({ ...info, cluster: said.get(bucket)?.(info) ?? info.cluster });
+        return { data: new TextEncoder().encode(data) };
+      };
+      const store = await slow.library.openJetStream(requestsAlone(tapped(via(0), { request })), 3, {
+        prefix,
+        opTimeoutMs,
+        onRollout: ({ bucket, current, done: isDone }) => {
+          if (isDone) done.set(bucket, performance.now());
+          else if (current === 3 && !caughtUp.has(bucket)) caughtUp.set(bucket, performance.now());
+        },
+      });
+      await eventually("it is done", () => done.size === BUCKETS.length, WITHIN_MS);
+      const stood = (bucket: string | undefined, since: ReadonlyMap<string | undefined, number>): number =>
+        (done.get(bucket ?? "") ?? 0) - (since.get(bucket) ?? 0);
+      for (const bucket of left) expect(stood(bucket, caughtUp), bucket).to.be.at.least(STOOD_MS - SLACK_MS);
+      for (const bucket of [away, led, fewer]) {
+        expect(stood(bucket, disturbed), bucket).to.be.at.least(STOOD_MS - SLACK_MS);
+      }
+      expect(await replicasOf(prefix)).to.deep.equal([3, 3, 3, 3, 3]);
+      expect(Math.max(...caughtUp.values()) - Math.min(...done.values()), "side by side").to.be.below(STOOD_MS);
+      await store.close();
+    });
+
+    it("a store that is closed meanwhile ends at once, and leaves no timer", async () => {
+      const prefix = "left_";
+      await (await open(prefix, 1)).close();
+      // With the time that everybody has.
+      const script = `
+        import { connect } from "nats";
+        import { openJetStream } from "unibus-membership";
+        const connection = await connect({ servers: ${JSON.stringify(cluster.urls)} });
+        let standing = () => undefined;
+        const stands = new Promise((resolve) => (standing = resolve));
+        const buckets = new Set();
+        const store = await openJetStream(connection, 3, {
+          prefix: "${prefix}",
+          onRollout: ({ bucket, current }) => {
+            if (current === 3 && buckets.add(bucket).size === ${String(BUCKETS.length)}) setTimeout(standing, ${String(PASSED_MS)});
+          },
+        });
+        await stands;
+        const began = performance.now();
+        await store.close();
+        const closed = performance.now() - began;
+        await connection.close();
+        console.log(JSON.stringify({ closed, left: process.getActiveResourcesInfo() }));
+      `;
+      const child = spawn(process.execPath, ["--input-type=module", "-e", script], {
+        cwd: fileURLToPath(new URL("../..", import.meta.url)),
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      let printed = "";
+      child.stdout.on("data", (bytes: Buffer) => (printed += bytes.toString()));
+      expect((await once(child, "exit"))[0]).to.equal(0);
+      const { closed, left } = JSON.parse(printed) as { closed: number; left: string[] };
+      expect(closed).to.be.below(400);
+      expect(left).to.not.include("Timeout");
+    });
   });
 
   it("more replicas than servers are refused at once, for new buckets and for old ones, which stay as they are", async () => {

@@ -4,6 +4,7 @@ import { bySpec, type Mutant } from "./mutant.js";
 
 const copyFaults = (test: string) => bySpec("spec/jetstream/copy-faults.spec.ts", test);
 const raisers = (test: string) => bySpec("spec/jetstream/raisers.spec.ts", test);
+const rollout = (test: string) => bySpec("spec/jetstream/rollout.spec.ts", test);
 const versions = (test: string) => bySpec("spec/jetstream/versions.spec.ts", test);
 const staleReads = (test: string) => bySpec("spec/jetstream/stale-reads.spec.ts", test);
 const answers = (test: string) => bySpec("spec/jetstream/answers.spec.ts", test);
@@ -482,11 +483,52 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "done before all replicas hold it",
     file: "lib/jetstream/rollout.ts",
-    find: "holds >= asked ? steady",
-    replace: "holds > 0 ? steady",
+    find: "this.#holding < this.#asked ||",
+    replace: "this.#holding < 1 ||",
     breaks: "A bucket is said to have its replicas only when all of them hold it.",
-    killedBy: bySpec("spec/jetstream/rollout.spec.ts", "a replica that hangs"),
+    killedBy: rollout("a replica that hangs"),
     chance: true,
+  },
+  {
+    name: "done as soon as the replicas have caught up",
+    file: "lib/jetstream/rollout.ts",
+    find: "performance.now() - this.#since >= STANDING_MS",
+    replace: "performance.now() - this.#since >= 0",
+    breaks: "Done is told when every server has a snapshot of the meta layer that knows the replicas.",
+    killedBy: rollout("are done after a while"),
+  },
+  {
+    name: "another leader is no reason to wait anew",
+    file: "lib/jetstream/rollout.ts",
+    find: "|| (isCaughtUp && leader !== this.#leader)",
+    replace: "",
+    breaks: "A leader that has changed may have been killed, without a snapshot.",
+    killedBy: rollout("are done after a while"),
+  },
+  {
+    name: "a replica that is away is no reason to wait anew",
+    file: "lib/jetstream/rollout.ts",
+    find: "isCaughtUp ? counted(state, isHeard)",
+    replace: "isCaughtUp ? this.#asked",
+    breaks: "A server that is away may have been killed, without a snapshot.",
+    killedBy: rollout("are done after a while"),
+  },
+  {
+    name: "fewer replicas are no reason to wait anew",
+    file: "lib/jetstream/rollout.ts",
+    find: `floor = undefined;
+        standing.beginAnew();`,
+    replace: "floor = undefined;",
+    breaks: "Replicas have stood only since they were last raised.",
+    killedBy: rollout("are done after a while"),
+  },
+  {
+    name: "a rollout keeps the process alive",
+    file: "lib/jetstream/rollout.ts",
+    find: "Math.min(ms, call.remaining())).unref();",
+    replace: "Math.min(ms, call.remaining()));",
+    breaks: "A store that is closed leaves nothing that keeps the process alive.",
+    killedBy: rollout("leaves no timer"),
   },
   {
     name: "an endpoint's memberships without the head of each room",
