@@ -57,7 +57,7 @@ export async function run({ records = 50_000, log }: { records?: number; log: (l
     const loads = [await Load.start(first, "a"), await Load.start(second, "b")];
     await eventually(
       "the rollout is done",
-      () => told.some(({ bucket, done }) => done && bucket === `${PREFIX}users`),
+      () => BUCKETS.every((bucket) => told.some(({ bucket: of, done }) => done && of === PREFIX + bucket)),
       LONG.timeoutMs,
     );
     for (const load of loads) await load.goesOn();

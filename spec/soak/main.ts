@@ -12,6 +12,7 @@
 // --sqlite-size              as many keys of 64 KiB: [--records 50000]
 // --jetstream-scale          many records: [--replicas 1]
 // --jetstream-rollout        more replicas of many records: [--records 50000]
+// --jetstream-rollout-killed who held a bucket alone is killed right after it is done: [--runs 10] [--without-wait]
 // --jetstream-snapshot       a follower in the middle of a snapshot: [--runs 10]
 // --jetstream-kept           what stays in the buckets
 // --jetstream-old-keys       what puts of old keys take: [--records 50000]
@@ -26,6 +27,7 @@ interface Options {
   seconds: number;
   seed: number;
   withoutProof: boolean;
+  withoutWait: boolean;
   replicas: Replicas;
   records: number;
   mutants: number;
@@ -61,6 +63,11 @@ const sized = new Map<string, Run>([
   ["jetstream-scale", async ({ replicas, log }) => (await import("./jetstream-scale.js")).run({ replicas, log })],
   ["jetstream-rollout", async ({ records, log }) => (await import("./jetstream-rollout.js")).run({ records, log })],
   [
+    "jetstream-rollout-killed",
+    async ({ runs, withoutWait, log }) =>
+      (await import("./jetstream-rollout-killed.js")).run({ runs, withoutWait, log }),
+  ],
+  [
     "export",
     async ({ seed, mutants, records, log }) => (await import("./export.js")).run({ seed, mutants, records, log }),
   ],
@@ -82,6 +89,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
   const names: string[] = [];
   let seconds = 60;
   let withoutProof = false;
+  let withoutWait = false;
   let seed = Math.floor(Math.random() * 2 ** 31);
   let replicas: Replicas = 3;
   let records = 50_000;
@@ -94,6 +102,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     if (name === "seconds") seconds = Number(rest.shift());
     else if (name === "seed") seed = Number(rest.shift());
     else if (name === "without-proof") withoutProof = true;
+    else if (name === "without-wait") withoutWait = true;
     else if (name === "replicas") replicas = replicasOf(rest.shift());
     else if (name === "records") records = Number(rest.shift());
     else if (name === "mutants") mutants = Number(rest.shift());
@@ -102,7 +111,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     else if (soaks.has(name)) names.push(name);
     else
       throw new Error(
-        `${option}: expected --seconds, --seed, --without-proof, --replicas, --records, --mutants, --runs, --count or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`,
+        `${option}: expected --seconds, --seed, --without-proof, --without-wait, --replicas, --records, --mutants, --runs, --count or one of ${[...soaks.keys()].map((each) => `--${each}`).join(", ")}`,
       );
   }
   if (!Number.isSafeInteger(seed) || [seconds, records, mutants, runs, count].some((each) => !(each > 0))) {
@@ -113,6 +122,7 @@ function optionsOf(args: readonly string[]): { names: string[] } & Omit<Options,
     seconds,
     seed,
     withoutProof,
+    withoutWait,
     replicas,
     records,
     mutants,
