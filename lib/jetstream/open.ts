@@ -218,15 +218,15 @@ export async function openOn(
     await background.close(opTimeoutMs);
     await parts.client.close();
   };
-  let rollsOut: boolean;
+  let toRaise: readonly AnyBucket[];
   try {
-    rollsOut = await call.run(() => prepare(parts, input, replicas, new Progress(input.onOpening), call));
+    toRaise = await call.run(() => prepare(parts, input, replicas, new Progress(input.onOpening), call));
   } catch (error) {
     // What is still under way ends by itself. Nobody waits for it, and it leaves nothing on the caller's connection.
     void end();
     throw error;
   }
-  if (replicas !== undefined && rollsOut) rollout.start(buckets, replicas);
+  if (replicas !== undefined && toRaise.length > 0) rollout.start(toRaise, replicas);
   background.run(SWEEP_MS, "end", async (own) => {
     // What another writer stages is not for this store to judge.
     await parts.rooms.checkOpen(parts.rooms.highestSeen, own);
@@ -359,8 +359,8 @@ interface Opened {
 }
 
 /**
- * Makes sure of the servers, of the buckets, and of what has to stand in them. Answers whether replicas are to be
- * raised.
+ * Makes sure of the servers, of the buckets, and of what has to stand in them. Answers the buckets that are to be
+ * raised, or to be told of.
  */
 async function prepare(
   parts: Parts,
@@ -368,7 +368,7 @@ async function prepare(
   replicas: Replicas | undefined,
   progress: Progress,
   call: Call,
-): Promise<boolean> {
+): Promise<readonly AnyBucket[]> {
   const { client, buckets, rooms, users, guard, index, rollout } = parts;
   progress.begin("server");
   await checkServer(client, parts.versions, call);
@@ -391,7 +391,7 @@ async function prepare(
   // Where the store is closed, whoever writes into it makes what is missing.
   if (states.some(({ refusal }) => refusal !== undefined)) {
     progress.end();
-    return false;
+    return [];
   }
   const [isIndexed] = await Promise.all([index.isComplete(call), guard.prepare(call)]);
   if (!isIndexed) {
@@ -406,10 +406,15 @@ async function prepare(
   if (replicas !== undefined && lacking !== undefined) {
     // What can be known at once is said at once. If this bucket cannot have more replicas, none can.
     await rollout.request(lacking.one, replicas, call);
-    return true;
+    return buckets;
   }
-  for (const { one, state } of found) await rollout.putRight(one, state, call);
-  return false;
+  const untold: AnyBucket[] = [];
+  for (const { one, state } of found) {
+    const floor = await rollout.putRight(one, state, call);
+    // Whoever raised it was not told as done, and may have ended.
+    if (floor !== undefined && replicas !== undefined && replicas > 1 && floor < replicas) untold.push(one);
+  }
+  return untold;
 }
 
 async function ensureBuckets(

@@ -133,13 +133,18 @@ export class Rollout {
     this.#running.delete(bucket);
   }
 
-  /** Raises again what a late update has lowered. `state` is the bucket as it was just read. */
-  async putRight(bucket: AnyBucket, state: StreamState, call: Call): Promise<void> {
+  /**
+   * Raises again what a late update has lowered. `state` is the bucket as it was just read. Answers what was told as
+   * done, if that had to be looked up.
+   */
+  async putRight(bucket: AnyBucket, state: StreamState, call: Call): Promise<number | undefined> {
     const id = state.raise?.id;
-    if (id === undefined || !mayBeLate(state) || this.#running.has(bucket) || this.#lookedUp.get(bucket) === id) return;
+    if (id === undefined || !mayBeLate(state)) return undefined;
+    if (this.#running.has(bucket) || this.#lookedUp.get(bucket) === id) return undefined;
     const floor = await this.#floors.of(bucket.name, call);
     if (state.replicas < floor) this.start([bucket], floor);
     this.#lookedUp.set(bucket, id);
+    return floor;
   }
 
   /**

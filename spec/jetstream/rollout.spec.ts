@@ -324,7 +324,7 @@ describe("jetstream: rollout", function () {
       await store.close();
     });
 
-    it("a store that is closed meanwhile ends at once, and leaves no timer", async () => {
+    it("a store that is closed meanwhile ends at once, and leaves no timer; the next one that asks for them waits anew, and tells", async () => {
       const prefix = "left_";
       await (await open(prefix, 1)).close();
       // With the time that everybody has.
@@ -358,6 +358,18 @@ describe("jetstream: rollout", function () {
       const { closed, left } = JSON.parse(printed) as { closed: number; left: string[] };
       expect(closed).to.be.below(400);
       expect(left).to.not.include("Timeout");
+
+      expect(await replicasOf(prefix)).to.deep.equal([3, 3, 3, 3, 3]);
+      const told: RolloutProgress[] = [];
+      const next = await open(prefix, 3, { onRollout: (step) => told.push(step) });
+      await eventually("it is done", () => isDone(told, prefix), WITHIN_MS);
+      inOrder(told, prefix);
+      await next.close();
+      const last = await open(prefix, 3, { onRollout: (step) => told.push(step) });
+      const { length } = told;
+      await pause(PASSED_MS);
+      expect(told, "nothing is left to be told").to.have.length(length);
+      await last.close();
     });
   });
 

@@ -523,6 +523,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: rollout("are done after a while"),
   },
   {
+    name: "a raise of which nobody was told stays so",
+    file: "lib/jetstream/open.ts",
+    find: "floor < replicas) untold.push(one);",
+    replace: "floor < 0) untold.push(one);",
+    breaks: "Where a raiser ended before it told, the next store that asks for as many tells.",
+    killedBy: rollout("waits anew, and tells"),
+  },
+  {
     name: "a rollout keeps the process alive",
     file: "lib/jetstream/rollout.ts",
     find: "Math.min(ms, call.remaining())).unref();",
