@@ -516,9 +516,10 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "fewer replicas are no reason to wait anew",
     file: "lib/jetstream/rollout.ts",
-    find: `floor = undefined;
+    find: `updated = true;
+        floor = undefined;
         standing.beginAnew();`,
-    replace: "floor = undefined;",
+    replace: "updated = true;\n        floor = undefined;",
     breaks: "Replicas have stood only since they were last raised.",
     killedBy: rollout("are done after a while"),
   },
