@@ -20,7 +20,7 @@
  * ends what another one began.
  */
 import type { Call } from "../call.js";
-import { StoreError } from "../errors.js";
+import { StoreError, isConflict } from "../errors.js";
 import { OPEN as OPEN_STATE, isSource, readMoveState } from "../moves.js";
 import type { MoveState } from "../moves.js";
 import type { Bucket } from "./bucket.js";
@@ -137,6 +137,39 @@ export async function readStates(users: Bucket<"users">, rooms: Bucket<"rooms">,
 /** A fence of `rooms` stands alone only when that of `users` was lifted. */
 export async function liftRooms(rooms: Bucket<"rooms">, fenced: FoundState<"rooms">, call: Call): Promise<void> {
   await writeState(rooms, openState(floorOf(fenced.value), String(fenced.value["id"])), fenced.seq, call);
+}
+
+/**
+ * Writes the record of an open store once more: what is on its way on the condition of where it stood does not come any
+ * more. `false`: it has come.
+ */
+export async function isRenewed<B extends CommittingBucket>(
+  bucket: Bucket<B>,
+  { value, seq }: FoundState<B>,
+  call: Call,
+): Promise<boolean> {
+  try {
+    await writeState(bucket, value, seq, call);
+    return true;
+  } catch (error) {
+    if (!isConflict(error)) throw error;
+    return false;
+  }
+}
+
+/** Ends the fence of a run in `rooms`, whether it stands there, or is on its way still. */
+export async function endFence(
+  rooms: Bucket<"rooms">,
+  found: FoundState<"rooms">,
+  id: string,
+  call: Call,
+): Promise<void> {
+  let now = found;
+  if (found.name === OPEN.state) {
+    if (await isRenewed(rooms, found, call)) return;
+    now = await readState(rooms, call);
+  }
+  if (now.name === "moving" && now.value["id"] === id) await liftRooms(rooms, now, call);
 }
 
 function refuse(state: StoreState): never {

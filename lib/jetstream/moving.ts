@@ -9,7 +9,7 @@ import { checkFence, stepFrom } from "../moves.js";
 import type { MoveReport, StepName } from "../moves.js";
 import type { JetStreamClient } from "./client.js";
 import { takenOver } from "./import-lanes.js";
-import { floorOf, liftRooms, openBoth, readState, readStates, stateRecord, writeState } from "./importing.js";
+import { endFence, floorOf, isRenewed, openBoth, readState, readStates, stateRecord, writeState } from "./importing.js";
 import type { FoundStates } from "./importing.js";
 import { streamState } from "./provisioning.js";
 import type { Writable } from "./record-writer.js";
@@ -52,6 +52,13 @@ export class BucketsMoving implements MovingDriver {
     return readStates(this.#parts.users, this.#parts.log.buckets.rooms, call);
   }
 
+  /** Before a fence is lifted: one that is on its way still has come, or does not come any more. */
+  async #statesFor(name: StepName, call: Call): Promise<FoundStates> {
+    const found = await this.#states(call);
+    if (name !== "lift" || found.state.kind !== "open") return found;
+    return (await isRenewed(this.#parts.users, found.users, call)) ? found : this.#states(call);
+  }
+
   async fence(run: Parameters<MovingDriver["fence"]>[0], call: Call): Promise<void> {
     const { state, users, rooms } = await this.#states(call);
     checkFence(state);
@@ -68,13 +75,13 @@ export class BucketsMoving implements MovingDriver {
     // A late update of somebody else may have taken them back, and this step is the last one before the target opens.
     if (name === "leave") await settings.follow(call);
     const { rooms: other } = this.#parts.log.buckets;
-    const { state, users, rooms } = await this.#states(call);
+    const { state, users, rooms } = await this.#statesFor(name, call);
     const next = stepFrom(state, name, id, report);
     const floor = floorOf(users.value);
     switch (name) {
       case "lift":
         await writeState(bucket, stateRecord(next, id, floor), users.seq, call);
-        if (rooms.name === "moving" && rooms.value["id"] === id) await liftRooms(other, rooms, call);
+        await endFence(other, rooms, id, call);
         await settings.follow(call);
         return;
       case "leave":

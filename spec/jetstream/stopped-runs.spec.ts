@@ -169,6 +169,31 @@ describe("jetstream: runs of migrations that are stopped", function () {
     await Promise.all([from.close(), to.close()]);
   });
 
+  for (const bucket of ["users", "rooms"])
+    it(`a fence of ${bucket} that is held up on its way does not come when its run has failed`, async () => {
+      const from = await open();
+      await fill(from);
+      const elsewhere = await openMemory({ opTimeoutMs });
+      const late: (() => Promise<unknown>)[] = [];
+      const request: Tap = async (send, ...asked) => {
+        const [subject, payload] = asked;
+        if (subject !== `$KV.${prefix}${bucket}.store` || !String(payload).includes('"moving"')) return send(...asked);
+        late.push(() => send(...asked));
+        return new Promise(() => undefined);
+      };
+      const runs = await open(tapped(connection, { request }));
+      const error = await errorOf(migrate(runs, elsewhere, { cutOver: true, stallTimeoutMs: 1500 }));
+      expect(error.code).to.equal("TIMEOUT");
+      expect(late).not.to.deep.equal([]);
+      for (const comes of late) await comes();
+      expect(await from.isAuthorized("root")).to.equal(true);
+      expect(await from.isMember("sealed", "late")).to.equal(true);
+      await from.rooms.update("plain", { name: "it goes on" });
+      await migrate(from, elsewhere, { cutOver: true });
+      expect([await from.isAuthorized("root"), await elsewhere.isAuthorized("root")]).to.deep.equal([false, true]);
+      await Promise.all([from, runs, elsewhere].map((store) => store.close()));
+    });
+
   it("a fence that comes between two reads of the state is not taken for one that is being lifted", async () => {
     const source = await open();
     await fill(source);

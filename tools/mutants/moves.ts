@@ -63,6 +63,22 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: migrations("very many messages"),
   },
   {
+    name: "a fence of users that was held up comes when its run has failed",
+    file: "lib/jetstream/moving.ts",
+    find: `if (name !== "lift" || found.state.kind !== "open") return found;`,
+    replace: `if (name !== "lift" || found.users.name !== "") return found;`,
+    breaks: "A fence does not outlive a run that fails, however long it was on its way.",
+    killedBy: stoppedRuns("a fence of users that is held up"),
+  },
+  {
+    name: "a fence of rooms that was held up comes when that of users was lifted",
+    file: "lib/jetstream/importing.ts",
+    find: "if (await isRenewed(rooms, found, call)) return;",
+    replace: "return;",
+    breaks: "A fence does not outlive a run that fails, in either log.",
+    killedBy: stoppedRuns("a fence of rooms that is held up"),
+  },
+  {
     name: "a fence that comes between two reads is lifted",
     file: "lib/jetstream/importing.ts",
     find: "if (again.users.seq !== found.users.seq || again.rooms.seq !== found.rooms.seq) continue;",
