@@ -94,11 +94,19 @@ export async function orCertain<T extends object>(attempt: Attempt<T>): Promise<
  */
 export type Outcome<T> = { readonly committed: T } | { readonly unchanged: T } | "again";
 
+const isUnchanged = (outcome: Outcome<unknown>): boolean => outcome !== "again" && "unchanged" in outcome;
+
+/** See {@link ProvedBucket}. */
+export interface Decides {
+  decided<T>(call: Call, decide: () => Promise<T>, isFinal: (found: T) => boolean): Promise<T>;
+}
+
 /**
  * Changes something. It may decide on what some replica has, because the commit has the condition that this is still
- * so. A refusal, or that there is nothing to change, involves no commit. So those need a certain read.
+ * so. A refusal, or that there is nothing to change, involves no commit. So those need a certain read, and that
+ * `bucket` says that the store was open meanwhile.
  */
-export async function commitOrCertain<T>(call: Call, attempt: Attempt<Outcome<T>>): Promise<T> {
+export async function commitOrCertain<T>(bucket: Decides, call: Call, attempt: Attempt<Outcome<T>>): Promise<T> {
   const retries = new RetryLoop(call);
   await retries.next();
   const first = await byAnyReplica(attempt);
@@ -106,7 +114,7 @@ export async function commitOrCertain<T>(call: Call, attempt: Attempt<Outcome<T>
   else if (first !== "refused" && "committed" in first) return first.committed;
   for (;;) {
     call.throwIfEnded();
-    const outcome = await attempt(CERTAIN);
+    const outcome = await bucket.decided(call, () => attempt(CERTAIN), isUnchanged);
     if (outcome !== "again") return "committed" in outcome ? outcome.committed : outcome.unchanged;
     await retries.next();
   }

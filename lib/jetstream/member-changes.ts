@@ -135,7 +135,12 @@ export class MemberChanges {
       call.for(items.map((item) => item.call));
       await retries.next();
       const needsCertain = items.some((item) => item.needsCertain);
-      if (needsCertain) await this.#attempt(CERTAIN, roomId, items, call);
+      if (needsCertain)
+        await this.#log.buckets.rooms.decided(
+          call,
+          () => this.#attempt(CERTAIN, roomId, items, call),
+          () => false,
+        );
       else if ((await byAnyReplica((round) => this.#attempt(round, roomId, items, call))) === "refused")
         for (const item of items) item.needsCertain = true;
     }
@@ -143,6 +148,8 @@ export class MemberChanges {
 
   /** Settles items and takes them off the list. What is left needs another attempt. */
   async #attempt<F extends Freshness>(round: Round<F>, roomId: string, items: Item[], call: SharedCall): Promise<void> {
+    const { rooms } = this.#log.buckets;
+    const since = rooms.highestSeen;
     const room = await this.#log.records.room(roomId, round, call);
     const members = await this.#members.currentMembers(
       room,
@@ -151,6 +158,8 @@ export class MemberChanges {
       call,
     );
     if (members === undefined) return;
+    // What is refused, or changes nothing, rests on this read alone.
+    if (round.freshness === "certain") await rooms.checkOpen(rooms.highestSeen, call, since);
     const { going, working } = decide(round, items, room, members);
     if (going.length > 0) await this.#commit(room, working, items, going, call);
   }

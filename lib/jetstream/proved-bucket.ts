@@ -5,6 +5,7 @@
 import type { Call } from "../call.js";
 import type { ProofNote } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { isRefusal } from "../rules.js";
 import type { LogPlace } from "../store.js";
 import { whole } from "./answers.js";
 import { Bucket, type Limits, type IsMine } from "./bucket.js";
@@ -252,19 +253,20 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   /**
    * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves
-   * nothing, even if the store is opened later: an import may write last that somebody was revoked.
+   * nothing, even if the store is opened later: an import may write last that somebody was revoked. `since`: it has to
+   * have been open from there on.
    */
-  checkOpen(seq: Seq<B>, call: Call): Promise<void> | undefined {
+  checkOpen(seq: Seq<B>, call: Call, since: Seq<B> = seq): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
       const known = this.#cache.valid(STATE);
       const value = known?.value;
-      if (known !== undefined && known.seq <= seq && value instanceof StoreState && value.refusal === undefined)
+      if (known !== undefined && known.seq <= since && value instanceof StoreState && value.refusal === undefined)
         return undefined;
     }
-    return this.#checkOpen(seq, call);
+    return this.#checkOpen(seq, call, since);
   }
 
-  async #checkOpen(seq: Seq<B>, call: Call): Promise<void> {
+  async #checkOpen(seq: Seq<B>, call: Call, since: Seq<B>): Promise<void> {
     let known = this.#cache.valid(STATE);
     if (known !== undefined && this.#cache.asOf < seq) {
       await this.#bring(seq, call);
@@ -276,7 +278,23 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (found === undefined || !(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
-    if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
+    if (found.seq > since) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
+  }
+
+  /**
+   * A decision that rests on what is read meanwhile: a refusal, or what `isFinal` says of the answer. It holds only if
+   * the store is open all the while. Of one that was moved the records may be others elsewhere.
+   */
+  async decided<T>(call: Call, decide: () => Promise<T>, isFinal: (found: T) => boolean): Promise<T> {
+    const since = this.highestSeen;
+    try {
+      const found = await decide();
+      if (isFinal(found)) await this.checkOpen(this.highestSeen, call, since);
+      return found;
+    } catch (error) {
+      if (isRefusal(error)) await this.checkOpen(this.highestSeen, call, since);
+      throw error;
+    }
   }
 
   /**

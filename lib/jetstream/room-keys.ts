@@ -38,11 +38,11 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       // This write has no condition on the room's record. So what it rests on must be certain.
-      const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
-      const rules = CERTAIN.rules(member);
-      rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
-      const at = holderOf(room, endpoint, need(rules, roomId, endpoint, member));
-      const key = keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
+      const key = await rooms.decided(
+        call,
+        () => this.#toPut(roomId, endpoint, epoch, call),
+        () => false,
+      );
       const seq = await roomKeys.write(key, writeKey(sealed, createdAt, id), 0, call, (entry) =>
         readKey(entry).write === id ? "yes" : "no",
       );
@@ -54,8 +54,19 @@ export class JetStreamRoomKeys implements RoomKeysDriver {
       }
       // The refusal alone proves nothing: it may belong to a write that failed in the end.
       const read = await roomKeys.readLinearizable(key, call);
-      if (read.entry !== undefined) throw CERTAIN.rules(read).keyExists(roomId, endpoint, epoch);
+      if (read.entry === undefined) continue;
+      await rooms.checkOpen(await rooms.readIndex(call), call);
+      throw CERTAIN.rules(read).keyExists(roomId, endpoint, epoch);
     }
+  }
+
+  /** Where the key of a member stands, if it may be put. */
+  async #toPut(roomId: string, endpoint: string, epoch: number, call: Call): Promise<Key<"room_keys">> {
+    const { room, member } = await this.#members.member(roomId, endpoint, CERTAIN, call);
+    const rules = CERTAIN.rules(member);
+    rules.checkPut(roomId, room.facts, endpoint, memberFacts(member.row), epoch);
+    const at = holderOf(room, endpoint, need(rules, roomId, endpoint, member));
+    return keys.roomKey(at, epoch, await this.#attempt(room, epoch, call));
   }
 
   get(roomId: string, endpoint: string, epoch: number | undefined, call: Call): Promise<RoomKey> {

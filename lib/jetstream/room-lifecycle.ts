@@ -72,11 +72,20 @@ export class RoomLifecycle {
         const made = await records.write(roomId, slot, { ...record, keysSeq }, call, "commit");
         if (made !== undefined) return result(made);
         records.cleanUp(undo);
-        const now = await records.slot(roomId, "certain", call);
-        if (now.record !== undefined) throw CERTAIN.rules(now).roomExists(roomId);
-        slot = now;
+        slot = await this.#log.buckets.rooms.decided(
+          call,
+          () => this.#free(roomId, call),
+          () => false,
+        );
       }
     });
+  }
+
+  /** What stands where there is no room. */
+  async #free(roomId: string, call: Call): Promise<RoomSlot> {
+    const slot = await this.#log.records.slot(roomId, "certain", call);
+    if (slot.record !== undefined) throw CERTAIN.rules(slot).roomExists(roomId);
+    return slot;
   }
 
   /**
@@ -85,7 +94,7 @@ export class RoomLifecycle {
   delete(roomId: string, call: Call): Promise<void> {
     const { records } = this.#log;
     const remove = (): Promise<undefined> =>
-      commitOrCertain(call, async (round) => {
+      commitOrCertain(this.#log.buckets.rooms, call, async (round) => {
         const { seq, record } = await records.room(roomId, round, call);
         if (!(await records.writeTombstone(roomId, { seq, written: record, state: record.v }, call, "commit")))
           return "again";

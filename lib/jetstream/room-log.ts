@@ -97,7 +97,7 @@ export class RoomLog {
 
   /** The same without waiting for a turn. It is for what may take long and would hold up the others. */
   changeUnqueued<T>(call: Call, attempt: Attempt<Decided<T>>): Promise<T> {
-    return commitOrCertain<T>(call, async (round) => {
+    return commitOrCertain<T>(this.buckets.rooms, call, async (round) => {
       const { room, step } = await attempt(round);
       if (step === "again") return step;
       if ("done" in step) return { unchanged: step.done };

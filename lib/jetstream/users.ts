@@ -127,7 +127,7 @@ export class JetStreamUsers implements UsersDriver {
    */
   #change(key: string, call: Call, change: Change, concernsGuard = false): Promise<User> {
     let withGuard = concernsGuard;
-    return commitOrCertain<User>(call, async (round) => {
+    return commitOrCertain<User>(this.#bucket, call, async (round) => {
       for (;;) {
         const view = await this.#views.read(key, withGuard, round.freshness, call);
         const { user, guard } = view;

@@ -75,7 +75,7 @@ export async function refusals(records: RoomRecords, members: RoomMembers, call:
   const read = await records.buckets.rooms.readLinearizable(keys.room("r"), call);
   CERTAIN.rules(read).roomExists("r");
 
-  await commitOrCertain(call, async (round) => {
+  await commitOrCertain(records.buckets.rooms, call, async (round) => {
     const { room, member } = await members.member("r", "e", round, call);
     round.rules(room).checkRevision(room.facts.revision, "1");
     round.rules(member).memberExists("r", "e");
