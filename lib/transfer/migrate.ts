@@ -97,6 +97,7 @@ class Migration {
     try {
       target.work.progress.begin("clear");
       while (await target.work.step((call) => writer.clear(call))) target.work.progress.advance(1);
+      await this.#checkSource(writer);
       const { store } = source.work;
       const feed = await source.work.step((call) => store.follow(store.changes.follow(call), call));
       try {
@@ -107,6 +108,19 @@ class Migration {
     } finally {
       writer.release();
     }
+  }
+
+  /**
+   * The source may have ended since it was asked. Then another run has opened the target, which holds nothing: else it
+   * would not have been taken for an empty one.
+   */
+  async #checkSource(writer: RecordWriter): Promise<void> {
+    const { source, target } = this.#pair;
+    const { kind } = await source.state();
+    if (kind !== "leaving" && kind !== "moved") return;
+    await target.work.step((call) => writer.seal(call));
+    await target.work.step((call) => writer.giveBack(call));
+    throw conflict("Another run of the migration has ended it");
   }
 
   #run({ identity }: Side): MoveRun {

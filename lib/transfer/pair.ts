@@ -53,6 +53,9 @@ export async function finish({ source, target }: Pair, { id, report }: MoveRun):
   const at = await target.state();
   // Only the end of its source opens a target. If it is no longer complete, it was opened.
   if (at.kind === "complete" && at.run.id === id) await target.step("arrive", id);
+  // It was, and held nothing: a run that was late has closed it as an empty store, and died.
+  if (at.kind === "importing" && at.run?.peer.id === source.identity.id && at.run.id !== id)
+    await emptied(target, at.run);
   if (kind === "leaving") await source.step("end", id);
   return report;
 }

@@ -144,6 +144,47 @@ describe("jetstream: runs of migrations that are stopped", function () {
     await Promise.all([from, to, first].map((store) => store.close()));
   });
 
+  it("a run that was stopped when it had closed the target opens nothing that another one fills", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const to = await open();
+    const stopped = stoppable(connection);
+    const first = await open(stopped.connection);
+    let isClosed = false;
+    const reached = stopped.stopAt((subject) => {
+      const isNext = isClosed && subject.includes("users");
+      isClosed ||= subject === `$KV.${prefix}rooms.store`;
+      return isNext;
+    });
+    const ended = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs }));
+    await reached;
+    const { digest } = await migrate(from, to);
+    stopped.goOn();
+    expect(isConflict(await ended)).to.equal(true);
+    expect(await to.isAuthorized("root")).to.equal(false);
+    expect((await migrate(from, to, { cutOver: true })).digest).to.equal(digest);
+    expect(await to.isAuthorized("root")).to.equal(true);
+    await Promise.all([from, to, first].map((store) => store.close()));
+  });
+
+  it("a run that comes too late to a store that holds nothing leaves it open", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    const to = await open();
+    const stopped = stoppable(connection);
+    const first = await open(stopped.connection);
+    let reads = 0;
+    // It has seen both sides open, and is about to look at the target once more.
+    const reached = stopped.stopAt((subject) => subject === `$JS.API.DIRECT.GET.KV_${prefix}users` && ++reads === 2);
+    const ended = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs }));
+    await reached;
+    await migrate(from, to, { cutOver: true });
+    stopped.goOn();
+    expect(isConflict(await ended)).to.equal(true);
+    await to.users.addFirstAdmin({ key: "root" });
+    expect(await to.isAdmin("root")).to.equal(true);
+    await Promise.all([from, to, first].map((store) => store.close()));
+  });
+
   it("what another writer put into the target while it was filled is found out, and it stays closed", async () => {
     const from = await openMemory({ opTimeoutMs });
     await fill(from);
