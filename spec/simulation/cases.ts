@@ -14,6 +14,7 @@ export interface WrittenSchedule {
   readonly calm?: readonly Fault[];
   readonly watches?: boolean;
   readonly sessions?: boolean;
+  readonly migrates?: boolean;
 }
 
 export function read({
@@ -24,11 +25,12 @@ export function read({
   calm = [],
   watches = false,
   sessions = false,
+  migrates = false,
 }: WrittenSchedule): Schedule {
-  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm), watches, sessions };
+  return { seed, operations, turn, omit: new Set(omit), calm: new Set(calm), watches, sessions, migrates };
 }
 
-export function write({ seed, operations, turn, omit, calm, watches, sessions }: Schedule): WrittenSchedule {
+export function write({ seed, operations, turn, omit, calm, watches, sessions, migrates }: Schedule): WrittenSchedule {
   return {
     seed,
     ...(operations === 30 ? {} : { operations }),
@@ -37,6 +39,7 @@ export function write({ seed, operations, turn, omit, calm, watches, sessions }:
     ...(calm.size === 0 ? {} : { calm: [...calm] }),
     ...(watches ? { watches } : {}),
     ...(sessions ? { sessions } : {}),
+    ...(migrates ? { migrates } : {}),
   };
 }
 

@@ -277,6 +277,7 @@ export class Comparison {
       mix: { ...without(mixOf(chance, chance), new Set(FAULTS)), replicas, versions: [real.version] },
       aboutToRead: () => undefined,
       overtake: () => false,
+      stateStored: () => undefined,
     };
     this.#servers = new SimulatedServers(world);
   }

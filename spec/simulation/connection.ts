@@ -19,6 +19,8 @@ export class SimulatedConnection implements NatsConnection {
   readonly #world: World;
   /** The server that it is of: mostly that one's replicas answer. */
   readonly #home: number;
+  /** How often what may happen to it, and to its process, does: whoever sends much would come to nothing. */
+  readonly #share: number;
   #closed = false;
   /** What is sent before then waits for the connection; what was under way to the client is lost. */
   #connectedAt = 0;
@@ -26,10 +28,11 @@ export class SimulatedConnection implements NatsConnection {
   /** The last write whose acknowledgement was lost. */
   #lost: string | undefined;
 
-  constructor(process: SimulatedProcess, servers: SimulatedServers, home: number, world: World) {
+  constructor(process: SimulatedProcess, servers: SimulatedServers, home: number, world: World, share = 1) {
     this.#process = process;
     this.#servers = servers;
     this.#home = home;
+    this.#share = share;
     this.#world = world;
   }
 
@@ -109,14 +112,14 @@ export class SimulatedConnection implements NatsConnection {
     trace?.say(
       `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`,
     );
-    if (chance.happens(mix.disconnects)) {
+    if (chance.happens(mix.disconnects * this.#share)) {
       this.#connectedAt = Math.max(this.#connectedAt, engine.now + chance.between(0, mix.disconnectMs));
       this.#connection++;
       trace?.say(`${this.#process.name} has no connection until ${this.#connectedAt.toFixed(1)}`);
     }
     this.#mayStop(isWrite);
     // Of one that has just died the message may not have left.
-    if (chance.happens(mix.lostRequests) || (this.#process.state === "dead" && chance.happens(0.5))) {
+    if (chance.happens(mix.lostRequests * this.#share) || (this.#process.state === "dead" && chance.happens(0.5))) {
       trace?.say(`${this.#process.name}: ${subject} is lost`);
       return;
     }
@@ -147,7 +150,7 @@ export class SimulatedConnection implements NatsConnection {
 
   #answer(subject: string, messages: readonly SimulatedMessage[], deliver: Answer): void {
     const { engine, chance, mix, trace } = this.#world;
-    if (chance.happens(mix.lostAnswers)) {
+    if (chance.happens(mix.lostAnswers * this.#share)) {
       if (subject.startsWith("$KV.") && !isBarrier(subject)) this.#lost = subject;
       trace?.say(`${this.#process.name}: the answer to ${subject} is lost`);
       return;
@@ -188,12 +191,12 @@ export class SimulatedConnection implements NatsConnection {
   /** The process stops here, or dies: what it sends just now may still leave. */
   #mayStop(isWrite: boolean): void {
     const { engine, chance, mix, trace } = this.#world;
-    if (isWrite && chance.happens(mix.deaths)) {
+    if (isWrite && chance.happens(mix.deaths * this.#share)) {
       trace?.say(`${this.#process.name} dies`);
       this.#process.die();
       return;
     }
-    if (!chance.happens(isWrite ? mix.stopsAtWrite : mix.stops)) return;
+    if (!chance.happens((isWrite ? mix.stopsAtWrite : mix.stops) * this.#share)) return;
     const ms = chance.between(0, mix.stopMs);
     trace?.say(`${this.#process.name} stops for ${ms.toFixed(1)} ms`);
     this.#process.stop();

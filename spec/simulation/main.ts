@@ -1,9 +1,10 @@
 // npm run simulate -- --seconds N [--seed S] [--runs N] [--with FAULT] [--library FOLDER] [--shrink SECONDS] [--all]
-// [--kind TEXT] [--watch] [--sessions] [--replay JSON] [--digest N]
+// [--kind TEXT] [--watch] [--sessions] [--migrate] [--replay JSON] [--digest N]
 
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import { read, write, type WrittenSchedule } from "./cases.js";
+import { FEW_LANES } from "./migration.js";
 import { FAULTS } from "./mix.js";
 import { LibraryLoader } from "./process.js";
 import { shrink } from "./shrink.js";
@@ -27,6 +28,8 @@ const { values } = parseArgs({
     watch: { type: "boolean", default: false },
     /** Somebody holds sessions of each store. */
     sessions: { type: "boolean", default: false },
+    /** The store is moved elsewhere meanwhile. */
+    migrate: { type: "boolean", default: false },
     /** Only violations whose kind contains this. */
     kind: { type: "string", default: "" },
     /** One schedule, as a failure prints it, with its whole trace. */
@@ -36,8 +39,10 @@ const { values } = parseArgs({
   },
 });
 
-const others = { watches: values.watch, sessions: values.sessions };
-const loader = new LibraryLoader(values.library);
+const others = { watches: values.watch, sessions: values.sessions, migrates: values.migrate };
+const written = values.replay === undefined ? undefined : (JSON.parse(values.replay) as WrittenSchedule);
+const isMoved = values.migrate || written?.migrates === true;
+const loader = new LibraryLoader(values.library, ...(isMoved ? FEW_LANES : []));
 // Where an error came from is of interest in a replay alone, and costs a good part of a simulation.
 if (values.replay === undefined) Error.stackTraceLimit = 0;
 
@@ -48,8 +53,8 @@ function print(schedule: Schedule, outcome: Outcome): void {
   console.log(`schedule ${JSON.stringify(write(schedule))}`);
 }
 
-async function replay(text: string): Promise<number> {
-  const schedule = read(JSON.parse(text) as WrittenSchedule);
+async function replay(of: WrittenSchedule): Promise<number> {
+  const schedule = read(of);
   const outcome = await simulate(schedule, loader, true);
   print(schedule, outcome);
   return outcome.violations.length === 0 ? 0 : 1;
@@ -112,7 +117,7 @@ async function explore(): Promise<number> {
 function isWanted(seed: number): boolean {
   const fault = FAULTS.find((name) => name === values.with);
   if (fault === undefined && values.with !== "") throw new Error(`there is no fault ${values.with}`);
-  return fault === undefined || mixOfSeed(seed)[fault] > 0;
+  return fault === undefined || mixOfSeed(seed, values.migrate)[fault] > 0;
 }
 
 /** Seconds of processor time of this process: what another one does on the same core is of no matter. */
@@ -150,4 +155,4 @@ async function repeat(runs: number): Promise<number> {
 
 if (values.digest !== undefined) process.exitCode = await digest(Number(values.digest));
 else if (values.runs !== undefined) process.exitCode = await repeat(Number(values.runs));
-else process.exitCode = values.replay === undefined ? await explore() : await replay(values.replay);
+else process.exitCode = written === undefined ? await explore() : await replay(written);

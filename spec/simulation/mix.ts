@@ -75,6 +75,20 @@ export interface Mix {
   readonly buried: number;
   /** Changes of a member after which others ask at once for the rooms that the member is in. */
   readonly listings: number;
+  /**
+   * Only while a store is moved. Servers that hear of changed settings late, up to `unawareMs`: such a one may lead the
+   * stream meanwhile.
+   */
+  readonly unaware: number;
+  readonly unawareMs: number;
+  /** Runs of the migration that are killed; beside which another one begins; in the place of which it is ended. */
+  readonly migratorDeaths: number;
+  readonly rivals: number;
+  readonly endings: number;
+  /** Processes that stop when a side of the migration comes to another state. */
+  readonly stopsAtStates: number;
+  /** Whether a store of format 1 is open, which knows of no state: 0 or more. */
+  readonly oldStores: number;
 }
 
 /** Faults that the first mixes had. */
@@ -116,7 +130,16 @@ export const LATER = [
   "overtakes",
   "buried",
   "listings",
+  "unaware",
+  "migratorDeaths",
+  "rivals",
+  "endings",
+  "stopsAtStates",
+  "oldStores",
 ] as const satisfies readonly (keyof Mix)[];
+
+/** Only where a store is moved. */
+export const OF_MIGRATIONS = ["unaware", "migratorDeaths", "rivals", "endings", "stopsAtStates", "oldStores"] as const;
 
 /** The faults, by name, for whoever wants to do without one. */
 export const FAULTS = [...EARLIER, ...LATER] as const;
@@ -159,6 +182,12 @@ const MOST: Readonly<Record<Fault, number>> = {
   overtakes: 0.3,
   buried: 0.9,
   listings: 0.9,
+  unaware: 1,
+  migratorDeaths: 0.7,
+  rivals: 0.6,
+  endings: 0.5,
+  stopsAtStates: 0.7,
+  oldStores: 1,
 };
 
 /**
@@ -175,6 +204,12 @@ const SHARE: Readonly<Record<(typeof LATER)[number], number>> = {
   overtakes: 0.3,
   buried: 0.15,
   listings: 0.15,
+  unaware: 0.5,
+  migratorDeaths: 0.5,
+  rivals: 0.25,
+  endings: 0.2,
+  stopsAtStates: 0.5,
+  oldStores: 0.15,
 };
 
 /** Faults that belong together. */
@@ -247,6 +282,13 @@ export function mixOf(chance: Chance, later: Chance): Mix {
     overtakes: often("overtakes"),
     buried: often("buried"),
     listings: often("listings"),
+    unaware: often("unaware"),
+    unawareMs: later.of([50, 500, 4000]),
+    migratorDeaths: often("migratorDeaths"),
+    rivals: often("rivals"),
+    endings: often("endings"),
+    stopsAtStates: often("stopsAtStates"),
+    oldStores: often("oldStores"),
   };
 }
 

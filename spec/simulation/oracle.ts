@@ -93,7 +93,7 @@ export const allowlistModel: Model<AllowlistOperation, string> = {
 };
 
 /** `INCOMPATIBLE`: an operator has changed a bucket so that nothing can be done with it. */
-const FAILURES: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE", "CLOSED", "INCOMPATIBLE"]);
+export const FAILURES: ReadonlySet<string> = new Set(["TIMEOUT", "UNAVAILABLE", "CLOSED", "INCOMPATIBLE"]);
 
 /** Whether what a read answered is evidence of how things were. A denial for want of an answer is none. */
 function isEvidence(op: SimulatedOperation, out: string, listsMiss: boolean): boolean {

@@ -7,7 +7,7 @@ import { Buffer } from "node:buffer";
 import type { Chance } from "./chance.js";
 import type { Engine } from "./engine.js";
 import { parseOnce } from "./json.js";
-import { Log, type Place, type StoredMessage, type View } from "./log.js";
+import { Log, matcher, type Place, type StoredMessage, type View } from "./log.js";
 import {
   SimulatedHeaders,
   acknowledgement,
@@ -38,6 +38,8 @@ export interface World {
    * store be asked about that: `true`, and then `deliver` is called once that is so, or after a while.
    */
   overtake: (stream: string, store: string, deliver: () => void) => boolean;
+  /** A record is stored that says whether a store may be used. */
+  stateStored: (stream: string, data: Uint8Array) => void;
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -78,6 +80,7 @@ class Proposal {
 /** Someone who was the leader and does not know better: it refuses and answers by what it has, and stores nothing. */
 interface OldLeader {
   readonly view: View;
+  readonly config: Json;
   readonly inFlight: Set<string>;
   readonly until: number;
 }
@@ -139,6 +142,16 @@ function isSame(a: unknown, b: unknown): boolean {
   return left.length === right.size && left.every(([name, value]) => right.has(name) && isSame(value, right.get(name)));
 }
 
+/** Whether a stream with these settings stores what is sent there. */
+function takes({ subjects }: Json, subject: string): boolean {
+  return !Array.isArray(subjects) || subjects.some((filter) => matcher(String(filter))(subject));
+}
+
+/** What a server has heard of the changes of a stream's settings: so many. */
+interface Heard {
+  changes: number;
+}
+
 /** Why a stream cannot have other settings, as a server says it. */
 function unchangeable(before: Json, after: Json): string | undefined {
   if (after["storage"] !== before["storage"]) return "stream configuration update can not change storage type";
@@ -152,6 +165,9 @@ function unchangeable(before: Json, after: Json): string | undefined {
 class Stream {
   readonly name: string;
   #config: Json;
+  /** All that it ever had. They go through another log than the stream's. */
+  readonly #configs: Json[];
+  #heard: Heard[];
   #configText: string | undefined;
   /** Somebody asked for these settings, which are the very same. */
   #asked: Json | undefined;
@@ -175,9 +191,11 @@ class Stream {
   constructor(name: string, config: Json, world: World, log = new Log()) {
     this.name = name;
     this.#config = { ...DEFAULTS, ...config };
+    this.#configs = [this.#config];
     this.#world = world;
     this.log = log;
     this.#replicas = Array.from({ length: Number(this.#config["num_replicas"]) }, () => ({ place: log.end }));
+    this.#heard = this.#replicas.map(() => ({ changes: 0 }));
     // Rather one that is far from the first client, which reads more than others.
     this.#leader = world.chance.happens(0.8) ? this.#replicas.length - 1 : world.chance.below(this.#replicas.length);
   }
@@ -208,6 +226,7 @@ class Stream {
     if (chance.happens(mix.oldLeaders)) {
       this.#oldLeaders.push({
         view: { place: this.log.end },
+        config: this.#ledBy(this.#leader),
         inFlight: new Set(this.#inFlight([...this.#tail, ...dropped])),
         until: engine.now + chance.between(0, mix.oldLeaderMs),
       });
@@ -219,7 +238,8 @@ class Stream {
     this.#electedAt = engine.now + chance.between(0, mix.electionMs);
     this.#world.trace?.say(
       `${this.name}: replica ${this.#leader} is elected at ${this.#electedAt.toFixed(1)}` +
-        (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ subject }) => subject).join(", ")}`),
+        (dropped.length === 0 ? "" : `, and takes back ${dropped.map(({ subject }) => subject).join(", ")}`) +
+        (this.#ledBy(this.#leader) === this.#config ? "" : ", and has not heard of all settings"),
     );
   }
 
@@ -236,7 +256,7 @@ class Stream {
     const { chance, engine } = this.#world;
     let taken = false;
     for (const old of this.#oldLeadersNow()) {
-      if (chance.happens(0.5)) continue;
+      if (chance.happens(0.5) || !takes(old.config, publish.subject)) continue;
       taken = true;
       const refused = this.#refusalOf(publish, old.view, (subject) => old.inFlight.has(subject));
       if (refused !== undefined) {
@@ -253,6 +273,12 @@ class Stream {
     }
     // A client on the old leader's side of a cut reaches nobody else.
     if (taken && chance.happens(0.3)) return;
+    if (!takes(this.#ledBy(this.#leader), publish.subject)) {
+      this.#world.trace?.say(`${this.name}: does not take ${publish.subject}`);
+      // A server that has not heard yet that nobody takes it any more drops it.
+      if (!taken && !chance.happens(0.2)) answer([noResponders(publish.subject)]);
+      return;
+    }
     const refused = this.#refusalOf(publish, { place: this.log.end }, (subject) => this.#isInFlight(subject));
     if (refused !== undefined) {
       this.#world.trace?.say(
@@ -272,6 +298,8 @@ class Stream {
         wallClockAt(engine.now),
       );
       this.#world.trace?.say(`${this.name}: ${seq} is ${subject}`);
+      if (subject.endsWith(".store"))
+        this.#world.stateStored(this.name, typeof data === "string" ? Buffer.from(data) : data);
       return [acknowledgement(this.name, seq)];
     };
     this.#propose(publish.subject, conditionOf(publish), apply, answer);
@@ -601,11 +629,13 @@ class Stream {
         : undefined
       : { name: "simulated", leader, ...(replicas.length > 0 ? { replicas } : {}) };
     // Each store that opens asks it of each stream, and nearly all of it is always the same.
-    this.#configText ??= JSON.stringify(this.#config);
+    const config = this.#ledBy(this.#leader);
+    if (config === this.#config) this.#configText ??= JSON.stringify(config);
+    const configText = config === this.#config ? this.#configText : JSON.stringify(config);
     const state = `{"messages":${this.log.count(view)},"last_seq":${this.log.sequenceAt(view.place)}}`;
     return {
       data: Buffer.from(
-        `{"config":${this.#configText},"state":${state}${cluster === undefined ? "" : `,"cluster":${JSON.stringify(cluster)}`}}`,
+        `{"config":${configText},"state":${state}${cluster === undefined ? "" : `,"cluster":${JSON.stringify(cluster)}`}}`,
       ),
     };
   }
@@ -625,13 +655,35 @@ class Stream {
     return this.#config;
   }
 
+  /** The settings as the server knows them. */
+  #ledBy(replica: number): Json {
+    return this.#configs[this.#heard[replica]?.changes ?? 0] ?? this.#config;
+  }
+
+  /** The leader answers an update: it knows of it. Others may hear later. */
+  #tell(): void {
+    const { chance, engine, mix } = this.#world;
+    const changes = this.#configs.length - 1;
+    for (const [i, heard] of this.#heard.entries()) {
+      const hear = (): void => {
+        heard.changes = Math.max(heard.changes, changes);
+      };
+      if (i === this.#leader || !chance.happens(mix.unaware)) hear();
+      else engine.after(chance.between(0, mix.unawareMs), hear);
+    }
+  }
+
   /** More replicas, which have nothing yet, or fewer. The leader stays. */
   #resize(count: number): void {
     if (count === this.#replicas.length) return;
     const { engine, chance, mix } = this.#world;
     const leader = this.#replicas[this.#leader] ?? { place: this.log.end };
     const others = this.#replicas.filter((_, i) => i !== this.#leader).slice(0, count - 1);
+    const ofLeader = this.#heard[this.#leader] ?? { changes: 0 };
+    const heard = this.#heard.filter((_, i) => i !== this.#leader).slice(0, count - 1);
     const known = others.length;
+    while (heard.length < count - 1) heard.push({ changes: ofLeader.changes });
+    this.#heard = [...heard, ofLeader];
     while (others.length < count - 1) others.push({ place: 0 });
     this.#replicas = [...others, leader];
     this.#leader = count - 1;
@@ -650,7 +702,9 @@ class Stream {
     const reason = unchangeable(this.#config, changed);
     if (reason !== undefined) return refusal(500, 10052, reason);
     this.#config = changed;
+    this.#configs.push(changed);
     this.#resize(Number(changed["num_replicas"]));
+    this.#tell();
     this.#configText = undefined;
     this.#asked = undefined;
     return this.info("changed");

@@ -5,7 +5,8 @@ import { Chance } from "./chance.js";
 import { SimulatedConnection } from "./connection.js";
 import { Engine } from "./engine.js";
 import { forgetOlder } from "./json.js";
-import { FAULTS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
+import { SimulatedMigration, TARGET_PREFIX, asOfSource, sideOf, sideOfStore, type Side } from "./migration.js";
+import { FAULTS, OF_MIGRATIONS, isOld, mixOf, without, type Fault, type Mix } from "./mix.js";
 import {
   Guesses,
   Touched,
@@ -21,6 +22,7 @@ import {
   planUser,
   preparation,
   roomId,
+  userKey,
   sensibly,
   stepsOf,
   takingAway,
@@ -31,8 +33,9 @@ import {
   type Step,
   type Taste,
 } from "./operations.js";
-import { ROOMS } from "../soak/jetstream-history.js";
+import { ROOMS, USERS } from "../soak/jetstream-history.js";
 import { SimulatedHolder } from "./holder.js";
+import { OLD_USER, SimulatedOldStore } from "./old-store.js";
 import { Operator } from "./operator.js";
 import { violations, type Disaster, type Entry, type Violation } from "./oracle.js";
 import { SimulatedProcess, type Library, type LibraryLoader } from "./process.js";
@@ -53,10 +56,12 @@ export interface Schedule {
   readonly watches: boolean;
   /** Whether somebody holds sessions of each store. */
   readonly sessions: boolean;
+  /** Whether the store is moved to other buckets meanwhile. */
+  readonly migrates: boolean;
 }
 
 /** Who else is there. */
-export type Others = Pick<Schedule, "watches" | "sessions">;
+export type Others = Pick<Schedule, "watches" | "sessions" | "migrates">;
 
 export interface Outcome {
   readonly violations: readonly Violation[];
@@ -86,15 +91,33 @@ const MAX_INTERFERENCES = 8;
 const OVERTAKEN_MS = 140;
 /** Calls beyond those that are planned, where it is worth it. */
 const SPARE = 4;
+/** Stores that are open on the side that a store is moved to. */
+const MOST_TARGETS = 2;
+/** A migration sends some hundred messages. */
+const SHARE_OF_MIGRATOR = 0.1;
+const INTERFERENCES_OF_MIGRATOR = 0.05;
+const PROBES_AT_ONCE = 3;
+const MAX_PROBES = 40;
 const LISTS: ReadonlySet<string> = new Set(["list", "listed", "indexed", "keys", "rekey", "inRooms"]);
 const CALM: ReadonlySet<Fault> = new Set(FAULTS);
 
-export const mixOfSeed = (seed: number): Mix => mixOf(new Chance(seed, 1), new Chance(seed, 7));
+/** A stream that is removed or restored meanwhile leaves little to ask of a migration. */
+const NOT_OF_MIGRATIONS: ReadonlySet<Fault> = new Set(["removals", "restores"]);
+/** What can take settings back, or forget them, leaves a store of format 1 a way: docs/protocol.md, Q7. */
+const NOT_OF_OLD_STORES: ReadonlySet<Fault> = new Set(["unaware", "resizes", "settings"]);
+const ONLY_OF_MIGRATIONS: ReadonlySet<Fault> = new Set(OF_MIGRATIONS);
+
+export function mixOfSeed(seed: number, migrates = false): Mix {
+  const mix = mixOf(new Chance(seed, 1), new Chance(seed, 7));
+  if (!migrates) return without(mix, ONLY_OF_MIGRATIONS);
+  return without(mix.oldStores > 0 ? without(mix, NOT_OF_OLD_STORES) : mix, NOT_OF_MIGRATIONS);
+}
 
 export const scheduleOf = (seed: number, operations = 30, others: Partial<Others> = {}): Schedule => ({
   seed,
   watches: others.watches ?? false,
   sessions: others.sessions ?? false,
+  migrates: others.migrates ?? false,
   operations,
   omit: new Set(),
   calm: new Set(),
@@ -116,6 +139,7 @@ export function simulate(schedule: Schedule, loader: LibraryLoader, wantsTrace =
 
 interface Client {
   readonly name: string;
+  readonly side: Side;
   readonly process: SimulatedProcess;
   readonly library: Library;
   readonly connection: SimulatedConnection;
@@ -152,6 +176,8 @@ class Simulation {
   #calls = 0;
   /** What those who watch were told, in all. */
   #told = 0;
+  /** The store is elsewhere for good. */
+  #isMoved = false;
   /** Since when nothing goes wrong any more. */
   #calmSince = Infinity;
   #underWay = 0;
@@ -172,6 +198,11 @@ class Simulation {
   #lastTaken: { readonly client: Client; readonly room: number; readonly op: SimulatedOperation } | undefined;
   readonly #touched = new Touched();
   readonly #taste: Taste;
+  readonly #migration: SimulatedMigration | undefined;
+  readonly #probers: Chance;
+  #old: SimulatedOldStore | undefined;
+  /** Checks that may still be made when a side of the migration comes to another state. */
+  #probes = MAX_PROBES;
 
   constructor(schedule: Schedule, loader: LibraryLoader, wantsTrace: boolean) {
     forgetOlder();
@@ -179,7 +210,7 @@ class Simulation {
     this.#loader = loader;
     this.#left = schedule.operations;
     this.#trace = wantsTrace ? new Trace(this.#engine) : undefined;
-    this.#mix = without(mixOfSeed(schedule.seed), schedule.calm);
+    this.#mix = without(mixOfSeed(schedule.seed, schedule.migrates), schedule.calm);
     this.#world = {
       engine: this.#engine,
       chance: new Chance(schedule.seed, 2, schedule.turn),
@@ -189,11 +220,83 @@ class Simulation {
         this.#interfere(stream, reader, lost);
       },
       overtake: (stream, store, deliver) => this.#overtake(stream, store, deliver),
+      stateStored: (stream, data) => this.#migration?.stored(stream, data),
     };
+    this.#probers = new Chance(schedule.seed, 14, schedule.turn);
     this.#taste = tasteOf(new Chance(schedule.seed, 6));
     this.#servers = new SimulatedServers(this.#world);
     this.#sleepers = new Chance(schedule.seed, 9, schedule.turn);
     this.#operator = new Operator(this.#world, this.#servers, new Chance(schedule.seed, 8, schedule.turn));
+    this.#migration = schedule.migrates ? this.#migrationOf(new Chance(schedule.seed, 15, schedule.turn)) : undefined;
+  }
+
+  #migrationOf(chance: Chance): SimulatedMigration {
+    return new SimulatedMigration({
+      chance,
+      mix: () => this.#world.mix,
+      start: (name) => {
+        const process = this.#process(name);
+        const connection = new SimulatedConnection(
+          process,
+          this.#servers,
+          this.#processes.length - 1,
+          this.#world,
+          SHARE_OF_MIGRATOR,
+        );
+        return { process, connection, library: this.#loader.library };
+      },
+      after: (ms, run) => {
+        this.#engine.after(ms, run);
+      },
+      tick: () => this.#tick(),
+      say: (line) => this.#trace?.say(line),
+      found: (violation) => this.#found.push(violation),
+      changed: () => {
+        this.#atState();
+      },
+    });
+  }
+
+  /** A side of the migration has come to another state: stores stop here, and others are asked who is allowed. */
+  #atState(): void {
+    const chance = this.#probers;
+    const { mix } = this.#world;
+    for (const { process, side } of this.#clients) {
+      if (side !== "source" || process.state !== "running" || !chance.happens(mix.stopsAtStates / 2)) continue;
+      const ms = chance.between(0, chance.of([20, 500, 10_000]));
+      this.#engine.after(chance.between(0, 4) * mix.delayMs, () => {
+        process.stop();
+        this.#engine.after(ms, () => {
+          process.wake();
+        });
+      });
+    }
+    for (let i = 0; i < PROBES_AT_ONCE && this.#probes > 0; i++) {
+      this.#probes--;
+      this.#underWay++;
+      const op = probe(chance, this.#taste, this.#touched);
+      const room = chance.happens(0.7) ? this.#touched.room : chance.below(this.#taste.roomCount);
+      const dice = chance.next();
+      this.#engine.after(chance.between(0, 20) * mix.delayMs, () => {
+        const client = this.#clients[chance.below(this.#clients.length)];
+        const done = (): void => {
+          this.#underWay--;
+        };
+        if (client === undefined) done();
+        else this.#step(client, { store: 0, lane: 0, gapMs: 0, room, op, dice }, done);
+      });
+    }
+  }
+
+  #process(name: string): SimulatedProcess {
+    const process = new SimulatedProcess(
+      name,
+      this.#engine,
+      new Chance(this.#schedule.seed, 4, this.#processes.length, this.#world.chance.below(2 ** 30)),
+      this.#loader.host,
+    );
+    this.#processes.push(process);
+    return process;
   }
 
   run(): Outcome {
@@ -203,6 +306,8 @@ class Simulation {
     const steps = stepsOf(chance, operations, this.#mix.stores, taste).filter((_, i) => !omit.has(i));
     // The stores open while nothing goes wrong: what opening does under faults, stores that open later show.
     for (let i = 0; i < this.#mix.stores; i++) this.#clients.push(this.#start(`s${i}`));
+    const targets = this.#schedule.migrates ? 1 + (seed % MOST_TARGETS) : 0;
+    for (let i = 0; i < targets; i++) this.#clients.push(this.#start(`t${i}`, "target"));
     this.#wait(() => this.#clients.every(({ opening }) => !opening), "opening");
     const prepared = preparation(new Chance(seed, 5), taste, this.#mix.stores);
     this.#lane(
@@ -213,15 +318,23 @@ class Simulation {
     for (const [lane, own] of lanesOf(prepared.filter(({ op }) => !isChange(op))))
       this.#lane(Number(lane.split(".")[0]), own);
     this.#wait(() => this.#underWay === 0, "the first questions");
+    if (this.#mix.oldStores > 0) this.#old = this.#oldStore();
     this.#world.mix = this.#mix;
+    this.#migration?.begin();
+    this.#old?.begin();
     for (const [lane, own] of lanesOf(steps)) this.#lane(Number(lane.split(".")[0]), own, true);
     this.#wait(() => this.#underWay === 0, "the calls");
     this.#end(steps);
+    return this.#outcome();
+  }
+
+  #outcome(): Outcome {
     const entries = [...this.#entries.values()];
     if (this.#disaster === undefined) this.#found.push(...this.#purgedAlive());
-    for (const { id, op, out } of entries) {
+    for (const { id, store, op, out } of entries) {
       // A name is written with the change itself, and with nothing that is only staged.
-      const stream = op.f === "name" ? "KV_users" : op.f === "rename" ? "KV_rooms" : "";
+      const bucket = op.f === "name" ? "users" : op.f === "rename" ? "rooms" : "";
+      const stream = `KV_${this.#schedule.migrates && sideOfStore(store) === "target" ? TARGET_PREFIX : ""}${bucket}`;
       if (out === "none" && this.#servers.stream(stream)?.log.everHad(`"name":"${id}"`) === true) {
         this.#found.push({
           kind: "a write that says none and was stored",
@@ -232,7 +345,8 @@ class Simulation {
     }
     const found = [
       ...this.#found,
-      ...violations(entries, {
+      ...(this.#migration?.judge(entries, this.#isMoved) ?? []),
+      ...violations(this.#migration?.history(entries) ?? entries, {
         listsMiss: this.#mix.snapshots > 0 || this.#mix.versions.some(isOld),
         disaster: this.#disaster,
       }),
@@ -250,14 +364,21 @@ class Simulation {
     this.#operator.end();
     for (const process of this.#processes) process.wake();
     this.#calmSince = engine.now;
+    const migration = this.#migration;
     // Two of three schedules end here: what it costs to look at everything is worth other schedules.
-    if (this.#schedule.seed % 3 !== 0) return;
+    if (migration === undefined && this.#schedule.seed % 3 !== 0) return;
+    if (migration !== undefined) this.#wait(() => migration.isIdle, "the runs of the migration");
     engine.pass(SETTLE_MS);
-    const last = this.#start("last");
+    if (migration !== undefined && !this.#finish(migration)) return;
+    const last = this.#start(migration === undefined ? "last" : "tlast", migration === undefined ? "source" : "target");
     this.#clients.push(last);
     this.#wait(() => !last.opening, "opening at the end");
     // A part that is missing, or older than the rest, may well be refused.
     if (last.store === undefined || this.#disaster !== undefined) return;
+    if (migration !== undefined) {
+      this.#checkNames(last.store, last.process);
+      this.#wait(() => this.#underWay === 0, "the names at the end");
+    }
     const ops = this.#lastCalls(planned);
     const steps = ops.map(({ room, op }): Step => ({
       store: this.#clients.length - 1,
@@ -285,6 +406,126 @@ class Simulation {
         });
       }
     }
+  }
+
+  /** A store of format 1, of which nobody else touches the user. */
+  #oldStore(): SimulatedOldStore {
+    const [first] = this.#clients;
+    let isThere = false;
+    first?.process.enter(() => {
+      void first.store?.users.add({ key: OLD_USER }).then(() => (isThere = true));
+    });
+    this.#wait(() => isThere, "the user of a store of format 1");
+    const process = this.#process("old");
+    const connection = new SimulatedConnection(process, this.#servers, this.#processes.length - 1, this.#world);
+    return new SimulatedOldStore(process, connection, new Chance(this.#schedule.seed, 16), () => this.#tick());
+  }
+
+  #judgeOld({ written, proofs }: SimulatedOldStore, endedAt: number, name: string | undefined): void {
+    if (Number(name ?? 0) < written)
+      this.#found.push({
+        kind: "a write of a store of format 1 that is lost",
+        why: `${written} was acknowledged, and ${String(name)} is there`,
+        id: "",
+      });
+    const late = proofs.find(({ invoked }) => invoked > endedAt);
+    if (late !== undefined)
+      this.#found.push({
+        kind: "a proof of a store of format 1 by a source that has ended",
+        why: `a barrier of ${late.invoked}, ended at ${endedAt}`,
+        id: "",
+      });
+  }
+
+  /** Names are in no history: the last one is there, of the user or room. */
+  #checkNames(store: Store, process: SimulatedProcess): void {
+    const ask = (
+      what: string,
+      named: Entry[],
+      mayBeNone: boolean,
+      read: () => Promise<{ name?: string | undefined }>,
+    ): void => {
+      const written = named.filter(({ out }) => out === "ok");
+      this.#underWay++;
+      const note = (name: string | undefined): void => {
+        this.#underWay--;
+        const last = named.find(({ id }) => id === name);
+        const { returned = Infinity } = last?.out === "ok" ? last : {};
+        const isLost =
+          last === undefined ? !mayBeNone && written.length > 0 : written.some(({ invoked }) => invoked > returned);
+        if (isLost)
+          this.#found.push({
+            kind: "a name that is lost",
+            why: `${what} is called ${String(name)}`,
+            id: written.at(-1)?.id ?? "",
+          });
+      };
+      process.enter(() => {
+        read().then(
+          ({ name }) => {
+            note(name);
+          },
+          () => {
+            this.#underWay--;
+          },
+        );
+      });
+    };
+    const entries = [...this.#entries.values()];
+    for (let u = 0; u < USERS; u++)
+      ask(
+        userKey(u),
+        entries.filter(({ op }) => op.f === "name" && op.u === u),
+        false,
+        () => store.users.get(userKey(u)),
+      );
+    for (let r = 0; r < ROOMS; r++) {
+      const id = roomId(r);
+      const named = entries.filter(({ op, at }) => op.f === "rename" && at === id);
+      const isDeleted = entries.some(({ op, at }) => op.f === "delete" && at === id);
+      ask(id, named, isDeleted, () => store.rooms.get(id));
+    }
+    const old = this.#old;
+    if (old === undefined) return;
+    this.#underWay++;
+    process.enter(() => {
+      store.users.get(OLD_USER).then(
+        ({ name }) => {
+          this.#underWay--;
+          const endedAt = this.#migration?.endedAtOnce;
+          if (endedAt !== undefined) this.#judgeOld(old, endedAt, name);
+        },
+        () => {
+          this.#underWay--;
+        },
+      );
+    });
+  }
+
+  /** The migration is run once more, and comes to its end. */
+  #finish(migration: SimulatedMigration): boolean {
+    migration.finish();
+    this.#wait(() => migration.isIdle, "the last run of the migration");
+    if (!migration.isOver) return false;
+    this.#isMoved = true;
+    // Whoever is open on the source still lets in nobody.
+    for (const client of this.#clients) {
+      if (client.side !== "source" || client.store === undefined || client.process.state === "dead") continue;
+      for (const op of [
+        { f: "authorize", u: this.#touched.u } as const,
+        { f: "isMember", e: this.#touched.e } as const,
+      ]) {
+        this.#underWay++;
+        this.#step(client, { store: 0, lane: 0, gapMs: 0, room: this.#touched.room, op, dice: 0.5 }, () => {
+          this.#underWay--;
+        });
+      }
+    }
+    const late = this.#start("slast");
+    this.#wait(() => this.#underWay === 0 && !late.opening, "the calls on the source");
+    if (late.store !== undefined)
+      this.#found.push({ kind: "a source that opens although it was moved", why: late.name, id: "" });
+    return true;
   }
 
   /** Rows of a room that is there are never removed, whoever sweeps. */
@@ -339,19 +580,13 @@ class Simulation {
     }
   }
 
-  #start(name: string): Client {
-    const { chance } = this.#world;
-    const process = new SimulatedProcess(
-      name,
-      this.#engine,
-      new Chance(this.#schedule.seed, 4, this.#processes.length, chance.below(2 ** 30)),
-      this.#loader.host,
-    );
-    this.#processes.push(process);
+  #start(name: string, side: Side = "source"): Client {
+    const process = this.#process(name);
     const { library } = this.#loader;
     const connection = new SimulatedConnection(process, this.#servers, this.#processes.length - 1, this.#world);
     const client: Client = {
       name,
+      side,
       process,
       library,
       connection,
@@ -368,7 +603,8 @@ class Simulation {
     // it, for long.
     process.whenChanged = changed;
     process.enter(() => {
-      library.openJetStream(connection, this.#mix.replicas, { opTimeoutMs: OP_TIMEOUT_MS }).then(
+      const options = { opTimeoutMs: OP_TIMEOUT_MS, ...(side === "target" ? { prefix: TARGET_PREFIX } : {}) };
+      library.openJetStream(connection, this.#mix.replicas, options).then(
         (store) => {
           client.store = store;
           client.opening = false;
@@ -381,7 +617,8 @@ class Simulation {
           client.opening = false;
           this.#changed(client);
           this.#trace?.say(`${name} cannot open: ${String(error)}`);
-          if (this.#world.mix !== this.#mix)
+          const isMoved = side === "source" && isMovedTo(library, error);
+          if (this.#world.mix !== this.#mix && !isMoved)
             this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
         },
       );
@@ -442,11 +679,11 @@ class Simulation {
       let client = this.#clients[index];
       if (client?.process.state === "dead" || chance.happens(this.#world.mix.reopens)) {
         // Whoever died is started again; another instance may open at any time, and sweep.
-        client = this.#start(`${client?.name ?? ""}'`);
+        client = this.#start(`${client?.name ?? ""}'`, client?.side);
         this.#clients[index] = client;
       }
       if (client === undefined) return;
-      this.#step(client, step, () => {
+      this.#step(this.#movedTo(client), step, () => {
         this.#underWay--;
         this.#lane(index, rest, isCounted);
       });
@@ -459,6 +696,10 @@ class Simulation {
    */
   #interfere(stream: string, reader: string, lost: string | undefined): void {
     const { chance } = this.#world;
+    // Whoever moves the store reads for long.
+    if (reader.startsWith("m") && !chance.happens(INTERFERENCES_OF_MIGRATOR)) return;
+    // Nobody can change what is moved there.
+    if (this.#migration !== undefined && sideOf(stream) !== this.#migration.current) return;
     // Whoever interferes reads too: that is left alone.
     if (lost === undefined && this.#interfering.has(reader)) return;
     if (
@@ -471,7 +712,7 @@ class Simulation {
     this.#spare = lost === undefined ? 0 : SPARE;
     const client = this.#atOnce(
       reader,
-      () => interference(chance, stream, this.#taste, this.#touched, lost),
+      () => interference(chance, asOfSource(stream), this.#taste, this.#touched, lost),
       ({ name }) => this.#interfering.delete(name),
     );
     this.#spare = 0;
@@ -485,7 +726,9 @@ class Simulation {
     const { chance, mix } = this.#world;
     const asker = this.#clients.find(({ name }) => name === store);
     if (asker === undefined || this.#overtaken.has(store) || this.#interfering.has(store)) return false;
-    const plan = takingAway(chance, stream, this.#taste, this.#touched, (step) => asker.asked.has(recordOf(step)));
+    const plan = takingAway(chance, asOfSource(stream), this.#taste, this.#touched, (step) =>
+      asker.asked.has(recordOf(step)),
+    );
     if (plan === undefined) return false;
     let isDelivered = false;
     const once = (): void => {
@@ -553,8 +796,13 @@ class Simulation {
     if (this.#left + this.#spare <= 0 || this.#world.mix !== this.#mix) return undefined;
     const { chance } = this.#world;
     const step = plan();
+    const side = this.#migration?.current ?? "source";
     const others = this.#clients.filter(
-      ({ name, process, store }) => name !== not && process.state === "running" && store !== undefined,
+      (client) =>
+        client.name !== not &&
+        client.process.state === "running" &&
+        client.store !== undefined &&
+        (client.side === side || (!isChange(step.op) && chance.happens(0.1))),
     );
     const knowing = others.filter(({ asked }) => asked.has(recordOf(step)));
     const from = knowing.length > 0 && chance.happens(0.8) ? knowing : others;
@@ -570,6 +818,13 @@ class Simulation {
       });
     });
     return client;
+  }
+
+  /** Clients go to where the store is, sooner or later. */
+  #movedTo(client: Client): Client {
+    if (this.#migration?.current !== "target" || client.side === "target" || !this.#probers.happens(0.7)) return client;
+    const targets = this.#clients.filter(({ side, process }) => side === "target" && process.state !== "dead");
+    return targets[this.#probers.below(targets.length)] ?? client;
   }
 
   #step(client: Client, step: Step, then: () => void): void {
@@ -592,7 +847,10 @@ class Simulation {
   }
 
   #plan(client: Client, store: Store, planned: Step, then: () => void): void {
-    const step = this.#taste.sensible ? sensibly(planned, this.#touched) : planned;
+    let step = this.#taste.sensible ? sensibly(planned, this.#touched) : planned;
+    // A store that is there already would not be moved to.
+    if (client.side === "target" && isChange(step.op) && this.#migration?.isTargetClosed !== true)
+      step = whatWasTaken(step.room, step.op);
     const { op } = step;
     let over = false;
     const once = (): void => {
@@ -700,6 +958,19 @@ class Simulation {
       end(library.isStoreError(error) ? (error.outcome ?? error.code) : `not a StoreError: ${String(error)}`);
     });
   }
+}
+
+/** What somebody asks who wants to know which side allows. */
+function probe(chance: Chance, { users, userCount, endpointCount }: Taste, touched: Touched): SimulatedOperation {
+  if (chance.happens(users)) {
+    const u = chance.happens(0.6) ? touched.u : chance.below(userCount);
+    return { f: chance.of(["authorize", "authorize", "isAdmin"]), u };
+  }
+  return { f: "isMember", e: chance.happens(0.6) ? touched.e : chance.below(endpointCount) };
+}
+
+function isMovedTo(library: Library, error: unknown): boolean {
+  return library.isStoreError(error) && error.code === "INCOMPATIBLE" && error.details?.["movedTo"] !== undefined;
 }
 
 /** Checks of which what is remembered can be the answer. */

@@ -24,7 +24,7 @@ function text(killer: Killer): string {
     case "spec":
       return killer.test === undefined ? killer.file : `${killer.file}: ${killer.test}`;
     case "simulation":
-      return `simulation of ${String(killer.seconds)} s${killer.with === undefined ? "" : ` with ${killer.with}`}${killer.watch === true ? ", watched" : ""}${killer.sessions === true ? ", with sessions" : ""}`;
+      return `simulation of ${String(killer.seconds)} s${killer.with === undefined ? "" : ` with ${killer.with}`}${killer.watch === true ? ", watched" : ""}${killer.sessions === true ? ", with sessions" : ""}${killer.migrate === true ? ", moved" : ""}`;
   }
 }
 

@@ -36,6 +36,8 @@ export interface SimulationKiller {
   readonly watch?: true;
   /** Somebody holds sessions of each store. */
   readonly sessions?: true;
+  /** The store is moved elsewhere meanwhile. */
+  readonly migrate?: true;
 }
 
 export const bySpec = (file: string, test?: string): SpecKiller => ({

@@ -178,10 +178,11 @@ function lastLines(output: string): string {
 }
 
 /** Which schedules, and who else is there. */
-function onlyOf({ with: fault, watch, sessions }: SimulationKiller): string[] {
+function onlyOf({ with: fault, watch, sessions, migrate }: SimulationKiller): string[] {
   return [
     ...(fault === undefined ? [] : ["--with", fault]),
     ...(watch === true ? ["--watch"] : []),
     ...(sessions === true ? ["--sessions"] : []),
+    ...(migrate === true ? ["--migrate"] : []),
   ];
 }

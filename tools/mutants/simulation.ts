@@ -348,7 +348,87 @@ const held: readonly Change[] = [
   },
 ];
 
+/** What is noticed only where the store is moved elsewhere meanwhile. */
+const moved: readonly Change[] = [
+  {
+    name: "moved: a write that is acknowledged behind the fence",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "this.#writes.landmark = id;\n        await this.checkOpen(seq, call);",
+    replace: "this.#writes.landmark = id;",
+    breaks: "A write is acknowledged only if it stands before the record that closes the store.",
+  },
+  {
+    name: "moved: a check of a user behind the fence",
+    file: "lib/jetstream/checks.ts",
+    find: "const opened = this.#users.checkOpen(found.asOf, call);",
+    replace: "const opened = this.#users.checkOpen(0, call)?.catch(() => undefined);",
+    breaks: "A check is proved only as of a place of the log at which the store is open.",
+  },
+  {
+    name: "moved: a check of a member behind the fence",
+    file: "lib/jetstream/room-members.ts",
+    find: "const opened = rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);",
+    replace: "const opened = rooms.checkOpen(0, call)?.catch(() => undefined);",
+    breaks: "Each log that commits has a fence of its own.",
+  },
+  {
+    name: "moved: a decision of a store that was moved",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "if (isFinal(found)) await this.checkOpen(this.highestSeen, call, since);",
+    replace: "isFinal(found);",
+    breaks: "That there is nothing to change is said only by a store that is open.",
+  },
+  {
+    name: "moved: a refusal of a store that was moved",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "if (isRefusal(error)) await this.checkOpen(this.highestSeen, call, since);",
+    replace: "isRefusal(error);",
+    breaks: "A refusal rests on records of a store that is open.",
+  },
+  {
+    name: "moved: no last round behind the fence",
+    file: "lib/transfer/migrate.ts",
+    find: "await this.#bring(writer, await this.#changed(feed, before));",
+    replace: "await this.#bring(writer, before);",
+    breaks: "What is changed up to the fence goes over.",
+  },
+  {
+    name: "moved: the barrier of the last round is sent before the fence",
+    file: "lib/transfer/migrate.ts",
+    find: `await source.work.step((call) => moving.fence(this.#run(target), call));
+      await this.#bring(writer, await this.#changed(feed, before));`,
+    replace: `const late = await this.#changed(feed, before);
+      await source.work.step((call) => moving.fence(this.#run(target), call));
+      await this.#bring(writer, late);`,
+    breaks: "What is acknowledged stands before a barrier that is sent after the fence.",
+  },
+  {
+    name: "moved: the log of the rooms has no fence",
+    file: "lib/jetstream/moving.ts",
+    find: "await writeState(this.#parts.log.buckets.rooms, record, rooms.seq, call);\n    // From here",
+    replace:
+      'await writeState(this.#parts.log.buckets.rooms, { ...record, state: "open" }, rooms.seq, call);\n    // From here',
+    breaks: "A fence is a record in each log that commits.",
+  },
+  {
+    name: "moved: a fence without settings",
+    file: "lib/jetstream/moving.ts",
+    find: "nobody writes either who does not know of states.\n    await this.#parts.settings.follow(call);",
+    replace: "nobody writes either who does not know of states.",
+    breaks: "A store that knows of no state gets nothing acknowledged that is left behind.",
+    with: "oldStores",
+  },
+  {
+    name: "moved: a target that opens before the source's end",
+    file: "lib/transfer/pair.ts",
+    find: `await source.step("leave", id, report);`,
+    replace: "",
+    breaks: "The target opens after the source was seen to be leaving.",
+  },
+];
+
 export const simulationMutants: readonly Mutant[] = [
+  ...moved.map((change) => noticed({ ...bySimulationInTime, migrate: true }, change)),
   ...watched.map((change) => noticed({ ...bySimulationInTime, watch: true }, change)),
   ...held.map((change) => noticed({ ...bySimulationInTime, sessions: true }, change)),
   ...changes.map((change) => noticed(bySimulation, change)),
