@@ -254,4 +254,20 @@ export const cases: readonly Case[] = [
       ],
     },
   },
+  {
+    title: "a store that was moved acknowledged what changes nothing, and refused by its records",
+    schedule: {
+      seed: 12006,
+      calm: ["slow", "heldReads", "heldWrites", "superseded", "staleReads"],
+      migrates: true,
+    },
+  },
+  {
+    title: "a run of a migration that was stopped opened a target that another one filled",
+    schedule: { seed: 1005, migrates: true },
+  },
+  {
+    title: "a run of a migration that was late closed a store for good that held nothing",
+    schedule: { seed: 668633649, migrates: true },
+  },
 ];

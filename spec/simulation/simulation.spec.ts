@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { cases, read, write } from "./cases.js";
 import { Engine } from "./engine.js";
+import { FEW_LANES } from "./migration.js";
 import { LibraryLoader } from "./process.js";
 import { scheduleOf, simulate, type Schedule } from "./simulation.js";
 
@@ -14,6 +15,8 @@ const SEEDS = 150;
 const WATCHED = 15;
 /** Where somebody holds sessions, it takes longer still. */
 const HELD = 4;
+/** And so does a store that is moved. */
+const MOVED = 10;
 /** Within so many schedules a fault is found. */
 const FOUND_WITHIN = 250;
 
@@ -57,8 +60,15 @@ describe("the simulated cluster", function () {
     for (let seed = 4001; seed <= 4000 + HELD; seed++) await expectNone(scheduleOf(seed, 30, { sessions: true }));
   });
 
+  const moving = new LibraryLoader(dist, ...FEW_LANES);
+
+  it(`${MOVED} schedules end without a violation where the store is moved meanwhile`, async () => {
+    for (let seed = 5001; seed <= 5000 + MOVED; seed++)
+      await expectNone(scheduleOf(seed, 30, { migrates: true }), moving);
+  });
+
   for (const { title, schedule } of cases) {
-    it(`${title}: not any more`, () => expectNone(read(schedule)));
+    it(`${title}: not any more`, () => expectNone(read(schedule), schedule.migrates === true ? moving : loader));
   }
 
   it("time passes although nothing is left to happen in it, and what is later is still to come", () => {
