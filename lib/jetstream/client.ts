@@ -36,42 +36,52 @@ export function isSurelyVain(ack: Ack<never>): boolean {
 const WRONG_LAST_SEQUENCE = 10071;
 const WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164;
 
-/** A direct get's answer: the messages, then how it ended. */
-export class DirectMessage<B extends BucketName> {
-  readonly #message: NatsMessage;
-  #seq: Seq<B> | undefined;
-
-  constructor(message: NatsMessage) {
-    this.#message = message;
-  }
-
-  get data(): Uint8Array {
-    return this.#message.data;
-  }
-
-  // Read only where they are needed: parsing headers costs more than all the rest of a check.
-  get subject(): string {
-    return this.#message.headers?.get("Nats-Subject") ?? "";
-  }
-
-  get seq(): Seq<B> {
-    return (this.#seq ??= Number(this.#message.headers?.get("Nats-Sequence") ?? 0) as Seq<B>);
-  }
-
+/** A message of a direct get's answer. */
+export interface DirectMessage<B extends BucketName> {
+  readonly data: Uint8Array;
+  readonly subject: string;
+  readonly seq: Seq<B>;
   /** The sequence of the message before it in the same answer, 0 for the first. */
-  get before(): number {
-    return Number(this.#message.headers?.get("Nats-Last-Sequence") ?? 0);
-  }
-
+  readonly before: number;
   /** How many messages follow it in the same answer. */
-  get following(): number {
-    return Number(this.#message.headers?.get("Nats-Num-Pending") ?? 0);
-  }
-
+  readonly following: number;
   /** When it was stored, in RFC 3339. */
-  get stamp(): string {
-    return this.#message.headers?.get("Nats-Time-Stamp") ?? "";
+  readonly stamp: string;
+}
+
+/** Many wait for the end of an answer: the client's own messages, with their headers, take several times the memory. */
+function received<B extends BucketName>({ data, headers }: NatsMessage): DirectMessage<B> {
+  const found = { data, subject: "", seq: 0 as Seq<B>, before: 0, following: 0, stamp: "" };
+  for (const [name, [value = ""]] of headers === undefined ? [] : allOf(headers)) {
+    switch (name) {
+      case "Nats-Subject":
+        found.subject = value;
+        break;
+      case "Nats-Sequence":
+        found.seq = Number(value) as Seq<B>;
+        break;
+      case "Nats-Last-Sequence":
+        found.before = Number(value);
+        break;
+      case "Nats-Num-Pending":
+        found.following = Number(value);
+        break;
+      case "Nats-Time-Stamp":
+        found.stamp = value;
+    }
   }
+  return found;
+}
+
+const NAMES = ["Nats-Subject", "Nats-Sequence", "Nats-Last-Sequence", "Nats-Num-Pending", "Nats-Time-Stamp"];
+
+/** Both clients' headers can be iterated. Where each is asked for, they look through all names first. */
+function allOf(headers: NatsHeaders): Iterable<[string, string[]]> {
+  return isIterable(headers) ? headers : NAMES.map((name) => [name, [headers.get(name)]]);
+}
+
+function isIterable(headers: NatsHeaders): headers is NatsHeaders & Iterable<[string, string[]]> {
+  return Symbol.iterator in headers;
 }
 
 /** The newest message of a subject, as one replica has it. */
@@ -278,7 +288,7 @@ export class JetStreamClient {
       const code = message.data.length === 0 ? (message.headers?.code ?? 0) : 0;
       switch (code) {
         case 0:
-          return { kind: "found", message: new DirectMessage<B>(message) };
+          return { kind: "found", message: received(message) };
         case 404:
           return { kind: "none" };
         default:
@@ -305,7 +315,7 @@ export class JetStreamClient {
         // What ends an answer has no data; a marker that an operator left has none either, but no status.
         const headers = message.data.length === 0 ? message.headers : undefined;
         if (headers === undefined || headers.code === 0) {
-          messages.push(new DirectMessage<B>(message));
+          messages.push(received(message));
           continue;
         }
         switch (headers.code) {

@@ -13,6 +13,7 @@ export class Entry<B extends BucketName> {
   readonly key: Key<B>;
   readonly value: Json;
   readonly #place: Place<B>;
+  #read: { readonly by: unknown; readonly value: unknown } | undefined;
 
   constructor(key: Key<B>, value: Json, place: Place<B>) {
     this.key = key;
@@ -32,9 +33,12 @@ export class Entry<B extends BucketName> {
     return new Date(this.stamp);
   }
 
-  /** The same without the message, which would keep all that was received together with it in memory. */
-  detached(): Entry<B> {
-    return new Entry(this.key, this.value, { seq: this.seq, stamp: this.stamp });
+  /** What `read` makes of it, which is asked once as long as no other one is. */
+  once<T>(read: (entry: this) => T): T {
+    if (this.#read?.by === read) return this.#read.value as T;
+    const value = read(this);
+    this.#read = { by: read, value };
+    return value;
   }
 }
 
@@ -53,9 +57,11 @@ export function decode<B extends BucketName>(
     value = {};
   }
   const key = value["k"];
+  // Not the message itself: it would keep all that was received together with it in memory.
+  const place = { seq: message.seq, stamp: message.stamp };
   return typeof key === "string"
-    ? new Entry(storedKey(message, key), value, message)
-    : new Entry(storedKey(message, message.subject.slice(skip)), DAMAGED, message);
+    ? new Entry(storedKey(message, key), value, place)
+    : new Entry(storedKey(message, message.subject.slice(skip)), DAMAGED, place);
 }
 
 /** A value that is none of ours. Whoever looks at the record is told; who does not is not held up by it. */

@@ -104,7 +104,7 @@ async function readRange<B extends CommittingBucket, V>(
       continue;
     }
     for (const message of answer.messages) {
-      const entry = decode(message, bucket.subjects.length).detached();
+      const entry = decode(message, bucket.subjects.length);
       bytes += message.data.length;
       read.push(entry);
       next = entry.seq + 1;

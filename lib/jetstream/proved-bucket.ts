@@ -435,7 +435,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
     const found = await this.#reading(key, async () => {
       const { entry, asOf } = await this.readFenced(key, call);
-      return entry === undefined ? undefined : { at: asOf, seq: entry.seq, entry: entry.detached() };
+      return entry === undefined ? undefined : { at: asOf, seq: entry.seq, entry };
     });
     return found === undefined ? undefined : { value: this.#valueOf(found.entry), seq: found.seq, asOf: found.at };
   }
@@ -528,7 +528,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       if (!whole(answer))
         return { kind: "failed", failure: "lost", error: new Error("a part of the answer is missing") };
       const isFull = answer.messages.length >= MAX_BATCH;
-      read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length).detached())];
+      read = [...read, ...answer.messages.map((message) => decode(message, this.subjects.length))];
       const isWhole = this.#cache.applyChanges(generation, read);
       // No later read may be older than this one.
       this.observe(this.#cache.asOf);

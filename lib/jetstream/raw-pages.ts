@@ -65,7 +65,7 @@ export class RawPages<B extends BucketName> {
           this.#last = last.seq;
           this.#isOver = last.seq >= this.#end;
           return answer.messages.map((message) => {
-            const entry = decode(message, subjects.length).detached();
+            const entry = decode(message, subjects.length);
             return { key: message.subject.slice(subjects.length), seq: entry.seq, entry: intactOf(entry) };
           });
         }

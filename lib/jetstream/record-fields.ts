@@ -85,17 +85,12 @@ export const historyOf = <B extends BucketName>(entry: Entry<B>): WriteHistory<B
 export const base64 = (bytes: Uint8Array): string =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 
-/** Reads each record once. The checks look at a kept record again and again. */
+/**
+ * Reads each record once. The checks look at a kept record again and again. What was read stands in the entry, not in a
+ * `WeakMap`: what such a map leads to survives until all of memory is looked through, however soon nobody needs it.
+ */
 export function once<B extends BucketName, T>(read: (entry: Entry<B>) => T): (entry: Entry<B>) => T {
-  const known = new WeakMap<Entry<B>, T>();
-  return (entry) => {
-    let found = known.get(entry);
-    if (found === undefined) {
-      found = read(entry);
-      known.set(entry, found);
-    }
-    return found;
-  };
+  return (entry) => entry.once(read);
 }
 
 /** A record as JSON: fields that are `undefined` are left out. */

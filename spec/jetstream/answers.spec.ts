@@ -10,7 +10,16 @@ import { useServer } from "../support/use-server.js";
 import { eventually, pause } from "../support/wait.js";
 import { fenced, isBarrier, readOf } from "./support/messages.js";
 import { api } from "./support/streams.js";
-import { given, isEnd, messagesOf, natsError, requestsAlone, tapped, type Request } from "./support/taps.js";
+import {
+  given,
+  isEnd,
+  messagesOf,
+  natsError,
+  requestsAlone,
+  tapped,
+  type Message,
+  type Request,
+} from "./support/taps.js";
 
 /** Generous: what is tested here is what is answered, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
@@ -248,4 +257,35 @@ describe("jetstream: answers that come in part, not at all, or tell of the clien
     // A place in the list of before has no meaning in this one: the walk begins anew, and leaves out nothing.
     expect((await store.rooms.list({ after: "czz" })).items).to.have.length(1);
   });
+
+  it("headers that tell of one name at a time are asked for each", async () => {
+    const bare = tapped(inner, {
+      requestMany: async (...sent) => given((await messagesOf(await inner.requestMany(...sent))).map(askedByName)),
+    });
+    await store.users.addFirstAdmin({ key: "root" });
+    await store.users.add({ key: "user" });
+    const other = await openStore(bare);
+    try {
+      expect((await other.users.list()).items.map(({ key }) => key)).to.deep.equal(["root", "user"]);
+    } finally {
+      await other.close();
+    }
+  });
 });
+
+/** The message as a wrapper may hand it on: its headers cannot be iterated. */
+function askedByName({ data, headers }: Message): Message {
+  if (headers === undefined) return { data };
+  const { code, description } = headers;
+  return {
+    data,
+    headers: {
+      code,
+      description,
+      get: (name) => headers.get(name),
+      set: (name, value) => {
+        headers.set(name, value);
+      },
+    },
+  };
+}
