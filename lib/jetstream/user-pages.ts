@@ -28,6 +28,21 @@ interface Scanned extends PageOfUsers {
   readonly begun: Seq<"users">;
 }
 
+/** What a scan met, as some replicas had it. */
+interface Met {
+  readonly entries: Entry<"users">[];
+  /** Where the next page goes on: the scan was stopped there. */
+  readonly more: Seq<"users"> | undefined;
+  readonly begun: Seq<"users">;
+  /** The newest barrier of the scan. */
+  readonly end: Seq<"users">;
+  /** Whether all of it came in one answer. */
+  readonly isOne: boolean;
+}
+
+/** How many records are read again in one request: each can have some 20 KiB. */
+const AT_ONCE = 500;
+
 export class UserPages {
   readonly #bucket: ProvedBucket<"users", UserState>;
 
@@ -57,7 +72,17 @@ export class UserPages {
   }
 
   async #scan(after: Seq<"users">, limit: number, isListed: IsListed, call: Call): Promise<Scanned> {
-    const { scans, reads } = this.#bucket;
+    const { entries, more, begun, end, isOne } = await this.#meet(after, limit, isListed, call);
+    if (more === undefined && isOne) return { entries, next: undefined, begun };
+    // There were several answers, or the scan was stopped: nothing has shown that no replica was behind.
+    const keys = entries.splice(0).map(({ key }) => key);
+    const parts = Array.from({ length: Math.ceil(keys.length / AT_ONCE) }, (_, i) =>
+      this.#read(keys.slice(i * AT_ONCE, (i + 1) * AT_ONCE), end, call),
+    );
+    return { entries: (await joinAll(parts)).flat().filter(isListed), next: more, begun };
+  }
+
+  async #meet(after: Seq<"users">, limit: number, isListed: IsListed, call: Call): Promise<Met> {
     const found = new Map<Key<"users">, Entry<"users">>();
     let begun: Seq<"users"> | undefined;
     let end: Seq<"users"> = 0;
@@ -73,29 +98,24 @@ export class UserPages {
       answered: () => answers++,
     };
     // Of all keys: then the barrier is among them, and ends the scan.
-    await scans.scan(EVERYTHING, call, options, (entry) => {
+    await this.#bucket.scans.scan(EVERYTHING, call, options, (entry) => {
       // A record that is met again was changed meanwhile, or came from a replica that was behind at first.
       found.delete(entry.key);
       if (isListed(entry)) found.set(entry.key, entry);
       return found.size < limit ? "go on" : "stop";
     });
     const entries = [...found.values()];
-    const last = entries.at(-1);
-    const isWhole = entries.length < limit;
-    // There were several answers. A later one can come from a replica that lacks the newer state of a record in an
-    // earlier one.
-    if (last === undefined || (isWhole && answers === 1)) return { entries, next: undefined, begun: begun ?? 0 };
-    // A scan that was stopped did not come to its end. Only that would have shown that no replica was behind.
-    const now = await joinAll(
-      entries.map(
-        async ({ key }) =>
-          (await reads.read([key], end, call)).get(key) ?? (await this.#bucket.readLinearizable(key, call)).entry,
-      ),
+    const more = entries.length < limit ? undefined : entries.at(-1)?.seq;
+    // A later answer can come from a replica that lacks the newer state of a record in an earlier one.
+    return { entries, more, begun: begun ?? 0, end, isOne: answers === 1 || entries.length === 0 };
+  }
+
+  /** These records, at or after `min`. Whoever is missing is surely not there. */
+  async #read(keys: readonly Key<"users">[], min: Seq<"users">, call: Call): Promise<Entry<"users">[]> {
+    const read = await this.#bucket.reads.read(keys, min, call);
+    const found = await joinAll(
+      keys.map(async (key) => read.get(key) ?? (await this.#bucket.readLinearizable(key, call)).entry),
     );
-    return {
-      entries: now.filter((entry): entry is Entry<"users"> => entry !== undefined && isListed(entry)),
-      next: isWhole ? undefined : last.seq,
-      begun: begun ?? 0,
-    };
+    return found.filter((entry) => entry !== undefined);
   }
 }
