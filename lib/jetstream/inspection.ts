@@ -455,7 +455,7 @@ const NOTHING: RecordReader = {
 };
 
 /** The index of all rooms, without those that are too damaged to be read. */
-class SoundRooms implements Pick<RoomIndex, "page"> {
+class SoundRooms implements Pick<RoomIndex, "pageBesideCache"> {
   readonly #buckets: RoomBuckets;
   readonly #bad: ReadonlySet<string>;
 
@@ -464,7 +464,7 @@ class SoundRooms implements Pick<RoomIndex, "page"> {
     this.#bad = bad;
   }
 
-  async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
+  async pageBesideCache(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
     const { membersByEndpoint, rooms } = this.#buckets;
     const mark = keys.roomIndexMark;
     const end = (): Promise<Seq<"rooms_by_member">> => membersByEndpoint.touch(mark, call);

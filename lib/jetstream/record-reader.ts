@@ -46,7 +46,7 @@ export interface Readable {
   readonly userViews: UserViews;
   readonly log: RoomLog;
   readonly members: RoomMembers;
-  readonly index: Pick<RoomIndex, "page">;
+  readonly index: Pick<RoomIndex, "pageBesideCache">;
 }
 
 export interface ReaderFacts {
@@ -125,7 +125,7 @@ export class BucketsReader implements RecordReader {
   /** The next rooms of the index. `undefined`: there are none. */
   async #nextPage(call: Call): Promise<StoredRecord[] | undefined> {
     if (this.#rooms === undefined) return undefined;
-    const { rooms, next } = await this.#from.index.page(this.#rooms, ROOMS, call);
+    const { rooms, next } = await this.#from.index.pageBesideCache(this.#rooms, ROOMS, call);
     // A room that was deleted and made again meanwhile has another place.
     this.#waiting = rooms.filter(({ roomId }) => this.#roomIds.add(roomId));
     this.#rooms = next;

@@ -32,6 +32,10 @@ export interface RoomPage {
   readonly next: Seq<"rooms_by_member"> | undefined;
 }
 
+type Entries = readonly Entry<"rooms_by_member">[];
+/** Answers the room of each entry, if it exists. */
+type LookUp = (entries: Entries) => Promise<readonly (ListedRoom | undefined)[]>;
+
 interface IndexProgress {
   /** 0: the record is not there. */
   readonly seq: Seq<"rooms">;
@@ -57,8 +61,20 @@ export class RoomIndex {
     this.#stale = stale;
   }
 
-  /** Some of the rooms behind a position in the index, each as it is at a moment after this call. */
-  async page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
+  /**
+   * Some of the rooms behind a position in the index, each as it is at a moment after this call. The checks' cache has
+   * all of them afterwards.
+   */
+  page(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
+    return this.#page(after, limit, call, (entries) => joinAll(entries.map((entry) => this.#room(entry, call))));
+  }
+
+  /** The same for whoever reads every room, and would push what checks need out of the cache. */
+  pageBesideCache(after: Seq<"rooms_by_member">, limit: number, call: Call): Promise<RoomPage> {
+    return this.#page(after, limit, call, (entries) => this.#roomsBesideCache(entries, call));
+  }
+
+  async #page(after: Seq<"rooms_by_member">, limit: number, call: Call, lookUp: LookUp): Promise<RoomPage> {
     // The bucket of rooms has to be usable even if no entry leads there.
     this.#rooms.use();
     const rooms: ListedRoom[] = [];
@@ -74,10 +90,11 @@ export class RoomIndex {
         call,
         mark,
       );
-      const found = await joinAll(entries.map(async (entry) => ({ entry, room: await this.#room(entry, call) })));
+      const found = await lookUp(entries);
       const stale: Key<"rooms_by_member">[] = [];
-      for (const { entry, room } of found) {
+      for (const [i, entry] of entries.entries()) {
         from = entry.seq;
+        const room = found[i];
         if (room !== undefined) rooms.push(room);
         else if (entry.time.getTime() < old) stale.push(entry.key);
       }
@@ -87,12 +104,28 @@ export class RoomIndex {
     }
   }
 
+  /** All of them at once, at or after a barrier. */
+  async #roomsBesideCache(entries: Entries, call: Call): ReturnType<LookUp> {
+    const found = entries.map(({ key }) => parseRoomIndexEntry(key));
+    const wanted = found.flatMap((at) => (at === undefined ? [] : [keys.room(at.roomId)]));
+    const min = await this.#rooms.readIndex(call);
+    const read = wanted.length === 0 ? undefined : await this.#rooms.reads.read(wanted, min, call);
+    return joinAll(
+      entries.map(async (entry, i) => {
+        const at = found[i];
+        const stored = at === undefined ? undefined : read?.get(keys.room(at.roomId));
+        // A record that is missing proves nothing.
+        if (at === undefined || stored === undefined) return this.#room(entry, call);
+        return listed(at, readRoom(stored).record);
+      }),
+    );
+  }
+
   /** The room of an entry, if it exists. */
   async #room(entry: Entry<"rooms_by_member">, call: Call): Promise<ListedRoom | undefined> {
     const at = parseRoomIndexEntry(entry.key);
     if (at === undefined) return undefined;
-    const record = (await this.#rooms.prove(keys.room(at.roomId), call))?.value.record;
-    return record?.incarnation === at.incarnation ? { roomId: at.roomId, record } : undefined;
+    return listed(at, (await this.#rooms.prove(keys.room(at.roomId), call))?.value.record);
   }
 
   /** Writes a room's entry. A second or a late writer changes nothing. */
@@ -167,6 +200,11 @@ export class RoomIndex {
     }
   }
 }
+
+const listed = (
+  { roomId, incarnation }: { readonly roomId: string; readonly incarnation: string },
+  record: RoomRecord | undefined,
+): ListedRoom | undefined => (record?.incarnation === incarnation ? { roomId, record } : undefined);
 
 /** A damaged record fails for whoever asks for it. It must not hold up others. */
 function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
