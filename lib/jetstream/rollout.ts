@@ -202,7 +202,7 @@ export class Rollout {
       updated = false;
       const isNews = standing.look(state) !== before;
       before = standing.holding;
-      if (isNews) this.#tell({ bucket: bucket.name, replicas: asked, current: before, done: false });
+      if (isNews) this.#tell({ bucket: bucket.name, replicas: asked, current: before, done: false }, call);
       if (standing.hasJustCaughtUp) {
         await bucket.readIndex(call);
         caughtUp();
@@ -219,10 +219,12 @@ export class Rollout {
       floor = undefined;
       standing.beginAnew();
     }
-    this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true });
+    this.#tell({ bucket: bucket.name, replicas: asked, current: asked, done: true }, call);
   }
 
-  #tell(progress: RolloutProgress): void {
+  /** A store that is closed tells nothing, also of what was on its way. */
+  #tell(progress: RolloutProgress, call: Call): void {
+    call.throwIfEnded();
     notify(this.#onRollout, progress);
     tell({ type: "rollout", backend: "jetstream", ...progress });
   }
