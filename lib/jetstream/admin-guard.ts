@@ -64,6 +64,10 @@ export class AdminGuard {
     this.#views = views;
   }
 
+  async isThere(call: Call): Promise<boolean> {
+    return (await this.#bucket.readLinearizable(keys.admins, call)).entry !== undefined;
+  }
+
   /** Writes a guard if there is none yet, so that every later read finds one. */
   async prepare(call: Call): Promise<void> {
     const slot = readGuard((await this.#bucket.readLinearizable(keys.admins, call)).entry);

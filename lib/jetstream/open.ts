@@ -15,6 +15,7 @@ import {
   checkServer,
   ensureBucket,
   fenceIn,
+  bucketLost,
   bucketRemoved,
   streamState,
   incompatibility,
@@ -30,7 +31,7 @@ import { raiseFormat } from "./format.js";
 import { finishOpening } from "./importing.js";
 import { inspection } from "./inspection.js";
 import { JetStreamMembers } from "./members.js";
-import type { Key } from "./keys.js";
+import { keys, type Key } from "./keys.js";
 import { Memberships } from "./memberships.js";
 import { JoinedRows } from "./joined-rows.js";
 import { ProvedBucket } from "./proved-bucket.js";
@@ -379,6 +380,7 @@ async function prepare(
   const older = found.filter(({ state }) => state.format < FORMAT);
   if (older.length > 0) await raiseFormats(client, older, progress, call);
   progress.begin("users");
+  await prepareStates(parts, call);
   let states = await Promise.all([rooms.prepareState(call), users.prepareState(call)]);
   if (states.some(({ isOpening }) => isOpening)) {
     await finishOpening(users, rooms, call);
@@ -415,6 +417,38 @@ async function prepare(
     if (floor !== undefined && replicas !== undefined && replicas > 1 && floor < replicas) untold.push(one);
   }
   return untold;
+}
+
+/**
+ * Makes sure that there are both records of whether the store may be used, and finds out by them whether `users` or
+ * `rooms` was lost. The argument: docs/protocol.md, L5.
+ */
+async function prepareStates({ users, rooms, guard, log }: Parts, call: Call): Promise<void> {
+  for (let lostBefore: string | undefined; ;) {
+    const [hasGuard, inUsers, inRooms] = await Promise.all([
+      guard.isThere(call),
+      users.hasState(call),
+      rooms.hasState(call),
+    ]);
+    if (inUsers && inRooms) return;
+    let lost: string | undefined;
+    if (inUsers && hasGuard) lost = rooms.name;
+    else if (inRooms && !hasGuard) lost = users.name;
+    else if (!inUsers && !inRooms && !hasGuard) {
+      // Neither is there before the first opening is over.
+      const { membersByEndpoint } = log.buckets;
+      if ((await membersByEndpoint.newest(keys.roomIndexEntries, call)) !== undefined) lost = users.name;
+    }
+    if (lost === undefined) {
+      const [first, second] = hasGuard ? [rooms, users] : [users, rooms];
+      await first.prepareState(call);
+      await second.prepareState(call);
+      return;
+    }
+    // Another store may have been opening just then.
+    if (lost === lostBefore) throw bucketLost(lost);
+    lostBefore = lost;
+  }
 }
 
 async function ensureBuckets(

@@ -241,6 +241,10 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     }
   }
 
+  async hasState(call: Call): Promise<boolean> {
+    return (await this.#prove(STATE, call)) !== undefined;
+  }
+
   /** Writes the state `open` if there is no state yet. Answers the state. */
   async prepareState(call: Call): Promise<StoreState> {
     for (const retries = new RetryLoop(call); ;) {

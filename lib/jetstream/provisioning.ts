@@ -258,6 +258,12 @@ export function bucketRemoved(bucket: string): StoreError {
   });
 }
 
+/** A bucket that is empty, and was not. */
+export function bucketLost(bucket: string): StoreError {
+  const message = `The bucket ${bucket} was lost, or made anew: the others are of a store that was used. Restore all five from a backup, or remove all five`;
+  return new StoreError("INCOMPATIBLE", message, { details: { bucket } });
+}
+
 /** Opens a bucket, making it if it is missing. `beforeMaking` rejects if it must not be made. */
 export async function ensureBucket(
   client: JetStreamClient,

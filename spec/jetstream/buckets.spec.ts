@@ -232,10 +232,10 @@ describe("jetstream: buckets", function () {
 
     it("but not for what breaks none, such as compression or a description", async () => {
       const prefix = newPrefix();
-      await makeOtherwise(prefix, "users", (config) => ({
+      await makeOtherwise(prefix, "members", (config) => ({
         ...config,
         compression: "s2",
-        description: "of the users",
+        description: "of the members",
         duplicate_window: 10e9,
       }));
       const store = await open(prefix);

@@ -881,6 +881,8 @@ describe("what a store keeps of the users, when answers are late, lost or of ano
     const end = new AbortController();
     const waiting = here.isAuthorized("guest", { signal: end.signal });
     await remake(users);
+    // Without it no store opens: the bucket was lost.
+    await publish(`$KV.${users}.store`, JSON.stringify({ k: "store", state: "open" }));
     await pause(IDLE_MS);
     const fresh = tappedCopy(other);
     await using store = await openJetStream(fresh.connection, 1, { prefix, opTimeoutMs });

@@ -618,12 +618,17 @@ class Simulation {
           this.#changed(client);
           this.#trace?.say(`${name} cannot open: ${String(error)}`);
           const isMoved = side === "source" && isMovedTo(library, error);
-          if (this.#world.mix !== this.#mix && !isMoved)
+          if (this.#world.mix !== this.#mix && !isMoved && !this.#isPartLost)
             this.#found.push({ kind: "wedged", why: `${name} cannot open: ${String(error)}`, id: "" });
         },
       );
     });
     return client;
+  }
+
+  /** Whether no store opens because of it, until all parts are put back: docs/protocol.md, L5. */
+  get #isPartLost(): boolean {
+    return this.#disaster !== undefined && ["KV_users", "KV_rooms"].includes(this.#disaster.stream);
   }
 
   #watch(name: string, store: Store): void {
