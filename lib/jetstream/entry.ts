@@ -56,19 +56,24 @@ export function decode<B extends BucketName>(
   } catch {
     value = {};
   }
+  const at = message.subject.slice(skip);
   const key = value["k"];
   // Not the message itself: it would keep all that was received together with it in memory.
   const place = { seq: message.seq, stamp: message.stamp };
-  return typeof key === "string"
-    ? new Entry(storedKey(message, key), value, place)
-    : new Entry(storedKey(message, message.subject.slice(skip)), DAMAGED, place);
+  // The key of the JSON is kept: the other one is a part of all the message's headers.
+  if (typeof key === "string" && key === at) return new Entry(storedKey(message, key), value, place);
+  return new Entry(storedKey(message, at), typeof key === "string" ? MISPLACED : DAMAGED, place);
 }
 
 /** A value that is none of ours. Whoever looks at the record is told; who does not is not held up by it. */
 const DAMAGED: Json = Object.freeze({});
+/** The same of a message that says that it stands at another key: it is a record of neither. */
+const MISPLACED: Json = Object.freeze({});
+
+export const isMisplaced = ({ value }: Entry<never>): boolean => value === MISPLACED;
 
 export function intact<B extends BucketName>(entry: Entry<B>): Entry<B> {
-  if (entry.value === DAMAGED) {
+  if (entry.value === DAMAGED || entry.value === MISPLACED) {
     throw new StoreError("CORRUPT", `A record is not of this library: sequence ${String(entry.seq)}`, {
       details: { key: entry.key, sequence: entry.seq },
     });

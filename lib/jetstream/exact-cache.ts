@@ -407,7 +407,9 @@ export class Explained<B extends BucketName> {
     const barriers = [...own.since(since)];
     for (const { key, seq, value } of changes) {
       if (isBarrier(key)) barriers.push(...listedIn(value, since));
-      else for (const earlier of predecessors(value)) if (earlier >= since) this.#successors.set(earlier, seq);
+      else
+        for (const earlier of predecessors(value))
+          if (earlier >= since && earlier < seq) this.#successors.set(earlier, seq);
     }
     this.#barriers = barriers.sort((a, b) => a.from - b.from);
   }

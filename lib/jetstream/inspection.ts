@@ -29,12 +29,14 @@ import {
 import { Leftovers, MANY_LEFTOVERS } from "./leftovers.js";
 import { isBarrier } from "./own-barriers.js";
 import { bucketRemoved, incompatibility, streamState } from "./provisioning.js";
-import { RawPages, unlessCorrupt, type RawMessage } from "./raw-pages.js";
+import { RawPages, type RawMessage } from "./raw-pages.js";
+import { Fields, unlessCorrupt } from "./record-fields.js";
 import { BucketsReader } from "./record-reader.js";
 import { readerFacts } from "./records.js";
 import type { Writable } from "./record-writer.js";
 import { RoomInspection } from "./room-inspection.js";
 import { readMember, readRoom } from "./room-record.js";
+import { readGuard } from "./user-record.js";
 import type { RoomIndex, RoomPage } from "./room-index.js";
 import type { RoomBuckets } from "./room-records.js";
 import type { BucketName, Seq } from "./seq.js";
@@ -219,14 +221,19 @@ class BucketsInspector implements Inspector {
   async #ofUsers(met: readonly RawMessage<"users">[], call: Call): Promise<Found[]> {
     const { users } = this.#parts;
     const findings: Found[] = [];
-    for (const { key, entry } of met) {
+    for (const message of met) {
+      const { key, entry } = message;
       const user = parseUser(key as Key<"users">);
       const isOurs = user === undefined ? isCommon(key) || key === keys.admins : areIds([key.split(".")[1], user]);
-      const at = this.#place(users, key, entry, isOurs);
+      const at = this.#place(users, message, isOurs);
       if (at !== undefined) findings.push(at);
       const isWhole = entry !== undefined && at === undefined;
+      if (isWhole && !hasPossibleHistory(entry)) findings.push(impossible(users, key));
       if (user === undefined) {
-        this.#isGuardDamaged ||= key === keys.admins && !isWhole;
+        if (key !== keys.admins) continue;
+        const isReadable = isWhole && unlessCorrupt(() => readGuard(entry)) !== undefined;
+        if (isWhole && !isReadable) findings.push(damaged(users, key));
+        this.#isGuardDamaged ||= !isReadable;
         continue;
       }
       const fault = isWhole ? await this.#users.user(entry, call) : "damaged";
@@ -241,14 +248,20 @@ class BucketsInspector implements Inspector {
     const { rooms } = this.#parts.log.buckets;
     const findings: Found[] = [];
     const whole: string[] = [];
-    for (const { key, entry } of met) {
+    for (const message of met) {
+      const { key, entry } = message;
       const room = parseRoom(key as Key<"rooms">);
       const isOurs =
         room === undefined
           ? isCommon(key) || key === keys.replicas || key === keys.indexProgress
           : areIds([key.split(".")[1], room]);
-      const at = this.#place(rooms, key, entry, isOurs);
+      const at = this.#place(rooms, message, isOurs);
+      if (key === keys.indexProgress) {
+        findings.push(...(await this.#ofIndexProgress(message, at, call)));
+        continue;
+      }
       if (at !== undefined) findings.push(at);
+      if (entry !== undefined && at === undefined && !hasPossibleHistory(entry)) findings.push(impossible(rooms, key));
       if (room === undefined) continue;
       const slot = entry === undefined || at !== undefined ? undefined : unlessCorrupt(() => readRoom(entry));
       if (slot === undefined) {
@@ -259,6 +272,20 @@ class BucketsInspector implements Inspector {
     }
     findings.push(...(await this.#lookAtRooms(whole, call)));
     return findings;
+  }
+
+  /** How far the index of rooms is made. All of it can be made anew. */
+  async #ofIndexProgress(
+    { key, seq, entry }: RawMessage<"rooms">,
+    at: Found | undefined,
+    call: Call,
+  ): Promise<readonly Found[]> {
+    const { log, index } = this.#parts;
+    if (at === undefined && entry !== undefined && Number(entry.value["upTo"]) < seq) return [];
+    const message = "How far the index of all rooms is made cannot be told by it: it is made anew, by the next opening";
+    const record = `${log.buckets.rooms.name}: ${key}`;
+    if (this.#repair) await index.follow(call);
+    return [found(at?.code ?? "RECORD_DAMAGED", record, message, this.#repair)];
   }
 
   async #ofRepaired(call: Call): ReturnType<Part["next"]> {
@@ -299,7 +326,7 @@ class BucketsInspector implements Inspector {
       // What a long list ends at: nobody reads what it says.
       if (isBarrier(key) || (roomId === undefined && isMark(key))) continue;
       if (roomId !== undefined) staged.push(key);
-      const at = this.#place(bucket, key, entry, roomId !== undefined);
+      const at = this.#place(bucket, message, roomId !== undefined);
       const fault = at ?? (entry !== undefined && !isSound(of, entry) ? damaged(bucket, key) : undefined);
       if (fault === undefined) continue;
       const isMended = roomId !== undefined && (await this.#mendEntry(of, bucket, message, call));
@@ -325,15 +352,13 @@ class BucketsInspector implements Inspector {
   /** What is wrong with where a message stands, whatever it says. */
   #place(
     bucket: { readonly name: string },
-    key: string,
-    entry: Entry<never> | undefined,
+    { key, entry, isMisplaced }: Omit<RawMessage<never>, "seq">,
     isOurs: boolean,
   ): Found | undefined {
     const record = `${bucket.name}: ${key}`;
     if (!isOurs) return found("RECORD_UNKNOWN", record, FOREIGN);
-    if (entry === undefined) return found("RECORD_DAMAGED", record, DAMAGED);
-    if (entry.key === key) return undefined;
-    return found("RECORD_MISPLACED", record, `It says that it stands elsewhere. ${DAMAGED}`);
+    if (isMisplaced) return found("RECORD_MISPLACED", record, `It says that it stands elsewhere. ${DAMAGED}`);
+    return entry === undefined ? found("RECORD_DAMAGED", record, DAMAGED) : undefined;
   }
 
   async read(call: Call): Promise<RecordReader> {
@@ -400,6 +425,27 @@ function pages<B extends BucketName>(
 const damaged = ({ name }: { readonly name: string }, key: string): Found =>
   found("RECORD_DAMAGED", `${name}: ${key}`, DAMAGED);
 
+const impossible = ({ name }: { readonly name: string }, key: string): Found =>
+  found(
+    "RECORD_DAMAGED",
+    `${name}: ${key}`,
+    "What it tells of its own writes cannot have been, so that no store has written it so. Whether the rest is right nobody can tell: look who wrote it",
+  );
+
+/**
+ * Whether a record can have been written so often, and have stood before where it says. Nobody believes that it stood
+ * behind itself, but of its writes its word counts.
+ */
+function hasPossibleHistory({ seq, value }: Entry<never>): boolean {
+  const { n, seqs = [] } = value;
+  if (n === undefined) return true;
+  if (!Number.isSafeInteger(n) || Number(n) < 1 || Number(n) > seq) return false;
+  const places: readonly unknown[] = Array.isArray(seqs) ? seqs : [undefined];
+  return places.every(
+    (at, i) => Number.isSafeInteger(at) && Number(at) > 0 && Number(at) < Number(places[i - 1] ?? seq),
+  );
+}
+
 /** Of `rooms` and of `users`. */
 const isCommon = (key: string): boolean => isBarrier(key) || key === STATE || /^import\.\d+$/.test(key);
 
@@ -434,7 +480,11 @@ function roomOf(of: "members" | "room_keys" | "rooms_by_member", key: string): s
 /** Whether it can be read. */
 function isSound<B extends BucketName>(of: B, entry: Entry<B>): boolean {
   const read = (): boolean => {
-    if (of === "members") readMember(entry as unknown as Entry<"members">);
+    if (of === "members") {
+      readMember(entry as unknown as Entry<"members">);
+      const fields = new Fields(entry.value, entry);
+      if (fields.maybeText("publicKey") !== undefined) fields.bytes("publicKey");
+    }
     if (of === "room_keys") {
       const key = entry as unknown as Entry<"room_keys">;
       if (parseKey(key.key)?.made === undefined) readEpoch(key);

@@ -1,5 +1,4 @@
 /** The records of room keys and of epochs: what stands in `room_keys`. */
-import { Buffer } from "node:buffer";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { Fields, base64 } from "./record-fields.js";
@@ -13,7 +12,7 @@ export interface KeyRow {
 export function readKey(entry: Entry<"room_keys">): KeyRow {
   const fields = new Fields(entry.value, entry);
   return {
-    sealed: new Uint8Array(Buffer.from(fields.text("sealed"), "base64")),
+    sealed: fields.bytes("sealed"),
     createdAt: fields.number("createdAt"),
     write: fields.text("write"),
   };

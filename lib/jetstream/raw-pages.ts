@@ -2,12 +2,12 @@
  * A bucket message by message, in the order of its log, whatever stands there: for whoever looks for what should not.
  */
 import type { Call } from "../call.js";
-import { isCorrupt } from "../errors.js";
 import { whole } from "./answers.js";
 import type { Bucket } from "./bucket.js";
-import { decode, intact, type Entry } from "./entry.js";
+import { decode, intact, isMisplaced, type Entry } from "./entry.js";
 import { unavailable } from "./failures.js";
 import { EVERYTHING } from "./keys.js";
+import { unlessCorrupt } from "./record-fields.js";
 import { RetryLoop } from "./retry-loop.js";
 import type { BucketName, Seq } from "./seq.js";
 
@@ -18,8 +18,10 @@ export interface RawMessage<B extends BucketName> {
   /** By its subject. */
   readonly key: string;
   readonly seq: Seq<B>;
-  /** By itself, if it is one of ours. */
+  /** If it is one of ours, and says that it stands here. */
   readonly entry: Entry<B> | undefined;
+  /** Whether it says that it stands elsewhere. */
+  readonly isMisplaced: boolean;
 }
 
 export class RawPages<B extends BucketName> {
@@ -66,7 +68,7 @@ export class RawPages<B extends BucketName> {
           this.#isOver = last.seq >= this.#end;
           return answer.messages.map((message) => {
             const entry = decode(message, subjects.length);
-            return { key: message.subject.slice(subjects.length), seq: entry.seq, entry: intactOf(entry) };
+            return { key: entry.key, seq: entry.seq, entry: intactOf(entry), isMisplaced: isMisplaced(entry) };
           });
         }
       }
@@ -93,14 +95,4 @@ export async function purgeUpTo<B extends BucketName>(bucket: Bucket<B>, at: Ent
 /** `undefined`: it is damaged. */
 export function intactOf<B extends BucketName>(entry: Entry<B>): Entry<B> | undefined {
   return unlessCorrupt(() => intact(entry));
-}
-
-/** `undefined`: what is read is damaged. */
-export function unlessCorrupt<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch (error) {
-    if (isCorrupt(error)) return undefined;
-    throw error;
-  }
 }

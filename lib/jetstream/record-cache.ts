@@ -2,6 +2,7 @@
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 import type { Key } from "./keys.js";
+import { unlessCorrupt } from "./record-fields.js";
 import type { BucketName, Seq } from "./seq.js";
 
 /** About what a record takes in memory beyond its text. */
@@ -26,12 +27,13 @@ export class RecordCache<B extends BucketName, V> implements Cache<B, V> {
   put(entry: Entry<B>, generation: number): void {
     const wasKnown = this.#delete(entry.key);
     const bytes = OVERHEAD_BYTES + 2 * JSON.stringify(entry.value).length;
-    if (bytes > this.#maxBytes) {
-      // It would push out all others.
+    const value = unlessCorrupt(() => this.#valueOf(entry));
+    // It would push out all others, or it is damaged: whoever asks for it is told, and nobody else.
+    if (value === undefined || bytes > this.#maxBytes) {
       if (wasKnown) this.onForget?.(entry.seq);
       return;
     }
-    this.#known.set(entry.key, { value: this.#valueOf(entry), seq: entry.seq, generation: generation, bytes });
+    this.#known.set(entry.key, { value, seq: entry.seq, generation: generation, bytes });
     this.#bytes += bytes;
     for (const [key, { seq }] of this.#known) {
       if (this.#bytes <= this.#maxBytes) return;

@@ -1,6 +1,6 @@
 /** How the fields of a record are read. A field that is not as it should be makes the record `CORRUPT`. */
 import { Buffer } from "node:buffer";
-import { StoreError } from "../errors.js";
+import { StoreError, isCorrupt } from "../errors.js";
 import type { Entry } from "./entry.js";
 import type { Json } from "./json.js";
 import { seqIn, type BucketName, type Seq } from "./seq.js";
@@ -8,6 +8,16 @@ import type { WriteHistory } from "./write-history.js";
 
 export function corrupt(entry: Entry<never>, field: string): StoreError {
   return new StoreError("CORRUPT", `A record is damaged: ${field}`, { details: { key: entry.key, field } });
+}
+
+/** `undefined`: what is read is damaged. */
+export function unlessCorrupt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (isCorrupt(error)) return undefined;
+    throw error;
+  }
 }
 
 export class Fields {
@@ -58,6 +68,14 @@ export class Fields {
 
   maybe(name: string): Fields | undefined {
     return this.#json[name] === undefined ? undefined : new Fields(this.#json[name], this.#entry);
+  }
+
+  /** Bytes in base64. Node passes over what is none, and so would make other bytes of it. */
+  bytes(name: string): Uint8Array {
+    const text = this.text(name);
+    const bytes = Buffer.from(text, "base64");
+    if (text.length !== 4 * Math.ceil(bytes.length / 3)) throw corrupt(this.#entry, name);
+    return new Uint8Array(bytes);
   }
 
   /** A sequence of that bucket's log, which the record remembers. */

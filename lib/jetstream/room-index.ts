@@ -175,8 +175,15 @@ export class RoomIndex {
   }
 
   async #progress(call: Call): Promise<IndexProgress> {
-    const { entry } = await this.#rooms.readLinearizable(keys.indexProgress, call);
-    return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
+    try {
+      const { entry } = await this.#rooms.readLinearizable(keys.indexProgress, call);
+      return entry === undefined ? { seq: 0, upTo: 0, isComplete: false } : progressOf(entry);
+    } catch (error) {
+      const seq = isCorrupt(error) ? error.details?.["sequence"] : undefined;
+      if (typeof seq !== "number") throw error;
+      // Every entry can be made anew, and nothing else goes by this record.
+      return { seq: seqIn("rooms", seq), upTo: 0, isComplete: false };
+    }
   }
 
   /** Another store may have got further. The recorded position only grows. */
@@ -216,7 +223,9 @@ function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
   }
 }
 
+/** The record stands behind all that it tells of. One that does not says nothing. */
 function progressOf({ seq, value }: Entry<"rooms">): IndexProgress {
   const { upTo, complete } = value;
-  return { seq, upTo: typeof upTo === "number" ? seqIn("rooms", upTo) : 0, isComplete: complete === true };
+  if (typeof upTo !== "number" || upTo >= seq) return { seq, upTo: 0, isComplete: false };
+  return { seq, upTo: seqIn("rooms", upTo), isComplete: complete === true };
 }

@@ -9,6 +9,7 @@ import type { UserFacts } from "../rules.js";
 import type { Cache, Known } from "./exact-cache.js";
 import type { Entry } from "./entry.js";
 import { keys, type Key } from "./keys.js";
+import { unlessCorrupt } from "./record-fields.js";
 import { later, type Seq } from "./seq.js";
 import { factsOf, readGuard, readUser, type GuardSlot, type UserSlot } from "./user-record.js";
 
@@ -159,7 +160,13 @@ export class UserCache implements Cache<"users", UserState> {
   put(entry: Entry<"users">, generation: number): void {
     if (this.#maxBytes < MIN_BYTES) return;
     const { key, seq } = entry;
-    const value = stateOf(entry);
+    const value = unlessCorrupt(() => stateOf(entry));
+    if (value === undefined) {
+      // Whoever asks for it is told that it is damaged, and nobody else.
+      this.#forget(key);
+      this.onForget?.(seq);
+      return;
+    }
     const kind = kindOf(value);
     if (kind === undefined || !this.#pack(key)) {
       this.#forget(key);

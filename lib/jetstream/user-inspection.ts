@@ -6,7 +6,7 @@ import { MAX_WITNESSES } from "./admin-guard.js";
 import type { Entry } from "./entry.js";
 import { EVERYTHING, keys, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
-import { unlessCorrupt } from "./raw-pages.js";
+import { unlessCorrupt } from "./record-fields.js";
 import type { UserState } from "./user-cache.js";
 import {
   readGuard,
@@ -33,6 +33,8 @@ const error = (code: Found["code"], record: string, message: string): Found => (
 
 const HEAD_LOST =
   "The last change of an admin that the guard has committed is not staged where it says. Which of both is right nobody can tell: change that user once more";
+
+const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
 
 interface Admins {
   /** Until when each of them is an admin who is not revoked. */
@@ -61,6 +63,10 @@ export class UserInspection {
     if (user !== undefined && user.key !== key) {
       const message = `It says that it is of ${named.user(user.key)}. Which of both is right nobody can tell: revoke the user, and look who wrote it`;
       return error("RECORD_MISPLACED", named.user(key), message);
+    }
+    if (user !== undefined && !(isCount(user.v) && user.v > 0 && isCount(user.grant))) {
+      const message = "Its version, or its grant, is no number of changes. What it should be nobody can tell";
+      return error("FIELD_INVALID", named.user(key), message);
     }
     if (user !== undefined && user.grant > user.v) {
       const message = "More was taken away from the user than was ever changed. It is right again with the next change";
