@@ -119,9 +119,12 @@ export class Bucket<B extends BucketName> extends Log<B> {
    * read comes behind it. If the log ends before that, it was restored without the others, or they without it.
    */
   demand(needed: Seq<B>, asOf: Seq<B>): void {
-    if (asOf >= needed) return;
+    if (asOf < needed) this.isOlder({ needed, sequence: asOf });
+  }
+
+  isOlder(details: Readonly<Record<string, unknown>>): never {
     throw new StoreError("CORRUPT", `The bucket ${this.name} is older than others say: it was restored without them`, {
-      details: { bucket: this.name, needed, sequence: asOf },
+      details: { bucket: this.name, ...details },
     });
   }
 

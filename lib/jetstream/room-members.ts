@@ -165,7 +165,10 @@ export class RoomMembers {
       if (head !== undefined) return head.joined && !head.gone;
       const joined = await this.#joined.prove(members, keys.member(roomId, endpoint, record.roster), record, call);
       if (typeof joined === "boolean") return joined;
+      const { seq } = proved;
       proved = await rooms.prove(key, call, note);
+      // A row comes into the bucket only after the record of its version.
+      if (joined === "newer" && proved?.seq === seq) rooms.isOlder({ roomId });
       await rooms.checkOpen(proved?.asOf ?? rooms.highestSeen, call);
       // No row means no membership, but only if the record still names this roster: the rows of a roster that was
       // copied are removed.
