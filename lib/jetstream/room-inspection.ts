@@ -29,12 +29,17 @@ const MAX_LOOKS = 32;
 const PASSES = 64;
 const AT_ONCE = 64;
 
+const NO_CHANGE =
+  "The last change that the record names is none that can have been made: restore a backup, or delete the room";
+
 /** Something that is wrong. Where it has one right answer, `mend` gives it. */
 interface Problem {
   readonly code: Found["code"];
   readonly record: string;
   readonly message: string;
   readonly mend?: Mend;
+  /** It keeps nobody from reading the room. Of some codes that is always so: {@link HARMLESS}. */
+  readonly isHarmless?: true;
 }
 
 type Mend = (call: Call) => Promise<unknown>;
@@ -51,7 +56,6 @@ export interface RoomFindings {
   readonly isDoubted: boolean;
 }
 
-/** Faults that keep nobody from reading the room. */
 const HARMLESS: ReadonlySet<Found["code"]> = new Set(["ROOM_NOT_INDEXED", "MEMBER_NOT_INDEXED", "EPOCH_INVALID"]);
 
 const nameOf = ({ code, record }: Problem): string => `${code} ${record}`;
@@ -94,7 +98,7 @@ export class RoomInspection {
       const isMended = mend !== undefined && this.#repair && !left.has(nameOf({ code, record, message }));
       return { code, record, message, repaired: isMended };
     });
-    const isReadable = problems.every(({ code }) => HARMLESS.has(code));
+    const isReadable = problems.every(({ code, isHarmless }) => isHarmless ?? HARMLESS.has(code));
     return { findings, isReadable, isDoubted: problems.length > 0 };
   }
 
@@ -175,9 +179,10 @@ export class RoomInspection {
     const strangers = new Set(uncommitted.map(([endpoint]) => endpoint));
     const count = [...presentIn(room, rows).keys()].filter((endpoint) => !strangers.has(endpoint)).length;
     const isCounted = count === record.members;
+    const everybody = new Set([...rows.keys(), ...heads.keys()]).size;
     // Only a row outside the head can be removed. One that took the place of the head's predecessor cannot be undone.
     const removable = isCounted ? uncommitted.filter(([endpoint]) => !heads.has(endpoint)) : [];
-    const mend: Mend = (call) => this.#removeRows(room, removable.slice(0, MAX_ROWS), call);
+    const mend: Mend = (call) => this.#removeRows(room, removable.slice(0, MAX_ROWS), everybody, call);
     const problems = uncommitted.map(([endpoint]): Problem => {
       const what = { code: "MEMBER_UNCOMMITTED", record: named.member(id, endpoint) } as const;
       const message = "No change of the room has put this row there";
@@ -187,7 +192,14 @@ export class RoomInspection {
         message: `${message}, and what stood there before is gone. Remove the member, and add it again`,
       };
     });
-    if (isCounted || uncommitted.length > 0) return problems;
+    if (uncommitted.length > 0) return problems;
+    if (isCounted) {
+      if (record.head.some(({ row }) => (row.members ?? count) !== count))
+        return [{ code: "HEAD_INVALID", record: named.room(id), message: NO_CHANGE }];
+      if (record.rows === undefined || record.rows === everybody) return [];
+      const message = `The record counts ${String(record.rows)} rows, with those of who has left, and there are ${String(everybody)}. All members are there. But where a row is lost that says that somebody has left, a change that was held up can bring that member back: restore a backup, or delete the room`;
+      return [{ code: "MEMBER_COUNT", record: named.room(id), message, isHarmless: true }];
+    }
     const message = `The record counts ${String(record.members)} members, and there are ${String(count)}. Which is right nobody can tell: export the store, restore a backup, or delete the room`;
     return [{ code: "MEMBER_COUNT", record: named.room(id), message }];
   }
@@ -199,6 +211,7 @@ export class RoomInspection {
   #removeRows(
     { id, seq }: Looked,
     rows: readonly (readonly [endpoint: string, stored: PlacedRow])[],
+    everybody: number,
     call: Call,
   ): Promise<boolean> {
     return this.#log.change(id, call, async (round) => {
@@ -216,7 +229,11 @@ export class RoomInspection {
         const gone: MemberRow = { ...row, gone: true, v, of: rows.length, members: record.members };
         return member === undefined ? [] : [{ endpoint, member, row: gone }];
       });
-      const next = { v, rekeyRequired: record.rekeyRequired || record.encrypted };
+      const next = {
+        v,
+        rekeyRequired: record.rekeyRequired || record.encrypted,
+        ...(record.rows === undefined ? {} : { rows: everybody }),
+      };
       return { room, step: { commit: { changes, next, result: () => true } } };
     });
   }
@@ -334,12 +351,19 @@ export class RoomInspection {
 
   /**
    * An epoch's record that should not be there, or says something else, would be taken for what the next rekey stages.
+   * One of an epoch that is over was there before the room came to the next one.
    */
   #epochFault({ id, record }: Looked, of: number, entry: Entry<"room_keys">): Problem[] {
-    const { epoch, attempt } = record;
+    const { epoch, attempt, keysSeq } = record;
     const { roomKeys } = this.#records.buckets;
-    if (of < epoch || (of === epoch && readEpoch(entry) === attempt)) return [];
     const what = { code: "EPOCH_INVALID", record: epochOf(id, of) } as const;
+    if (of < epoch) {
+      if (entry.seq <= keysSeq) return [];
+      const message =
+        "It was written when the room was at a later epoch already, and what stood there before is gone. Whether it names the right attempt nobody can tell: restore a backup, or rekey the room";
+      return [{ ...what, message }];
+    }
+    if (of === epoch && readEpoch(entry) === attempt) return [];
     const isMine = (now: Entry<"room_keys">): "yes" | "no" => (readEpoch(now) === attempt ? "yes" : "no");
     if (of === epoch)
       return [
@@ -379,13 +403,15 @@ const isHead = ({ row }: PlacedRow, head: MemberRow): boolean => row.v === head.
  */
 function headFaults({ id, record }: Looked): Problem[] {
   const { head, v, roster, incarnation } = record;
+  if (!Number.isSafeInteger(v) || v < 1) {
+    const message = "Its version is no number of changes. What it should be nobody can tell";
+    return [{ code: "FIELD_INVALID", record: named.room(id), message }];
+  }
   const [first] = head;
   // A room begins with a head, and each change leaves one. Imports and copies of rows leave none.
   if (first === undefined && (roster !== incarnation || incarnation.startsWith(IMPORTED))) return [];
   const endpoints = new Set(head.map(({ endpoint }) => endpoint));
   const isOne = head.every(({ row }) => row.v === first?.row.v && row.of === head.length);
   if (first !== undefined && isOne && endpoints.size === head.length && first.row.v <= v) return [];
-  const message =
-    "The last change that the record names is none that can have been made: restore a backup, or delete the room";
-  return [{ code: "HEAD_INVALID", record: named.room(id), message }];
+  return [{ code: "HEAD_INVALID", record: named.room(id), message: NO_CHANGE }];
 }
