@@ -159,7 +159,7 @@ export class MemberChanges {
     );
     if (members === undefined) return;
     // What is refused, or changes nothing, rests on this read alone.
-    if (round.freshness === "certain") await rooms.checkOpen(rooms.highestSeen, call, since);
+    if (round.freshness === "certain" && !(await rooms.wasOpen(since, call))) return;
     const { going, working } = decide(round, items, room, members);
     if (going.length > 0) await this.#commit(room, working, items, going, call);
   }

@@ -257,20 +257,19 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   /**
    * Rejects unless the store was open at `seq`, where a message surely stands. What is read of a closed store proves
-   * nothing, even if the store is opened later: an import may write last that somebody was revoked. `since`: it has to
-   * have been open from there on.
+   * nothing, even if the store is opened later: an import may write last that somebody was revoked.
    */
-  checkOpen(seq: Seq<B>, call: Call, since: Seq<B> = seq): Promise<void> | undefined {
+  checkOpen(seq: Seq<B>, call: Call): Promise<void> | undefined {
     if (this.#cache.asOf >= seq) {
       const known = this.#cache.valid(STATE);
       const value = known?.value;
-      if (known !== undefined && known.seq <= since && value instanceof StoreState && value.refusal === undefined)
+      if (known !== undefined && known.seq <= seq && value instanceof StoreState && value.refusal === undefined)
         return undefined;
     }
-    return this.#checkOpen(seq, call, since);
+    return this.#checkOpen(seq, call);
   }
 
-  async #checkOpen(seq: Seq<B>, call: Call, since: Seq<B>): Promise<void> {
+  async #checkOpen(seq: Seq<B>, call: Call): Promise<void> {
     let known = this.#cache.valid(STATE);
     if (known !== undefined && this.#cache.asOf < seq) {
       await this.#bring(seq, call);
@@ -282,22 +281,31 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     if (found === undefined || !(value instanceof StoreState))
       throw new StoreError("UNAVAILABLE", "Nothing says that the store may be used: open it anew");
     if (value.refusal !== undefined) throw value.refusal;
-    if (found.seq > since) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
+    if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");
+  }
+
+  /** Whether the store has been open from there on. Rejects if it is not open now. */
+  async wasOpen(since: Seq<B>, call: Call): Promise<boolean> {
+    await this.checkOpen(this.highestSeen, call);
+    const state = this.#cache.remembered(STATE);
+    return state !== undefined && state.seq <= since;
   }
 
   /**
    * A decision that rests on what is read meanwhile: a refusal, or what `isFinal` says of the answer. It holds only if
-   * the store is open all the while. Of one that was moved the records may be others elsewhere.
+   * the store is open all the while. Of one that was moved the records may be others elsewhere; of one that was opened
+   * since this store last heard of it they are read once more.
    */
   async decided<T>(call: Call, decide: () => Promise<T>, isFinal: (found: T) => boolean): Promise<T> {
-    const since = this.highestSeen;
-    try {
-      const found = await decide();
-      if (isFinal(found)) await this.checkOpen(this.highestSeen, call, since);
-      return found;
-    } catch (error) {
-      if (isRefusal(error)) await this.checkOpen(this.highestSeen, call, since);
-      throw error;
+    for (const retries = new RetryLoop(call); ;) {
+      await retries.next();
+      const since = this.highestSeen;
+      try {
+        const found = await decide();
+        if (!isFinal(found) || (await this.wasOpen(since, call))) return found;
+      } catch (error) {
+        if (!isRefusal(error) || (await this.wasOpen(since, call))) throw error;
+      }
     }
   }
 

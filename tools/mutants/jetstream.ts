@@ -753,7 +753,7 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "what stood while the store was closed counts once it is open",
     file: "lib/jetstream/proved-bucket.ts",
-    find: `if (found.seq > since) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");`,
+    find: `if (found.seq > seq) throw new StoreError("UNAVAILABLE", "The store was closed, and has been opened just now");`,
     replace: "",
     breaks: "A check is of a moment at which the store was open.",
     killedBy: closedStore("is no answer once it is open"),

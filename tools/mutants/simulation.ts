@@ -374,15 +374,15 @@ const moved: readonly Change[] = [
   {
     name: "moved: a decision of a store that was moved",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "if (isFinal(found)) await this.checkOpen(this.highestSeen, call, since);",
-    replace: "isFinal(found);",
+    find: "if (!isFinal(found) || (await this.wasOpen(since, call))) return found;",
+    replace: "if (!isFinal(found) || since >= 0) return found;",
     breaks: "That there is nothing to change is said only by a store that is open.",
   },
   {
     name: "moved: a refusal of a store that was moved",
     file: "lib/jetstream/proved-bucket.ts",
-    find: "if (isRefusal(error)) await this.checkOpen(this.highestSeen, call, since);",
-    replace: "isRefusal(error);",
+    find: "if (!isRefusal(error) || (await this.wasOpen(since, call))) throw error;",
+    replace: "if (!isRefusal(error) || since >= 0) throw error;",
     breaks: "A refusal rests on records of a store that is open.",
   },
   {
