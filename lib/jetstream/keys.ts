@@ -12,8 +12,23 @@ export const token = (id: string): string => Buffer.from(id, "utf8").toString("b
 
 export const untoken = (text: string): string => Buffer.from(text, "base64url").toString("utf8");
 
-/** An id of ours: 96 random bits. */
-export const newId = (): string => randomBytes(12).toString("base64url");
+/** An id of ours is 96 random bits, in base64url. */
+const ID_BYTES = 12;
+const ID_LENGTH = (ID_BYTES * 8) / 6;
+
+export const newId = (): string => randomBytes(ID_BYTES).toString("base64url");
+
+const IMPORTED = "i-";
+
+/**
+ * The incarnation of a room that is imported. Such a room has rows before it has a record, and what a dead import left
+ * is found by it.
+ */
+export const newImportedId = (): string => `${IMPORTED}${newId()}`;
+
+/** One of 4,096 other ids begins in the same way, and is shorter. */
+export const isImported = (incarnation: string): boolean =>
+  incarnation.startsWith(IMPORTED) && incarnation.length > ID_LENGTH;
 
 /** Not a character of base64url, and so never the token of an id. */
 const RESERVED_TOKEN = "=";

@@ -8,7 +8,7 @@ import { isCorrupt } from "../errors.js";
 import { named, type Found } from "../findings.js";
 import type { Freshness } from "./freshness.js";
 import { joinAll } from "./join.js";
-import { keys, type Key } from "./keys.js";
+import { isImported, keys, type Key } from "./keys.js";
 import type { RoomRecords } from "./room-records.js";
 import type { StagedRecord, Sweep } from "./sweep.js";
 
@@ -16,11 +16,6 @@ import type { StagedRecord, Sweep } from "./sweep.js";
 export const MANY_LEFTOVERS = 4096;
 const LOOK_EVERY_MS = 50;
 const AT_ONCE = 1024;
-/**
- * The incarnations of imported rooms begin with it, and no others do. Such a room has rows before it has a record, and
- * what a dead import left is found by it.
- */
-export const IMPORTED = "i-";
 
 interface OfRoom {
   readonly roomId: string;
@@ -145,7 +140,7 @@ export class Leftovers {
     if (this.#missing.has(roomId)) return true;
     const { seq } = await this.#records.slot(roomId, "certain", call);
     if (seq > 0) return false;
-    const own = left.filter(({ incarnation }) => !incarnation.startsWith(IMPORTED));
+    const own = left.filter(({ incarnation }) => !isImported(incarnation));
     if (own.some(({ roster, membership, isOfRoom }) => roster !== undefined || (!membership && !isOfRoom))) return true;
     const { members } = this.#records.buckets;
     for (const incarnation of new Set(own.map((trace) => trace.incarnation))) {

@@ -34,12 +34,11 @@ import {
 } from "./importing.js";
 import { joinAll, joinBoth } from "./join.js";
 import { writeKey } from "./key-record.js";
-import { keys, newId, parseRoomIndexEntry, parseUser } from "./keys.js";
+import { isImported, keys, newId, newImportedId, parseRoomIndexEntry, parseUser } from "./keys.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { base64, toJson } from "./record-fields.js";
 import type { Readable } from "./record-reader.js";
 import type { RoomIndex } from "./room-index.js";
-import { IMPORTED } from "./leftovers.js";
 import type { RoomLifecycle } from "./room-lifecycle.js";
 import { writeRoom, type MemberRow } from "./room-record.js";
 import { latest, type Seq } from "./seq.js";
@@ -262,7 +261,7 @@ export class BucketsWriter implements RecordWriter {
         if (record?.incarnation === incarnation) {
           if (!(await log.records.writeTombstone(roomId, slot, call, "step"))) throw takenOver();
           await lifecycle.purge(roomId, record, call);
-        } else if (incarnation.startsWith(IMPORTED)) {
+        } else if (isImported(incarnation)) {
           // Whoever staged this room can no longer commit it.
           const roster = incarnation;
           await lifecycle.purge(roomId, { incarnation, roster, copying: undefined, head: [], membersSeq: 0 }, call);
@@ -312,7 +311,7 @@ export class BucketsWriter implements RecordWriter {
   #beginRoom(row: StoredRoom, call: Call): Promise<unknown> {
     const room: OpenRoom = {
       row,
-      incarnation: `${IMPORTED}${newId()}`,
+      incarnation: newImportedId(),
       attempt: newId(),
       members: 0,
       member: undefined,

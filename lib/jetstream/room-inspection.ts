@@ -9,8 +9,7 @@ import { named, type Found } from "../findings.js";
 import type { Entry } from "./entry.js";
 import { inParallel, joinAll } from "./join.js";
 import { readEpoch } from "./key-record.js";
-import { endpointOf, keys, parseKey, type Key } from "./keys.js";
-import { IMPORTED } from "./leftovers.js";
+import { endpointOf, isImported, keys, parseKey, type Key } from "./keys.js";
 import { MAX_ROWS } from "./member-changes.js";
 import { purgeUpTo } from "./raw-pages.js";
 import { RetryLoop } from "./retry-loop.js";
@@ -409,7 +408,7 @@ function headFaults({ id, record }: Looked): Problem[] {
   }
   const [first] = head;
   // A room begins with a head, and each change leaves one. Imports and copies of rows leave none.
-  if (first === undefined && (roster !== incarnation || incarnation.startsWith(IMPORTED))) return [];
+  if (first === undefined && (roster !== incarnation || isImported(incarnation))) return [];
   const endpoints = new Set(head.map(({ endpoint }) => endpoint));
   const isOne = head.every(({ row }) => row.v === first?.row.v && row.of === head.length);
   if (first !== undefined && isOne && endpoints.size === head.length && first.row.v <= v) return [];

@@ -6,6 +6,7 @@ import { inspect, openJetStream, type Store } from "unibus-membership";
 import { allowed, finds, grantsNothing, seed, told } from "../support/faults.js";
 import { dropBuckets, type Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
+import { isImported, newId, newImportedId } from "../../lib/jetstream/keys.js";
 import { random } from "../soak/random.js";
 import { rawBuckets, tokenOf, type RawBuckets, type RawRecord } from "./support/raw-bucket.js";
 import { configure, type Json } from "./support/streams.js";
@@ -384,6 +385,15 @@ describe("an inspection of the buckets", function () {
             await finds(store, plant.finds, plant.left);
           }));
     });
+
+  it("takes no room for imported whose random id only begins like that of one", () => {
+    let id = newId();
+    // One of 4,096 does: that none of so many does has a chance of e^-48.
+    for (let i = 0; i < 200_000 && !id.startsWith("i-"); i++) id = newId();
+    expect(id).to.match(/^i-/);
+    expect(isImported(id)).to.equal(false);
+    expect(isImported(newImportedId())).to.equal(true);
+  });
 
   it("finds a setting that breaks a promise, and looks at nothing else", () =>
     seeded(async ({ prefix, store }) => {

@@ -21,4 +21,12 @@ export const inspectionMutants: readonly Mutant[] = [
     breaks: "Without repair an inspection only looks.",
     killedBy: buckets("a guard that knows of no admin ever"),
   },
+  {
+    name: "a room that is taken for imported by the first two characters of its id",
+    file: "lib/jetstream/keys.ts",
+    find: " && incarnation.length > ID_LENGTH;",
+    replace: ";",
+    breaks: "Only imported rooms have rows before a record, and no last change.",
+    killedBy: buckets("only begins like that of one"),
+  },
 ];
