@@ -7,12 +7,13 @@
 import type { Call } from "../call.js";
 import type { ChangeFeed, ChangedMember, ChangedRoom, ChangedUser, Changes, ChangesDriver, Wanted } from "../driver.js";
 import { MAX_CHANGES } from "../driver.js";
-import { isCorrupt, isNotFound } from "../errors.js";
+import { isNotFound } from "../errors.js";
 import { CERTAIN } from "./freshness.js";
 import { inParallel, joinAll, joinBoth } from "./join.js";
 import { EVERYTHING, keys, parseKey, parseRoom, parseUser } from "./keys.js";
 import { changedSince, type ChangedRange } from "./log-range.js";
 import type { ProvedBucket } from "./proved-bucket.js";
+import { unlessCorrupt } from "./record-fields.js";
 import { BucketsReader, type Readable } from "./record-reader.js";
 import { readRoom, toMember, toRoom, type MemberRow, type RoomRecord, type RoomSlot } from "./room-record.js";
 import type { Roster } from "./room-members.js";
@@ -171,7 +172,7 @@ class BucketsFeed implements ChangeFeed {
     const found = new Map<string, { readonly row: UserRow; readonly ended: boolean }>();
     for (const entry of entries.values()) {
       const key = parseUser(entry.key);
-      const slot = key === undefined ? undefined : unlessDamaged(() => readUser(entry));
+      const slot = key === undefined ? undefined : unlessCorrupt(() => readUser(entry));
       if (key === undefined || slot === undefined) continue;
       const row = counts(slot, { seq: 0, guard });
       if (row === undefined) continue;
@@ -218,7 +219,7 @@ class BucketsFeed implements ChangeFeed {
     const changed: { readonly roomId: string; readonly slot: RoomSlot }[] = [];
     for (const entry of entries.values()) {
       const roomId = parseRoom(entry.key);
-      const slot = roomId === undefined ? undefined : unlessDamaged(() => readRoom(entry));
+      const slot = roomId === undefined ? undefined : unlessCorrupt(() => readRoom(entry));
       if (roomId !== undefined && slot !== undefined) changed.push({ roomId, slot });
     }
     await inParallel(changed, ROOMS_AT_ONCE, async ({ roomId, slot }) => {
@@ -435,16 +436,6 @@ function hasEnded(versions: readonly number[]): boolean {
 
 /** Before the first write there was no record. */
 const NOTHING = -1;
-
-/** A damaged record fails whoever asks for it. It must not hold up others. */
-export function unlessDamaged<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch (error) {
-    if (isCorrupt(error)) return undefined;
-    throw error;
-  }
-}
 
 /** What was told longest ago is forgotten first. */
 function remember<T>(told: Map<string, T>, name: string, value: T): void {

@@ -7,17 +7,18 @@
 import type { Call } from "../call.js";
 import type { ChangedGrants, GrantFeed, GrantsDriver, MemberGrant, UserGrant, WantedGrants } from "../driver.js";
 import { isNotFound } from "../errors.js";
-import { rosterOf, unlessDamaged } from "./changes-feed.js";
+import { rosterOf } from "./changes-feed.js";
 import type { JetStreamChecks } from "./checks.js";
 import { CERTAIN } from "./freshness.js";
 import { inParallel, joinBoth } from "./join.js";
 import { keys, parseRoom, parseUser } from "./keys.js";
 import { changedSince, type ChangedRange } from "./log-range.js";
 import type { ProvedBucket } from "./proved-bucket.js";
+import { unlessCorrupt } from "./record-fields.js";
 import type { RoomLog } from "./room-log.js";
 import type { RoomMembers } from "./room-members.js";
 import { readRoom, type MemberRow } from "./room-record.js";
-import type { Seq } from "./seq.js";
+import { earlier, type Seq } from "./seq.js";
 import { STATE, type CommittingBucket } from "./store-state.js";
 import type { UserState } from "./user-cache.js";
 import { readGuard, readUser, toUser, type Guard, type UserRow } from "./user-record.js";
@@ -174,7 +175,7 @@ class BucketsGrants implements GrantFeed {
     for (const entry of entries.values()) {
       const key = parseUser(entry.key);
       if (key === undefined || !this.#wanted.users.has(key)) continue;
-      const slot = unlessDamaged(() => readUser(entry));
+      const slot = unlessCorrupt(() => readUser(entry));
       const row = slot === undefined ? undefined : counts(slot, { seq: 0, guard });
       users.set(key, row === undefined ? undefined : userGrant(row));
     }
@@ -196,7 +197,7 @@ class BucketsGrants implements GrantFeed {
         : [{ roomId, endpoints: [...endpoints.keys()], entry }];
     });
     await inParallel(changed, AT_ONCE, async ({ roomId, endpoints, entry }) => {
-      const record = unlessDamaged(() => readRoom(entry))?.record;
+      const record = unlessCorrupt(() => readRoom(entry))?.record;
       const told = this.#told.get(roomId);
       const isNext = told?.incarnation === record?.incarnation && (record?.v ?? Infinity) <= (told?.v ?? 0) + 1;
       if (record !== undefined && told !== undefined && isNext && record.head.length > 0) {
@@ -243,19 +244,16 @@ function memberGrants(
   return new Map(wanted.map((endpoint) => [endpoint, memberGrant(rows.get(endpoint))]));
 }
 
-/** The log up to a barrier that is sent after this call. */
+/**
+ * The log up to a barrier that is sent after this call. One that was acknowledged while the log was in doubt may stand
+ * in another log. Then the next reading begins before it: what was told may be told again.
+ */
 async function markNow<B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>, call: Call): Promise<Mark<B>> {
   const { log } = await bucket.recognized(call);
   const seq = await bucket.readIndex(call);
   const { upTo } = await bucket.recognized(call);
-  return { seq: sure(seq, upTo), log };
+  return { seq: earlier(seq, upTo), log };
 }
-
-/**
- * Where to go on. A barrier that was acknowledged while the log was in doubt may stand in another one. Then the next
- * reading begins before it: what was told may be told again.
- */
-const sure = <B extends CommittingBucket>(seq: Seq<B>, upTo: Seq<B>): Seq<B> => (seq < upTo ? seq : upTo);
 
 async function usersMark({ users }: GrantSources, call: Call): Promise<UsersMark> {
   const mark = await markNow(users, call);
@@ -277,7 +275,7 @@ async function readLog<B extends CommittingBucket, V>(
   const { log, upTo } = await bucket.recognized(call);
   if (log !== mark.log) return "over";
   if (found !== undefined)
-    return found.entries.has(STATE) ? "over" : { ...found, mark: { seq: sure(found.upTo, upTo), log } };
+    return found.entries.has(STATE) ? "over" : { ...found, mark: { seq: earlier(found.upTo, upTo), log } };
   // The state of the store is known as of the barrier by now. One that stands behind the mark says that it was closed
   // since.
   return Promise.resolve(bucket.checkOpen(mark.seq, call)).then(

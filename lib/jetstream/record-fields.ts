@@ -10,7 +10,7 @@ export function corrupt(entry: Entry<never>, field: string): StoreError {
   return new StoreError("CORRUPT", `A record is damaged: ${field}`, { details: { key: entry.key, field } });
 }
 
-/** `undefined`: what is read is damaged. */
+/** `undefined`: what is read is damaged. It fails whoever asks for it, and must not hold up others. */
 export function unlessCorrupt<T>(read: () => T): T | undefined {
   try {
     return read();

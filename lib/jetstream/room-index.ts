@@ -11,6 +11,7 @@ import { RetryLoop } from "./retry-loop.js";
 import type { Entry } from "./entry.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { EVERYTHING, keys, parseRoom, parseRoomIndexEntry, type Key } from "./keys.js";
+import { unlessCorrupt } from "./record-fields.js";
 import { readRoom, type RoomRecord, type RoomSlot } from "./room-record.js";
 import { joinAll, inParallel } from "./join.js";
 import { later, seqIn, type Seq } from "./seq.js";
@@ -157,7 +158,7 @@ export class RoomIndex {
       );
       const missing = entries.flatMap((entry) => {
         const roomId = parseRoom(entry.key);
-        const record = roomId === undefined ? undefined : recordOf(entry);
+        const record = roomId === undefined ? undefined : unlessCorrupt(() => readRoom(entry))?.record;
         return roomId === undefined || record === undefined || record.indexed ? [] : [{ roomId, record }];
       });
       await inParallel(missing, AT_ONCE, async ({ roomId, record }) => {
@@ -212,16 +213,6 @@ const listed = (
   { roomId, incarnation }: { readonly roomId: string; readonly incarnation: string },
   record: RoomRecord | undefined,
 ): ListedRoom | undefined => (record?.incarnation === incarnation ? { roomId, record } : undefined);
-
-/** A damaged record fails for whoever asks for it. It must not hold up others. */
-function recordOf(entry: Entry<"rooms">): RoomRecord | undefined {
-  try {
-    return readRoom(entry).record;
-  } catch (error) {
-    if (isCorrupt(error)) return undefined;
-    throw error;
-  }
-}
 
 /** The record stands behind all that it tells of. One that does not says nothing. */
 function progressOf({ seq, value }: Entry<"rooms">): IndexProgress {

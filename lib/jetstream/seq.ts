@@ -25,6 +25,9 @@ export const streamNamed = <B extends BucketName>(prefix: string, bucket: B): St
 /** A number that a stream gave, or that a record of it or a caller remembers. */
 export const seqIn = <B extends BucketName>(_of: B | Stream<B>, seq: number): Seq<B> => seq as Seq<B>;
 
+/** The earlier of two sequences of one log. */
+export const earlier = <B extends BucketName>(a: Seq<B>, b: Seq<B>): Seq<B> => (a < b ? a : b);
+
 /** The later of two sequences of one log. */
 export const later = <B extends BucketName>(a: Seq<B>, b: Seq<B>): Seq<B> => (a > b ? a : b);
 

@@ -335,8 +335,8 @@ const held: readonly Change[] = [
   {
     name: "simulated: a mark at a barrier that another log may have acknowledged",
     file: "lib/jetstream/grants-feed.ts",
-    find: "(seq < upTo ? seq : upTo);",
-    replace: "(seq < upTo ? seq : seq);",
+    find: "earlier(found.upTo, upTo)",
+    replace: "found.upTo",
     breaks: "What is read for sessions goes on from where the log is surely the known one.",
   },
   {
