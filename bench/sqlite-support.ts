@@ -33,51 +33,46 @@ export interface SyncDatabase {
   close(): void;
 }
 
-export function betterSqlite(path: string, more: readonly string[] = []): SyncDatabase {
-  const database = new BetterSqlite(path);
-  for (const pragma of [...PRAGMAS, ...more]) database.pragma(pragma);
+/** What better-sqlite3 and node:sqlite have in common. */
+interface Synchronous {
+  exec(sql: string): unknown;
+  prepare(sql: string): { run(...values: unknown[]): unknown; get(...values: unknown[]): unknown; all(): unknown[] };
+  close(): unknown;
+}
+
+type Open = (path: string, pragmas?: readonly string[]) => SyncDatabase;
+
+function opened(database: Synchronous, pragmas: readonly string[]): SyncDatabase {
+  for (const pragma of [...PRAGMAS, ...pragmas]) database.exec(`PRAGMA ${pragma}`);
   database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
   const insert = database.prepare(INSERT);
   const get = database.prepare(GET);
+  const add = (key: string, n: number): void => void insert.run(key, `user ${n}`, Date.now(), n);
   return {
-    add: (key, n) => void insert.run(key, `user ${n}`, Date.now(), n),
+    add,
     get: (key) => get.get(key),
     all: () => database.prepare("SELECT * FROM users").all(),
-    bulk: database.transaction((from: number, to: number) => {
-      for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
-    }),
-    checkpoint: () => void database.pragma("wal_checkpoint(TRUNCATE)"),
+    bulk: (from, to) => {
+      database.exec("BEGIN");
+      for (let n = from; n < to; n++) add(keyOf(n), n);
+      database.exec("COMMIT");
+    },
+    checkpoint: () => void database.exec("PRAGMA wal_checkpoint(TRUNCATE)"),
     close: () => void database.close(),
   };
 }
+
+export const betterSqlite: Open = (path, pragmas = []) => opened(new BetterSqlite(path), pragmas);
 
 /** Why better-sqlite3 cannot be tried: older ones do not refuse its binary, they crash. */
 export const wantsNewerNode = (): string | undefined =>
   Number(process.versions.node.split(".")[0]) < 22 ? `it wants Node 22, this is ${process.version}` : undefined;
 
 /** Node has it from version 22.5 on. */
-export async function nodeSqlite(): Promise<typeof betterSqlite | undefined> {
+export async function nodeSqlite(): Promise<Open | undefined> {
   const module = await import("node:sqlite").catch(() => undefined);
   if (module === undefined) return undefined;
-  return (path, more = []) => {
-    const database = new module.DatabaseSync(path);
-    for (const pragma of [...PRAGMAS, ...more]) database.exec(`PRAGMA ${pragma}`);
-    database.exec(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"));
-    const insert = database.prepare(INSERT);
-    const get = database.prepare(GET);
-    return {
-      add: (key, n) => void insert.run(key, `user ${n}`, Date.now(), n),
-      get: (key) => get.get(key),
-      all: () => database.prepare("SELECT * FROM users").all(),
-      bulk: (from, to) => {
-        database.exec("BEGIN");
-        for (let n = from; n < to; n++) insert.run(keyOf(n), `user ${n}`, Date.now(), n);
-        database.exec("COMMIT");
-      },
-      checkpoint: () => database.exec("PRAGMA wal_checkpoint(TRUNCATE)"),
-      close: () => database.close(),
-    };
-  };
+  return (path, pragmas = []) => opened(new module.DatabaseSync(path), pragmas);
 }
 
 export async function addInFlight(store: Store, from: number, count: number, inFlight: number): Promise<void> {
