@@ -260,6 +260,7 @@ interface Resolution {
 const RESOLUTIONS: readonly Resolution[] = [
   // Its way of resolving is left to the compiler: the old one that knows no `exports`, as long as there was that.
   { name: "commonjs", file: "main.ts", options: { module: "commonjs" } },
+  { name: "Node16, ES module", file: "main.mts", options: { module: "Node16" } },
   { name: "NodeNext, ES module", file: "main.mts", options: { module: "NodeNext" } },
   { name: "NodeNext, CommonJS", file: "main.cts", options: { module: "NodeNext" } },
   { name: "bundler", file: "main.mts", options: { module: "ESNext", moduleResolution: "bundler" } },
