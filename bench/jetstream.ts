@@ -5,7 +5,8 @@
 //
 // BENCH_USERS=1000,10000,1000000 are the sizes: so many users, rooms, and twice as many members, keys and index
 // entries. BENCH_CHURN=100000 have joined and left the room, and so many rooms were deleted, beside which lists are
-// measured.
+// measured. BENCH_KEEP=/some/folder keeps what was written, for the next run: a million records take a quarter of an
+// hour.
 
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -14,13 +15,12 @@ import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { connect, type KV, type NatsConnection as Client } from "nats";
-import { isAuthorized, openJetStream, type NatsConnection, type Store } from "../dist/index.js";
+import { StoreError, isAuthorized, openJetStream, type NatsConnection, type Store } from "../dist/index.js";
 import { startNatsCluster, type NatsCluster } from "../dist/testing.js";
 import { startEtcd } from "./etcd.js";
 import { check, fill, keyOf, memberOf, roomOf } from "./jetstream-fill.js";
 import { TICK_MS, busyTicks, leadTogether, plainBucket, plainValue, settled } from "./jetstream-support.js";
 import { Report, inFlight, median, newKeys, opTimeoutMs, perSecond, range, seconds } from "./support.js";
-// BENCH_KEEP=/some/folder keeps what was written, for the next run: a million records take a quarter of an hour.
 
 const KEEP = process.env["BENCH_KEEP"];
 const SIZES = (process.env["BENCH_USERS"] ?? "1000,10000,1000000").split(",").map(Number);
@@ -334,6 +334,15 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
   const fresh = (n: number): string => `${String(n)}-${String(performance.now())}`;
   const made: string[] = [];
   const joined: string[] = [];
+  const refused = async (call: Promise<unknown>): Promise<void> => {
+    if (
+      await call.then(
+        () => true,
+        (error: unknown) => !(error instanceof StoreError),
+      )
+    )
+      throw new Error("not refused");
+  };
   return [
     ["users.get", (n) => store.users.get(keyOf(n))],
     ["rooms.get", (n) => store.rooms.get(roomOf(n))],
@@ -346,6 +355,10 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
     ["users.update", (n) => store.users.update(keyOf(n), { name: fresh(n) })],
     ["users.revoke", (n) => store.users.revoke(keyOf(n))],
     ["users.reinstate", (n) => store.users.reinstate(keyOf(n))],
+    ["users.reinstate of who is active", (n) => store.users.reinstate(keyOf(n))],
+    ["users.add of who is there", (n) => refused(store.users.add({ key: keyOf(n) }))],
+    ["users.update of nobody", (n) => refused(store.users.update(fresh(n), { name: "nobody" }))],
+    ["users.get of nobody", (n) => refused(store.users.get(fresh(n)))],
     [
       "rooms.create",
       (n) =>
@@ -356,6 +369,7 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
           sealedKey: sealed,
         }),
     ],
+    ["rooms.create of one that is there", (n) => refused(store.rooms.create({ id: roomOf(n), owner: "owner" }))],
     ["rooms.update", (n) => store.rooms.update(roomOf(n), { name: fresh(n) })],
     [
       "members.add",
@@ -364,6 +378,10 @@ function methods(store: Store): readonly (readonly [name: string, call: (n: numb
           endpoint: joined[joined.push(fresh(n)) - 1] ?? "",
           sealedKey: { epoch: 1, sealed },
         }),
+    ],
+    [
+      "members.add of who is there",
+      (n) => refused(store.members.add(roomOf(n), { endpoint: memberOf(n), sealedKey: { epoch: 1, sealed } })),
     ],
     ["members.join", (n) => store.members.join(roomOf(n), joined[n % joined.length] ?? "").catch(() => undefined)],
     ["members.remove", (n) => store.members.remove(roomOf(n), memberOf(n)).catch(() => undefined)],
