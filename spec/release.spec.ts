@@ -12,6 +12,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const workflow = (name: string): Promise<string> => readFile(join(root, ".github/workflows", name), "utf8");
 
 interface Manifest {
+  readonly version: string;
   readonly engines: { readonly node: string };
   readonly scripts: Readonly<Record<string, string>>;
 }
@@ -25,6 +26,12 @@ describe("a release", function () {
     expect(installed).to.be.within(LIMITS.installed / 2, LIMITS.installed);
     const readme = await readFile(join(root, "README.md"), "utf8");
     expect(readme).to.contain(`What is installed is ${(installed / 1e6).toFixed(1)} MB`);
+  });
+
+  it("is told of in the changelog, with its day", async () => {
+    const { version } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as Manifest;
+    const changelog = await readFile(join(root, "CHANGELOG.md"), "utf8");
+    expect(changelog).to.match(new RegExp(`^## \\[${version.replaceAll(".", "\\.")}\\] - \\d{4}-\\d{2}-\\d{2}$`, "m"));
   });
 
   it("is published by a workflow that has no token, with provenance, after the tests", async () => {
