@@ -108,7 +108,10 @@ export class SimulatedConnection implements NatsConnection {
     deliver: Answer,
   ): void {
     const { engine, chance, mix, trace } = this.#world;
-    const isWrite = (subject.startsWith("$KV.") && !isBarrier(subject)) || subject.includes(".PURGE.");
+    const isPublish = subject.startsWith("$KV.");
+    // Found out once, not for each thing that may happen to it.
+    const ofBarrier = isPublish && isBarrier(subject);
+    const isWrite = isPublish ? !ofBarrier : subject.includes(".PURGE.");
     trace?.say(
       `${this.#process.name} sends ${subject}${headers === undefined ? "" : ` ${[...headers.entries()].map(([name, value]) => `${name}: ${value}`).join(", ")}`}`,
     );
@@ -129,7 +132,7 @@ export class SimulatedConnection implements NatsConnection {
     if (sent !== undefined) delay += chance.between(2, 20) * mix.delayMs;
     engine.after(delay, () => {
       this.#servers.receive(subject, payload ?? "", headers, { home: this.#home, sent }, (messages) => {
-        this.#answer(subject, messages, deliver);
+        this.#answer(subject, isPublish, ofBarrier, messages, deliver);
       });
     });
   }
@@ -148,10 +151,16 @@ export class SimulatedConnection implements NatsConnection {
     return this.#servers.stream(name)?.log.end;
   }
 
-  #answer(subject: string, messages: readonly SimulatedMessage[], deliver: Answer): void {
+  #answer(
+    subject: string,
+    isPublish: boolean,
+    ofBarrier: boolean,
+    messages: readonly SimulatedMessage[],
+    deliver: Answer,
+  ): void {
     const { engine, chance, mix, trace } = this.#world;
     if (chance.happens(mix.lostAnswers * this.#share)) {
-      if (subject.startsWith("$KV.") && !isBarrier(subject)) this.#lost = subject;
+      if (isPublish && !ofBarrier) this.#lost = subject;
       trace?.say(`${this.#process.name}: the answer to ${subject} is lost`);
       return;
     }
@@ -170,7 +179,7 @@ export class SimulatedConnection implements NatsConnection {
     }
     const connection = this.#connection;
     let late = chance.happens(mix.lateAnswers) ? chance.between(0, mix.heldMs) : 0;
-    if (subject.startsWith("$KV.") && isBarrier(subject) && chance.happens(mix.superseded / 4)) {
+    if (ofBarrier && chance.happens(mix.superseded / 4)) {
       // An acknowledgement on its way tells of a moment that is over for whoever asks only now.
       const [, bucket = ""] = subject.split(".", 2);
       this.#world.aboutToRead(`KV_${bucket}`, this.#process.name);
@@ -181,7 +190,7 @@ export class SimulatedConnection implements NatsConnection {
         if (engine.now >= this.#connectedAt && connection === this.#connection) deliver(heard);
       });
     };
-    if (subject.startsWith("$KV.") && isBarrier(subject) && chance.happens(mix.overtakes)) {
+    if (ofBarrier && chance.happens(mix.overtakes)) {
       const [, bucket = ""] = subject.split(".", 2);
       if (this.#world.overtake(`KV_${bucket}`, this.#process.name, arrive)) return;
     }

@@ -47,37 +47,31 @@ export interface SimulatedMessage {
 const NOTHING = new Uint8Array();
 
 /** What closes an answer, or refuses. */
-export function status(
-  code: number,
-  description: string,
-  values: Readonly<Record<string, number | string>> = {},
-): SimulatedMessage {
-  return {
-    data: NOTHING,
-    headers: new SimulatedHeaders(
-      code,
-      description,
-      Object.entries(values).map(([name, value]) => [name, String(value)]),
-    ),
-  };
+export function status(code: number, description: string, lines: HeaderLines = NONE): SimulatedMessage {
+  return { data: NOTHING, headers: new SimulatedHeaders(code, description, lines) };
 }
 
 export function json(value: unknown): SimulatedMessage {
   return { data: Buffer.from(JSON.stringify(value)) };
 }
 
-/** Acknowledgements, by stream and sequence: those of one simulation are those of the next. */
-const acknowledgements = new Map<string, (SimulatedMessage | undefined)[]>();
+const MAX_REMEMBERED = 1000;
 
-const MAX_ACKNOWLEDGED = 1000;
-
-export function acknowledgement(stream: string, seq: number): SimulatedMessage {
-  let known = acknowledgements.get(stream);
-  if (known === undefined) acknowledgements.set(stream, (known = []));
-  const message = known[seq] ?? json({ stream, seq });
-  if (seq < MAX_ACKNOWLEDGED) known[seq] = message;
-  return message;
+/** Answers that go by stream and sequence alone: those of one simulation are those of the next. */
+export function remembered(
+  make: (stream: string, seq: number) => SimulatedMessage,
+): (stream: string, seq: number) => SimulatedMessage {
+  const byStream = new Map<string, (SimulatedMessage | undefined)[]>();
+  return (stream, seq) => {
+    let known = byStream.get(stream);
+    if (known === undefined) byStream.set(stream, (known = []));
+    const message = known[seq] ?? make(stream, seq);
+    if (seq < MAX_REMEMBERED) known[seq] = message;
+    return message;
+  };
 }
+
+export const acknowledgement = remembered((stream, seq) => json({ stream, seq }));
 
 export type ClientErrorCode = "TIMEOUT" | "503" | "CONNECTION_CLOSED";
 

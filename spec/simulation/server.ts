@@ -12,6 +12,7 @@ import {
   SimulatedHeaders,
   acknowledgement,
   json,
+  remembered,
   status,
   type HeaderLines,
   type SimulatedMessage,
@@ -108,7 +109,15 @@ const refusal = (code: number, errCode: number, description: string, more: Json 
 
 const NOT_FOUND = [404, 10059, "stream not found"] as const;
 
-const noResponders = (subject: string): SimulatedMessage => status(503, "", { "Nats-Subject": subject });
+const wrongLastSequence = remembered((stream, last) =>
+  refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream, seq: 0 }),
+);
+
+const inFlight = remembered((stream) =>
+  refusal(400, WRONG_LAST_SEQUENCE_IN_FLIGHT, "wrong last sequence", { stream, seq: 0 }),
+);
+
+const noResponders = (subject: string): SimulatedMessage => status(503, "", [["Nats-Subject", subject]]);
 
 /** What a server fills in where a stream's settings do not say it. */
 const DEFAULTS: Json = {
@@ -144,7 +153,9 @@ function isSame(a: unknown, b: unknown): boolean {
 
 /** Whether a stream with these settings stores what is sent there. */
 function takes({ subjects }: Json, subject: string): boolean {
-  return !Array.isArray(subjects) || subjects.some((filter) => matcher(String(filter))(subject));
+  if (!Array.isArray(subjects)) return true;
+  for (const filter of subjects) if (matcher(String(filter))(subject)) return true;
+  return false;
 }
 
 /** What a server has heard of the changes of a stream's settings: so many. */
@@ -333,9 +344,7 @@ class Stream {
 
   #refusalOf(publish: Publish, view: View, isInFlight: (subject: string) => boolean): SimulatedMessage | undefined {
     const subject = conditionOf(publish);
-    if (subject !== undefined && this.#clustered && isInFlight(subject)) {
-      return refusal(400, WRONG_LAST_SEQUENCE_IN_FLIGHT, "wrong last sequence", { stream: this.name, seq: 0 });
-    }
+    if (subject !== undefined && this.#clustered && isInFlight(subject)) return inFlight(this.name, 0);
     return this.#mismatchOf(publish, view);
   }
 
@@ -343,9 +352,7 @@ class Stream {
     const subject = conditionOf(publish);
     if (subject === undefined) return undefined;
     const last = this.log.lastMatching(subject, view)?.seq ?? 0;
-    return last === publish.expected
-      ? undefined
-      : refusal(400, WRONG_LAST_SEQUENCE, `wrong last sequence: ${last}`, { stream: this.name, seq: 0 });
+    return last === publish.expected ? undefined : wrongLastSequence(this.name, last);
   }
 
   /**
@@ -525,11 +532,11 @@ class Stream {
       if (found.length === 0) return [status(404, "No Results")];
       // Before 2.12 the end counted one too few.
       const over = old ? 1 : 0;
-      return this.#batch(found, body, found.length, 0, (pending, before) => ({
-        "Nats-Num-Pending": Math.max(0, pending - over),
-        "Nats-Last-Sequence": before,
-        "Nats-UpTo-Sequence": upTo,
-      }));
+      return this.#batch(found, body, found.length, 0, (pending, before) => [
+        ["Nats-Num-Pending", String(Math.max(0, pending - over))],
+        ["Nats-Last-Sequence", String(before)],
+        ["Nats-UpTo-Sequence", String(upTo)],
+      ]);
     }
     if (typeof next === "string") {
       const found = this.log.from(seq, next, view);
@@ -538,10 +545,10 @@ class Stream {
       if (first === undefined) return [status(404, "Message Not Found")];
       if (batch === 0) return [this.#message(first)];
       // Before 2.12 each message counted itself among those that follow.
-      return this.#batch(found, body, batch, old ? 1 : 0, (pending, before) => ({
-        "Nats-Num-Pending": pending,
-        "Nats-Last-Sequence": before,
-      }));
+      return this.#batch(found, body, batch, old ? 1 : 0, (pending, before) => [
+        ["Nats-Num-Pending", String(pending)],
+        ["Nats-Last-Sequence", String(before)],
+      ]);
     }
     if (typeof last === "string") {
       const found = this.log.lastMatching(last, view);
@@ -593,14 +600,15 @@ class Stream {
     body: Json,
     batch: number,
     itself: number,
-    end: (pending: number, last: number) => Readonly<Record<string, number>>,
+    end: (pending: number, last: number) => HeaderLines,
   ): SimulatedMessage[] {
     const messages: SimulatedMessage[] = [];
     const maxBytes = Number(body["max_bytes"] ?? 0) || MAX_PENDING_BYTES;
     let last = 0;
     let bytes = 0;
     let pending = found.length;
-    for (const message of found.slice(0, batch)) {
+    for (const message of found) {
+      if (messages.length === batch) break;
       pending--;
       messages.push(
         this.#message(message, [
