@@ -23,6 +23,8 @@ await build({
   removeNodeProtocol: false,
   outExtension: () => ({ js: ".mjs" }),
 });
+// Less is compiled then that is called only now and then. Later versions of Node have another compiler for that.
+const COMPILED_LATE = process.version.startsWith("v20.") ? ["--interrupt-budget=200000"] : [];
 // Nothing of a simulation outlives it: with room for several, hardly anything is left to collect. Threads that compile
 // and collect beside it would take from others what a run on another core has to itself.
 const child = spawn(
@@ -32,6 +34,9 @@ const child = spawn(
     "--single-threaded",
     // The compiler takes time from the one thread too: what it would inline at most costs more than it brings.
     "--max-inlined-bytecode-size-cumulative=300",
+    // What it has not come to is not interpreted: plain machine code takes hardly any time to make.
+    "--always-sparkplug",
+    ...COMPILED_LATE,
     join(outDir, "main.mjs"),
     ...process.argv.slice(2),
   ],
