@@ -83,8 +83,9 @@ export async function recover(recovery: Recovery): Promise<Recovered> {
     const [image, ...segments] = files;
     const logs = segments.filter((log) => log !== undefined);
     if (image === undefined || image.length === 0) {
-      const left = logs.find(({ length }) => length > HEADER_BYTES);
-      if (left !== undefined) throw corrupt(left.path, undefined, "it is the log of a file that is missing");
+      // Who deletes a file to begin anew may leave its empty log. But nobody makes an empty file beside it.
+      const left = logs.find(({ length }) => image !== undefined || length > HEADER_BYTES);
+      if (left !== undefined) throw corrupt(left.path, undefined, "it is the log of a file that is missing, or empty");
       return await create(path, maker);
     }
     const kind = kindOf(await image.read(0, Math.min(image.length, FIRST_BYTES)));

@@ -250,6 +250,16 @@ describe("sqlite: never an older state", () => {
     expect((await usersOf(path)).length).to.equal(41);
   });
 
+  it("a file that was cut to nothing is no new one, as long as there is a log beside it, also an empty one", async () => {
+    await usersOf(folder.file());
+    const whole = await readFile(folder.file());
+    const log = await logOf(folder.file());
+    await writeFile(folder.file(), "");
+    expect((await expectCorrupt(folder.file(), "an empty file")).details?.["file"]).to.equal(log);
+    await writeFile(folder.file(), whole);
+    expect(await usersOf(folder.file())).to.deep.equal([]);
+  });
+
   it("a file that was cut, or made longer, is refused", async () => {
     await usersOf(folder.file());
     const whole = await readFile(folder.file());

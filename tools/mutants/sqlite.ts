@@ -13,6 +13,14 @@ const folderOrder = bySpec("spec/sqlite/durability.spec.ts", "names its files on
 
 export const sqliteMutants: readonly Mutant[] = [
   {
+    name: "an empty file for a new one",
+    file: "lib/sqlite/recovery.ts",
+    find: "image !== undefined || length > HEADER_BYTES",
+    replace: "length > HEADER_BYTES",
+    breaks: "A file that was cut to nothing is no new one.",
+    killedBy: olderState("cut to nothing"),
+  },
+  {
     name: "a grant counts before it is durable",
     file: "lib/sqlite/checks.ts",
     find: "const row = tables.users.get(key);",
