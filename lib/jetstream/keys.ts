@@ -61,6 +61,9 @@ export const keys = {
   state: "store" as Key<"rooms" | "users">,
 
   room: (roomId: string) => `${ROOM}${token(roomId)}` as Key<"rooms">,
+  rooms: `${ROOM}*` as Filter<"rooms">,
+  /** What is of rooms, in the other buckets: every record, whatever the format, but no barrier. */
+  ofRooms: "*.*.>" as Filter<"members" | "rooms_by_member" | "room_keys">,
   /** How many replicas each bucket was raised to. */
   replicas: "replicas" as Key<"rooms">,
   /** How far the index of all rooms is made. */

@@ -44,7 +44,7 @@ import { RoomIndex } from "./room-index.js";
 import { RoomLifecycle } from "./room-lifecycle.js";
 import { RoomLog } from "./room-log.js";
 import { RoomMembers } from "./room-members.js";
-import { RoomRecords, type CleanUp } from "./room-records.js";
+import { RoomRecords, type CleanUp, type RoomBuckets } from "./room-records.js";
 import { RosterCopies } from "./roster-copies.js";
 import { JetStreamRoomKeys } from "./room-keys.js";
 import { JetStreamRooms } from "./rooms.js";
@@ -434,11 +434,7 @@ async function prepareStates({ users, rooms, guard, log }: Parts, call: Call): P
     let lost: string | undefined;
     if (inUsers && hasGuard) lost = rooms.name;
     else if (inRooms && !hasGuard) lost = users.name;
-    else if (!inUsers && !inRooms && !hasGuard) {
-      // Neither is there before the first opening is over.
-      const { membersByEndpoint } = log.buckets;
-      if ((await membersByEndpoint.newest(keys.roomIndexEntries, call)) !== undefined) lost = users.name;
-    }
+    else if (!inUsers && !inRooms && !hasGuard && (await hasRooms(log.buckets, call))) lost = users.name;
     if (lost === undefined) {
       const [first, second] = hasGuard ? [rooms, users] : [users, rooms];
       await first.prepareState(call);
@@ -449,6 +445,17 @@ async function prepareStates({ users, rooms, guard, log }: Parts, call: Call): P
     if (lost === lostBefore) throw bucketLost(lost);
     lostBefore = lost;
   }
+}
+
+/** Whether there is a room, or what was of one. None is there before the first opening is over. */
+async function hasRooms({ rooms, members, membersByEndpoint, roomKeys }: RoomBuckets, call: Call): Promise<boolean> {
+  const found = await Promise.all([
+    rooms.newest(keys.rooms, call),
+    members.newest(keys.ofRooms, call),
+    membersByEndpoint.newest(keys.ofRooms, call),
+    roomKeys.newest(keys.ofRooms, call),
+  ]);
+  return found.some((entry) => entry !== undefined);
 }
 
 async function ensureBuckets(

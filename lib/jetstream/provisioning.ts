@@ -272,29 +272,27 @@ export async function ensureBucket(
   beforeMaking: () => Promise<void>,
   call: Call,
 ): Promise<StreamState> {
-  let found = await streamState(client, bucket, call);
-  if (found === undefined) {
-    await beforeMaking();
-    const config = {
-      ...settings(bucket),
-      num_replicas: replicas ?? 1,
-      metadata: { [FORMAT_METADATA]: String(FORMAT) },
-    };
-    const reply = await ask(client, `STREAM.CREATE.KV_${bucket}`, config, call);
-    const error = asObject(reply["error"]);
-    if (reply["error"] === undefined) {
-      found = state(reply);
-    } else if (error["err_code"] === STREAM_NAME_IN_USE) {
-      // Another instance was first, with other replicas.
-      found = await streamState(client, bucket, call);
-    } else {
-      throw refused(bucket, error);
+  for (const retries = new RetryLoop(call); ;) {
+    await retries.next();
+    let found = await streamState(client, bucket, call);
+    if (found === undefined) {
+      await beforeMaking();
+      const config = {
+        ...settings(bucket),
+        num_replicas: replicas ?? 1,
+        metadata: { [FORMAT_METADATA]: String(FORMAT) },
+      };
+      const reply = await ask(client, `STREAM.CREATE.KV_${bucket}`, config, call);
+      const error = asObject(reply["error"]);
+      if (reply["error"] === undefined) found = state(reply);
+      else if (error["err_code"] !== STREAM_NAME_IN_USE) throw refused(bucket, error);
+      // Else another instance was first, with other replicas. A cluster knows the name before the stream is there.
     }
+    if (found === undefined) continue;
+    const reason = incompatibility(bucket, found.config);
+    if (reason !== undefined) throw reason;
+    return found;
   }
-  if (found === undefined) throw bucketRemoved(bucket);
-  const reason = incompatibility(bucket, found.config);
-  if (reason !== undefined) throw reason;
-  return found;
 }
 
 /** Why a bucket cannot have more replicas, as JetStream answers an update. `undefined`: it can, now or later. */

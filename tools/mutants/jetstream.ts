@@ -12,10 +12,76 @@ const format = (test: string) => bySpec("spec/jetstream/format.spec.ts", test);
 const closedStore = (test: string) => bySpec("spec/jetstream/closed-store.spec.ts", test);
 const contention = (test: string) => bySpec("spec/jetstream/contention.spec.ts", test);
 const rosters = (test: string) => bySpec("spec/jetstream/rosters.spec.ts", test);
+const lostBuckets = (test: string) => bySpec("spec/jetstream/lost-buckets.spec.ts", test);
+const damaged = (test: string) => bySpec("spec/jetstream/damaged-records.spec.ts", test);
 const crashPoints = (operation: string) =>
   bySpec("spec/jetstream/crash-points.spec.ts", `${operation}: held at its k-th write`);
 
 export const jetStreamMutants: readonly Mutant[] = [
+  {
+    name: "users that were lost",
+    file: "lib/jetstream/open.ts",
+    find: "else if (inRooms && !hasGuard) lost = users.name;",
+    replace: "",
+    breaks: "Where users were lost nothing says who was an admin: no store opens.",
+    killedBy: lostBuckets("whichever part of the buckets was lost"),
+  },
+  {
+    name: "rooms that were lost",
+    file: "lib/jetstream/open.ts",
+    find: "if (inUsers && hasGuard) lost = rooms.name;",
+    replace: "if (inUsers && hasGuard) lost = undefined;",
+    breaks: "Where rooms were lost no store opens.",
+    killedBy: lostBuckets("whichever part of the buckets was lost"),
+  },
+  {
+    name: "rooms that are left of buckets of format 1",
+    file: "lib/jetstream/open.ts",
+    find: "(await hasRooms(log.buckets, call))",
+    replace: "(await log.buckets.membersByEndpoint.newest(keys.roomIndexEntries, call)) !== undefined",
+    breaks: "Whatever is left of a room says that the store was used.",
+    killedBy: lostBuckets("nor where they were of format 1"),
+  },
+  {
+    name: "the states of a new store in another order",
+    file: "lib/jetstream/open.ts",
+    find: "hasGuard ? [rooms, users] : [users, rooms]",
+    replace: "[rooms, users]",
+    breaks: "A first opening that died leaves nothing that looks like a loss.",
+    killedBy: lostBuckets("died at any of its changes"),
+  },
+  {
+    name: "a bucket whose name is taken before it is there",
+    file: "lib/jetstream/provisioning.ts",
+    find: "if (found === undefined) continue;",
+    replace: "if (found === undefined) throw bucketRemoved(bucket);",
+    breaks: "What another opening is just making is waited for.",
+    killedBy: lostBuckets("that another opening is just making"),
+  },
+  {
+    name: "a damaged user who holds up all others",
+    file: "lib/jetstream/user-cache.ts",
+    find: "const value = unlessCorrupt(() => stateOf(entry));",
+    replace: "const value = stateOf(entry) as UserState | undefined;",
+    breaks: "A damaged record denies itself alone.",
+    killedBy: damaged("users.user."),
+  },
+  {
+    name: "a damaged room that holds up all others",
+    file: "lib/jetstream/record-cache.ts",
+    find: "unlessCorrupt(() => this.#valueOf(entry))",
+    replace: "this.#valueOf(entry) as V | undefined",
+    breaks: "A damaged record denies itself alone.",
+    killedBy: damaged("rooms.room."),
+  },
+  {
+    name: "a record that is believed to stand elsewhere",
+    file: "lib/jetstream/entry.ts",
+    find: `if (typeof key === "string" && key === at)`,
+    replace: `if (typeof key === "string")`,
+    breaks: "What says that it stands at another key is a record of neither.",
+    killedBy: damaged("users.store"),
+  },
   {
     name: "a bucket without a leader that ends every session",
     file: "lib/jetstream/log.ts",
