@@ -7,6 +7,7 @@
  * | open | open | a store like any other |
  * | importing | open | an import began, and wrote nothing yet: others may have written rooms |
  * | importing | importing | an import writes, or has died; with `checked: false` it has written nothing yet |
+ * | open | importing | something was there: it is being opened again |
  * | opening | importing | it is over, and everything is there |
  * | opening | open | the same |
  * | complete | importing | a migration has everything there, and waits for its source |

@@ -148,6 +148,8 @@ export class BucketsWriter implements RecordWriter {
     const { users, log } = this.#parts;
     const { rooms } = log.buckets;
     const { state, ...before } = await readStates(users, rooms, call);
+    // They are not of one moment: an import that goes on may have closed `rooms` since it was read.
+    if (before.users.name === IMPORTING && before.rooms.name !== IMPORTING) before.rooms = await readState(rooms, call);
     const begun = beginWrite(state, this.#run, true, Date.now());
     this.#state = begun;
     // What is there of a store that was moved away from is left, and so is what an import wrote, which begins when both
@@ -160,9 +162,10 @@ export class BucketsWriter implements RecordWriter {
       await writeState(bucket, openState(floorOf(value), this.#id), at, call);
     };
     if (!isLeft && !(await this.#isEmpty(call))) {
-      // An import that died before it wrote anything may have closed them. Others may have written meanwhile.
-      if (before.rooms.name === IMPORTING) await reopen(rooms, before.rooms.seq);
+      // An import that died before it wrote anything may have closed them. Others may have written meanwhile. `users`
+      // comes first: if that import goes on, what is there may be what it writes. Then `users` has another record.
       if (before.users.name === IMPORTING) await reopen(users, before.users.seq);
+      if (before.rooms.name === IMPORTING) await reopen(rooms, before.rooms.seq);
       throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
     }
     const closed = isLeft ? value : { ...value, ...UNCHECKED };
@@ -172,8 +175,8 @@ export class BucketsWriter implements RecordWriter {
     if (begun.was !== undefined) await this.#parts.settings.follow(call);
     if (!isLeft) {
       if (!(await this.#isEmpty(call))) {
-        await reopen(rooms, roomsAt);
         await reopen(users, usersAt);
+        await reopen(rooms, roomsAt);
         throw CERTAIN.rules(asRead("certain", before)).importIntoNonEmpty();
       }
       await writeState(users, value, usersAt, call);

@@ -6,7 +6,7 @@ import { isConflict, type Store } from "unibus-membership";
 import { openJetStream } from "../../lib/jetstream/open.js";
 import { openMemory } from "../../lib/memory/open.js";
 import { contentDigest, stepOf } from "../support/migrate-cases.js";
-import { errorOf } from "../support/code-of.js";
+import { codeOf, errorOf } from "../support/code-of.js";
 import { fill } from "../support/export-cases.js";
 import { migrate } from "../../lib/transfer/migrate.js";
 import type { Connection } from "../support/nats-clients.js";
@@ -165,6 +165,75 @@ describe("jetstream: runs of migrations that are stopped", function () {
     expect((await migrate(from, to, { cutOver: true })).digest).to.equal(digest);
     expect(await to.isAuthorized("root")).to.equal(true);
     await Promise.all([from, to, first].map((store) => store.close()));
+  });
+
+  it("a run that has seen another one begin, and wakes when that one writes, opens nothing of it", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const to = await open();
+    const [one, other] = [stoppable(connection), stoppable(connection)];
+    const [first, second] = [await open(one.connection), await open(other.connection)];
+    let closes = 0;
+    // Both logs say that it is there, and it has not looked yet whether anything came between.
+    const isClosed = one.stopAt((subject) => subject === `$KV.${prefix}users.store` && ++closes === 2);
+    let phase = "";
+    const onProgress = (progress: { phase: string }): void => {
+      ({ phase } = progress);
+    };
+    const ends = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs, onProgress }));
+    await isClosed;
+    // It has seen that, and is about to look what the target holds.
+    const hasSeen = other.stopAt((...asked) => readOf(asked[0], asked[1]) === `$KV.${prefix}users.admins`);
+    const late = errorOf(migrate(from, second, { cutOver: true, stallTimeoutMs }));
+    await hasSeen;
+    one.goOn();
+    const writes = one.stopAt(() => phase === "verify");
+    await writes;
+    other.goOn();
+    expect(isConflict(await late)).to.equal(true);
+    // Whoever comes next takes what the first has written for what it is.
+    const again = await migrate(from, to, { cutOver: true }).catch(codeOf);
+    expect([await to.isAuthorized("root"), await from.isAuthorized("root")]).to.deep.equal([true, false]);
+    expect(again).to.include({ digest: await contentDigest(to) });
+    one.goOn();
+    expect(isConflict(await ends)).to.equal(true);
+    await Promise.all([from, to, first, second].map((store) => store.close()));
+  });
+
+  it("a run that has read one of the states before another one closed the target opens nothing of it", async () => {
+    const from = await openMemory({ opTimeoutMs });
+    await fill(from);
+    const to = await open();
+    const one = stoppable(connection);
+    const [hasRead, goOn] = [signal(), signal()];
+    const reads = { users: 0, rooms: 0 };
+    const tap: Tap = async (send, ...asked) => {
+      const [subject, payload, options] = asked;
+      // It has looked at both once. Then it is about to close the store.
+      if (readOf(subject, payload) === `$KV.${prefix}users.store` && ++reads.users === 2) await goOn.happened;
+      const answer = await send(...asked);
+      if (fenced(subject, options) === `$KV.${prefix}rooms.store` && ++reads.rooms === 2) hasRead.now();
+      return answer;
+    };
+    const first = await open(one.connection);
+    const second = await open(tapped(connection, { request: tap }));
+    reads.users = reads.rooms = 0;
+    const late = migrate(from, second, { cutOver: true, stallTimeoutMs }).catch(codeOf);
+    await hasRead.happened;
+    let phase = "";
+    const onProgress = (progress: { phase: string }): void => {
+      ({ phase } = progress);
+    };
+    const writes = one.stopAt(() => phase === "verify");
+    const ends = errorOf(migrate(from, first, { cutOver: true, stallTimeoutMs, onProgress }));
+    await writes;
+    goOn.now();
+    const said = await late;
+    expect([await to.isAuthorized("root"), await from.isAuthorized("root")]).to.deep.equal([true, false]);
+    expect(said).to.include({ digest: await contentDigest(to) });
+    one.goOn();
+    expect(isConflict(await ends)).to.equal(true);
+    await Promise.all([from, to, first, second].map((store) => store.close()));
   });
 
   it("a run that comes too late to a store that holds nothing leaves it open", async () => {

@@ -46,6 +46,25 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: stoppedRuns("just before it was closed is left"),
   },
   {
+    name: "a run that was stopped opens the rooms of an import which goes on",
+    file: "lib/jetstream/record-writer.ts",
+    find: `if (before.users.name === IMPORTING) await reopen(users, before.users.seq);
+      if (before.rooms.name === IMPORTING) await reopen(rooms, before.rooms.seq);`,
+    replace: `if (before.rooms.name === IMPORTING) await reopen(rooms, before.rooms.seq);
+      if (before.users.name === IMPORTING) await reopen(users, before.users.seq);`,
+    breaks:
+      "What an import writes is never opened before everything is there: who comes next would open its users too.",
+    killedBy: stoppedRuns("wakes when that one writes"),
+  },
+  {
+    name: "two states that were read at two moments are taken for one",
+    file: "lib/jetstream/record-writer.ts",
+    find: "if (before.users.name === IMPORTING && before.rooms.name !== IMPORTING) before",
+    replace: "if (before.users.name === this.#id) before",
+    breaks: "An import whose closing of `rooms` was not read yet is not taken for one that has written nothing.",
+    killedBy: stoppedRuns("has read one of the states"),
+  },
+  {
     name: "settings that are changed on purpose are put back",
     file: "lib/jetstream/stream-settings.ts",
     find: "!changes.has(name) && !isSame",
