@@ -26,6 +26,7 @@ import {
   oneSideCases,
   pairCases,
   revisionsOf,
+  rivalCases,
   stateCases,
 } from "./support/migrate-cases.js";
 
@@ -66,7 +67,10 @@ describe("migrations", function () {
     for (const target of names)
       describe(`from ${source} to ${target}`, () => {
         // A side goes through its states whatever the other one is.
-        const cases = { ...pairsOf(source, target), ...(source === target ? { ...stateCases, ...oneSideCases } : {}) };
+        const cases = {
+          ...pairsOf(source, target),
+          ...(source === target ? { ...stateCases, ...oneSideCases, ...rivalCases } : {}),
+        };
         for (const [name, run] of Object.entries(cases))
           it(name, async () => {
             const [from, to] = [await openers[source](), await openers[target]()];

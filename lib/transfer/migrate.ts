@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import * as args from "../arguments.js";
 import type { ChangeFeed, RecordReader, RecordWriter, StoredRecord } from "../driver.js";
 import type { MoveRun, MoveReport } from "../moves.js";
+import { isConflict, isUnavailable } from "../errors.js";
 import { MAX_REVISION_FLOOR } from "../rules.js";
 import type { Store } from "../store.js";
 import { Ledger, Parts } from "./ledger.js";
@@ -66,9 +67,12 @@ export async function migrate(from: Store, to: Store, options?: MigrateOptions):
   const { cutOver = false } = options ?? {};
   if (typeof cutOver !== "boolean") throw args.invalid("options.cutOver", "a boolean");
   const pair = await pairOf(source, target);
-  const before = await goOn(pair, cutOver);
-  if (before !== undefined) return reportOf(await finish(pair, before), Date.now() - before.since);
-  return new Migration(pair).run(cutOver);
+  for (;;) {
+    const before = await goOn(pair, cutOver);
+    if (before !== undefined) return reportOf(await finish(pair, before), Date.now() - before.since);
+    const report = await new Migration(pair).run(cutOver);
+    if (report !== undefined) return report;
+  }
 }
 
 const reportOf = ({ counts, digest }: MoveReport, fencedMs: number): MigrationReport => ({
@@ -87,19 +91,20 @@ class Migration {
     this.#pair = pair;
   }
 
-  async run(cutOver: boolean): Promise<MigrationReport> {
+  /** `undefined`: another run has come to a later state meanwhile, and this one begins from that. */
+  async run(cutOver: boolean): Promise<MigrationReport | undefined> {
     const { source, target } = this.#pair;
-    const run = this.#run(source);
     const facts = await source.work.step((call) => source.work.store.moving.facts(call));
     const floor = Math.min(Math.max(facts.revisionFloor, Date.now()), MAX_REVISION_FLOOR);
-    const { records } = target.work.store;
-    const writer = await target.work.step((call) => records.write(floor, run, call));
+    const writer = await this.#takeOver(floor);
+    if (writer === undefined) return undefined;
     try {
       target.work.progress.begin("clear");
       while (await target.work.step((call) => writer.clear(call))) target.work.progress.advance(1);
-      await this.#checkSource(writer);
+      if (await this.#isFenced(writer)) return undefined;
       const { store } = source.work;
-      const feed = await source.work.step((call) => store.follow(store.changes.follow(call), call));
+      const feed = await this.#follow();
+      if (feed === undefined) return undefined;
       try {
         return await this.#followed(feed, writer, floor, cutOver);
       } finally {
@@ -110,14 +115,41 @@ class Migration {
     }
   }
 
+  async #takeOver(floor: number): Promise<RecordWriter | undefined> {
+    const { source, target } = this.#pair;
+    const { records } = target.work.store;
+    try {
+      return await target.work.step((call) => records.write(floor, this.#run(source), call));
+    } catch (error) {
+      if (!isConflict(error)) throw error;
+      const { kind, run } = await target.state();
+      if (kind === "complete" && run.peer.id === source.identity.id) return undefined;
+      throw error;
+    }
+  }
+
+  /** `undefined`: the source is fenced just now. */
+  async #follow(): Promise<ChangeFeed | undefined> {
+    const { source, target } = this.#pair;
+    const { store } = source.work;
+    try {
+      return await source.work.step((call) => store.follow(store.changes.follow(call), call));
+    } catch (error) {
+      if (isUnavailable(error) && error.details?.["movingTo"] === target.identity.name) return undefined;
+      throw error;
+    }
+  }
+
   /**
-   * The source may have ended since it was asked. Then another run has opened the target, which holds nothing: else it
-   * would not have been taken for an empty one.
+   * Whether the source was fenced since it was asked, by a run that can no longer say that everything is there.
+   *
+   * It may have ended since. Then another run has opened the target, which holds nothing: else it would not have been
+   * taken for an empty one.
    */
-  async #checkSource(writer: RecordWriter): Promise<void> {
+  async #isFenced(writer: RecordWriter): Promise<boolean> {
     const { source, target } = this.#pair;
     const { kind } = await source.state();
-    if (kind !== "leaving" && kind !== "moved") return;
+    if (kind !== "leaving" && kind !== "moved") return kind === "moving";
     await target.work.step((call) => writer.seal(call));
     await target.work.step((call) => writer.giveBack(call));
     throw conflict("Another run of the migration has ended it");
@@ -185,7 +217,7 @@ class Migration {
   async #copy(writer: RecordWriter): Promise<void> {
     const { source, target } = this.#pair;
     const { store } = source.work;
-    const reader = await source.work.step((call) => store.begin(store.records.read(call), call));
+    const reader = await source.work.step((call) => store.begin(store.moving.read(undefined, call), call));
     target.work.progress.begin("copy", totalOf(reader.expected));
     await this.#transfer(reader, writer, new Names());
     target.work.progress.end(totalOf(this.#ledger.counts));

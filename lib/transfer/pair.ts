@@ -1,6 +1,6 @@
 /** Both sides of a migration, and how one that has not ended goes on. The argument: docs/migration.md. */
 import * as args from "../arguments.js";
-import { StoreError } from "../errors.js";
+import { StoreError, isConflict } from "../errors.js";
 import { refusalOf } from "../moves.js";
 import type { MoveRun, MoveReport, MoveState, StepName, StoreIdentity } from "../moves.js";
 import type { BulkWork } from "./options.js";
@@ -80,8 +80,13 @@ export async function goOn(pair: Pair, cutOver: boolean): Promise<MoveRun | unde
     if (from.run.peer.id !== target.identity.id) throw refusalOf(from) ?? conflict("It is moved elsewhere");
     if (from.kind !== "moving") return from.run;
     if (cutOver && at.kind === "complete" && at.run.id === from.run.id) return at.run;
-    await source.step("lift", from.run.id);
+    // That run may have come to another state by itself.
+    await source.step("lift", from.run.id).catch(unlessConflict);
   }
+}
+
+function unlessConflict(error: unknown): void {
+  if (!isConflict(error)) throw error;
 }
 
 /** Removes what came of a migration that ends with its source. */

@@ -10,10 +10,11 @@ import type { Call } from "../../lib/call.js";
 import type { ChangeFeed, Wanted } from "../../lib/driver.js";
 import { endMigration } from "../../lib/transfer/end-migration.js";
 import { exportStore } from "../../lib/transfer/export.js";
-import { migrate } from "../../lib/transfer/migrate.js";
+import { migrate, type MigrationReport } from "../../lib/transfer/migrate.js";
 import { errorOf } from "./code-of.js";
 import { digestOf, fill } from "./export-cases.js";
 import { Watching, Writers, bothOf, type Asked, type Stores } from "./migrate-load.js";
+import { signal } from "./wait.js";
 
 async function linesOf(store: Store): Promise<string[]> {
   const lines: string[] = [];
@@ -203,6 +204,108 @@ export const pairCases: Readonly<Record<string, Case>> = {
       if (each.status === "rejected") expect(isConflict(each.reason), String(each.reason)).to.equal(true);
     expect(both.some(({ status }) => status === "fulfilled")).to.equal(true);
     await expectOnly(to, from);
+  },
+};
+
+/** Waits before each call of a step of a driver, and after it. */
+function held<K extends string>(
+  on: Readonly<Record<K, (...asked: never[]) => Promise<unknown>>>,
+  name: K,
+  before: (times: number) => Promise<unknown> | undefined,
+  after: (times: number) => Promise<unknown> | undefined = () => undefined,
+): void {
+  const step = on[name].bind(on) as (...asked: unknown[]) => Promise<unknown>;
+  let begun = 0;
+  Object.assign(on, {
+    [name]: async (...asked: unknown[]) => {
+      const times = ++begun;
+      await before(times);
+      const found = await step(...asked);
+      await after(times);
+      return found;
+    },
+  });
+}
+
+/** Two runs, of which one stands still while the other one goes on. They are the same store's steps on each side. */
+class Rivals {
+  readonly #stores: Stores;
+  readonly #runs: Promise<MigrationReport>[] = [];
+  /** The second is about to close the target. */
+  readonly secondIsThere = signal();
+  readonly secondGoesOn = signal();
+
+  constructor(stores: Stores) {
+    this.#stores = stores;
+    held(accessOf(stores.to).records, "write", (times) => {
+      if (times !== 2) return undefined;
+      this.secondIsThere.now();
+      return this.secondGoesOn.happened;
+    });
+  }
+
+  /** Resolves when it is over. */
+  async run(): Promise<void> {
+    const { from, to } = this.#stores;
+    const run = migrate(from, to, { cutOver: true });
+    this.#runs.push(run);
+    await run.catch(() => undefined);
+  }
+
+  async expectOneWins(): Promise<void> {
+    const { from, to } = this.#stores;
+    const both = await Promise.allSettled(this.#runs);
+    expect(both).to.have.length(2);
+    const lost = both.flatMap((each): unknown[] => (each.status === "rejected" ? [each.reason] : []));
+    for (const error of lost) expect(isConflict(error), String(error)).to.equal(true);
+    expect(lost.length, lost.join()).to.be.lessThan(2);
+    await expectOnly(to, from);
+  }
+}
+
+export const rivalCases: Readonly<Record<string, Case>> = {
+  "a run whose fence is lifted just before it says that everything is there, and who has lifted it: one wins": async (
+    stores,
+  ) => {
+    await fill(stores.from);
+    const rivals = new Rivals(stores);
+    let second: Promise<void> | undefined;
+    held(
+      accessOf(stores.from).moving,
+      "fence",
+      () => undefined,
+      (times) => {
+        if (times !== 1) return undefined;
+        second = rivals.run();
+        return rivals.secondIsThere.happened;
+      },
+    );
+    await rivals.run();
+    rivals.secondGoesOn.now();
+    await second;
+    await rivals.expectOneWins();
+  },
+
+  "a run that takes the target over while the fence of the other one stands: one wins": async (stores) => {
+    await fill(stores.from);
+    const rivals = new Rivals(stores);
+    let second: Promise<void> | undefined;
+    held(
+      accessOf(stores.from).moving,
+      "fence",
+      (times) => {
+        if (times !== 1) return undefined;
+        second = rivals.run();
+        return rivals.secondIsThere.happened;
+      },
+      (times) => {
+        if (times !== 1) return undefined;
+        rivals.secondGoesOn.now();
+        return second;
+      },
+    );
+    await rivals.run();
+    await rivals.expectOneWins();
   },
 };
 

@@ -65,6 +65,22 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: stoppedRuns("has read one of the states"),
   },
   {
+    name: "a run whose rival says first that everything is there gives up",
+    file: "lib/transfer/migrate.ts",
+    find: `if (kind === "complete" && run.peer.id === source.identity.id) return undefined;`,
+    replace: "void [kind, run];",
+    breaks: "Of two that run one wins: the fence of the first was lifted, so that it cannot end what it has compared.",
+    killedBy: migrations("just before it says that everything is there"),
+  },
+  {
+    name: "a run that meets the fence of the one it has taken over gives up",
+    file: "lib/transfer/migrate.ts",
+    find: "if (await this.#isFenced(writer)) return undefined;",
+    replace: "await this.#isFenced(writer);",
+    breaks: "Of two that run one wins: that of the fence has lost the target.",
+    killedBy: migrations("while the fence of the other one stands"),
+  },
+  {
     name: "settings that are changed on purpose are put back",
     file: "lib/jetstream/stream-settings.ts",
     find: "!changes.has(name) && !isSame",
