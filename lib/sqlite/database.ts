@@ -182,9 +182,12 @@ export class Database {
    * Closes the store, which has to be empty, or what an import left. What is there goes, and an import that still goes
    * on ends with `CONFLICT`. The transactions from here on have numbers above `floor`.
    */
-  async beginImport(floor: number, run: MoveRun | undefined, call: Call): Promise<Importer> {
+  beginImport(floor: number, run: MoveRun | undefined, call: Call): Promise<Importer> {
     // An import that is about to end may be acknowledged: nothing of it may be cleared away.
-    await this.#stateSettled();
+    return this.#inTurnOfState(call, () => this.#beginImport(floor, run, call));
+  }
+
+  async #beginImport(floor: number, run: MoveRun | undefined, call: Call): Promise<Importer> {
     const state = beginWrite(this.tables.state, run, this.#isEmpty(), currentTime());
     const importer: Importer = { id: Symbol("import") };
     this.#importer = importer;
@@ -204,28 +207,30 @@ export class Database {
   }
 
   /** Removes what was imported. The store stays closed. */
-  async clearImport(importer: Importer, call: Call): Promise<void> {
-    this.#checkImporter(importer);
-    await this.#changeState({ state: this.tables.state, clears: true, adminEver: false }, call);
+  clearImport(importer: Importer, call: Call): Promise<void> {
+    return this.#inTurnOfState(call, () => {
+      this.#checkImporter(importer);
+      return this.#changeState({ state: this.tables.state, clears: true, adminEver: false }, call);
+    });
   }
 
   /** Everything is there. `next`: the state after that. */
-  async endImport(
-    importer: Importer,
-    adminEver: boolean,
-    next: (state: MoveState) => MoveState,
-    call: Call,
-  ): Promise<void> {
-    this.#checkImporter(importer);
-    await this.#changeState({ state: next(this.tables.state), clears: false, adminEver }, call);
+  endImport(importer: Importer, adminEver: boolean, next: (state: MoveState) => MoveState, call: Call): Promise<void> {
+    return this.#inTurnOfState(call, () => {
+      this.#checkImporter(importer);
+      return this.#changeState({ state: next(this.tables.state), clears: false, adminEver }, call);
+    });
   }
 
   /**
    * From here on nothing is decided; what was decided before is durable when this resolves, and nothing changes any
    * more.
    */
-  async fence(run: MoveRun, call: Call): Promise<void> {
-    await this.#stateSettled();
+  fence(run: MoveRun, call: Call): Promise<void> {
+    return this.#inTurnOfState(call, () => this.#fence(run, call));
+  }
+
+  async #fence(run: MoveRun, call: Call): Promise<void> {
     checkFence(this.tables.state);
     const state = { kind: "moving", run } as const;
     this.#fencing = state;
@@ -237,17 +242,20 @@ export class Database {
   }
 
   /** `next` rejects where the state is none from which it may go on. */
-  async step(next: (state: MoveState) => MoveState, call: Call): Promise<void> {
-    await this.#stateSettled();
-    await this.#changeState({ state: next(this.tables.state), clears: false, adminEver: false }, call);
+  step(next: (state: MoveState) => MoveState, call: Call): Promise<void> {
+    return this.#inTurnOfState(call, () =>
+      this.#changeState({ state: next(this.tables.state), clears: false, adminEver: false }, call),
+    );
   }
 
-  /** Waits for each change of the state that is on its way. Another one may come meanwhile. */
-  async #stateSettled(): Promise<void> {
-    for (let known: unknown; known !== this.#stateChanged;) {
-      known = this.#stateChanged;
-      await known;
-    }
+  /** One at a time decides on the state: what it goes by is durable, and no other change of it is on its way. */
+  #inTurnOfState<T>(call: Call, change: () => Promise<T>): Promise<T> {
+    const changed = this.#stateChanged.then(() => {
+      call.throwIfEnded();
+      return change();
+    });
+    this.#stateChanged = changed.catch(() => undefined);
+    return changed;
   }
 
   /** Nobody imports any more. What was begun and not ended stays so. */
@@ -265,9 +273,7 @@ export class Database {
       takesAway: true,
       result: () => undefined,
     });
-    const changed = promised(this.#write(call, Math.max(this.#sequence, floor) + 1, step));
-    this.#stateChanged = changed.catch(() => undefined);
-    return changed;
+    return promised(this.#write(call, Math.max(this.#sequence, floor) + 1, step));
   }
 
   /** A write of whoever imports. */

@@ -378,7 +378,25 @@ export const stateCases: Readonly<Record<string, Case>> = Object.fromEntries(
   ),
 );
 
+const NO_REPORT: MoveReport = { counts: { users: 0, rooms: 0, members: 0, roomKeys: 0 }, digest: "" };
+
 export const oneSideCases: Readonly<Record<string, Case>> = {
+  "of two steps at once one is done: a fence, and the end of a source or of its fence": async ({ from, to }) => {
+    await fillFew(from);
+    const peer = await stepOf(to, ({ moving }, call) => moving.identity(call));
+    const fence = (id: string): Promise<void> =>
+      stepOf(from, ({ moving }, call) => moving.fence({ id, peer, since: 0 }, call));
+    const step = (name: "leave" | "lift"): Promise<void> =>
+      stepOf(from, ({ moving }, call) => moving.step(name, "one", NO_REPORT, call));
+    const fences = await Promise.allSettled([fence("one"), fence("other")]);
+    expect(fences.map(({ status }) => status).sort()).to.deep.equal(["fulfilled", "rejected"]);
+    const { run } = await stepOf(from, ({ moving }, call) => moving.state(call));
+    if (run?.id !== "one") return;
+    const [left, lifted] = await Promise.allSettled([step("leave"), step("lift")]);
+    expect([left.status, lifted.status].sort()).to.deep.equal(["fulfilled", "rejected"]);
+    expect(await admits(from)).to.deep.equal(left.status === "fulfilled" ? NOBODY : EVERYBODY);
+  },
+
   "sessions of a source that is fenced end, and none begins there again": async ({ from, to }) => {
     await fillFew(from);
     const options = { maxStalenessMs: 60_000 };

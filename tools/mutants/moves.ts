@@ -81,6 +81,14 @@ export const movesMutants: readonly Mutant[] = [
     killedBy: migrations("while the fence of the other one stands"),
   },
   {
+    name: "two steps of a file's state are decided at once",
+    file: "lib/sqlite/database.ts",
+    find: "this.#stateChanged = changed.catch(() => undefined);",
+    replace: "changed.catch(() => undefined);",
+    breaks: "A source that has ended is not opened by whoever lifts its fence at that moment.",
+    killedBy: migrations("of two steps at once one is done"),
+  },
+  {
     name: "settings that are changed on purpose are put back",
     file: "lib/jetstream/stream-settings.ts",
     find: "!changes.has(name) && !isSame",

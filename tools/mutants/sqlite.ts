@@ -697,8 +697,8 @@ export const sqliteMutants: readonly Mutant[] = [
   {
     name: "an import that is about to end is cleared away by the next",
     file: "lib/sqlite/database.ts",
-    find: "await known;",
-    replace: "void known;",
+    find: "return this.#inTurnOfState(call, () => this.#beginImport(floor, run, call));",
+    replace: "return this.#beginImport(floor, run, call);",
     breaks: "What an import was acknowledged with stays, whoever begins another one.",
     killedBy: bySpec("spec/sqlite/exports.spec.ts", "what was imported stays"),
   },
