@@ -142,7 +142,8 @@ export class Log<B extends BucketName> {
     this.noteOwn({
       key,
       seq,
-      isBehind: ({ seq: now, value }) => (this.own.isOwn(value) ? "yes" : now === seq ? "no" : "unknown"),
+      // Its key is spared: what stands behind it there is of another store, or was sent before and came later.
+      isBehind: ({ seq: now, value }) => (now > seq ? "unknown" : this.own.isOwn(value) ? "yes" : "no"),
     });
   }
 
@@ -150,6 +151,7 @@ export class Log<B extends BucketName> {
   protected noteOwn(landmark: Landmark<B>): boolean {
     if (this.isDoubted || landmark.seq <= (this.#landmark?.seq ?? 0)) return false;
     this.#landmark = landmark;
+    this.own.spare(landmark.key);
     return true;
   }
 
@@ -211,10 +213,8 @@ export class Log<B extends BucketName> {
     const asked = moment();
     const landmark = this.#landmark;
     if (landmark !== undefined) {
-      this.own.spare(landmark.key);
       const found = await this.whatBecameOf(landmark.key, landmark.seq);
       if (found === undefined) return;
-      this.own.spare(undefined);
       const isBehind = landmark.isBehind(decode(found, this.subjects.length));
       // Another message at its place, or one that would tell of it and does not: a backup was put back, and written to
       // since.

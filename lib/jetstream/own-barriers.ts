@@ -70,11 +70,12 @@ export class OwnBarriers<B extends BucketName> {
     }
     // All keys are under way, or were never answered, as while a cluster is cut.
     if (this.#made === KEYS) this.part();
-    return `${this.#group}-${String(this.#made++)}`;
+    const key = `${this.#group}-${String(this.#made++)}`;
+    return key === this.#spared ? this.#freeKey() : key;
   }
 
-  /** Somebody looks for the message at this key: nothing may supersede it. */
-  spare(key: string | undefined): void {
+  /** The log is known by the message at this key. Nothing of this store may supersede it, nor seem to, in another log. */
+  spare(key: string): void {
     this.#spared = key;
   }
 

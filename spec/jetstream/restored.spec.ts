@@ -7,7 +7,8 @@ import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { codeOf } from "../support/code-of.js";
 import { natsClients, type Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
-import { pause } from "../support/wait.js";
+import { pause, signal } from "../support/wait.js";
+import { isBarrier } from "./support/messages.js";
 import { natsError, quieted, tapped } from "./support/taps.js";
 
 /** After so long without an answer another log could have taken the place of the one that is known. */
@@ -100,6 +101,62 @@ describe("jetstream: a backup that is put back under stores that are open", func
     for (const call of [here.users.get("guest"), here.rooms.get("room")])
       expect(await call.then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
     await Promise.all([here.close(), there.close(), ...connections.map((connection) => connection.close())]);
+  });
+
+  it("is another log too where a barrier comes into it that was on its way before", async () => {
+    await using server = await startNatsServer();
+    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
+    const [first, second, third] = connections;
+    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
+    const files = join(server.directory, "jetstream");
+    const backup = join(server.directory, "backup");
+    const options = { opTimeoutMs: 20_000 };
+    /** What is sent meanwhile comes to the server when it is let go. */
+    let isHeld = false;
+    const [isOnItsWay, letGo] = [signal(), signal()];
+    const connection = tapped(first, {
+      request: async (send, ...asked) => {
+        if (isHeld && isBarrier(asked[0])) {
+          isOnItsWay.now();
+          await letGo.happened;
+        }
+        return send(...asked);
+      },
+    });
+    const observed = quieted(second);
+    const there = await openJetStream(observed.connection, 1, options);
+    await there.users.addFirstAdmin({ key: "root" });
+    for (const key of ["guest", "busy"]) await there.users.add({ key });
+    const here = await openJetStream(connection, 1, options);
+    await observed.quiet();
+    await server.kill();
+    await cp(files, backup, { recursive: true });
+    await server.restart();
+    await there.users.revoke("guest");
+    // As a barrier of its own tells it: the revocation stands before that.
+    const session = await here.session("root", { maxStalenessMs: 60_000 });
+    expect(session.allowed).to.equal(true);
+    await here.isAuthorized("root");
+    isHeld = true;
+    const check = here.isAuthorized("root");
+    await isOnItsWay.happened;
+    await server.kill();
+    await rm(files, { recursive: true });
+    await rename(backup, files);
+    await server.restart();
+    await pause(AGED_MS);
+    // A store that opens anew cannot tell.
+    const anew = await openJetStream(third, 1, options);
+    for (let i = 0; i < 20; i++) await anew.users.update("busy", { name: `name ${String(i)}` });
+    isHeld = false;
+    letGo.now();
+    await check;
+    expect(await here.isAuthorized("guest")).to.equal(false);
+    expect(await here.users.get("root").then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
+    // At its next proof, which this one shares.
+    expect((await here.session("root")).allowed).to.equal(false);
+    expect(session.allowed && session.active).to.equal(false);
+    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
 });
 

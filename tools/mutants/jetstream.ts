@@ -291,6 +291,15 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "is another log to a store" },
   },
   {
+    name: "a barrier on its way at the key of the newest one",
+    file: "lib/jetstream/log.ts",
+    find: "    this.own.spare(landmark.key);\n",
+    replace: "",
+    breaks:
+      "What was sent before, and comes late into another log, is not taken for the newest message of the known one.",
+    killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "that was on its way before" },
+  },
+  {
     name: "a log is known by barriers alone",
     file: "lib/jetstream/proved-bucket.ts",
     find: "if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;",
