@@ -39,6 +39,7 @@ const AT_ONCE = 64;
 interface Mark<B extends CommittingBucket> {
   readonly seq: Seq<B>;
   readonly log: number;
+  readonly olders: number;
 }
 
 interface UsersMark extends Mark<"users"> {
@@ -249,10 +250,10 @@ function memberGrants(
  * in another log. Then the next reading begins before it: what was told may be told again.
  */
 async function markNow<B extends CommittingBucket, V>(bucket: ProvedBucket<B, V>, call: Call): Promise<Mark<B>> {
-  const { log } = await bucket.recognized(call);
+  const { log, olders } = await bucket.recognized(call);
   const seq = await bucket.readIndex(call);
   const { upTo } = await bucket.recognized(call);
-  return { seq: earlier(seq, upTo), log };
+  return { seq: earlier(seq, upTo), log, olders };
 }
 
 async function usersMark({ users }: GrantSources, call: Call): Promise<UsersMark> {
@@ -272,10 +273,10 @@ async function readLog<B extends CommittingBucket, V>(
 ): Promise<(ChangedRange<B> & { readonly mark: Mark<B> }) | "over" | "unknown"> {
   const found = await changedSince(bucket, mark.seq, call);
   await bucket.checkOpen(found?.upTo ?? (await bucket.readIndex(call)), call);
-  const { log, upTo } = await bucket.recognized(call);
-  if (log !== mark.log) return "over";
-  if (found !== undefined)
-    return found.entries.has(STATE) ? "over" : { ...found, mark: { seq: earlier(found.upTo, upTo), log } };
+  const { log, olders, upTo } = await bucket.recognized(call);
+  if (log !== mark.log || found?.entries.has(STATE) === true) return "over";
+  if (found !== undefined && olders === mark.olders)
+    return { ...found, mark: { seq: earlier(found.upTo, upTo), log, olders } };
   // The state of the store is known as of the barrier by now. One that stands behind the mark says that it was closed
   // since.
   return Promise.resolve(bucket.checkOpen(mark.seq, call)).then(

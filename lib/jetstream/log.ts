@@ -52,8 +52,10 @@ export class Log<B extends BucketName> {
    * Grows whenever nothing shows that the log is the one that was known: what was read of it before may be of another.
    */
   #logs = 0;
-  /** Grows whenever this store's newest message does not show that the log is the one that was known. */
-  #others = 0;
+  /** Grows whenever nothing that stood in the log shows that it is the one that was known. */
+  protected others = 0;
+  /** Grows whenever this store's newest message does not show it. */
+  protected olders = 0;
   /** Of what is kept of this bucket. */
   protected readonly age = new ProofAge();
   #recognizing: Promise<void> | undefined;
@@ -187,13 +189,18 @@ export class Log<B extends BucketName> {
   }
 
   /**
-   * The same for whoever takes the log for the known one where this store's newest message still stands in it, also if
-   * the stream was without a leader meanwhile; and where that message stood. What was acknowledged above it may be of
-   * another log.
+   * The same for whoever takes the log for the known one where something that stood in it still does, also if the
+   * stream was without a leader meanwhile. While `olders` is the same, that was this store's newest message, which
+   * stood at `upTo`. What was acknowledged above it may be of another log.
    */
-  async recognized(call: Call): Promise<{ readonly log: number; readonly upTo: Seq<B> }> {
+  async recognized(call: Call): Promise<{ readonly log: number; readonly olders: number; readonly upTo: Seq<B> }> {
     await this.identity(call);
-    return { log: this.#others, upTo: this.#landmark?.seq ?? 0 };
+    return { log: this.others, olders: this.olders, upTo: this.#landmark?.seq ?? 0 };
+  }
+
+  /** Nothing tells what became of this store's newest message: another store may have its key. */
+  protected superseded(): void {
+    this.olders++;
   }
 
   /** If nothing was heard of the log for a while: waits until it is known whether it is the same. */
@@ -224,7 +231,7 @@ export class Log<B extends BucketName> {
       }
       if (isBehind !== "yes") {
         this.#logs++;
-        this.#others++;
+        this.superseded();
       }
       this.onRecognized?.(landmark.seq, isBehind === "yes" && found.seq === landmark.seq, asked);
     }

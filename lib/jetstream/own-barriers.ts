@@ -9,10 +9,12 @@ import type { BucketName, Seq } from "./seq.js";
 import { SequenceWindow } from "./sequence-window.js";
 import type { Range } from "./sequence-window.js";
 
-/** How many groups of keys a bucket has. Two stores in one group still work, but make gaps for each other. */
+/** How many groups of keys a bucket has. Two stores with the same keys still work, but make gaps for each other. */
 const GROUPS = 64;
 /** How many keys a group has: more than one store has under way. They have two tokens, as no record's key has. */
 const KEYS = 512;
+/** Where in its group a store may begin: stores that share a group seldom share keys. */
+const PLACES = 16;
 /**
  * How many sequences of the log a barrier lists, one bit for each. Where several stores prove thousands of records a
  * second, that is a tenth of a second: several times what a read of the log takes.
@@ -37,6 +39,8 @@ export class OwnBarriers<B extends BucketName> {
   /** While frozen: barriers that were acknowledged before. */
   #before: SequenceWindow | undefined;
   #group = newGroup("");
+  /** The number of its first key. */
+  #first = newPlace();
   /** Free keys of the group, the last used one at the end. */
   #free: string[] = [];
   #made = 0;
@@ -70,11 +74,11 @@ export class OwnBarriers<B extends BucketName> {
     }
     // All keys are under way, or were never answered, as while a cluster is cut.
     if (this.#made === KEYS) this.part();
-    const key = `${this.#group}-${String(this.#made++)}`;
+    const key = `${this.#group}-${String((this.#first + this.#made++) % KEYS)}`;
     return key === this.#spared ? this.#freeKey() : key;
   }
 
-  /** The log is known by the message at this key. Nothing of this store may supersede it, nor seem to, in another log. */
+  /** The log is known by the message at this key. Nothing of this store supersedes it, nor seems to in another log. */
   spare(key: string): void {
     this.#spared = key;
   }
@@ -113,7 +117,7 @@ export class OwnBarriers<B extends BucketName> {
    */
   unsent(key: string): void {
     if (key === this.#nextLong?.key) this.#nextLong = undefined;
-    if (this.#isOfGroup(key)) this.#free.push(key);
+    if (this.#isMade(key)) this.#free.push(key);
   }
 
   hasAll(from: number, to: number): boolean {
@@ -167,14 +171,15 @@ export class OwnBarriers<B extends BucketName> {
     this.part();
   }
 
-  /** A barrier was read from the log. If another store uses this key, this store changes to other keys. */
+  /** A barrier was read from the log. If another store uses a key of this store, this store changes to others. */
   met(key: string, value: Json): void {
-    if (this.#isOfGroup(key) && !this.isOwn(value)) this.part();
+    if (this.#isMade(key) && !this.isOwn(value)) this.part();
   }
 
-  /** Takes another group of keys: another store in this group would supersede barriers before anybody has read them. */
+  /** Takes other keys: another store at these would supersede barriers before anybody has read them. */
   part(): void {
     this.#group = newGroup(this.#group);
+    this.#first = newPlace();
     this.#free = [];
     this.#made = 0;
     this.#long = this.#nextLong = undefined;
@@ -187,10 +192,14 @@ export class OwnBarriers<B extends BucketName> {
     if (key !== undefined) this.unsent(key);
   }
 
-  #isOfGroup(key: string): boolean {
-    return key.startsWith(this.#group) && key[this.#group.length] === "-";
+  /** Whether it is one of the keys that this store has taken of its group. */
+  #isMade(key: string): boolean {
+    const number = Number(key.slice(this.#group.length + 1));
+    return key.startsWith(`${this.#group}-`) && (number - this.#first + KEYS) % KEYS < this.#made;
   }
 }
+
+const newPlace = (): number => (randomBytes(1).readUInt8() % PLACES) * (KEYS / PLACES);
 
 function newGroup(before: string): string {
   const group = BARRIERS + String(randomBytes(1).readUInt8() % GROUPS);

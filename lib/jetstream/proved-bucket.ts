@@ -63,6 +63,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   protected override readonly keepsRecords = true;
   #catchingUp: Promise<DirectAnswer<B> | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
+  /** The newest message of this store does not tell which log it is. */
+  #isUnknown = false;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
   constructor(
@@ -118,6 +120,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   override doubt(): void {
     super.doubt();
+    if (this.#isUnknown) this.others++;
+    this.#isUnknown = false;
     this.age.clear();
     this.#cache.forgetLog();
   }
@@ -125,6 +129,13 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   protected override suspect(): void {
     this.age.clear();
     this.#cache.invalidate();
+  }
+
+  /** A record that is kept may show that the log is the known one: {@link #identify} looks. */
+  protected override superseded(): void {
+    super.superseded();
+    if (this.#cache.mustRevalidate) this.#isUnknown = true;
+    else this.others++;
   }
 
   /**
@@ -589,6 +600,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       if (answer.kind === "found") {
         const { key, seq, value } = decode(answer.message, this.subjects.length);
         if (seq === last.seq && this.own.isOwn(value)) {
+          this.#isUnknown = false;
           this.#cache.revalidate(last.seq, asked);
           return;
         }
@@ -623,6 +635,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     // gone back.
     if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
       return;
+    if (this.#isUnknown && standing === undefined) this.others++;
+    this.#isUnknown = false;
     this.#cache.revalidateBy(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }

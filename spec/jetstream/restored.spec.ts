@@ -158,6 +158,51 @@ describe("jetstream: a backup that is put back under stores that are open", func
     expect(session.allowed && session.active).to.equal(false);
     await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
+
+  it("ends a session of whom it lacks, also where another store has the keys by which it would be known", async () => {
+    await using server = await startNatsServer();
+    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
+    const [first, second, third] = connections;
+    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
+    const files = join(server.directory, "jetstream");
+    const backup = join(server.directory, "backup");
+    const options = { opTimeoutMs: 20_000 };
+    let subject = "";
+    const connection = tapped(first, {
+      request: (send, ...asked) => {
+        if (isBarrier(asked[0], "users")) [subject] = asked;
+        return send(...asked);
+      },
+    });
+    const observed = quieted(second);
+    const there = await openJetStream(observed.connection, 1, options);
+    await there.users.addFirstAdmin({ key: "root" });
+    await there.users.add({ key: "busy" });
+    const here = await openJetStream(connection, 1, options);
+    await observed.quiet();
+    await server.kill();
+    await cp(files, backup, { recursive: true });
+    await server.restart();
+    await there.users.add({ key: "late" });
+    await there.users.update("busy", { name: "kept" });
+    const session = await here.session("late", { maxStalenessMs: 60_000 });
+    expect(session.allowed && session.active).to.equal(true);
+    for (const key of ["root", "busy"]) expect(await here.isAuthorized(key)).to.equal(true);
+    await server.kill();
+    await rm(files, { recursive: true });
+    await rename(backup, files);
+    await server.restart();
+    await pause(AGED_MS);
+    const anew = await openJetStream(third, 1, options);
+    for (let i = 0; i < 20; i++) await anew.users.update("busy", { name: `name ${String(i)}` });
+    const k = subject.split(".").slice(2).join(".");
+    await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+    // A proof, which all sessions share.
+    (await here.session("root"))[Symbol.dispose]();
+    expect(session.allowed && session.active).to.equal(false);
+    expect(await here.isAuthorized("late")).to.equal(false);
+    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
+  });
 });
 
 describe("jetstream: what is imported is no backup that was put back", function () {

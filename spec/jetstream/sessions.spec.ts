@@ -4,12 +4,16 @@ import { once } from "node:events";
 import { openJetStream, type Session, type SessionOptions, type Store } from "unibus-membership";
 import type { Connection } from "../support/nats-clients.js";
 import { useServer } from "../support/use-server.js";
+import { pause } from "../support/wait.js";
 import { isBarrier } from "./support/messages.js";
 import { tapped } from "./support/taps.js";
 
 /** Generous: what is tested is what is told, on a machine that does much else meanwhile. */
 const opTimeoutMs = 20_000;
 const LONG = { maxStalenessMs: 60_000 };
+
+/** Longer than what a store takes for no interruption. */
+const IDLE_MS = 1100;
 
 describe("sessions on JetStream", function () {
   this.timeout(120_000);
@@ -24,10 +28,12 @@ describe("sessions on JetStream", function () {
   /** Two stores on the same buckets. What the first one sends is counted. */
   async function stores() {
     const prefix = `sessions${prefixes++}_`;
-    const tap = { isSilent: false, sent: 0, leaderless: 0 };
+    /** `barriers`: the newest one of each bucket. */
+    const tap = { isSilent: false, sent: 0, leaderless: 0, barriers: new Map<string, string>() };
     const connection = tapped(raw, {
       request: (send, subject, payload, options) => {
         tap.sent++;
+        if (isBarrier(subject)) tap.barriers.set(subject.slice(0, subject.indexOf(".proof.")), subject);
         // The servers say that nobody takes it.
         if (tap.leaderless > 0 && isBarrier(subject)) {
           tap.leaderless--;
@@ -114,6 +120,39 @@ describe("sessions on JetStream", function () {
     await there.users.revoke("other");
     await heard(here);
     expect([session.active, other.active]).to.deep.equal([true, false]);
+  });
+
+  it("goes on where another store has its barriers' keys, and hears what was taken away meanwhile", async () => {
+    await using both = await stores();
+    const { here, there, tap } = both;
+    await here.users.add({ key: "other" });
+    const memberOf = [{ roomId: "room", endpoint: "guest" }];
+    const session = await admitted(here, "guest", { ...LONG, memberOf });
+    const ofOther = await admitted(here, "other");
+    const ofRoom = await admitted(here, "root", { ...LONG, memberOf });
+    /** As another store does that took the same keys. */
+    const supersede = async (): Promise<void> => {
+      for (const subject of tap.barriers.values()) {
+        const k = subject.split(".").slice(2).join(".");
+        await raw.request(subject, JSON.stringify({ k, s: "another" }), { timeout: opTimeoutMs });
+      }
+      await pause(IDLE_MS);
+    };
+    for (let i = 0; i < 3; i++) {
+      await supersede();
+      await heard(here);
+      expect([session.active, ofOther.active, ofRoom.active]).to.deep.equal([true, true, true]);
+    }
+    await there.users.revoke("other");
+    await there.users.reinstate("other");
+    await supersede();
+    await heard(here);
+    expect([session.active, ofOther.active, ofRoom.active]).to.deep.equal([true, false, true]);
+    await there.members.remove("room", "guest");
+    await there.members.add("room", { endpoint: "guest", state: "joined" });
+    await supersede();
+    await heard(here);
+    expect([session.active, ofRoom.active]).to.deep.equal([false, false]);
   });
 
   it("a proof is as many messages for thousands of sessions as for a few", async () => {
