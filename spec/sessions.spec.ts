@@ -313,6 +313,31 @@ describe("a session", function () {
     expect(gate.asked.length).to.equal(last);
   });
 
+  it("that waits to begin keeps no timer busy while nothing is proved", async () => {
+    const patient = await admitted("guest");
+    const reads = held();
+    gate.beforeUser = () => reads.until;
+    const opening = store.session("root", { maxStalenessMs: 100, timeoutMs: 600_000 });
+    const from = gate.asked.length;
+    await eventually("proofs are asked for as it needs them", () => gate.asked.length > from + 2);
+    gate.onTake = (_take, call) => never(call);
+    // Until the last proof is too old for it.
+    await pause(200);
+    let looks = 0;
+    const { now } = Date;
+    Date.now = () => {
+      looks++;
+      return now();
+    };
+    await pause(500);
+    Date.now = now;
+    gate.onTake = undefined;
+    reads.letGo();
+    (await opening)[Symbol.dispose]();
+    expect(patient.active).to.equal(true);
+    expect(looks).to.be.lessThan(100);
+  });
+
   it("keeps no process alive, closed or not", async () => {
     const script = `
       import { openMemory } from "unibus-membership/testing";

@@ -320,13 +320,17 @@ export class SessionHub implements Keeper {
     clearTimeout(this.#staleTimer);
     this.#staleTimer = undefined;
     if (this.#proved === undefined || !this.#hasActive) return;
-    const ms = this.#shortest - msSince(this.#proved);
+    // Whoever takes no proof that is as old as this one has ended, or waits to begin.
+    const age = msSince(this.#proved);
+    const next = Math.min(...[...this.#bounds.keys()].filter((ms) => ms > age));
+    if (next === Infinity) return;
     this.#staleTimer = setTimeout(
       () => {
-        this.#endStale();
+        // Whoever's time ends in between ends.
         this.#setTimer();
+        this.#endStale();
       },
-      Math.max(1, Math.ceil(ms)),
+      Math.ceil(next - age),
     ).unref();
   }
 }

@@ -157,6 +157,14 @@ export const coreMutants: readonly Mutant[] = [
     killedBy: bySpec("spec/conformance/memory.spec.ts", "session: one of a membership ends with that"),
   },
   {
+    name: "a session that waits to begin keeps a timer busy",
+    file: "lib/sessions/hub.ts",
+    find: ".filter((ms) => ms > age)",
+    replace: "",
+    breaks: "A timer waits for sessions that may end then, and for no others.",
+    killedBy: bySpec("spec/sessions.spec.ts", "keeps no timer busy"),
+  },
+  {
     name: "what a session's feed told late is forgotten",
     file: "lib/sessions/hub.ts",
     find: "const taking = (this.#taking ??= {",
