@@ -322,7 +322,8 @@ export class SessionHub implements Keeper {
     if (this.#proved === undefined || !this.#hasActive) return;
     // Whoever takes no proof that is as old as this one has ended, or waits to begin.
     const age = msSince(this.#proved);
-    const next = Math.min(...[...this.#bounds.keys()].filter((ms) => ms > age));
+    let next = Infinity;
+    for (const ms of this.#bounds.keys()) if (ms > age && ms < next) next = ms;
     if (next === Infinity) return;
     this.#staleTimer = setTimeout(
       () => {
