@@ -192,6 +192,15 @@ export function sortedBy<T>(items: T[], name: (item: T) => string): T[] {
  * users. No store has given out so many, so a record that says more is damaged.
  */
 export const MAX_REVISION_FLOOR = 2 ** 53 - 2 ** 40;
+/** A clock may say anything. Above this too few would be left for the stores that come after. */
+const MAX_OF_CLOCK = 2 ** 52;
+
+/**
+ * The floor for records of a store that gave no revision above `given`, as far as is known. A store gives hardly more
+ * than one a millisecond, counted from 1970.
+ */
+export const revisionFloorFrom = (given: number): number =>
+  Math.min(Math.max(given, Math.min(Date.now(), MAX_OF_CLOCK)), MAX_REVISION_FLOOR);
 
 /** A refusal by the rules, in contrast to a failure. */
 export function isRefusal(error: unknown): boolean {

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { RecordWriter, StoredRecord } from "../driver.js";
 import { StoreError } from "../errors.js";
+import { revisionFloorFrom } from "../rules.js";
 import type { Store } from "../store.js";
 import * as args from "../arguments.js";
 import { ContentDigest } from "./digest.js";
@@ -17,8 +18,6 @@ export interface ImportReport {
   digest: string;
 }
 
-/** A clock may say anything: below this there are revisions enough left. */
-const MAX_FLOOR = 2 ** 52;
 /** What is written at once. */
 const BATCH = 1000;
 const BATCH_BYTES = 1024 * 1024;
@@ -60,20 +59,14 @@ export async function importStore(
 }
 
 async function importFrom(text: Lines, header: Header, work: BulkWork): Promise<ImportReport> {
-  const writer = await work.step((call) => work.store.records.write(revisionFloor(header), undefined, call));
+  // The export does not know which revisions its store gave afterwards.
+  const floor = revisionFloorFrom(header.revisionFloor);
+  const writer = await work.step((call) => work.store.records.write(floor, undefined, call));
   try {
     return await filled(writer, text, header, work);
   } finally {
     writer.release();
   }
-}
-
-/**
- * The export does not know which revisions its store gave afterwards. A store gives hardly more than one a millisecond,
- * counted from 1970.
- */
-function revisionFloor({ revisionFloor }: Header): number {
-  return Math.max(revisionFloor, Math.min(Date.now(), MAX_FLOOR));
 }
 
 async function filled(writer: RecordWriter, text: Lines, header: Header, work: BulkWork): Promise<ImportReport> {

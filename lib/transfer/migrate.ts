@@ -4,7 +4,7 @@ import * as args from "../arguments.js";
 import type { ChangeFeed, RecordReader, RecordWriter, StoredRecord } from "../driver.js";
 import type { MoveRun, MoveReport } from "../moves.js";
 import { isConflict, isUnavailable } from "../errors.js";
-import { MAX_REVISION_FLOOR } from "../rules.js";
+import { revisionFloorFrom } from "../rules.js";
 import type { Store } from "../store.js";
 import { Ledger, Parts } from "./ledger.js";
 import { Names, chunksOf } from "./names.js";
@@ -95,7 +95,7 @@ class Migration {
   async run(cutOver: boolean): Promise<MigrationReport | undefined> {
     const { source, target } = this.#pair;
     const facts = await source.work.step((call) => source.work.store.moving.facts(call));
-    const floor = Math.min(Math.max(facts.revisionFloor, Date.now()), MAX_REVISION_FLOOR);
+    const floor = revisionFloorFrom(facts.revisionFloor);
     const writer = await this.#takeOver(floor);
     if (writer === undefined) return undefined;
     try {

@@ -159,8 +159,8 @@ export const coreMutants: readonly Mutant[] = [
   {
     name: "a session that waits to begin keeps a timer busy",
     file: "lib/sessions/hub.ts",
-    find: ".filter((ms) => ms > age)",
-    replace: "",
+    find: "if (ms > age && ms < next) next = ms;",
+    replace: "if (ms < next) next = ms;",
     breaks: "A timer waits for sessions that may end then, and for no others.",
     killedBy: bySpec("spec/sessions.spec.ts", "keeps no timer busy"),
   },

@@ -9,6 +9,14 @@ const configs = (test: string) => bySpec("spec/config.spec.ts", test);
 
 export const movesMutants: readonly Mutant[] = [
   {
+    name: "a floor of revisions by whatever a clock says",
+    file: "lib/rules.ts",
+    find: "Math.min(Date.now(), MAX_OF_CLOCK)",
+    replace: "Date.now()",
+    breaks: "After a migration by a clock that is far off there are revisions left for the next one.",
+    killedBy: migrations("a clock that is far off"),
+  },
+  {
     name: "a run that was stopped empties users of another one",
     file: "lib/jetstream/record-writer.ts",
     find: `userPages.page(after, USERS, isThere, call);
