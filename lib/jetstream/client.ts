@@ -180,8 +180,8 @@ export class JetStreamClient {
   }
 
   /** Time for one request of a call: never more than the call has left. */
-  attemptMs(call: Call): number {
-    return Math.max(1, Math.ceil(Math.min(ATTEMPT_MS, call.remaining())));
+  attemptMs(call: Call, attempts = 1): number {
+    return Math.max(1, Math.ceil(Math.min(attempts * ATTEMPT_MS, call.remaining())));
   }
 
   /**

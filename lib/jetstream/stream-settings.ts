@@ -83,6 +83,8 @@ interface Sent {
   hasCome: boolean;
 }
 
+/** So much longer than for another answer is waited for a look, which cannot be asked for again. */
+const LOOK_ATTEMPTS = 5;
 /** Updates that may still come, and what they take back. More than a store sends while one is on its way. */
 const MAX_SENT = 16;
 const STREAM_OFFLINE = 10118;
@@ -145,9 +147,9 @@ export class StreamUpdates {
     if (this.#sent.length > MAX_SENT) this.#sent.shift();
     const timeoutMs = this.#client.attemptMs(call);
     // In one go, and the look first: a process that is stopped before it sends them, or a connection that holds them
-    // back, holds back both.
+    // back, holds back both. Nothing else can tell later what the look shows.
     const [looked, updated] = await Promise.allSettled([
-      this.#client.api(`STREAM.INFO.${this.#stream}`, undefined, timeoutMs),
+      this.#client.api(`STREAM.INFO.${this.#stream}`, undefined, this.#client.attemptMs(call, LOOK_ATTEMPTS)),
       this.#client.api(`STREAM.UPDATE.${this.#stream}`, config, timeoutMs),
     ]);
     if (looked.status === "fulfilled" && looked.value["error"] === undefined) {
