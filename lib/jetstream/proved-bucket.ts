@@ -63,7 +63,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
   protected override readonly keepsRecords = true;
   #catchingUp: Promise<DirectAnswer<B> | "gap"> | undefined;
   #identifying: Promise<void> | undefined;
-  /** The newest message of this store does not tell which log it is. */
+  /** The newest message of this store did not tell which log it is. One that came after it tells as little. */
   #isUnknown = false;
 
   /** `valueOf` makes of a record what the cache keeps of it. */
@@ -88,7 +88,7 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
       this.forgot(seq);
     };
     const recognized: typeof this.onRecognized = (last, stands, asked) => {
-      if (stands && this.#cache.mustRevalidate && (this.#cache.anchors[0]?.seq ?? 0) <= last)
+      if (stands && !this.#isUnknown && this.#cache.mustRevalidate && (this.#cache.anchors[0]?.seq ?? 0) <= last)
         this.#cache.revalidate(last, asked);
     };
     this.#valueOf = read;

@@ -203,6 +203,48 @@ describe("jetstream: a backup that is put back under stores that are open", func
     expect(await here.isAuthorized("late")).to.equal(false);
     await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
+
+  it("does not pass for the known one by what is written after it took that one's place", async () => {
+    await using server = await startNatsServer();
+    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
+    const [first, second, third] = connections;
+    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
+    const files = join(server.directory, "jetstream");
+    const backup = join(server.directory, "backup");
+    const options = { opTimeoutMs: 20_000 };
+    const observed = quieted(second);
+    const there = await openJetStream(observed.connection, 1, options);
+    await there.users.addFirstAdmin({ key: "root" });
+    for (const key of ["guest", "busy"]) await there.users.add({ key });
+    let subject = "";
+    const connection = tapped(first, {
+      request: (send, ...asked) => {
+        if (isBarrier(asked[0], "users")) [subject] = asked;
+        return send(...asked);
+      },
+    });
+    const here = await openJetStream(connection, 1, options);
+    await observed.quiet();
+    await server.kill();
+    await cp(files, backup, { recursive: true });
+    await server.restart();
+    for (let i = 0; i < 100; i++) expect(await here.isAuthorized("guest")).to.equal(true);
+    await server.kill();
+    await rm(files, { recursive: true });
+    await rename(backup, files);
+    await server.restart();
+    await pause(AGED_MS);
+    const anew = await openJetStream(third, 1, options);
+    await anew.users.revoke("guest");
+    for (let i = 0; i < 150; i++) await anew.isAuthorized("root");
+    const k = subject.split(".").slice(2).join(".");
+    await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+    // What is written needs nothing of what is kept.
+    expect((await here.users.list()).items.map(({ key }) => key)).to.have.members(["root", "guest", "busy"]);
+    await pause(AGED_MS);
+    expect(await here.isAuthorized("guest")).to.equal(false);
+    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
+  });
 });
 
 describe("jetstream: what is imported is no backup that was put back", function () {

@@ -332,6 +332,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "ends a session of whom it lacks" },
   },
   {
+    name: "what came into a log that nobody knows tells that it is the known one",
+    file: "lib/jetstream/proved-bucket.ts",
+    find: "if (stands && !this.#isUnknown && ",
+    replace: "if (stands && ",
+    breaks: "Once the newest message of before does not tell which log it is, no later one does.",
+    killedBy: { kind: "spec", file: "spec/jetstream/restored.spec.ts", test: "does not pass for the known one" },
+  },
+  {
     name: "a log is known by barriers alone",
     file: "lib/jetstream/proved-bucket.ts",
     find: "if (this.noteOwn({ key, seq, isBehind: (entry) => mine(entry, true) })) this.#writes.landmark = id;",
