@@ -133,7 +133,13 @@ export class Bucket<B extends BucketName> extends Log<B> {
     for (const retries = new RetryLoop(call); ;) {
       await retries.next();
       const entry = await this.#last(key, retries, call);
+      const isOlder = this.keepsRecords && this.allowed(key, entry?.seq ?? 0) === "no";
       const asOf = await this.fence(key, entry?.seq ?? 0, call);
+      // It was seen in a newer state, and no replica is behind.
+      if (asOf !== undefined && isOlder) {
+        this.goneBack();
+        this.use();
+      }
       if (asOf !== undefined)
         return asRead("certain", { entry: entry === undefined ? undefined : intact(entry), asOf });
     }
@@ -164,7 +170,7 @@ export class Bucket<B extends BucketName> extends Log<B> {
   }
 
   /** No later read of the record may be older than this one. */
-  note({ key, seq }: Entry<B>): void {
+  note({ key, seq }: Pick<Entry<B>, "key" | "seq">): void {
     this.#noted.note(key, seq);
   }
 

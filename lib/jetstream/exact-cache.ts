@@ -437,7 +437,7 @@ export class Explained<B extends BucketName> {
 }
 
 /** The sequences at which the record stood before, as it tells itself. */
-function predecessors(value: Entry<never>["value"]): number[] {
+export function predecessors(value: Entry<never>["value"]): number[] {
   const { seqs } = value;
   return Array.isArray(seqs) ? seqs.map(Number) : [];
 }

@@ -9,13 +9,13 @@ import { isRefusal } from "../rules.js";
 import type { LogPlace } from "../store.js";
 import { whole } from "./answers.js";
 import { Bucket, type Limits, type IsMine } from "./bucket.js";
-import type { DirectAnswer, JetStreamClient } from "./client.js";
+import type { DirectAnswer, DirectMessage, JetStreamClient } from "./client.js";
 import { isFinal, unavailable } from "./failures.js";
 import type { Json } from "./json.js";
 import { RetryLoop } from "./retry-loop.js";
 import { moment, msSince } from "../moment.js";
 import type { Moment } from "../moment.js";
-import { ExactCache, Explained } from "./exact-cache.js";
+import { ExactCache, Explained, predecessors } from "./exact-cache.js";
 import type { Cache, Fill, Known } from "./exact-cache.js";
 import { decode, textOf } from "./entry.js";
 import type { Entry } from "./entry.js";
@@ -120,6 +120,8 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
 
   override doubt(): void {
     super.doubt();
+    // No log that has one of them in an older state is the known one.
+    for (const anchor of this.#cache.anchors) this.note(anchor);
     if (this.#isUnknown) this.others++;
     this.#isUnknown = false;
     this.age.clear();
@@ -630,16 +632,27 @@ export class ProvedBucket<B extends CommittingBucket, V> extends Bucket<B> {
     const standing = anchors.find((_, i) => looks[i] === "stands");
     // One of those that were not answered may stand.
     if (standing === undefined && looks.includes("unknown")) return;
-    const [newest] = anchors;
-    // Records of this bucket are never removed. So the anchor is there, or a later record of its key, or the log has
+    // Records of this bucket are never removed. So each anchor is there, or a later record of its key, or the log has
     // gone back.
-    if (newest !== undefined && newest !== standing && (await this.whatBecameOf(newest.key, newest.seq)) === undefined)
+    const others = anchors.filter((_, i) => looks[i] === "is gone");
+    const found = await joinAll(others.map(({ key, seq }) => this.whatBecameOf(key, seq)));
+    if (found.includes(undefined)) return;
+    if (others.some(({ seq }, i) => passesOver(seq, found[i], this.subjects.length))) {
+      this.goneBack();
       return;
+    }
     if (this.#isUnknown && standing === undefined) this.others++;
     this.#isUnknown = false;
     this.#cache.revalidateBy(standing, asked);
     if (standing !== anchors[0]) this.onDoubt?.();
   }
+}
+
+/** Whether a later record of the key stood before and behind a place, and not there: then another log had it there. */
+function passesOver<B extends BucketName>(at: Seq<B>, found: DirectMessage<B> | undefined, prefix: number): boolean {
+  if (found === undefined || found.seq <= at) return false;
+  const stood = predecessors(decode(found, prefix).value);
+  return !stood.includes(at) && stood.some((seq) => seq < at);
 }
 
 function ofRecord<B extends BucketName, V>({ value, seq, asOf }: Proved<B, V | StoreState>): Proved<B, V> {

@@ -245,6 +245,68 @@ describe("jetstream: a backup that is put back under stores that are open", func
     expect(await here.isAuthorized("guest")).to.equal(false);
     await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
+
+  for (const { what, many, isLeaderless, isChanged } of [
+    { what: "where a record that was not changed since stands there", many: 1, isLeaderless: false },
+    { what: "where all of the newest records have changed since", many: 7, isLeaderless: false },
+    { what: "where the stream had no leader before", many: 1, isLeaderless: true },
+    { what: "where it was about one whom others have changed since", many: 1, isLeaderless: false, isChanged: true },
+  ])
+    it(`is another log to a store that knows of a revocation which it lacks, ${what}`, async () => {
+      await using server = await startNatsServer();
+      const connections = await Promise.all(
+        [...natsClients, ...natsClients].map((client) => client.connect(server.url)),
+      );
+      const [first, second, third] = connections;
+      if (first === undefined || second === undefined || third === undefined)
+        throw new Error("three clients are needed");
+      const files = join(server.directory, "jetstream");
+      const backup = join(server.directory, "backup");
+      const options = { opTimeoutMs: 20_000 };
+      let [subject, hasLeader] = ["", true];
+      const connection = tapped(first, {
+        request: (send, ...asked) => {
+          if (isBarrier(asked[0], "users")) {
+            if (!hasLeader) return Promise.reject(natsError("503"));
+            [subject] = asked;
+          }
+          return send(...asked);
+        },
+      });
+      const observed = quieted(second);
+      const there = await openJetStream(observed.connection, 1, options);
+      await there.users.addFirstAdmin({ key: "root" });
+      const busy = Array.from({ length: many }, (_, i) => `busy${String(i)}`);
+      for (const key of ["guest", ...busy]) await there.users.add({ key });
+      const here = await openJetStream(connection, 1, options);
+      await observed.quiet();
+      await server.kill();
+      await cp(files, backup, { recursive: true });
+      await server.restart();
+      await there.users.revoke("guest");
+      for (const key of busy) await there.users.update(key, { name: "kept" });
+      expect(await here.isAuthorized("guest")).to.equal(false);
+      for (const key of busy) expect(await here.isAuthorized(key)).to.equal(true);
+      hasLeader = !isLeaderless;
+      if (isLeaderless) expect(await here.isAuthorized("busy0", { timeoutMs: 300 })).to.equal(false);
+      hasLeader = true;
+      await server.kill();
+      await rm(files, { recursive: true });
+      await rename(backup, files);
+      await server.restart();
+      await pause(AGED_MS);
+      const anew = await openJetStream(third, 1, options);
+      for (let i = 0; i < 60 / many; i++)
+        for (const key of busy) await anew.users.update(key, { name: `name ${String(i)}` });
+      if (isChanged === true)
+        for (let i = 0; i < 3; i++) await anew.users.update("guest", { name: `name ${String(i)}` });
+      // As another store does that took the same key.
+      const k = subject.split(".").slice(2).join(".");
+      await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+      expect(await here.isAuthorized("guest")).to.equal(false);
+      expect(await here.users.get("root").then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
+      await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
+    });
 });
 
 describe("jetstream: what is imported is no backup that was put back", function () {
