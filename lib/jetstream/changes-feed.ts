@@ -63,10 +63,12 @@ interface Marks {
   readonly logs: string;
 }
 
-/** What was told last of a room, or of a user. */
+/** What was told last of a room. */
 interface ToldRoom {
   readonly incarnation: string;
   readonly v: number;
+  /** As of which version its members were told: rows can be newer than the record that was read before them. */
+  readonly rowsV: number;
 }
 
 /** Nobody can tell what has changed. */
@@ -261,9 +263,9 @@ class BucketsFeed implements ChangeFeed {
       return { deleted: true, room: undefined, members: new Map(), keys: new Map() };
     }
     const { record: now } = changed;
-    told.rooms.set(roomId, { incarnation: now.incarnation, v: changed.v });
+    told.rooms.set(roomId, { incarnation: now.incarnation, v: now.v, rowsV: changed.v });
     const isAnother = now.incarnation !== record.incarnation;
-    const v = isAnother ? 0 : before.v;
+    const v = isAnother ? 0 : before.rowsV;
     return {
       deleted: before.isDeleted || isAnother,
       room: toRoom(roomId, now),
@@ -285,16 +287,17 @@ class BucketsFeed implements ChangeFeed {
     const told = this.#toldRooms.get(roomId);
     if (told !== undefined) {
       const isDeleted = told.incarnation !== record?.incarnation;
-      return { isDeleted, v: isDeleted ? 0 : told.v, isKnown: true };
+      return { isDeleted, v: told.v, rowsV: isDeleted ? 0 : told.rowsV, isKnown: true };
     }
     const { state, since } = stateAt(mark, seq, written);
     if (state !== undefined) {
       const isDeleted = hasEnded([state, ...since.toReversed(), record?.v ?? 0]);
-      return { isDeleted, v: isDeleted ? 0 : Math.max(0, state), isKnown: true };
+      const v = isDeleted ? 0 : Math.max(0, state);
+      return { isDeleted, v, rowsV: v, isKnown: true };
     }
-    if (record === undefined) return { isDeleted: true, v: 0, isKnown: true };
+    if (record === undefined) return { isDeleted: true, v: 0, rowsV: 0, isKnown: true };
     // It was made by the first write of all: so there was no other one.
-    if (record.made === 1) return { isDeleted: false, v: 0, isKnown: false };
+    if (record.made === 1) return { isDeleted: false, v: 0, rowsV: 0, isKnown: false };
     throw new Lost();
   }
 
@@ -302,16 +305,16 @@ class BucketsFeed implements ChangeFeed {
   async #members(roomId: string, record: RoomRecord, before: RoomBefore, call: Call): Promise<ChangedRows | undefined> {
     const { head } = record;
     const ofHead = head.map(({ endpoint, row }): [string, MemberRow] => [endpoint, row]);
-    const isNewer = ([, { v }]: [string, MemberRow]): boolean => v > before.v;
+    const isNewer = ([, { v }]: [string, MemberRow]): boolean => v > before.rowsV;
     // The head is the last change of the members: that is all, or there was none.
-    if (head.length > 0 && (record.v <= before.v + 1 || !ofHead.some(isNewer)))
+    if (head.length > 0 && (record.v <= before.rowsV + 1 || !ofHead.some(isNewer)))
       return { record, v: record.v, rows: ofHead.filter(isNewer) };
     const roster = await rosterOf(this.#parts, roomId, call);
     if (roster === undefined) return undefined;
     const { v, everyone } = roster;
     const { record: now } = roster.room;
     const isSame = now.incarnation === record.incarnation;
-    const since = isSame ? before.v : 0;
+    const since = isSame ? before.rowsV : 0;
     const forgotten = now.forgotten ?? (now.roster === now.incarnation ? 0 : now.v);
     // Of those who left, and of those who left and came again, nobody may know any more.
     if (isSame && (since > 0 || !before.isKnown) && forgotten > since) throw new Lost();
@@ -353,6 +356,8 @@ interface RoomBefore {
   readonly isDeleted: boolean;
   /** 0: there was no such room, or nobody knows which version it had. */
   readonly v: number;
+  /** The same of its members. */
+  readonly rowsV: number;
   readonly isKnown: boolean;
 }
 

@@ -840,10 +840,18 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a membership that goes on is told to have ended",
     file: "lib/jetstream/changes-feed.ts",
-    find: "const v = isAnother ? 0 : before.v;",
-    replace: "const v = isAnother ? before.v : 0;",
+    find: "const v = isAnother ? 0 : before.rowsV;",
+    replace: "const v = isAnother ? before.rowsV : 0;",
     breaks: "Of a membership that began before the last proof nothing has ended since.",
     killedBy: bySpec("spec/conformance/jetstream-r1.spec.ts", "nats 2.29 watch: what has ended is told once"),
+  },
+  {
+    name: "a room counts as told as of its members, which were read after it",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "v: now.v, rowsV: changed.v }",
+    replace: "v: changed.v, rowsV: changed.v }",
+    breaks: "By a proof each record was told as it stood then or later, also a room of which newer rows were read.",
+    killedBy: bySpec("spec/jetstream/watch.spec.ts", "tells a room whose members were read in a newer state"),
   },
   {
     name: "time that ran out and is given anew is the same grant",
