@@ -69,6 +69,7 @@ interface ToldRoom {
   readonly v: number;
   /** As of which version its members were told: rows can be newer than the record that was read before them. */
   readonly rowsV: number;
+  readonly epoch: number;
 }
 
 /** Nobody can tell what has changed. */
@@ -122,9 +123,9 @@ class BucketsFeed implements ChangeFeed {
     const guardEntry = changedUsers.entries.get(keys.admins);
     const guard = guardEntry === undefined ? marks.guard : readGuard(guardEntry).guard;
     const foundUsers = this.#users(changedUsers, marks, guard);
-    const told: Told = { users: new Map(), rooms: new Map() };
+    const told: Told = { users: new Map(), rooms: new Map(), epochs: new Map() };
     for (const [key, { row }] of foundUsers) told.users.set(key, row);
-    const foundRooms = await this.#rooms(changedRooms, marks.rooms, putKeys.roomIds, told, call);
+    const foundRooms = await this.#rooms(changedRooms, marks.rooms, putKeys.written, told, call);
     const found: Changes = {
       lost: false,
       asOf,
@@ -151,19 +152,20 @@ class BucketsFeed implements ChangeFeed {
   async #newKeys(
     after: Seq<"room_keys">,
     call: Call,
-  ): Promise<{ readonly upTo: Seq<"room_keys">; readonly roomIds: ReadonlySet<string> }> {
+  ): Promise<{ readonly upTo: Seq<"room_keys">; readonly written: WrittenKeys }> {
     const { roomKeys } = this.#parts.log.buckets;
-    const roomIds = new Set<string>();
+    const written = new Map<string, Set<string>>();
     let upTo: Seq<"room_keys"> = after;
     let count = 0;
     const end = async (): Promise<Seq<"room_keys">> => (upTo = await roomKeys.readIndex(call));
     await roomKeys.scans.scan(EVERYTHING, call, { from: after + 1, end }, ({ key }) => {
-      const made = parseKey(key);
-      if (made?.made !== undefined) roomIds.add(made.roomId);
+      const { roomId, membership, made } = parseKey(key) ?? {};
+      if (roomId !== undefined && membership !== undefined && made !== undefined)
+        written.set(roomId, (written.get(roomId) ?? new Set()).add(keyName(membership.endpoint, made.epoch)));
       return ++count > MAX_CHANGES ? "stop" : "go on";
     });
     if (count > MAX_CHANGES) throw new Lost();
-    return { upTo, roomIds };
+    return { upTo, written };
   }
 
   #users(
@@ -213,7 +215,7 @@ class BucketsFeed implements ChangeFeed {
   async #rooms(
     { entries }: ChangedRange<"rooms">,
     mark: Seq<"rooms">,
-    withKeys: ReadonlySet<string>,
+    written: WrittenKeys,
     told: Told,
     call: Call,
   ): Promise<ReadonlyMap<string, ChangedRoom>> {
@@ -228,14 +230,19 @@ class BucketsFeed implements ChangeFeed {
       const room = await this.#room(roomId, slot, mark, told, call);
       if (room !== undefined) found.set(roomId, room);
     });
-    for (const roomId of withKeys)
+    for (const roomId of written.keys())
       if (!found.has(roomId))
         found.set(roomId, { deleted: false, room: undefined, members: new Map(), keys: new Map() });
     if (this.#wanted.keys)
       await inParallel([...found], ROOMS_AT_ONCE, async ([roomId, room]) => {
         if (room.room === undefined && room.deleted) return;
         if (room.room?.encrypted === false) return;
-        found.set(roomId, { ...room, keys: await keysOf(this.#parts, roomId, call) });
+        // Other keys were told. All of a large room are more than may wait.
+        const isNew: IsNewKey = (endpoint, epoch) =>
+          epoch > (told.epochs.get(roomId) ?? epoch) ||
+          room.members.has(endpoint) ||
+          written.get(roomId)?.has(keyName(endpoint, epoch)) === true;
+        found.set(roomId, { ...room, keys: await keysOf(this.#parts, roomId, call, isNew) });
       });
     return found;
   }
@@ -255,16 +262,18 @@ class BucketsFeed implements ChangeFeed {
       return before.isDeleted ? { deleted: true, room: undefined, members: new Map(), keys: new Map() } : undefined;
     }
     if (!before.isDeleted && record.v === before.v) return undefined;
-    const changed = this.#wanted.members
-      ? await this.#members(roomId, record, before, call)
-      : { record, v: record.v, rows: [] };
+    const withMembers = this.#wanted.members;
+    const changed = withMembers ? await this.#members(roomId, record, before, call) : { record, v: record.v, rows: [] };
     if (changed === undefined) {
       told.rooms.set(roomId, undefined);
       return { deleted: true, room: undefined, members: new Map(), keys: new Map() };
     }
     const { record: now } = changed;
-    told.rooms.set(roomId, { incarnation: now.incarnation, v: now.v, rowsV: changed.v });
+    told.rooms.set(roomId, { incarnation: now.incarnation, v: now.v, rowsV: changed.v, epoch: now.epoch });
     const isAnother = now.incarnation !== record.incarnation;
+    const isNew = before.isDeleted || isAnother || before.v === 0 || !withMembers;
+    // Each rekey is a version of its own.
+    told.epochs.set(roomId, isNew ? 0 : (before.epoch ?? now.epoch - (now.v - before.v)));
     const v = isAnother ? 0 : before.rowsV;
     return {
       deleted: before.isDeleted || isAnother,
@@ -287,7 +296,7 @@ class BucketsFeed implements ChangeFeed {
     const told = this.#toldRooms.get(roomId);
     if (told !== undefined) {
       const isDeleted = told.incarnation !== record?.incarnation;
-      return { isDeleted, v: told.v, rowsV: isDeleted ? 0 : told.rowsV, isKnown: true };
+      return { isDeleted, v: told.v, rowsV: isDeleted ? 0 : told.rowsV, epoch: told.epoch, isKnown: true };
     }
     const { state, since } = stateAt(mark, seq, written);
     if (state !== undefined) {
@@ -337,8 +346,12 @@ export async function rosterOf(
   }
 }
 
-/** All of them: each is told again whenever one of the room comes. */
-async function keysOf(parts: Followed, roomId: string, call: Call): Promise<ReadonlyMap<string, ReadonlySet<number>>> {
+async function keysOf(
+  parts: Followed,
+  roomId: string,
+  call: Call,
+  isWanted: IsNewKey = () => true,
+): Promise<ReadonlyMap<string, ReadonlySet<number>>> {
   const expected = { users: 0, rooms: 0, members: 0, roomKeys: 0 };
   const reader = new BucketsReader(parts, { expected, adminEver: false, revisionFloor: 0 });
   const found = new Map<string, Set<number>>();
@@ -346,6 +359,7 @@ async function keysOf(parts: Followed, roomId: string, call: Call): Promise<Read
   for (const record of await reader.room(roomId, min, call)) {
     if (record.kind !== "key") continue;
     const { endpoint, epoch } = record.row;
+    if (!isWanted(endpoint, epoch)) continue;
     const epochs = found.get(endpoint) ?? new Set();
     found.set(endpoint, epochs.add(epoch));
   }
@@ -358,6 +372,8 @@ interface RoomBefore {
   readonly v: number;
   /** The same of its members. */
   readonly rowsV: number;
+  /** Where it was told. */
+  readonly epoch?: number;
   readonly isKnown: boolean;
 }
 
@@ -371,7 +387,16 @@ interface ChangedRows {
 interface Told {
   readonly users: Map<string, UserRow>;
   readonly rooms: Map<string, ToldRoom | undefined>;
+  /** Of rooms that changed: up to which epoch keys were told before. */
+  readonly epochs: Map<string, number>;
 }
+
+/** By room, keys that were written since the mark. */
+type WrittenKeys = ReadonlyMap<string, ReadonlySet<string>>;
+
+type IsNewKey = (endpoint: string, epoch: number) => boolean;
+
+const keyName = (endpoint: string, epoch: number): string => `${String(epoch)}:${endpoint}`;
 
 /** The logs up to barriers that are sent after this call. */
 async function marksNow(parts: Followed, wanted: Wanted, call: Call): Promise<Marks> {

@@ -47,6 +47,80 @@ describe("jetstream: watch", function () {
     }
   }
 
+  /** The keys of which it tells until all from before this call was told. */
+  async function keysTold(events: AsyncIterator<StoreEvent, unknown>): Promise<string[]> {
+    const since = performance.now();
+    // One that comes between two proofs can be told with both.
+    const keys = new Set<string>();
+    for (;;) {
+      const { done, value } = await events.next();
+      if (done === true) throw new Error("the watch is over");
+      if (value.type === "roomKey") keys.add(`${value.endpoint} ${String(value.epoch)}`);
+      if (value.type === "proved" && value.asOf >= since) return [...keys].sort();
+    }
+  }
+
+  it("tells the keys that have come, and not all of the room", async () => {
+    await using store = await openJetStream(await connect(), 1, { opTimeoutMs });
+    const sealed = (...endpoints: string[]) => new Map(endpoints.map((endpoint) => [endpoint, KEY]));
+    await store.rooms.create({ id: "keys", owner: "own", encrypted: true, sealedKey: KEY });
+    await store.members.add("keys", { endpoint: "bob", state: "joined", sealedKey: { epoch: 1, sealed: KEY } });
+    await store.roomKeys.rekey("keys", sealed("own", "bob"), { expectedEpoch: 1 });
+    for (const isToldBefore of [false, true]) {
+      await using watch = store.watch({ roomId: "keys", proveEveryMs: 20 });
+      const events = watch[Symbol.asyncIterator]();
+      await keysTold(events);
+      if (isToldBefore) {
+        await store.rooms.update("keys", { name: "another" });
+        await keysTold(events);
+      }
+      const { epoch } = await store.rooms.get("keys");
+      const name = `of-${String(epoch)}`;
+      await store.members.add("keys", { endpoint: name, sealedKey: { epoch, sealed: KEY } });
+      // A room that was not told before can have been rekeyed, as far as its version says.
+      const others = isToldBefore ? [] : [`bob ${String(epoch)}`, `own ${String(epoch)}`];
+      expect(await keysTold(events)).to.deep.equal([`${name} ${String(epoch)}`, ...others].sort());
+      await store.roomKeys.put("keys", name, epoch - 1, KEY);
+      expect(await keysTold(events)).to.deep.equal([`${name} ${String(epoch - 1)}`]);
+      const members = await store.members.list("keys");
+      const all = members.map(({ endpoint }) => endpoint);
+      await store.roomKeys.rekey("keys", sealed(...all), { expectedEpoch: epoch });
+      expect(await keysTold(events)).to.deep.equal(all.map((endpoint) => `${endpoint} ${String(epoch + 1)}`));
+      // Who comes again has keys of its own.
+      await store.members.remove("keys", name);
+      await store.members.add("keys", { endpoint: name, sealedKey: { epoch: epoch + 1, sealed: KEY } });
+      expect(await keysTold(events)).to.deep.equal([`${name} ${String(epoch + 1)}`]);
+      await store.roomKeys.rekey("keys", sealed(...all), { expectedEpoch: epoch + 1 });
+    }
+  });
+
+  it("tells a key that was written before its commit, and before a proof between the two", async () => {
+    await using store = await openJetStream(await connect(), 1, { opTimeoutMs });
+    const writing = await openStoppable();
+    await store.rooms.create({ id: "late", owner: "own", encrypted: true, sealedKey: KEY });
+    await using watch = store.watch({ roomId: "late", proveEveryMs: 20 });
+    const events = watch[Symbol.asyncIterator]();
+    await keysTold(events);
+    await store.rooms.update("late", { name: "told" });
+    await keysTold(events);
+    const isCommit = (subject: string): boolean => subject === `$KV.rooms.room.${tokenOf("late")}`;
+    const { members, roomKeys } = writing.store;
+    const changes = [
+      () => members.add("late", { endpoint: "bob", sealedKey: { epoch: 1, sealed: KEY } }),
+      () => roomKeys.rekey("late", new Map(["own", "bob"].map((name) => [name, KEY])), { expectedEpoch: 1 }),
+    ];
+    for (const [n, change] of changes.entries()) {
+      const isStopped = writing.stopAt(isCommit);
+      const changed = change();
+      await isStopped;
+      expect(await keysTold(events)).to.deep.equal([]);
+      writing.goOn();
+      await changed;
+      expect(await keysTold(events)).to.deep.equal(n === 0 ? ["bob 1"] : ["bob 2", "own 2"]);
+    }
+    await writing.store.close();
+  });
+
   it("tells a room whose members were read in a newer state than its record", async () => {
     await using store = await openJetStream(await connect(), 1, { opTimeoutMs });
     const [watching, writing] = [await openStoppable(), await openStoppable()];
