@@ -31,6 +31,8 @@ export interface Followed extends Readable {
 
 /** So many records are known as they were told last, of each kind. */
 const MAX_TOLD = 16_384;
+/** So many members are known as they were told last, of rooms whose rows of who left are not all there. */
+const MAX_KNOWN = 16_384;
 /** Rooms whose members are read at once. */
 const ROOMS_AT_ONCE = 16;
 
@@ -70,10 +72,24 @@ interface ToldRoom {
   /** As of which version its members were told: rows can be newer than the record that was read before them. */
   readonly rowsV: number;
   readonly epoch: number;
+  /** Its members as of `rowsV`, where rows of who left are not all there. */
+  readonly known?: Known | undefined;
 }
 
-/** Nobody can tell what has changed. */
-class Lost extends Error {}
+const toldOf = (roster: Roster<"certain">): ToldRoom => {
+  const { incarnation, v, epoch } = roster.room.record;
+  return { incarnation, v, rowsV: Math.max(roster.v, v), epoch, known: knownOf(roster) };
+};
+
+/** Nobody can tell what has changed, or not who has left a room. */
+class Lost extends Error {
+  constructor(readonly roomId?: string) {
+    super();
+  }
+}
+
+/** Members by endpoint: the ids of their memberships. */
+type Known = ReadonlyMap<string, string>;
 
 class BucketsFeed implements ChangeFeed {
   readonly #parts: Followed;
@@ -81,6 +97,8 @@ class BucketsFeed implements ChangeFeed {
   #marks: Marks;
   readonly #toldUsers = new Map<string, UserRow>();
   readonly #toldRooms = new Map<string, ToldRoom>();
+  readonly #known = new Map<string, Known>();
+  #knownCount = 0;
 
   private constructor(parts: Followed, wanted: Wanted, marks: Marks) {
     this.#parts = parts;
@@ -98,9 +116,16 @@ class BucketsFeed implements ChangeFeed {
       return await this.#take(asOf, call);
     } catch (error) {
       if (!(error instanceof Lost)) throw error;
-      this.#marks = await marksNow(this.#parts, this.#wanted, call);
-      this.#toldUsers.clear();
-      this.#toldRooms.clear();
+      const { roomId } = error;
+      const wanted = roomId === undefined ? [] : [...this.#known.keys(), roomId].slice(-ROOMS_AT_ONCE);
+      const marks = await marksNow(this.#parts, this.#wanted, call);
+      // Whoever follows reads all anew after this. So from here on it can be told who leaves these rooms.
+      const rosters = await joinAll(
+        Array.from(new Set(wanted), async (id) => [id, await rosterOf(this.#parts, id, call)] as const),
+      );
+      this.close();
+      this.#marks = marks;
+      for (const [id, roster] of rosters) if (roster !== undefined) this.#rememberRoom(id, toldOf(roster));
       return { lost: true, asOf, users: new Map(), rooms: new Map() };
     }
   }
@@ -108,6 +133,8 @@ class BucketsFeed implements ChangeFeed {
   close(): void {
     this.#toldUsers.clear();
     this.#toldRooms.clear();
+    this.#known.clear();
+    this.#knownCount = 0;
   }
 
   async #take(asOf: number, call: Call): Promise<Changes> {
@@ -142,10 +169,29 @@ class BucketsFeed implements ChangeFeed {
 
   #remember(told: Told): void {
     for (const [key, row] of told.users) remember(this.#toldUsers, key, row);
-    for (const [roomId, room] of told.rooms) {
-      if (room === undefined) this.#toldRooms.delete(roomId);
-      else remember(this.#toldRooms, roomId, room);
+    for (const [roomId, room] of told.rooms) this.#rememberRoom(roomId, room);
+  }
+
+  #rememberRoom(roomId: string, room: ToldRoom | undefined): void {
+    this.#forget(roomId);
+    if (room === undefined) {
+      this.#toldRooms.delete(roomId);
+      return;
     }
+    const { known, ...others } = room;
+    remember(this.#toldRooms, roomId, others);
+    if (known === undefined) return;
+    this.#known.set(roomId, known);
+    this.#knownCount += known.size;
+    for (const oldest of this.#known.keys()) {
+      if (this.#knownCount <= MAX_KNOWN) return;
+      this.#forget(oldest);
+    }
+  }
+
+  #forget(roomId: string): void {
+    this.#knownCount -= this.#known.get(roomId)?.size ?? 0;
+    this.#known.delete(roomId);
   }
 
   /** Keys are written once, and a replica that has the barrier has all of before: docs/protocol.md, S5. */
@@ -263,13 +309,15 @@ class BucketsFeed implements ChangeFeed {
     }
     if (!before.isDeleted && record.v === before.v) return undefined;
     const withMembers = this.#wanted.members;
-    const changed = withMembers ? await this.#members(roomId, record, before, call) : { record, v: record.v, rows: [] };
+    const changed = withMembers
+      ? await this.#members(roomId, record, before, call)
+      : { record, v: record.v, rows: [], ended: NOBODY, known: undefined };
     if (changed === undefined) {
       told.rooms.set(roomId, undefined);
       return { deleted: true, room: undefined, members: new Map(), keys: new Map() };
     }
-    const { record: now } = changed;
-    told.rooms.set(roomId, { incarnation: now.incarnation, v: now.v, rowsV: changed.v, epoch: now.epoch });
+    const { record: now, known, ended } = changed;
+    told.rooms.set(roomId, { incarnation: now.incarnation, v: now.v, rowsV: changed.v, epoch: now.epoch, known });
     const isAnother = now.incarnation !== record.incarnation;
     const isNew = before.isDeleted || isAnother || before.v === 0 || !withMembers;
     // Each rekey is a version of its own.
@@ -278,15 +326,16 @@ class BucketsFeed implements ChangeFeed {
     return {
       deleted: before.isDeleted || isAnother,
       room: toRoom(roomId, now),
-      members: new Map(
-        changed.rows.map(([endpoint, row]): [string, ChangedMember] => [
+      members: new Map([
+        ...Array.from(ended, (endpoint): [string, ChangedMember] => [endpoint, { ended: true, member: undefined }]),
+        ...changed.rows.map(([endpoint, row]): [string, ChangedMember] => [
           endpoint,
           {
-            ended: row.gone || (row.again ?? 0) > v,
+            ended: row.gone || (row.again ?? 0) > v || ended.has(endpoint),
             member: row.gone ? undefined : toMember(roomId, endpoint, now.incarnation, row),
           },
         ]),
-      ),
+      ]),
       keys: new Map(),
     };
   }
@@ -314,10 +363,11 @@ class BucketsFeed implements ChangeFeed {
   async #members(roomId: string, record: RoomRecord, before: RoomBefore, call: Call): Promise<ChangedRows | undefined> {
     const { head } = record;
     const ofHead = head.map(({ endpoint, row }): [string, MemberRow] => [endpoint, row]);
+    const members = before.isDeleted ? undefined : this.#known.get(roomId);
     const isNewer = ([, { v }]: [string, MemberRow]): boolean => v > before.rowsV;
     // The head is the last change of the members: that is all, or there was none.
     if (head.length > 0 && (record.v <= before.rowsV + 1 || !ofHead.some(isNewer)))
-      return { record, v: record.v, rows: ofHead.filter(isNewer) };
+      return { record, v: record.v, rows: ofHead.filter(isNewer), ended: NOBODY, known: changedBy(ofHead, members) };
     const roster = await rosterOf(this.#parts, roomId, call);
     if (roster === undefined) return undefined;
     const { v, everyone } = roster;
@@ -326,10 +376,19 @@ class BucketsFeed implements ChangeFeed {
     const since = isSame ? before.rowsV : 0;
     const forgotten = now.forgotten ?? (now.roster === now.incarnation ? 0 : now.v);
     // Of those who left, and of those who left and came again, nobody may know any more.
-    if (isSame && (since > 0 || !before.isKnown) && forgotten > since) throw new Lost();
+    const isForgotten = isSame && (since > 0 || !before.isKnown) && forgotten > since;
+    if (isForgotten && members === undefined) throw new Lost(roomId);
     const rows = [...everyone].filter(([, row]) => row.v > since);
     if (isSame && !before.isKnown && rows.some(([, { again }]) => again !== undefined)) throw new Lost();
-    return { record: now, v: Math.max(v, now.v), rows };
+    const known = knownOf(roster);
+    const ended = [...(isForgotten ? (members ?? []) : [])].filter(([endpoint, id]) => known.get(endpoint) !== id);
+    return {
+      record: now,
+      v: Math.max(v, now.v),
+      rows,
+      ended: new Set(ended.map(([endpoint]) => endpoint)),
+      known: forgotten > 0 ? known : undefined,
+    };
   }
 }
 
@@ -381,7 +440,25 @@ interface ChangedRows {
   readonly record: RoomRecord;
   readonly v: number;
   readonly rows: readonly (readonly [endpoint: string, row: MemberRow])[];
+  /** Whose membership of before has ended, and may have left no row. */
+  readonly ended: ReadonlySet<string>;
+  readonly known: Known | undefined;
 }
+
+const NOBODY: ReadonlySet<string> = new Set();
+
+function changedBy(rows: ChangedRows["rows"], members: Known | undefined): Known | undefined {
+  if (members === undefined) return undefined;
+  const known = new Map(members);
+  for (const [endpoint, { gone, id }] of rows) {
+    if (gone) known.delete(endpoint);
+    else known.set(endpoint, id);
+  }
+  return known;
+}
+
+const knownOf = ({ members }: Roster<"certain">): Known =>
+  new Map(Array.from(members, ([endpoint, { id }]) => [endpoint, id]));
 
 /** What is told, until all of it is. `undefined`: there is no such room. */
 interface Told {

@@ -3,8 +3,9 @@ import { expect } from "chai";
 import { openJetStream, type Room, type Store, type StoreEvent } from "unibus-membership";
 import { startNatsServer, type NatsServer } from "unibus-membership/testing";
 import { natsClients, type Connection } from "../support/nats-clients.js";
-import { tokenOf } from "./support/format-1.js";
+import { recordAt, tokenOf } from "./support/format-1.js";
 import { stoppable, type Stoppable } from "./support/stoppable.js";
+import type { Json } from "./support/streams.js";
 
 const opTimeoutMs = 20_000;
 const KEY = new Uint8Array([1, 2, 3]);
@@ -35,6 +36,11 @@ describe("jetstream: watch", function () {
     const own = stoppable(await connect());
     return { ...own, store: await openJetStream(own.connection, 1, { opTimeoutMs }) };
   }
+
+  const record = async (): Promise<Json> => {
+    const [connection] = connections;
+    return (connection && (await recordAt(connection, "rooms", `room.${tokenOf("busy")}`))) ?? {};
+  };
 
   /** The newest state of the room, once all from before this call was told. */
   async function told(events: AsyncIterator<StoreEvent, unknown>, before: Room | undefined): Promise<Room | undefined> {
@@ -119,6 +125,56 @@ describe("jetstream: watch", function () {
       expect(await keysTold(events)).to.deep.equal(n === 0 ? ["bob 1"] : ["bob 2", "own 2"]);
     }
     await writing.store.close();
+  });
+
+  it("tells who has left a room of which so many leave that their rows are left behind", async () => {
+    await using store = await openJetStream(await connect(), 1, { opTimeoutMs });
+    const { members } = store;
+    await store.rooms.create({ id: "busy", owner: "own" });
+    await using watch = store.watch({ roomId: "busy", kinds: ["members"], proveEveryMs: 60_000 });
+    const events = watch[Symbol.asyncIterator]();
+    /** What is told up to a proof of now. A watch that begins has the feed asked. */
+    const next = async (): Promise<string[]> => {
+      const since = performance.now();
+      await using another = store.watch({ roomId: "none" });
+      const found: string[] = [];
+      for (const began = another[Symbol.asyncIterator]().next(); ;) {
+        const { done, value } = await events.next();
+        if (done === true) throw new Error("the watch is over");
+        if (value.type === "proved" && value.asOf >= since) {
+          await began;
+          return found;
+        }
+        if (value.type === "member") found.push(value.member.endpoint);
+        else if (value.type === "memberRemoved") found.push(`-${value.endpoint}`);
+        else if (value.type !== "proved") found.push(value.type);
+      }
+    };
+    await next();
+    let guests = 0;
+    for (const n of [0, 1, 2]) {
+      const [bob, carol] = [`bob-${String(n)}`, `carol-${String(n)}`];
+      for (const endpoint of [bob, carol]) await members.add("busy", { endpoint });
+      expect(await next()).to.deep.equal([bob, carol]);
+      await members.remove("busy", bob);
+      await members.remove("busy", carol);
+      const { roster } = await record();
+      // The second copy leaves behind who left before the first.
+      for (let copies = 0, last = roster; copies < 2;) {
+        await members.add("busy", { endpoint: `guest-${String(++guests)}` });
+        await members.remove("busy", `guest-${String(guests)}`);
+        const { roster: now } = await record();
+        if (now !== last) copies++;
+        last = now;
+      }
+      // There is no row that would tell that she was there before.
+      await members.add("busy", { endpoint: carol });
+      const after = await next();
+      if (n === 0) expect(after).to.include("resync");
+      else expect(after.filter((told) => !told.includes("guest"))).to.deep.equal([`-${bob}`, `-${carol}`, carol]);
+      await members.remove("busy", carol);
+      expect(await next()).to.deep.equal([`-${carol}`]);
+    }
   });
 
   it("tells a room whose members were read in a newer state than its record", async () => {

@@ -848,8 +848,8 @@ export const jetStreamMutants: readonly Mutant[] = [
   {
     name: "a room counts as told as of its members, which were read after it",
     file: "lib/jetstream/changes-feed.ts",
-    find: "v: now.v, rowsV: changed.v }",
-    replace: "v: changed.v, rowsV: changed.v }",
+    find: "v: now.v, rowsV: changed.v,",
+    replace: "v: changed.v, rowsV: changed.v,",
     breaks: "By a proof each record was told as it stood then or later, also a room of which newer rows were read.",
     killedBy: bySpec("spec/jetstream/watch.spec.ts", "tells a room whose members were read in a newer state"),
   },
@@ -876,6 +876,22 @@ export const jetStreamMutants: readonly Mutant[] = [
     replace: "",
     breaks: "Keys can be written long before the rekey that they come with is committed.",
     killedBy: bySpec("spec/jetstream/watch.spec.ts", "tells a key that was written before"),
+  },
+  {
+    name: "nobody knows who left where rows were left behind",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "if (isForgotten && members === undefined) throw",
+    replace: "if (isForgotten) throw",
+    breaks: "A room that many leave all the time does not have everything told anew with each proof.",
+    killedBy: bySpec("spec/jetstream/watch.spec.ts", "tells who has left a room"),
+  },
+  {
+    name: "who left and came again without a row is told as the same member",
+    file: "lib/jetstream/changes-feed.ts",
+    find: "known.get(endpoint) !== id",
+    replace: "!known.has(endpoint)",
+    breaks: "Between two memberships of one endpoint an event says that the first one ended.",
+    killedBy: bySpec("spec/jetstream/watch.spec.ts", "tells who has left a room"),
   },
   {
     name: "time that ran out and is given anew is the same grant",
