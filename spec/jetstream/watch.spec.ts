@@ -132,7 +132,7 @@ describe("jetstream: watch", function () {
     const { members } = store;
     await store.rooms.create({ id: "busy", owner: "own" });
     await using watch = store.watch({ roomId: "busy", kinds: ["members"], proveEveryMs: 60_000 });
-    const events = watch[Symbol.asyncIterator]();
+    const events: AsyncIterator<StoreEvent, unknown> = watch[Symbol.asyncIterator]();
     /** What is told up to a proof of now. A watch that begins has the feed asked. */
     const next = async (): Promise<string[]> => {
       const since = performance.now();
