@@ -182,14 +182,16 @@ describe("jetstream: watch", function () {
     const [watching, writing] = [await openStoppable(), await openStoppable()];
     await store.rooms.create({ id: "room", owner: "own", encrypted: true, sealedKey: KEY });
     await store.members.add("room", { endpoint: "bob", state: "joined" });
-    const watch = watching.store.watch();
+    const watch = watching.store.watch({ kinds: ["rooms", "members"], proveEveryMs: 60_000 });
     const events = watch[Symbol.asyncIterator]();
     const before = await told(events, undefined);
     // More than one change: then the feed reads the room's record, and all rows of its members.
-    const rowsAreRead = watching.stopAt((subject) => subject.endsWith("DIRECT.GET.KV_members"));
     await store.rooms.update("room", { name: "another" });
     await store.members.add("room", { endpoint: "carol", state: "joined" });
+    const rowsAreRead = watching.stopAt((subject) => subject.endsWith("DIRECT.GET.KV_members"));
     const last = told(events, before);
+    // The feed is asked at once, and every second.
+    const another = watching.store.watch({ kinds: ["rooms"], roomId: "none" });
     await rowsAreRead;
     await store.members.remove("room", "bob");
     // The next change puts the row of the removal in place, and gets no further.
@@ -200,7 +202,7 @@ describe("jetstream: watch", function () {
     expect(await told(events, await last)).to.deep.equal(await store.rooms.get("room"));
     writing.goOn();
     await adding;
-    await watch.close();
+    await Promise.all([watch.close(), another.close()]);
     await Promise.all([watching.store.close(), writing.store.close()]);
   });
 });
