@@ -242,8 +242,9 @@ export class Checkpoints {
     const image = await making;
     await this.#segment.seal(image.superblock.content);
     this.#check();
-    await this.#watermark.replace(image, async () => {
-      await this.#lease.replaceImage(temporaryImagePath(this.#path), () => renameImage(this.#path));
+    const from = temporaryImagePath(this.#path);
+    await this.#watermark.replace(image, from, async () => {
+      await this.#lease.replaceImage(from, () => renameImage(this.#path));
       work.renamed = true;
     });
     this.#imageBytes = image.superblock.content.length;

@@ -77,12 +77,23 @@ export class Watermark {
     if (this.#timer === undefined && !this.#telling && this.#isBehind()) this.#setTimer();
   }
 
-  /** Has `rename` give the file another image, and goes on in that. Can be done again after a failure. */
-  replace(image: SealedImage, rename: () => Promise<void>): Promise<void> {
+  /**
+   * Has `rename` give the file another image, that of `from`, and goes on in that. Can be done again after a failure.
+   * It is opened before: what has the file's name afterwards may be another holder's.
+   */
+  replace(image: SealedImage, from: string, rename: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
       // Not every system renames over a file that is open.
-      await this.#release();
-      await rename();
+      if (process.platform === "win32") await this.#release();
+      const next = await openImage(from);
+      try {
+        await rename();
+      } catch (error) {
+        await next.close();
+        throw error;
+      }
+      const last = this.#handle;
+      this.#handle = next;
       this.#at = image.at;
       this.#superblock = image.superblock;
       await this.#write({
@@ -90,6 +101,7 @@ export class Watermark {
         acknowledged: Math.max(this.#acknowledged, image.superblock.acknowledged),
       });
     });
+      await last?.close();
   }
 
   /** Says that the image is everything: nothing is in its log. */

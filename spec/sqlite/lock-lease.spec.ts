@@ -529,6 +529,30 @@ describe("sqlite: the lease of a holder", () => {
       await next.close();
     });
 
+    it("marks no image but its own, also when it was stopped right after it gave that its name", async () => {
+      await store.users.add({ key: "n" });
+      const [socket = ""] = await sockets();
+      const { rename: give } = fs;
+      let next: Store | undefined;
+      let image: Buffer | undefined;
+      fs.rename = async (from, to) => {
+        await give(from, to);
+        if (to !== folder.file() || next !== undefined) return;
+        fs.rename = give;
+        await rm(socket);
+        next = await openSqlite(folder.file(), { opTimeoutMs });
+        image = await readFile(folder.file());
+      };
+      try {
+        expect(isUnavailable(await failure(store.close()))).to.equal(true);
+      } finally {
+        fs.rename = give;
+      }
+      expect(image?.equals(await readFile(folder.file()))).to.equal(true);
+      expect(await next?.isAuthorized("n")).to.equal(true);
+      await next?.close();
+    });
+
     it("goes on in the same files where the last holder is known to be gone, and else in new ones", async () => {
       await store.close();
       const inode = async (): Promise<number> => {
