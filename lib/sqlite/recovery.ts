@@ -167,7 +167,10 @@ type Files = Pick<Recovered, "segment" | "watermark">;
 
 /** Puts an image that holds everything in its place, with an empty log for it. */
 async function publish(path: string, image: SealedImage, database: string, generation: number): Promise<Files> {
-  await renameImage(path);
+  await renameImage(path).catch(async (error: unknown) => {
+    await removeIfThere(temporaryImagePath(path)).catch(() => undefined);
+    throw error;
+  });
   await syncFolderOf(path);
   // Only now that the image has its name for good, the logs before it are of no use.
   await Promise.all([0, 1].map((parity) => removeIfThere(segmentPath(path, parity))));
