@@ -238,6 +238,8 @@ async function onDisk(
     tell({ type: "checkpoint", backend: "sqlite", ...result });
   });
   if (recovered.full !== undefined) database.stop(recovered.full);
+  // Where the image cannot be told, nothing is acknowledged, also what changes nothing.
+  await watermark.reach(sequence).catch((error: unknown) => database.stop(error));
   checkpoints.consider();
   const identity = { id: recovered.database, name: `sqlite:${path}` };
   const driver = driverOf(database, lease, identity, { path, sqlJs, watermark }, () =>

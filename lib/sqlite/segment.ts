@@ -96,10 +96,9 @@ export class Segment {
     const handle = await fs.open(name, constants.O_RDWR | (SYNCED_WRITES ?? 0));
     try {
       const { size, ino } = await handle.stat();
-      if (size > end) {
-        await handle.truncate(end);
-        await syncData(handle);
-      }
+      if (size > end) await handle.truncate(end);
+      // What a killed process wrote may not be on the disk yet.
+      if (sequence !== undefined) await syncData(handle);
       return new Segment(path, segment, handle, ino, end, sequence);
     } catch (error) {
       await handle.close();

@@ -68,6 +68,11 @@ export class Watermark {
     };
   }
 
+  /** The store goes on from this transaction: whatever answers rest on it, the image has to know of it before. */
+  async reach(sequence: number): Promise<void> {
+    if (sequence > this.#acknowledged) await this.#markInUse(sequence);
+  }
+
   /**
    * Notes that everything up to this transaction was acknowledged. It is told within {@link TELL_EVERY_MS}, if the disk
    * is that fast.
@@ -96,12 +101,12 @@ export class Watermark {
       this.#handle = next;
       this.#at = image.at;
       this.#superblock = image.superblock;
+      await last?.close();
       await this.#write({
         ...image.superblock,
         acknowledged: Math.max(this.#acknowledged, image.superblock.acknowledged),
       });
     });
-      await last?.close();
   }
 
   /** Says that the image is everything: nothing is in its log. */

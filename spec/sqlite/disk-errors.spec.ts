@@ -15,7 +15,8 @@ import {
   type StoreError,
 } from "unibus-membership";
 import { Child } from "./support/child.js";
-import { failure, openIn, useFolder } from "./support/folder.js";
+import { crashed } from "./support/crash.js";
+import { contents, failure, openIn, useFolder } from "./support/folder.js";
 import { withoutTimers } from "./support/timers.js";
 
 /** How many bytes the disk took. */
@@ -440,6 +441,34 @@ describe("sqlite: disk errors", () => {
     store = await openSqlite(folder.file());
     expect(await isAuthorized(store, "before")).to.equal(true);
     expect((await store.rooms.get("room")).owner).to.equal("alice");
+  });
+
+  it("a file that cannot be replaced is refused by an opening that needs that, and nothing is left beside it", async () => {
+    await store.close();
+    for (const name of await fs.readdir(folder.path)) if (name !== "membership.db") await fs.rm(folder.file(name));
+    const { rename } = fs;
+    restore.push(() => (fs.rename = rename));
+    // As of one file that is mounted into a container.
+    fs.rename = (from, to) => (to === folder.file() ? Promise.reject(ioError("EBUSY")) : rename(from, to));
+    const before = await contents(folder.path);
+    expect(isUnavailable(await failure(openSqlite(folder.file(), { opTimeoutMs })))).to.equal(true);
+    expect(await contents(folder.path)).to.deep.equal(before);
+  });
+
+  it("a file that cannot be told what its log had is read, and nothing is acknowledged, also what changes nothing", async () => {
+    const { path } = await crashed(folder, "killed", 2, (killed) => killed.users.revoke("u0"));
+    writing(
+      (original) =>
+        (...args) =>
+          args[3] === 512 ? Promise.reject(ioError("EIO")) : original(...args),
+    );
+    const opened = await openSqlite(path, { opTimeoutMs });
+    expect(await opened.isAuthorized("u1")).to.equal(true);
+    expect(await opened.isAuthorized("u0")).to.equal(false);
+    const error = (await failure(opened.users.revoke("u0"))) as StoreError;
+    expect(isUnavailable(error)).to.equal(true);
+    expect(error.outcome).to.equal("none");
+    await opened.close();
   });
 
   it("a fsync that fails in a checkpoint does the same, also in the middle of a store's life", async function () {

@@ -1,9 +1,10 @@
 import { expect } from "chai";
 import { constants, promises as fs } from "node:fs";
-import { relative } from "node:path";
+import { basename, dirname, relative } from "node:path";
 import { isUnavailable, openSqlite, type StoreError } from "unibus-membership";
 import { run } from "../soak/sqlite.js";
 import { Child } from "./support/child.js";
+import { crashed } from "./support/crash.js";
 import { failure, logOf, useFolder } from "./support/folder.js";
 
 /** Of this process's descriptor of a file. */
@@ -30,8 +31,8 @@ async function watchFiles(folder: string): Promise<{ steps: string[]; end: () =>
   const opened = new WeakMap<object, unknown>();
   const some = await open(folder, "r");
   await some.close();
-  const handles = Object.getPrototypeOf(some) as { sync: (this: object) => Promise<void> };
-  const { sync } = handles;
+  const handles = Object.getPrototypeOf(some) as Record<"sync" | "datasync", (this: object) => Promise<void>>;
+  const { sync, datasync } = handles;
   fs.open = async (...args) => {
     const handle = await open(...args);
     opened.set(handle, args[0]);
@@ -39,6 +40,10 @@ async function watchFiles(folder: string): Promise<{ steps: string[]; end: () =>
   };
   handles.sync = async function () {
     await sync.call(this);
+    tell("sync", opened.get(this));
+  };
+  handles.datasync = async function () {
+    await datasync.call(this);
     tell("sync", opened.get(this));
   };
   fs.rename = async (from, to) => {
@@ -53,7 +58,7 @@ async function watchFiles(folder: string): Promise<{ steps: string[]; end: () =>
     steps,
     end: () => {
       Object.assign(fs, { open, rename, unlink });
-      handles.sync = sync;
+      Object.assign(handles, { sync, datasync });
     },
   };
 }
@@ -145,6 +150,20 @@ describe("sqlite: durability", () => {
       ).to.deep.equal([]);
     }
     expect(told.steps.at(-1)).to.equal("unlink membership.db-redo1");
+  });
+
+  it("goes on from what it read of a log only when that is on the disk", async () => {
+    // As it is where the last write was a large one: with nothing to cut off.
+    const { path, log, ends } = await crashed(folder, "killed", 2);
+    await fs.truncate(log, ends.at(-1));
+    const told = await watchFiles(dirname(path));
+    try {
+      const store = await openSqlite(path);
+      expect(told.steps).to.include(`sync ${basename(log)}`);
+      await store.close();
+    } finally {
+      told.end();
+    }
   });
 
   it("a clock that gives no time is no reason to write what cannot be read again", async () => {

@@ -56,6 +56,23 @@ describe("sqlite: never an older state", () => {
     await store.close();
   });
 
+  it("what an opening finds in the log is told to the file before anybody acts on it", async () => {
+    for (const clean of [true, false]) {
+      // A kill after the record was on the disk, and before the file was told.
+      const { path, log } = await crashed(folder, `killed-${String(clean)}`, 1, (store) => store.users.revoke("u0"));
+      await writeFile(path, telling(await readFile(path), { clean, acknowledged: 1 }));
+      const store = await openSqlite(path, { opTimeoutMs });
+      expect((await store.users.revoke("u0")).status).to.equal("revoked");
+      expect(told(await readFile(path))).to.deep.equal({ clean: false, acknowledged: 2 });
+      const later = await copied(path, `later-${String(clean)}`);
+      await store.close();
+      await truncate(later + log.slice(path.length), endsOf(await readFile(later + log.slice(path.length))).at(-2));
+      await expectCorrupt(later, "a log that lost its end");
+      await rm(later + log.slice(path.length));
+      await expectCorrupt(later, "without its log");
+    }
+  });
+
   it("the file says so from before the first write of an opening is acknowledged on, and a clean close takes it back", async () => {
     for (let round = 0; round < 3; round++) {
       const store = await openSqlite(folder.file(), { opTimeoutMs });
