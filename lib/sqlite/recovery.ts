@@ -195,14 +195,15 @@ async function load(
   file: OpenFile,
   logs: readonly FoundLog[],
 ): Promise<Recovered> {
-  const { path, anew, maker } = recovery;
+  const { path, anew, maker, pace } = recovery;
   const tables = new Tables();
   const { meta, content, found } = await readImage(recovery, kind, file, logs, tables);
   const { database } = meta;
   const live = liveLogs(path, meta, logs, content, found?.superblock);
   const replayed = await replay(recovery, tables, live, meta);
   if (found !== undefined) checkReached(path, found.superblock, live, replayed);
-  // Nothing was refused. From here on files are changed.
+  // Nothing was refused, and somebody still waits for it. From here on files are changed.
+  await pace.rest();
   await removeIfThere(temporaryImagePath(path));
   await Promise.all([0, 1].map((parity) => removeIfThere(`${segmentPath(path, parity)}-new`)));
 
