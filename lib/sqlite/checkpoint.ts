@@ -214,6 +214,8 @@ export class Checkpoints {
   /** Every step can be repeated: after a failure the next attempt goes on from there. */
   async #publish(work: Unpublished): Promise<void> {
     if (!work.renamed) {
+      // What has the temporary name may be another holder's.
+      await this.#lease.renew();
       try {
         await this.#replaceImage(work);
       } catch (error) {

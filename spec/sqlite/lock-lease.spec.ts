@@ -553,6 +553,36 @@ describe("sqlite: the lease of a holder", () => {
       await next?.close();
     });
 
+    it("begins a checkpoint again only where it still holds the file: another holder's may be under way", async () => {
+      const making = `${folder.file()}-checkpoint`;
+      const { rename: give } = fs;
+      let failed = false;
+      fs.rename = async (from, to) => {
+        if (from !== making) return give(from, to);
+        failed = true;
+        throw Object.assign(new Error("injected"), { code: "ENOSPC" });
+      };
+      try {
+        const sealedKey = new Uint8Array(65_536).fill(7);
+        for (let i = 0; i < 13; i++)
+          await Promise.all(
+            Array.from({ length: 40 }, () => store.rooms.create({ owner: "o", encrypted: true, sealedKey })),
+          );
+        await eventually("a checkpoint that failed", () => failed && !existsSync(making));
+      } finally {
+        fs.rename = give;
+      }
+      // Until its own looks are over: it is used no more.
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      const [socket = ""] = await sockets();
+      await rm(socket);
+      await writeFile(making, "another's");
+      // It is tried again after a second.
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      expect(await readFile(making, "utf8")).to.equal("another's");
+      expect(isUnavailable(await failure(store.close()))).to.equal(true);
+    });
+
     it("goes on in the same files where the last holder is known to be gone, and else in new ones", async () => {
       await store.close();
       const inode = async (): Promise<number> => {

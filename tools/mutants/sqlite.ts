@@ -174,6 +174,14 @@ export const sqliteMutants: readonly Mutant[] = [
     killedBy: lease("marks no image but its own"),
   },
   {
+    name: "a checkpoint is tried again without a look",
+    file: "lib/sqlite/checkpoint.ts",
+    find: "    if (!work.renamed) {\n      // What has the temporary name may be another holder's.\n      await this.#lease.renew();",
+    replace: "    if (!work.renamed) {",
+    breaks: "A holder that lost the file writes into no image that another one makes.",
+    killedBy: lease("begins a checkpoint again only where it still holds the file"),
+  },
+  {
     name: "a log without O_DSYNC",
     file: "lib/sqlite/segment.ts",
     find: "constants.O_RDWR | (SYNCED_WRITES ?? 0)",
