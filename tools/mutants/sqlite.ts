@@ -174,6 +174,14 @@ export const sqliteMutants: readonly Mutant[] = [
     killedBy: lease("marks no image but its own"),
   },
   {
+    name: "an image that could not be put in its place stays",
+    file: "lib/sqlite/recovery.ts",
+    find: "    await removeIfThere(temporaryImagePath(path)).catch(() => undefined);\n",
+    replace: "",
+    breaks: "Of an opening that was refused nothing remains.",
+    killedBy: bySpec("spec/sqlite/disk-errors.spec.ts", "cannot be replaced is refused"),
+  },
+  {
     name: "a checkpoint is tried again without a look",
     file: "lib/sqlite/checkpoint.ts",
     find: "    if (!work.renamed) {\n      // What has the temporary name may be another holder's.\n      await this.#lease.renew();",
