@@ -8,7 +8,7 @@ const run = promisify(execFile);
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Raised in a commit that says what for, in CHANGELOG.md. */
-export const LIMITS = { packed: 1_160_000, installed: 2_950_000 };
+export const LIMITS = { packed: 1_170_000, installed: 2_960_000 };
 
 export interface Sizes {
   readonly packed: number;
