@@ -150,6 +150,8 @@ class BucketsGrants implements GrantFeed {
   async #anew(call: Call): Promise<ChangedGrants> {
     const mark = await usersMark(this.#sources, call);
     const rooms = await markNow(this.#sources.log.buckets.rooms, call);
+    const before = await this.#rooms;
+    if (mark.log !== this.#users.log || (before !== undefined && rooms.log !== before.log)) return OVER;
     const users = new Map<string, UserGrant | undefined>();
     const members = new Map<string, Map<string, MemberGrant | undefined>>();
     await inParallel([...this.#wanted.users.keys()], AT_ONCE, async (key) => {
