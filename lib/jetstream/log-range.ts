@@ -14,7 +14,7 @@ import { EVERYTHING, type Key } from "./keys.js";
 import { isBarrier } from "./own-barriers.js";
 import type { ProvedBucket } from "./proved-bucket.js";
 import { RetryLoop } from "./retry-loop.js";
-import { seqIn, type Seq } from "./seq.js";
+import { later, seqIn, type Seq } from "./seq.js";
 import type { CommittingBucket } from "./store-state.js";
 
 const PAGE = 512;
@@ -32,7 +32,7 @@ const MAX_GAPS = 1024;
 const ASKED_AT_ONCE = 64;
 const MAX_PASSES = 8;
 
-/** Records as of `upTo`: the last one of each key that changed. */
+/** Records as of `upTo`, the barrier or behind it: the last one of each key that changed. */
 export interface ChangedRange<B extends CommittingBucket> {
   readonly upTo: Seq<B>;
   readonly entries: ReadonlyMap<Key<B>, Entry<B>>;
@@ -55,19 +55,19 @@ export async function changedSince<B extends CommittingBucket, V>(
     const upTo = await bucket.readIndex(call);
     const read = await readRange(bucket, from, upTo, call);
     if (read === undefined) return undefined;
-    const gaps = gapsOf(bucket, from, upTo, read);
+    const { end, gaps } = explain(bucket, from, upTo, read);
     if (gaps.length > MAX_GAPS) return undefined;
     const found: Entry<B>[] = [];
     await inParallel(gaps, ASKED_AT_ONCE, async (gap) => {
       found.push(...(await ofLeader(bucket, gap, call)));
     });
     for (const entry of [...read, ...found]) {
-      if (entry.seq > upTo || isBarrier(entry.key)) continue;
+      if (entry.seq > end || isBarrier(entry.key)) continue;
       if (entry.seq > (entries.get(entry.key)?.seq ?? 0)) entries.set(entry.key, entry);
     }
     if (entries.size > MAX_READ) return undefined;
-    from = upTo;
-    if (gaps.length === 0) return { upTo, entries };
+    from = end;
+    if (gaps.length === 0) return { upTo: end, entries };
   }
   return undefined;
 }
@@ -115,23 +115,32 @@ async function readRange<B extends CommittingBucket, V>(
   return read;
 }
 
-/** Where something is missing that nothing explains. */
-function gapsOf<B extends CommittingBucket, V>(
+/**
+ * Where something is missing that nothing explains, up to an end. A record that changes all the time is superseded
+ * behind the barrier before it is read: then the end is where it stands by now, or no pass would be the last one.
+ */
+function explain<B extends CommittingBucket, V>(
   bucket: ProvedBucket<B, V>,
   after: Seq<B>,
   upTo: Seq<B>,
   read: readonly Entry<B>[],
-): Gap[] {
+): { readonly end: Seq<B>; readonly gaps: readonly Gap[] } {
   const explained = bucket.explained(seqIn(bucket.stream, after + 1), read);
   const gaps: Gap[] = [];
+  let end = upTo;
+  const look = (from: number, to: number): void => {
+    if (from > to || from > end) return;
+    const needed = explained.neededFor(from, to);
+    if (needed === Infinity) gaps.push({ from, to });
+    else end = later(end, seqIn(bucket.stream, needed));
+  };
   let before: number = after;
   for (const seq of [...read.map((entry): number => entry.seq), upTo + 1]) {
-    const to = Math.min(seq - 1, upTo);
-    // What stood there and stands behind the end now is not among what was read up to the end.
-    if (to > before && explained.neededFor(before + 1, to) > upTo) gaps.push({ from: before + 1, to });
+    look(before + 1, Math.min(seq - 1, upTo));
+    look(Math.max(before, upTo) + 1, seq - 1);
     before = Math.max(before, seq);
   }
-  return gaps;
+  return { end, gaps };
 }
 
 /** What the stream's leader has in a gap: of what it does not have there something newer was stored. */

@@ -282,16 +282,23 @@ const watched: readonly Change[] = [
   {
     name: "simulated: a gap behind which nothing is looked for",
     file: "lib/jetstream/log-range.ts",
-    find: "if (gaps.length === 0) return { upTo, entries };",
-    replace: "return { upTo, entries };",
+    find: "if (gaps.length === 0) return { upTo: end, entries };",
+    replace: "return { upTo: end, entries };",
     breaks: "What superseded a record may stand behind the barrier: another pass reads on from there.",
   },
   {
     name: "simulated: a gap that the leader is not asked about",
     file: "lib/jetstream/log-range.ts",
-    find: "const gaps = gapsOf(bucket, from, upTo, read);",
-    replace: "const gaps = gapsOf(bucket, from, upTo, read).slice(0, 0);",
+    find: "const { end, gaps } = explain(bucket, from, upTo, read);",
+    replace: "const { end, gaps } = { ...explain(bucket, from, upTo, read), gaps: [] as Gap[] };",
     breaks: "A replica that catches up from a snapshot has gaps where the leader has none.",
+  },
+  {
+    name: "simulated: a gap that is explained by what is not taken",
+    file: "lib/jetstream/log-range.ts",
+    find: "if (entry.seq > end || isBarrier(entry.key)) continue;",
+    replace: "if (entry.seq > upTo || isBarrier(entry.key)) continue;",
+    breaks: "What stands behind the barrier explains a gap only if it is told too.",
   },
   {
     name: "simulated: a grant that ended and is not told",
