@@ -32,7 +32,7 @@ const FREE_ROUNDS = 4;
  */
 const KEPT_VERSIONS = 16;
 /** So few rows of members who are gone do no harm. Copying is spread over as many removals. */
-const FEW_ROWS = 16 + KEPT_VERSIONS;
+const FEW_ROWS = KEPT_VERSIONS;
 /** A copy is begun at one in so many removals: another one may be under way, or may have come to nothing. */
 const COMPACT_EVERY = 16;
 /** A copy under way is taken for dead once so many rows more have come than there are members. */
@@ -78,8 +78,11 @@ export class RosterCopies {
     this.#copying.add(roomId);
     this.#log.records.cleanUp(async (call) => {
       try {
-        const roster = await this.#log.turn(roomId, call, () => this.#reserve(roomId, call));
-        if (roster !== undefined) await this.#copyTo(roster, roomId, call);
+        // So many can have left meanwhile that it is time again, and nobody may leave after them.
+        for (let isCopied = true; isCopied;) {
+          const roster = await this.#log.turn(roomId, call, () => this.#reserve(roomId, call));
+          isCopied = roster !== undefined && (await this.#copyTo(roster, roomId, call));
+        }
       } finally {
         this.#copying.delete(roomId);
       }
@@ -111,7 +114,8 @@ export class RosterCopies {
     }
   }
 
-  async #copyTo(roster: string, roomId: string, call: Call): Promise<void> {
+  /** Answers whether the copy is what the room has now. */
+  async #copyTo(roster: string, roomId: string, call: Call): Promise<boolean> {
     const { record } = await this.#log.records.room(roomId, CERTAIN, call);
     const copied: Copied = { forgotten: record.v - KEPT_VERSIONS, rows: new Map(), mayBeCommitted: false };
     try {
@@ -121,8 +125,9 @@ export class RosterCopies {
         // Other changes of this process wait only if they come so fast that copying would never end.
         const end = await (round < FREE_ROUNDS ? attempt() : this.#log.turn(roomId, call, attempt));
         if (end.kind === "again") continue;
-        this.#drop(roomId, end.kind === "committed" ? end.before : roster);
-        return;
+        const isCommitted = end.kind === "committed";
+        this.#drop(roomId, isCommitted ? end.before : roster);
+        return isCommitted;
       }
     } catch (error) {
       if (!copied.mayBeCommitted) this.#drop(roomId, roster);
