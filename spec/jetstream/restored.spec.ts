@@ -57,20 +57,95 @@ describe("jetstream: one bucket that was restored without the others", function 
   });
 });
 
+const options = { opTimeoutMs: 20_000 };
+
+/** A server whose buckets are put back from a backup while stores are open. */
+class BackedUp implements AsyncDisposable {
+  readonly #server: NatsServer;
+  readonly #connections: readonly Connection[];
+
+  private constructor(server: NatsServer, connections: readonly Connection[]) {
+    this.#server = server;
+    this.#connections = connections;
+  }
+
+  static async start(): Promise<BackedUp> {
+    const server = await startNatsServer();
+    const clients = [...natsClients, ...natsClients];
+    return new BackedUp(server, await Promise.all(clients.map((client) => client.connect(server.url))));
+  }
+
+  connection(index: number): Connection {
+    const found = this.#connections[index];
+    if (found === undefined) throw new Error("no such client");
+    return found;
+  }
+
+  /** `others` have sent what they clear away by then: a barrier of that would be missing in the backup too. */
+  async backUp(others: ReturnType<typeof quieted>): Promise<void> {
+    await others.quiet();
+    await this.#server.kill();
+    await cp(this.#folder("jetstream"), this.#folder("backup"), { recursive: true });
+    await this.#server.restart();
+  }
+
+  async putBack(): Promise<void> {
+    await this.#server.kill();
+    await rm(this.#folder("jetstream"), { recursive: true });
+    await rename(this.#folder("backup"), this.#folder("jetstream"));
+    await this.#server.restart();
+    // In less time than this the change of one log for another is not noticed: docs/protocol.md.
+    await pause(AGED_MS);
+  }
+
+  #folder(name: string): string {
+    return join(this.#server.directory, name);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#connections.map((connection) => connection.close()));
+    await this.#server.dispose();
+  }
+}
+
+/** Where the newest barrier of a store in `users` stands: a store knows its log by that. */
+class Landmark {
+  readonly connection: Connection;
+  hasLeader = true;
+  #subject = "";
+
+  constructor(inner: Connection) {
+    this.connection = tapped(inner, {
+      request: (send, ...asked) => {
+        if (isBarrier(asked[0], "users")) {
+          if (!this.hasLeader) return Promise.reject(natsError("503"));
+          [this.#subject] = asked;
+        }
+        return send(...asked);
+      },
+    });
+  }
+
+  /** As another store does that took the same key. */
+  async supersede(by: Connection): Promise<void> {
+    const k = this.#subject.split(".").slice(2).join(".");
+    await by.request(this.#subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+  }
+}
+
+/** Others change a user so often. */
+async function renamed(store: Store, key: string, times: number): Promise<void> {
+  for (let i = 0; i < times; i++) await store.users.update(key, { name: `name ${String(i)}` });
+}
+
 describe("jetstream: a backup that is put back under stores that are open", function () {
   this.timeout(120_000);
 
   it("is another log to a store whose own change it lacks, also when others have written as far since", async () => {
-    await using server = await startNatsServer();
-    const connections = await Promise.all(natsClients.map((client) => client.connect(server.url)));
-    const [first, second] = connections;
-    if (first === undefined || second === undefined) throw new Error("two clients are needed");
-    const files = join(server.directory, "jetstream");
-    const backup = join(server.directory, "backup");
-    const options = { opTimeoutMs: 20_000 };
-    const here = await openJetStream(first, 1, options);
-    const observed = quieted(second);
-    const there = await openJetStream(observed.connection, 1, options);
+    await using server = await BackedUp.start();
+    await using here = await openJetStream(server.connection(0), 1, options);
+    const observed = quieted(server.connection(1));
+    await using there = await openJetStream(observed.connection, 1, options);
     await here.users.add({ key: "guest" });
     await here.rooms.create({ id: "room", owner: "owner" });
     await here.members.add("room", { endpoint: "guest", state: "joined" });
@@ -78,43 +153,25 @@ describe("jetstream: a backup that is put back under stores that are open", func
       expect(await store.isAuthorized("guest")).to.equal(true);
       expect(await store.isMember("room", "guest")).to.equal(true);
     }
-    // A barrier of what its opening clears away would be missing in the backup too.
-    await observed.quiet();
-    await server.kill();
-    await cp(files, backup, { recursive: true });
-    await server.restart();
+    await server.backUp(observed);
     await here.users.revoke("guest");
     await here.members.remove("room", "guest");
-    await server.kill();
-    await rm(files, { recursive: true });
-    await rename(backup, files);
-    await server.restart();
-    // In less time than this the change of one log for another is not noticed: docs/protocol.md.
-    await pause(AGED_MS);
-    for (let i = 0; i < 3; i++) {
-      await there.users.update("guest", { name: `name ${String(i)}` });
-      await there.rooms.update("room", { name: `name ${String(i)}` });
-    }
+    await server.putBack();
+    await renamed(there, "guest", 3);
+    for (let i = 0; i < 3; i++) await there.rooms.update("room", { name: `name ${String(i)}` });
     expect(await there.isAuthorized("guest"), "to whom nothing is missing").to.equal(true);
     expect(await here.isAuthorized("guest")).to.equal(false);
     expect(await here.isMember("room", "guest")).to.equal(false);
     for (const call of [here.users.get("guest"), here.rooms.get("room")])
       expect(await call.then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
-    await Promise.all([here.close(), there.close(), ...connections.map((connection) => connection.close())]);
   });
 
   it("is another log too where a barrier comes into it that was on its way before", async () => {
-    await using server = await startNatsServer();
-    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
-    const [first, second, third] = connections;
-    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
-    const files = join(server.directory, "jetstream");
-    const backup = join(server.directory, "backup");
-    const options = { opTimeoutMs: 20_000 };
+    await using server = await BackedUp.start();
     /** What is sent meanwhile comes to the server when it is let go. */
     let isHeld = false;
     const [isOnItsWay, letGo] = [signal(), signal()];
-    const connection = tapped(first, {
+    const connection = tapped(server.connection(0), {
       request: async (send, ...asked) => {
         if (isHeld && isBarrier(asked[0])) {
           isOnItsWay.now();
@@ -123,15 +180,12 @@ describe("jetstream: a backup that is put back under stores that are open", func
         return send(...asked);
       },
     });
-    const observed = quieted(second);
-    const there = await openJetStream(observed.connection, 1, options);
+    const observed = quieted(server.connection(1));
+    await using there = await openJetStream(observed.connection, 1, options);
     await there.users.addFirstAdmin({ key: "root" });
     for (const key of ["guest", "busy"]) await there.users.add({ key });
-    const here = await openJetStream(connection, 1, options);
-    await observed.quiet();
-    await server.kill();
-    await cp(files, backup, { recursive: true });
-    await server.restart();
+    await using here = await openJetStream(connection, 1, options);
+    await server.backUp(observed);
     await there.users.revoke("guest");
     // As a barrier of its own tells it: the revocation stands before that.
     const session = await here.session("root", { maxStalenessMs: 60_000 });
@@ -140,14 +194,10 @@ describe("jetstream: a backup that is put back under stores that are open", func
     isHeld = true;
     const check = here.isAuthorized("root");
     await isOnItsWay.happened;
-    await server.kill();
-    await rm(files, { recursive: true });
-    await rename(backup, files);
-    await server.restart();
-    await pause(AGED_MS);
+    await server.putBack();
     // A store that opens anew cannot tell.
-    const anew = await openJetStream(third, 1, options);
-    for (let i = 0; i < 20; i++) await anew.users.update("busy", { name: `name ${String(i)}` });
+    await using anew = await openJetStream(server.connection(2), 1, options);
+    await renamed(anew, "busy", 20);
     isHeld = false;
     letGo.now();
     await check;
@@ -156,94 +206,51 @@ describe("jetstream: a backup that is put back under stores that are open", func
     // At its next proof, which this one shares.
     expect((await here.session("root")).allowed).to.equal(false);
     expect(session.allowed && session.active).to.equal(false);
-    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
 
   it("ends a session of whom it lacks, also where another store has the keys by which it would be known", async () => {
-    await using server = await startNatsServer();
-    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
-    const [first, second, third] = connections;
-    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
-    const files = join(server.directory, "jetstream");
-    const backup = join(server.directory, "backup");
-    const options = { opTimeoutMs: 20_000 };
-    let subject = "";
-    const connection = tapped(first, {
-      request: (send, ...asked) => {
-        if (isBarrier(asked[0], "users")) [subject] = asked;
-        return send(...asked);
-      },
-    });
-    const observed = quieted(second);
-    const there = await openJetStream(observed.connection, 1, options);
+    await using server = await BackedUp.start();
+    const landmark = new Landmark(server.connection(0));
+    const observed = quieted(server.connection(1));
+    await using there = await openJetStream(observed.connection, 1, options);
     await there.users.addFirstAdmin({ key: "root" });
     await there.users.add({ key: "busy" });
-    const here = await openJetStream(connection, 1, options);
-    await observed.quiet();
-    await server.kill();
-    await cp(files, backup, { recursive: true });
-    await server.restart();
+    await using here = await openJetStream(landmark.connection, 1, options);
+    await server.backUp(observed);
     await there.users.add({ key: "late" });
     await there.users.update("busy", { name: "kept" });
     const session = await here.session("late", { maxStalenessMs: 60_000 });
     expect(session.allowed && session.active).to.equal(true);
     for (const key of ["root", "busy"]) expect(await here.isAuthorized(key)).to.equal(true);
-    await server.kill();
-    await rm(files, { recursive: true });
-    await rename(backup, files);
-    await server.restart();
-    await pause(AGED_MS);
-    const anew = await openJetStream(third, 1, options);
-    for (let i = 0; i < 20; i++) await anew.users.update("busy", { name: `name ${String(i)}` });
-    const k = subject.split(".").slice(2).join(".");
-    await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+    await server.putBack();
+    await using anew = await openJetStream(server.connection(2), 1, options);
+    await renamed(anew, "busy", 20);
+    await landmark.supersede(server.connection(2));
     // A proof, which all sessions share.
     (await here.session("root"))[Symbol.dispose]();
     expect(session.allowed && session.active).to.equal(false);
     expect(await here.isAuthorized("late")).to.equal(false);
-    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
 
   it("does not pass for the known one by what is written after it took that one's place", async () => {
-    await using server = await startNatsServer();
-    const connections = await Promise.all([...natsClients, ...natsClients].map((client) => client.connect(server.url)));
-    const [first, second, third] = connections;
-    if (first === undefined || second === undefined || third === undefined) throw new Error("three clients are needed");
-    const files = join(server.directory, "jetstream");
-    const backup = join(server.directory, "backup");
-    const options = { opTimeoutMs: 20_000 };
-    const observed = quieted(second);
-    const there = await openJetStream(observed.connection, 1, options);
+    await using server = await BackedUp.start();
+    const landmark = new Landmark(server.connection(0));
+    const observed = quieted(server.connection(1));
+    await using there = await openJetStream(observed.connection, 1, options);
     await there.users.addFirstAdmin({ key: "root" });
     for (const key of ["guest", "busy"]) await there.users.add({ key });
-    let subject = "";
-    const connection = tapped(first, {
-      request: (send, ...asked) => {
-        if (isBarrier(asked[0], "users")) [subject] = asked;
-        return send(...asked);
-      },
-    });
-    const here = await openJetStream(connection, 1, options);
-    await observed.quiet();
-    await server.kill();
-    await cp(files, backup, { recursive: true });
-    await server.restart();
+    await using here = await openJetStream(landmark.connection, 1, options);
+    await server.backUp(observed);
     for (let i = 0; i < 100; i++) expect(await here.isAuthorized("guest")).to.equal(true);
-    await server.kill();
-    await rm(files, { recursive: true });
-    await rename(backup, files);
-    await server.restart();
-    await pause(AGED_MS);
-    const anew = await openJetStream(third, 1, options);
+    await server.putBack();
+    await using anew = await openJetStream(server.connection(2), 1, options);
     await anew.users.revoke("guest");
     for (let i = 0; i < 150; i++) await anew.isAuthorized("root");
-    const k = subject.split(".").slice(2).join(".");
-    await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+    await landmark.supersede(server.connection(2));
     // What is written needs nothing of what is kept.
     expect((await here.users.list()).items.map(({ key }) => key)).to.have.members(["root", "guest", "busy"]);
     await pause(AGED_MS);
     expect(await here.isAuthorized("guest")).to.equal(false);
-    await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
   });
 
   for (const { what, many, isLeaderless, isChanged } of [
@@ -253,59 +260,29 @@ describe("jetstream: a backup that is put back under stores that are open", func
     { what: "where it was about one whom others have changed since", many: 1, isLeaderless: false, isChanged: true },
   ])
     it(`is another log to a store that knows of a revocation which it lacks, ${what}`, async () => {
-      await using server = await startNatsServer();
-      const connections = await Promise.all(
-        [...natsClients, ...natsClients].map((client) => client.connect(server.url)),
-      );
-      const [first, second, third] = connections;
-      if (first === undefined || second === undefined || third === undefined)
-        throw new Error("three clients are needed");
-      const files = join(server.directory, "jetstream");
-      const backup = join(server.directory, "backup");
-      const options = { opTimeoutMs: 20_000 };
-      let [subject, hasLeader] = ["", true];
-      const connection = tapped(first, {
-        request: (send, ...asked) => {
-          if (isBarrier(asked[0], "users")) {
-            if (!hasLeader) return Promise.reject(natsError("503"));
-            [subject] = asked;
-          }
-          return send(...asked);
-        },
-      });
-      const observed = quieted(second);
-      const there = await openJetStream(observed.connection, 1, options);
+      await using server = await BackedUp.start();
+      const landmark = new Landmark(server.connection(0));
+      const observed = quieted(server.connection(1));
+      await using there = await openJetStream(observed.connection, 1, options);
       await there.users.addFirstAdmin({ key: "root" });
       const busy = Array.from({ length: many }, (_, i) => `busy${String(i)}`);
       for (const key of ["guest", ...busy]) await there.users.add({ key });
-      const here = await openJetStream(connection, 1, options);
-      await observed.quiet();
-      await server.kill();
-      await cp(files, backup, { recursive: true });
-      await server.restart();
+      await using here = await openJetStream(landmark.connection, 1, options);
+      await server.backUp(observed);
       await there.users.revoke("guest");
       for (const key of busy) await there.users.update(key, { name: "kept" });
       expect(await here.isAuthorized("guest")).to.equal(false);
       for (const key of busy) expect(await here.isAuthorized(key)).to.equal(true);
-      hasLeader = !isLeaderless;
+      landmark.hasLeader = !isLeaderless;
       if (isLeaderless) expect(await here.isAuthorized("busy0", { timeoutMs: 300 })).to.equal(false);
-      hasLeader = true;
-      await server.kill();
-      await rm(files, { recursive: true });
-      await rename(backup, files);
-      await server.restart();
-      await pause(AGED_MS);
-      const anew = await openJetStream(third, 1, options);
-      for (let i = 0; i < 60 / many; i++)
-        for (const key of busy) await anew.users.update(key, { name: `name ${String(i)}` });
-      if (isChanged === true)
-        for (let i = 0; i < 3; i++) await anew.users.update("guest", { name: `name ${String(i)}` });
-      // As another store does that took the same key.
-      const k = subject.split(".").slice(2).join(".");
-      await third.request(subject, JSON.stringify({ k, s: "another" }), { timeout: 20_000 });
+      landmark.hasLeader = true;
+      await server.putBack();
+      await using anew = await openJetStream(server.connection(2), 1, options);
+      for (const key of busy) await renamed(anew, key, 60 / many);
+      if (isChanged === true) await renamed(anew, "guest", 3);
+      await landmark.supersede(server.connection(2));
       expect(await here.isAuthorized("guest")).to.equal(false);
       expect(await here.users.get("root").then(() => "answered", codeOf)).to.equal("INCOMPATIBLE");
-      await Promise.all([here.close(), there.close(), anew.close(), ...connections.map((each) => each.close())]);
     });
 });
 
