@@ -27,12 +27,12 @@ const COPY_MS = 600_000;
 /** Rounds of copying beside which changes of the room go on, in this process too. */
 const FREE_ROUNDS = 4;
 /**
- * Who left in so many of the last versions of the room has a row in the copy too: whoever follows the room learns of it
- * there.
+ * Who left in so many of the last versions of the room has a row in the copy too, if they are not more: whoever follows
+ * the room learns of it there.
  */
-const KEPT_VERSIONS = 16;
+const KEPT = 16;
 /** So few rows of members who are gone do no harm. Copying is spread over as many removals. */
-const FEW_ROWS = KEPT_VERSIONS;
+const FEW_ROWS = KEPT;
 /** A copy is begun at one in so many removals: another one may be under way, or may have come to nothing. */
 const COMPACT_EVERY = 16;
 /** A copy under way is taken for dead once so many rows more have come than there are members. */
@@ -40,8 +40,8 @@ const PATIENCE_ROWS = 1024;
 
 /** What was copied to a roster. */
 interface Copied {
-  /** Who was gone by this version has no row there, unless an earlier round copied one. */
-  readonly forgotten: number;
+  /** Who was gone by this version has no row there, unless an earlier round copied one. The first round decides. */
+  forgotten: number | undefined;
   /** Of each endpoint the row, and where it stands there. */
   readonly rows: Map<string, { readonly row: MemberRow; readonly seq: Seq<"members"> }>;
   mayBeCommitted: boolean;
@@ -116,8 +116,7 @@ export class RosterCopies {
 
   /** Answers whether the copy is what the room has now. */
   async #copyTo(roster: string, roomId: string, call: Call): Promise<boolean> {
-    const { record } = await this.#log.records.room(roomId, CERTAIN, call);
-    const copied: Copied = { forgotten: record.v - KEPT_VERSIONS, rows: new Map(), mayBeCommitted: false };
+    const copied: Copied = { forgotten: undefined, rows: new Map(), mayBeCommitted: false };
     try {
       for (let round = 0; ; round++) {
         call.throwIfEnded();
@@ -140,7 +139,8 @@ export class RosterCopies {
     const { room, v, everyone } = await this.#members.roster(roomId, CERTAIN, call);
     const { record } = room;
     if (record.copying !== roster) return { kind: "over" };
-    await this.#copyRows(roster, roomId, everyone, copied, call);
+    const forgottenBy = (copied.forgotten ??= forgottenAt(record.v, everyone));
+    await this.#copyRows(roster, roomId, { everyone, forgotten: forgottenBy }, copied, call);
     // Rows newer than the record, or a newer record: the condition of the commit would not hold, and after many changes
     // nobody could tell whether it did.
     const { rooms } = this.#log.buckets;
@@ -151,7 +151,7 @@ export class RosterCopies {
       Array.from(copied.rows.values(), ({ seq }) => seq),
     );
     const rows = copied.rows.size;
-    const forgotten = Math.max(copied.forgotten, record.forgotten ?? 0);
+    const forgotten = Math.max(forgottenBy, record.forgotten ?? 0);
     const next = {
       ...record,
       roster,
@@ -171,7 +171,7 @@ export class RosterCopies {
   async #copyRows(
     roster: string,
     roomId: string,
-    everyone: ReadonlyMap<string, MemberRow>,
+    { everyone, forgotten }: { readonly everyone: ReadonlyMap<string, MemberRow>; readonly forgotten: number },
     copied: Copied,
     call: Call,
   ): Promise<void> {
@@ -179,7 +179,7 @@ export class RosterCopies {
     const wanted = [...everyone].filter(([endpoint, row]) => {
       const known = copied.rows.get(endpoint);
       // A member who is gone needs a row there only if an earlier round copied one: it has to say so.
-      if (known === undefined) return !row.gone || row.v > copied.forgotten;
+      if (known === undefined) return !row.gone || row.v > forgotten;
       return known.row.v !== row.v || known.row.id !== row.id;
     });
     await inParallel(wanted, COPIES, async ([endpoint, row]) => {
@@ -224,6 +224,12 @@ function isDue({ rows, members }: RoomRecord, v: number): boolean {
 /** Whether more rows are of members who are gone than of members. Where they were not counted, it has to be looked. */
 function isSparse(rows: number | undefined, members: number): boolean {
   return rows === undefined || rows > 2 * members + FEW_ROWS;
+}
+
+/** Up to which version a copy forgets who left. One version can be of many. */
+function forgottenAt(v: number, everyone: ReadonlyMap<string, MemberRow>): number {
+  const left = [...everyone.values()].flatMap((row) => (row.gone ? [row.v] : [])).sort((a, b) => b - a);
+  return Math.max(v - KEPT, left[KEPT] ?? 0);
 }
 
 /** Whether a copy is under way that is not taken for dead. */

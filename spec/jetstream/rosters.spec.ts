@@ -207,6 +207,24 @@ describe("jetstream: rosters", function () {
     await other.close();
   });
 
+  it("they are copied once more where many left meanwhile, though nobody leaves after them", async () => {
+    const prefix = newPrefix();
+    const { store, letGo, own, copying } = await begunCopy(prefix);
+    const other = await open(prefix);
+    const leaving = Array.from({ length: 264 }, (_, n) => name(16 + n));
+    await Promise.all(leaving.map((endpoint) => other.members.remove("room", endpoint)));
+    expect(await record(prefix)).to.include({ copying });
+    letGo();
+    const few = 2 * (MEMBERS + 1 - 16 - 264) + 16;
+    await eventually("few rows are left", async () => Number((await record(prefix))["rows"]) <= few);
+    const { roster } = await record(prefix);
+    expect((await rowsOf(prefix, roster)).length).to.be.at.most(few);
+    expect(await listed(other)).to.have.length(MEMBERS + 1 - 16 - 264);
+    await other.close();
+    await store.close();
+    await own.close();
+  });
+
   it("a room that is deleted meanwhile leaves no rows", async () => {
     const prefix = newPrefix();
     const { store, letGo, own, copying, roster } = await begunCopy(prefix);

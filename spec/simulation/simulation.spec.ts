@@ -33,7 +33,8 @@ describe("the simulated cluster", function () {
   const copiesOften = (): LibraryLoader =>
     new LibraryLoader(
       dist,
-      { from: /rows\d* === void 0 \|\| rows\d* > 2 \* members\d* \+ FEW_ROWS\d*/, to: "true" },
+      { from: /(?<=> )2 \* (?=members\d* \+ FEW_ROWS)/, to: "" },
+      { from: /(?<= KEPT\d* = )16;/, to: "1;" },
       { from: /(?<=COMPACT_EVERY\d* = )16;/, to: "2;" },
     );
 

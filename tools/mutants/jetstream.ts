@@ -982,6 +982,14 @@ export const jetStreamMutants: readonly Mutant[] = [
     killedBy: rosters("changes of the room go on"),
   },
   {
+    name: "rows that are copied once, however many left meanwhile",
+    file: "lib/jetstream/roster-copies.ts",
+    find: "for (let isCopied = true; isCopied;) {",
+    replace: "for (let isCopied = true; isCopied; isCopied = false) {",
+    breaks: "Where nobody leaves after a copy, no removal begins another one.",
+    killedBy: rosters("copied once more"),
+  },
+  {
     name: "the sweep takes a copy under way for dead",
     file: "lib/jetstream/sweep.ts",
     find: " || roster === record.copying",
