@@ -106,7 +106,7 @@ function machine(): string[] {
   return [
     `${cpus().length} cores, ${first?.model.trim() ?? "unknown"}`,
     `${(totalmem() / 2 ** 30).toFixed(0)} GiB of memory`,
-    `${platform()} ${release()}, ${arch()}`,
+    `${platform()} ${release().split("-", 1).join()}, ${arch()}`,
   ];
 }
 
