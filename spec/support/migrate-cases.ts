@@ -234,6 +234,7 @@ class Rivals {
   /** The second is about to close the target. */
   readonly secondIsThere = signal();
   readonly secondGoesOn = signal();
+  second: Promise<void> | undefined;
 
   constructor(stores: Stores) {
     this.#stores = stores;
@@ -250,6 +251,12 @@ class Rivals {
     const run = migrate(from, to, { cutOver: true });
     this.#runs.push(run);
     await run.catch(() => undefined);
+  }
+
+  /** It comes as far as the target. */
+  beginSecond(): Promise<void> {
+    this.second = this.run();
+    return this.secondIsThere.happened;
   }
 
   async expectOneWins(): Promise<void> {
@@ -269,39 +276,35 @@ export const rivalCases: Readonly<Record<string, Case>> = {
   ) => {
     await fill(stores.from);
     const rivals = new Rivals(stores);
-    let second: Promise<void> | undefined;
     held(
       accessOf(stores.from).moving,
       "fence",
       () => undefined,
       (times) => {
         if (times !== 1) return undefined;
-        second = rivals.run();
-        return rivals.secondIsThere.happened;
+        return rivals.beginSecond();
       },
     );
     await rivals.run();
     rivals.secondGoesOn.now();
-    await second;
+    await rivals.second;
     await rivals.expectOneWins();
   },
 
   "a run that takes the target over while the fence of the other one stands: one wins": async (stores) => {
     await fill(stores.from);
     const rivals = new Rivals(stores);
-    let second: Promise<void> | undefined;
     held(
       accessOf(stores.from).moving,
       "fence",
       (times) => {
         if (times !== 1) return undefined;
-        second = rivals.run();
-        return rivals.secondIsThere.happened;
+        return rivals.beginSecond();
       },
       (times) => {
         if (times !== 1) return undefined;
         rivals.secondGoesOn.now();
-        return second;
+        return rivals.second;
       },
     );
     await rivals.run();
